@@ -1,0 +1,33 @@
+# make demo     install, train a small translator on two Ray workers, evaluate it, print the report's path
+# make test     install, run the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: install demo test lint bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: install
+	$(BIN)/unrolled train configs/translation/dates.yaml --workers 2 --overwrite
+	$(BIN)/unrolled evaluate runs/dates --split test --decode greedy,sample,beam --workers 2
+
+test: install
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: install
+	$(BIN)/ruff check platform jobs tests
+	$(BIN)/ruff format --check platform jobs tests
+	$(BIN)/mypy
+	PYTHONPATH=platform $(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python jobs/benchmark.py all --json docs/benchmarks.json --markdown docs/benchmarks.md
+
+clean:
+	rm -rf $(VENV) runs build platform/*.egg-info

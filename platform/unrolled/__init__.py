@@ -1,0 +1,20 @@
+"""Recurrent sequence models, trained, tuned and evaluated at cluster scale on Ray."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Run", "load", "train"]
+
+if TYPE_CHECKING:
+    from unrolled.api import Run, load, train
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the commands when they are first asked for: `import unrolled` alone must not cost seconds."""
+    if name not in __all__:
+        raise AttributeError(f"module 'unrolled' has no attribute {name!r}")
+    from unrolled import api
+
+    return getattr(api, name)

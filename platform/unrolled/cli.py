@@ -1,0 +1,198 @@
+"""The command line: each command parses, calls one function and prints.
+
+Exit codes: 0 done, 1 work began and failed, 2 something given cannot be used, 130 interrupted with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from unrolled.errors import RunFailed, UserError, listing, nearest
+
+OVERRIDE = re.compile(r"^[a-z_][\w.]*=")
+SIGINT_CODE = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake with one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(given)
+    except UserError as error:
+        print(f"unrolled: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"unrolled: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return SIGINT_CODE
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _run(given: list[str]) -> int:
+    if given and not given[0].startswith("-") and given[0] not in COMMANDS:
+        raise UserError(f"{given[0]!r} is not a command; there is {listing(COMMANDS)}.{nearest(given[0], COMMANDS)}")
+    parser = _parser()
+    if not given:
+        parser.print_help()
+        return 2
+    overrides: list[str] = []
+    if given[0] in ("train", "evaluate", "config"):  # overrides may stand anywhere, between options too
+        overrides = [word for word in given if OVERRIDE.match(word)]
+        given = [word for word in given if not OVERRIDE.match(word)]
+    options = parser.parse_args(given)
+    options.overrides = overrides
+    return COMMANDS[options.command](options)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from unrolled.api import train
+    from unrolled.training.console import Console
+
+    run = train(
+        options.config,
+        overrides=options.overrides,
+        workers=options.workers,
+        local=options.local,
+        address=options.address,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        tiny=options.smoke,
+        console=Console(json_lines=options.json),
+    )
+    return SIGINT_CODE if run.interrupted else 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from unrolled.api import load
+    from unrolled.training.console import Console
+
+    console = Console(json_lines=options.json)
+    report = load(options.run).evaluate(
+        options.split,
+        options.decode.split(","),
+        overrides=options.overrides,
+        checkpoint=options.checkpoint,
+        workers=options.workers,
+        local=options.local,
+        address=options.address,
+        console=console,
+    )
+    console.conclude(report.scores, report.path)
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from unrolled.api import load
+
+    run = load(options.run)
+    texts = list(options.texts) or _lines(options.file)
+    for text in run.generate(texts, options.decode, overrides=options.set, checkpoint=options.checkpoint):
+        print(text)
+    return 0
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return raw.decode("utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"--file {file}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--file {file}: is not UTF-8 text.") from None
+
+
+def _config(options: argparse.Namespace) -> int:
+    from unrolled.config_file import dump_config, load_config, reference
+
+    if options.schema:
+        print(reference(), end="")
+    elif options.config is None:
+        raise UserError("config: give a config file, or --schema for every key there is.")
+    else:
+        print(dump_config(load_config(options.config, options.overrides)), end="")
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from unrolled.training.overview import overview
+
+    for line in overview(options.storage):
+        print(line)
+    return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from unrolled.cluster.submit import submit
+
+    return submit(options.address, options.words, storage=options.storage, known=tuple(COMMANDS))
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "generate": _generate,
+    "config": _config,
+    "runs": _runs,
+    "submit": _submit,
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    from unrolled import __version__
+
+    parser = Parser(prog="unrolled", description="Recurrent sequence models, trained and evaluated on Ray.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    where = Parser(add_help=False)
+    where.add_argument("--workers", type=int, default=1, metavar="N", help="Ray workers that share the work (1)")
+    where.add_argument("--local", action="store_true", help="in this process, without Ray")
+    where.add_argument("--address", metavar="HOST:PORT", help="a running Ray cluster (else $RAY_ADDRESS, else our own)")
+    where.add_argument("--json", action="store_true", help="print JSON lines for machines")
+    decoded = Parser(add_help=False)
+    decoded.add_argument("--checkpoint", default="best", metavar="NAME", help="best, last or step-N (best)")
+
+    train = commands.add_parser("train", parents=[where], help="train what a config describes")
+    train.add_argument("config", help="YAML file; follow it with key.path=value to override")
+    train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
+    train.add_argument("--overwrite", action="store_true", help="replace a run of that name")
+    train.add_argument("--smoke", action="store_true", help="few examples, few steps: does the config work?")
+
+    evaluate = commands.add_parser("evaluate", parents=[where, decoded], help="score a run and write its report")
+    evaluate.add_argument("run", help="folder of the run; follow it with key.path=value to override its config")
+    evaluate.add_argument("--split", default="test", help="train, validation, test or another split (test)")
+    evaluate.add_argument("--decode", default="greedy,sample,beam", help="strategies, separated by commas (all three)")
+
+    generate = commands.add_parser("generate", parents=[decoded], help="write outputs for new inputs")
+    generate.add_argument("run", help="folder of the run")
+    generate.add_argument("texts", nargs="*", metavar="TEXT", help="inputs; default: lines of --file")
+    generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
+    generate.add_argument("--decode", default="beam", help="greedy, sample or beam (beam)")
+    generate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the run's config")
+
+    config = commands.add_parser("config", help="print a config, complete, or the reference of all keys")
+    config.add_argument("config", nargs="?", help="YAML file; follow it with key.path=value to override")
+    config.add_argument("--schema", action="store_true", help="print every key with its values, default and meaning")
+
+    runs = commands.add_parser("runs", help="list runs")
+    runs.add_argument("storage", nargs="?", default="runs", help="folder of run folders (runs)")
+
+    submit = commands.add_parser("submit", help="run a command on a Ray cluster")
+    submit.add_argument("--address", required=True, metavar="URL", help="of the cluster's job server, http://HOST:8265")
+    submit.add_argument("--storage", metavar="FOLDER", help="on the cluster, for run folders (~/unrolled)")
+    submit.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="train …, evaluate …")
+    return parser

@@ -1,0 +1,241 @@
+"""Config files: reading, `key.path=value` overrides, and errors that name the file, the line and the right key."""
+
+from __future__ import annotations
+
+import io
+import os
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode
+
+from unrolled.config import Config
+from unrolled.errors import UserError, listing, nearest
+
+Key = tuple[str | int, ...]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config file and applies overrides such as ``model.decoder.cell=lstm``.
+
+    Raises:
+        UserError: one sentence that names the file and line, or the override, and what is accepted.
+    """
+    path = Path(path)
+    text = _read(path)
+    values = _parse(text, path)
+    values.setdefault("name", path.stem)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_sentence(error, text, path, overrides)) from None
+    return _absolute_source(config)
+
+
+def dump_config(config: Config) -> str:
+    """Returns the complete config as YAML."""
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(config.model_dump(), stream)
+    return stream.getvalue()
+
+
+def reference() -> str:
+    """Returns every key with its type, default and meaning as a Markdown table."""
+    rows = ["| key | values | default | meaning |", "|---|---|---|---|"]
+    for key, annotation, default, meaning in _fields(Config):
+        rows.append(f"| `{key}` | {annotation} | {default} | {meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        beside = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise UserError(f"{path}: no such config file.{nearest(str(path), beside)}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; a config is a YAML file.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}).") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {error.problem}.") from None
+    except YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a config is a mapping with the keys {listing(Config.model_fields)}.")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Sets one key in place; its value is read as YAML: `4`, `null` and `[a, b]` mean what they do in a file."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override {override!r}: write key.path=value, for example model.decoder.cell=lstm.")
+    try:
+        value = YAML(typ="safe", pure=True).load(text) if text else ""
+    except YAMLError:
+        raise UserError(f"override {override!r}: {text!r} is not a YAML value.") from None
+    *parents, last = key.split(".")
+    section: Any = values
+    for depth, parent in enumerate(parents):
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            raise UserError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section.")
+    section[last] = value
+
+
+def _absolute_source(config: Config) -> Config:
+    """A folder is remembered by its full path, so that the run's own config works from anywhere."""
+    source = Path(config.data.source).expanduser()
+    if ("/" not in config.data.source and not config.data.source.startswith((".", "~"))) or not source.exists():
+        return config
+    data = config.data.model_copy(update={"source": str(source.resolve())})
+    return config.model_copy(update={"data": data})
+
+
+def runs_folder(config: Config) -> Path:
+    """Returns the folder of run folders; a relative one stands under `$UNROLLED_STORAGE` where that is set."""
+    return resolve_storage(config.storage)
+
+
+def resolve_storage(path: str | Path) -> Path:
+    """Returns a relative `path` under `$UNROLLED_STORAGE` if that is set, else under the current folder."""
+    base = Path(os.environ.get("UNROLLED_STORAGE") or ".").expanduser()
+    return (base / Path(path).expanduser()).resolve()
+
+
+# Sentences ------------------------------------------------------------------------------------------------
+
+
+def _sentence(error: ValidationError, text: str, path: Path, overrides: Sequence[str]) -> str:
+    problem = error.errors()[0]
+    key = tuple(part for part in problem["loc"])
+    name = ".".join(str(part) for part in key)
+    if problem["type"] == "value_error":  # our own check across keys: the message says it all
+        return f"{path}: {problem['ctx']['error']}."
+    place = _place(key, text, path, overrides, missing=problem["type"] == "missing")
+    if problem["type"] == "extra_forbidden":
+        known = list(_section(key[:-1]).model_fields)
+        hint = nearest(str(key[-1]), known) or f" Known there: {listing(known)}."
+        return f"{place}: {name} is not a key.{hint}"
+    if problem["type"] == "missing":
+        return f"{place}: {name} is missing ({_meaning(key)})."
+    return f"{place}: {name} is {_shown(problem['input'])}; expected {_expected(problem)}."
+
+
+def _shown(value: object) -> str:
+    return repr(value) if isinstance(value, str) else "a section" if isinstance(value, dict) else _written(value)
+
+
+def _expected(problem: Any) -> str:
+    context = problem.get("ctx", {})
+    words: dict[str, Callable[[], str]] = {
+        "literal_error": lambda: "one of " + str(context.get("expected", "")).replace("'", ""),
+        "int_type": lambda: "a whole number",
+        "float_type": lambda: "a number",
+        "bool_type": lambda: "true or false",
+        "string_type": lambda: "text",
+        "list_type": lambda: "a list such as [a, b]",
+        "model_type": lambda: "a section with keys of its own",
+        "greater_than": lambda: f"more than {context['gt']:g}",
+        "greater_than_equal": lambda: f"{context['ge']:g} or more",
+        "less_than": lambda: f"less than {context['lt']:g}",
+        "less_than_equal": lambda: f"{context['le']:g} or less",
+        "too_short": lambda: f"{context['min_length']} or more entries",
+        "string_pattern_mismatch": lambda: "letters, digits and . _ + - only",
+    }
+    make = words.get(problem["type"])
+    return make() if make else problem["msg"][0].lower() + problem["msg"][1:]
+
+
+def _place(key: Key, text: str, path: Path, overrides: Sequence[str], *, missing: bool) -> str:
+    name = ".".join(str(part) for part in key)
+    for override in overrides:
+        given = override.partition("=")[0]
+        if name == given or (name.startswith(given + ".") and not missing) or given.startswith(name + "."):
+            return f"override {override!r}"
+    line = _line(text, key)
+    return f"{path}, line {line}" if line and not missing else str(path)
+
+
+def _line(text: str, key: Key) -> int | None:
+    node = YAML(typ="safe", pure=True).compose(io.StringIO(text))
+    line = None
+    for part in key:
+        if not isinstance(node, MappingNode):
+            return line
+        found = [(name, value) for name, value in node.value if name.value == str(part)]
+        if not found:
+            return line
+        line, node = found[0][0].start_mark.line + 1, found[0][1]
+    return line
+
+
+# The schema, walked ---------------------------------------------------------------------------------------
+
+
+def _section(key: Key) -> type[BaseModel]:
+    section: type[BaseModel] = Config
+    for part in key:
+        field = section.model_fields[str(part)]
+        assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        section = field.annotation
+    return section
+
+
+def _meaning(key: Key) -> str:
+    field = _section(key[:-1]).model_fields[str(key[-1])]
+    return field.description or "a section: " + listing(_section(key).model_fields)
+
+
+def _fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _fields(field.annotation, f"{prefix}{name}.")
+            continue
+        default = "required" if field.is_required() else f"`{_written(field.default)}`"
+        yield prefix + name, _values(field.annotation), default, field.description or ""
+
+
+def _written(value: object) -> str:
+    """Returns a value as a config file writes it."""
+    if isinstance(value, list):
+        return "[" + ", ".join(_written(item) for item in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _values(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return ", ".join(f"`{argument}`" for argument in arguments)
+    if origin is typing.Annotated:
+        return _values(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_values(argument) for argument in arguments)
+    if origin is list:
+        return f"list of {_values(arguments[0])}"
+    return {int: "whole number", float: "number", bool: "true, false", str: "text", type(None): "null"}[annotation]

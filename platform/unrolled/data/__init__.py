@@ -1,0 +1,1 @@
+"""Sources, vocabularies, tokenised files and batches."""

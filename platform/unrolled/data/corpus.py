@@ -1,0 +1,173 @@
+"""Tokenised data on disk: made once, memory-mapped by every worker."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+
+from unrolled.config import Data
+from unrolled.data.sources import pairs
+from unrolled.data.vocabulary import Vocabulary, learn_vocabulary
+
+FORMAT = 1
+"""Raise when the files change their meaning, so that older ones are made again."""
+Tokens = np.ndarray
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """The vocabularies of both sides; the same object twice where they are shared."""
+
+    input: Vocabulary
+    target: Vocabulary
+
+    def save(self, folder: Path) -> None:
+        """Writes `input.json` and `target.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.input.save(folder / "input.json")
+        self.target.save(folder / "target.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> Vocabularies:
+        """Reads what `save` wrote; raises `UserError` for a missing or foreign file."""
+        return cls(Vocabulary.load(folder / "input.json"), Vocabulary.load(folder / "target.json"))
+
+
+class Corpus:
+    """One tokenised split, memory-mapped: token numbers, lengths and raw texts of both sides.
+
+    Attributes:
+        lengths: `(examples, 2)`, tokens of input and target, end symbols included.
+    """
+
+    def __init__(self, path: Path) -> None:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        self._texts = table.select(["input_text", "target_text"])
+        self._sides = [_Ragged(table.column(name)) for name in ("input", "target")]
+        self.lengths = np.stack([side.lengths + 1 for side in self._sides], axis=1)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def tokens(self, indices: Sequence[int] | np.ndarray) -> tuple[list[Tokens], list[Tokens]]:
+        """Returns input and target tokens of these examples, without begin and end symbols."""
+        inputs, targets = self._sides
+        return [inputs[i] for i in indices], [targets[i] for i in indices]
+
+    def texts(self) -> tuple[list[str], list[str]]:
+        """Returns the raw texts of both sides, in order."""
+        return self._texts.column(0).to_pylist(), self._texts.column(1).to_pylist()
+
+
+class _Ragged:
+    """Rows of different lengths over one flat array."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        array = column.combine_chunks()
+        self.values = array.values.to_numpy()
+        self.offsets = array.offsets.to_numpy()
+        self.lengths = np.diff(self.offsets).astype(np.int64)
+
+    def __getitem__(self, row: int) -> Tokens:
+        tokens: Tokens = self.values[self.offsets[row] : self.offsets[row + 1]]
+        return tokens
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder of the cache with everything that training reads."""
+
+    folder: Path
+
+    @property
+    def fingerprint(self) -> str:
+        return self.folder.name
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        return Vocabularies.load(self.folder)
+
+    def split(self, name: str) -> Corpus:
+        """Opens `train` or `validation`."""
+        return Corpus(self.folder / f"{name}.arrow")
+
+
+def cache_folder() -> Path:
+    """Returns `$UNROLLED_CACHE`, or `~/.cache/unrolled`."""
+    return Path(os.environ.get("UNROLLED_CACHE") or "~/.cache/unrolled").expanduser()
+
+
+def prepare(data: Data, fingerprint: str | None = None) -> Prepared:
+    """Learns the vocabularies on the training split and tokenises training and validation, unless that was done.
+
+    Args:
+        fingerprint: of the data, where another process has computed it: the source is then opened only if this
+            machine has no such folder yet.
+
+    Raises:
+        UserError: the data cannot be used; see `sources.open_split`.
+    """
+    texts: dict[str, tuple[list[str], list[str]]] = {}
+    if fingerprint is None:
+        texts = _read(data)
+        fingerprint = _fingerprint(data, texts)
+    folder = cache_folder() / fingerprint
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            _build(folder, data, texts or _read(data))
+    return Prepared(folder)
+
+
+def _read(data: Data) -> dict[str, tuple[list[str], list[str]]]:
+    return {"train": pairs(data, data.splits.train), "validation": pairs(data, data.splits.validation)}
+
+
+def _fingerprint(data: Data, texts: dict[str, tuple[list[str], list[str]]]) -> str:
+    digest = hashlib.sha256(json.dumps([FORMAT, data.vocabulary.model_dump()], sort_keys=True).encode())
+    for columns in texts.values():
+        for column in columns:
+            digest.update(f"{len(column)}\n".encode() + "\n".join(column).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:20]
+
+
+def _build(folder: Path, data: Data, texts: dict[str, tuple[list[str], list[str]]]) -> None:
+    """Writes beside `folder` and renames, so that a folder that exists is whole."""
+    inputs, targets = texts["train"]
+    if data.vocabulary.shared:
+        both = learn_vocabulary([*inputs, *targets], data.vocabulary)
+        vocabularies = Vocabularies(both, both)
+    else:
+        vocabularies = Vocabularies(*(learn_vocabulary(side, data.vocabulary) for side in (inputs, targets)))
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        vocabularies.save(building)
+        for split, (inputs, targets) in texts.items():
+            _write(building / f"{split}.arrow", vocabularies, inputs, targets)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _write(path: Path, vocabularies: Vocabularies, inputs: list[str], targets: list[str]) -> None:
+    numbers = pa.large_list(pa.int32())
+    table = pa.table(
+        {
+            "input": pa.array(vocabularies.input.encode(inputs), numbers),
+            "target": pa.array(vocabularies.target.encode(targets), numbers),
+            "input_text": pa.array(inputs, pa.large_string()),
+            "target_text": pa.array(targets, pa.large_string()),
+        }
+    )
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)

@@ -1,0 +1,99 @@
+"""The built-in data set `dates`: a date as people write it, and the same date in ISO 8601.
+
+``{"input": "Montag, den 3. März 2025", "target": "2025-03-03"}``, in eleven languages.  Month names, weekday
+names and the usual patterns are those of the Unicode CLDR, through Babel; a few everyday patterns are added.
+The month is always a word and the year always has four digits, so that a text can be read in one way only:
+CLDR's numeric patterns (03.04.2025) are left out, and no two of these languages use one word for two months,
+as Polish and Croatian would with "listopad".
+"""
+
+from __future__ import annotations
+
+import datetime
+import random
+from collections.abc import Callable
+from functools import cache
+
+from babel import Locale
+from babel.dates import format_date
+
+SIZES = {"train": 20_000, "validation": 1_000, "test": 1_000}
+FIRST, LAST = datetime.date(1900, 1, 1), datetime.date(2099, 12, 31)
+
+# Patterns beside CLDR's own, in CLDR's notation; "{ordinal}" stands for the ending of an ordinal number.
+EVERYDAY: dict[str, tuple[str, ...]] = {
+    "en": ("MMMM d y", "MMMM d'{ordinal}', y", "EEEE, MMMM d'{ordinal}', y"),
+    "en_GB": ("EEEE d MMMM y", "d'{ordinal}' MMMM y", "d'{ordinal}' 'of' MMMM y"),
+    "de": ("d. MMM y", "'den' d. MMMM y", "EEEE, 'den' d. MMMM y"),
+    "fr": ("'le' d'{ordinal}' MMMM y", "'le' EEEE d'{ordinal}' MMMM y"),
+    "es": ("d MMMM y", "EEEE d 'de' MMMM 'de' y", "'el' d 'de' MMMM 'de' y"),
+    "it": ("'il' d MMMM y", "EEEE, d MMMM y"),
+    "pt": ("d MMMM y", "'em' d 'de' MMMM 'de' y"),
+    "nl": ("'op' d MMMM y", "'op' EEEE d MMMM y"),
+    "sv": ("'den' d MMMM y", "EEEE 'den' d MMMM y"),
+    "da": ("'den' d. MMMM y", "EEEE d. MMMM y"),
+    "pl": ("EEEE d MMMM y", "d MMMM y 'r'."),
+    "cs": ("d. MMM y", "EEEE, d. MMMM y"),
+}
+LOCALES = tuple(EVERYDAY)
+
+
+def _capitalized(text: str) -> str:
+    # Not `str.title`, which makes "3rd" into "3Rd".
+    return " ".join(word.capitalize() for word in text.split(" "))
+
+
+# How a text may be written; the first, as the language prescribes, is drawn every other time.
+WRITINGS: tuple[Callable[[str], str], ...] = (str, str, str, str.lower, str.upper, _capitalized)
+
+
+def dates(seed: int = 1) -> dict[str, list[dict[str, str]]]:
+    """Returns the data set, 22,000 pairs with no date in two splits or twice in one.
+
+    Days are drawn evenly from 1900 to 2099, then the language, then one of its patterns, then the case.
+
+    Args:
+        seed: Another seed gives other days and other patterns; the same seed gives the same rows everywhere.
+
+    Returns:
+        The rows of "train", "validation" and "test"; a row has the texts "input" and "target".
+    """
+    generator = random.Random(seed)
+    days = generator.sample(range(FIRST.toordinal(), LAST.toordinal() + 1), sum(SIZES.values()))
+    rows = [_row(datetime.date.fromordinal(day), generator) for day in days]
+    splits, start = {}, 0
+    for split, size in SIZES.items():
+        splits[split] = rows[start : start + size]
+        start += size
+    return splits
+
+
+def _row(day: datetime.date, generator: random.Random) -> dict[str, str]:
+    locale = generator.choice(LOCALES)
+    pattern = generator.choice(patterns(locale))
+    writing = generator.choice(WRITINGS)
+    return {"input": writing(written(day, locale, pattern)), "target": day.isoformat()}
+
+
+@cache
+def patterns(locale: str) -> tuple[str, ...]:
+    """Returns the date patterns of a locale: CLDR's full, long and medium ones, then the everyday ones."""
+    formats = Locale.parse(locale).date_formats
+    usual = (formats[length].pattern for length in ("full", "long", "medium"))
+    named = (pattern for pattern in usual if "MMM" in pattern)
+    return tuple(dict.fromkeys((*named, *EVERYDAY[locale])))
+
+
+def written(day: datetime.date, locale: str, pattern: str) -> str:
+    """Returns the day in the words of a locale, after one of its `patterns`."""
+    text: str = format_date(day, pattern, locale=locale).format(ordinal=_ordinal_ending(locale, day.day))
+    return text
+
+
+def _ordinal_ending(locale: str, day: int) -> str:
+    """Returns what follows the number of a day where `EVERYDAY` asks for it, in English and French."""
+    if locale == "fr":
+        return "er" if day == 1 else ""
+    if day in (11, 12, 13):
+        return "th"
+    return {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")

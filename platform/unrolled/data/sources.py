@@ -1,0 +1,194 @@
+"""Where examples come from: built-in data, a folder, files, an `s3://` address or a hub id, all opened alike."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset
+
+from unrolled.config import Data
+from unrolled.data.dates import dates
+from unrolled.errors import UserError, listing, nearest
+
+BUILT_IN: dict[str, Callable[[], dict[str, list[dict[str, str]]]]] = {"dates": dates}
+PACKED = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
+"""File endings that `datasets` reads, and the name of its reader."""
+OTHER_NAMES = {"validation": ("val", "valid", "dev"), "test": ("test_2016_flickr",), "train": ("training",)}
+"""Names under which splits are found besides their own."""
+
+datasets.disable_progress_bars()
+for _chatty in ("datasets", "huggingface_hub"):
+    logging.getLogger(_chatty).setLevel(logging.ERROR)
+
+
+def open_split(data: Data, split: str) -> Dataset:
+    """Opens one split with its two columns, named as `data.columns` says.
+
+    Args:
+        split: one of `data.splits`' values, or any split that the source has.
+
+    Raises:
+        UserError: no such source or split, a missing column, an empty split, pairs that do not match, text that
+            is not UTF-8.
+    """
+    rows = _open(data, split)
+    for key, column in (("input", data.columns.input), ("target", data.columns.target)):
+        if column not in rows.column_names:
+            raise UserError(
+                f"data.columns.{key}: {data.source} has no column {column!r} in split {split!r}; "
+                f"it has {listing(rows.column_names)}.{nearest(column, rows.column_names)}"
+            )
+    if len(rows) == 0:
+        raise UserError(f"data.splits: split {split!r} of {data.source} is empty.")
+    if data.limit is not None:
+        rows = rows.select(range(min(data.limit, len(rows))))
+    return rows
+
+
+def pairs(data: Data, split: str) -> tuple[list[str], list[str]]:
+    """Returns the texts of both columns of one split.
+
+    Raises:
+        UserError: as `open_split`, or a value that is not text.
+    """
+    rows = open_split(data, split)
+    columns = []
+    for column in (data.columns.input, data.columns.target):
+        texts = list(rows[column])
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(
+                    f"{data.source}, split {split!r}, row {number}: column {column!r} holds {_kind(text)}, not text."
+                )
+        columns.append(texts)
+    return columns[0], columns[1]
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+def _open(data: Data, split: str) -> Dataset:
+    if data.source in BUILT_IN:
+        made = BUILT_IN[data.source]()
+        return Dataset.from_list(_one(made, split, data.source))
+    if "://" in data.source:
+        return _load(
+            data.source, split, _reader(data.source), data_files={split: data.source.replace("{split}", split)}
+        )
+    folder = Path(data.source).expanduser()
+    if folder.is_file():
+        raise UserError(f"data.source: {folder} is a file; give the folder that holds a file for every split.")
+    if folder.is_dir():
+        return _open_folder(folder, data, split)
+    if data.source.startswith((".", "/", "~")) or data.source.count("/") != 1:
+        raise UserError(
+            f"data.source: {data.source} is neither a folder here, nor built in ({listing(BUILT_IN)}), nor a hub id "
+            f"(owner/name).{nearest(data.source, BUILT_IN)}"
+        )
+    return _load(data.source, split, data.source)
+
+
+def _one(splits: dict[str, Any], split: str, source: str) -> Any:
+    if split not in splits:
+        raise UserError(
+            f"data.splits: {source} has no split {split!r}; it has {listing(splits)}.{nearest(split, splits)}"
+        )
+    return splits[split]
+
+
+def _open_folder(folder: Path, data: Data, split: str) -> Dataset:
+    """A folder of packed files (parquet, JSON lines, CSV), or of parallel text such as train.en and train.de."""
+    packed = [file for file in _files(folder) if file.suffix in PACKED]
+    for name in _names(split):
+        chosen = [file for file in packed if _belongs(file, name)]
+        if chosen:
+            return _open_packed(folder, split, chosen)
+    if packed:
+        raise UserError(
+            f"data.splits: {folder} has no file for split {split!r}; "
+            f"it has {listing(sorted(str(file.relative_to(folder)) for file in packed))}."
+        )
+    return _parallel_text(folder, data, split)
+
+
+def _open_packed(folder: Path, split: str, files: list[Path]) -> Dataset:
+    endings = sorted({file.suffix for file in files})
+    if len(endings) > 1:
+        raise UserError(f"data.source: {folder} mixes {listing(endings)} files in split {split!r}; keep one kind.")
+    delimiter = {"delimiter": "\t"} if endings == [".tsv"] else {}
+    return _load(str(folder), split, PACKED[endings[0]], data_files={split: [str(f) for f in files]}, **delimiter)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def _names(split: str) -> tuple[str, ...]:
+    return (split, *OTHER_NAMES.get(split, ()))
+
+
+def _belongs(file: Path, split: str) -> bool:
+    """`train.parquet`, `train-00000-of-00003.parquet`, `train_part.csv` and `train/anything.jsonl` hold `train`."""
+    stem = file.name[: -len(file.suffix)]
+    return stem == split or stem.startswith((f"{split}-", f"{split}_", f"{split}.")) or file.parent.name == split
+
+
+def _load(source: str, split: str, reader: str, **options: Any) -> Dataset:
+    try:
+        return datasets.load_dataset(reader, split=split, **options)
+    except Exception as error:  # the reader's own errors come in every class; the cause is what helps
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UnicodeDecodeError):
+            raise UserError(f"data.source: {source}, split {split!r}: is not UTF-8 text ({cause.reason}).") from None
+        if isinstance(cause, ModuleNotFoundError):
+            raise UserError(
+                f"data.source: {source} needs the package {cause.name}, which is not installed; "
+                "for s3:// that is `pip install 'unrolled[s3]'`."
+            ) from None
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        raise UserError(f"data.source: {source}, split {split!r} cannot be read: {reason[:300]}") from None
+
+
+def _reader(address: str) -> str:
+    for ending, reader in PACKED.items():
+        if address.endswith(ending):
+            return reader
+    raise UserError(f"data.source: {address}: the address of files must end in {listing(PACKED)}.")
+
+
+def _parallel_text(folder: Path, data: Data, split: str) -> Dataset:
+    files = {}
+    for column in (data.columns.input, data.columns.target):
+        found = [path for name in _names(split) if (path := folder / f"{name}.{column}").is_file()]
+        if not found:
+            there = sorted(path.name for path in folder.iterdir())
+            raise UserError(
+                f"data.source: {folder} has no file {split}.{column} (parallel text is one file a split and column, "
+                f"one sentence a line); it has {listing(there[:12])}."
+            )
+        files[column] = found[0]
+    columns = {column: _lines(path) for column, path in files.items()}
+    (one, first), (other, second) = ((files[column], lines) for column, lines in columns.items())
+    if len(first) != len(second):
+        raise UserError(
+            f"{one} has {len(first):,} lines but {other} has {len(second):,}; parallel text needs one for one."
+        )
+    return Dataset.from_dict(columns)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: is not UTF-8 text.") from None
+    return text.removesuffix("\n").split("\n") if text else []

@@ -1,0 +1,29 @@
+"""What a user may see: one sentence that names the place and what is accepted there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user gave us cannot be used; the message is the whole story.
+
+    The command line prints it without a traceback and ends with exit code 2.
+    """
+
+
+class RunFailed(Exception):
+    """Work that began could not end (workers died too often, a loss diverged); exit code 1."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns ``" Did you mean 'x'?"`` for the closest of `known`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def listing(words: Iterable[object]) -> str:
+    """Returns the words as a readable list: ``a, b or c``."""
+    texts = [str(word) for word in words]
+    return texts[0] if len(texts) == 1 else ", ".join(texts[:-1]) + " or " + texts[-1] if texts else "nothing"

@@ -1,0 +1,1 @@
+"""Evaluation: a split decoded on workers, scored, and told to a person."""

@@ -1,0 +1,51 @@
+"""A trained run, loaded to write: what every evaluation worker and `generate` hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from unrolled.config import Config
+from unrolled.decoding import Strategy
+from unrolled.tasks import Task, make_task
+from unrolled.training.checkpoint import load_model
+from unrolled.training.run import RunFolder
+
+
+def load(run: RunFolder, config: Config, checkpoint: Path, device: torch.device) -> tuple[Task, nn.Module]:
+    """Returns the run's task and its model with the checkpoint's parameters.
+
+    Args:
+        config: the run's, with the settings of this evaluation.
+
+    Raises:
+        UserError: the checkpoint is damaged or belongs to another model.
+    """
+    task = make_task(config, run.vocabularies())
+    model = task.build_model().to(getattr(torch, config.training.precision))
+    load_model(checkpoint, model)
+    return task, model.to(device).eval()
+
+
+class Decoder:
+    """Writes outputs for texts.
+
+    Args:
+        run: folder of the run.
+        config: the run's, with the settings of this evaluation.
+        checkpoint: folder of the checkpoint.
+        threads: of torch; `None` leaves its own choice.
+    """
+
+    def __init__(self, run: RunFolder, config: Config, checkpoint: Path, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.task, self.model = load(run, config, checkpoint, self.device)
+
+    def decode(self, strategy: Strategy, numbers: Sequence[int], inputs: Sequence[str]) -> list[str]:
+        """One output an input, in order; `numbers` are the inputs' places in the split."""
+        return self.task.predict(self.model, inputs, strategy, numbers)

@@ -1,0 +1,17 @@
+"""Metrics of generated text and the certainty of their values; all work offline."""
+
+from __future__ import annotations
+
+from unrolled.metrics.significance import bootstrap_interval
+from unrolled.metrics.text import METRICS, Bleu, ChrF, ExactMatch, TextMetric, higher_is_better, score
+
+__all__ = [
+    "METRICS",
+    "Bleu",
+    "ChrF",
+    "ExactMatch",
+    "TextMetric",
+    "bootstrap_interval",
+    "higher_is_better",
+    "score",
+]

@@ -1,0 +1,21 @@
+"""Encoders, the decoder, attention and heads, one subject a file."""
+
+from __future__ import annotations
+
+from unrolled.models.attention import Attention
+from unrolled.models.decoder import Decoder, DecoderState
+from unrolled.models.encoder import TextEncoder
+from unrolled.models.encoder_decoder import EncoderDecoder, build_translator
+from unrolled.models.heads import VocabularyHead
+from unrolled.models.memory import Memory
+
+__all__ = [
+    "Attention",
+    "Decoder",
+    "DecoderState",
+    "EncoderDecoder",
+    "Memory",
+    "TextEncoder",
+    "VocabularyHead",
+    "build_translator",
+]

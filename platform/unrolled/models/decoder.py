@@ -1,0 +1,123 @@
+"""The one decoder: a recurrent network that writes tokens and sees a memory through its conditioning.
+
+- `state`: the memory's summary becomes the first state, nothing more (Cho et al. 2014, Sutskever et al. 2014);
+- `attention`: besides, every state h_t looks at the memory and is joined with what it saw, tanh(W [h_t; context_t])
+  (Luong et al. 2015, eq. 5); with input feeding that vector also enters the next step (their section 3.3).
+
+Without input feeding no step waits for the attention of the one before: all steps run in one scan and attention
+is one batched product. With it, the steps run one by one.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unrolled.models.attention import Attention
+from unrolled.models.memory import Memory
+from unrolled.recurrence import Stack, StackState
+
+DecoderState = tuple[StackState, Tensor | None]
+"""The recurrent state and, with input feeding, the last attentional vector `(batch, output)`."""
+
+
+class Decoder(nn.Module):
+    """Args:
+    embedding: of the tokens it reads, `(vocabulary, features)`.
+    stack: its input is the embedding, joined by the last output with input feeding.
+    memory_size: features of the memory's states and summary.
+    output_size: features of the vectors it returns.
+    attention: looks at the memory; `None` for conditioning `state`.
+    input_feeding: see above; wants attention.
+    dropout: share dropped from embeddings and outputs.
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Embedding,
+        stack: Stack,
+        memory_size: int,
+        output_size: int,
+        attention: Attention | None,
+        *,
+        input_feeding: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if input_feeding and attention is None:
+            raise ValueError("input feeding feeds what attention saw: it wants an attention")
+        self.embedding, self.stack, self.attention = embedding, stack, attention
+        self.input_feeding, self.dropout, self.output_size = input_feeding, dropout, output_size
+        hidden = stack.output_size
+        # One learned first state a layer and tensor, so that sizes and cells of both sides are free.
+        self.bridges = nn.ModuleList(
+            nn.ModuleList(nn.Linear(memory_size, hidden) for _ in range(cell.tensors)) for (cell,) in stack.cells()
+        )
+        self.readout = nn.Linear(hidden + (memory_size if attention else 0), output_size)
+
+    def prepare(self, memory: Memory) -> Memory:
+        """Adds what attention needs of the memory alone, so that no step computes it again."""
+        if self.attention is None:
+            return memory
+        return Memory(memory.states, memory.mask, memory.summary, self.attention.keys(memory.states))
+
+    def start(self, memory: Memory) -> DecoderState:
+        """The state before the first token: tanh of a learned map of the summary (Bahdanau et al. 2015, A.2.2)."""
+        state = tuple(
+            (tuple(torch.tanh(bridge(memory.summary)) for bridge in tensors),)
+            for tensors in cast(list[nn.ModuleList], self.bridges)
+        )
+        fed = memory.summary.new_zeros(len(memory), self.output_size) if self.input_feeding else None
+        return state, fed
+
+    def forward(self, memory: Memory, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Reads a whole window.
+
+        Args:
+            memory: of `batch` examples, prepared.
+            tokens: `(batch, time)`, each the one before the token to predict.
+            state: before the window.
+
+        Returns:
+            One output a token, `(batch, time, output_size)`, and the state after the window.
+        """
+        embedded = self._embed(tokens)
+        if not self.input_feeding:
+            hidden, after = self.stack(embedded, state[0])
+            return self._read_out(hidden, memory), (after, None)
+        outputs = []
+        for step in embedded.unbind(1):
+            output, state = self._advance(step, state, memory)
+            outputs.append(output)
+        return torch.stack(outputs, dim=1), state
+
+    def step(self, memory: Memory, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Reads one token a row.
+
+        Args:
+            memory: of `n` examples, prepared.
+            tokens: `(n · k,)`: k rows an example, adjacent, so that hypotheses share its memory.
+
+        Returns:
+            Outputs `(n · k, output_size)` and the state after them.
+        """
+        return self._advance(self._embed(tokens), state, memory)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return functional.dropout(self.embedding(tokens), self.dropout, self.training)
+
+    def _advance(self, embedded: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState]:
+        carried, fed = state
+        inputs = embedded if fed is None else torch.cat([embedded, fed], dim=-1)
+        hidden, after = self.stack.step(inputs, carried)
+        output = self._read_out(hidden.view(len(memory), -1, hidden.shape[-1]), memory).flatten(0, 1)
+        return output, (after, output if self.input_feeding else None)
+
+    def _read_out(self, hidden: Tensor, memory: Memory) -> Tensor:
+        if self.attention is not None:
+            context, _ = self.attention(hidden, memory)
+            hidden = torch.cat([hidden, context], dim=-1)
+        return functional.dropout(torch.tanh(self.readout(hidden)), self.dropout, self.training)

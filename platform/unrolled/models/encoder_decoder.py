@@ -1,0 +1,89 @@
+"""Encoder, decoder and head as one model that can be trained and searched."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from unrolled.config import Model
+from unrolled.models.attention import Attention
+from unrolled.models.decoder import Decoder, DecoderState
+from unrolled.models.encoder import TextEncoder
+from unrolled.models.heads import VocabularyHead
+from unrolled.models.memory import Memory
+from unrolled.recurrence import CELLS, Stack
+
+
+class EncoderDecoder(nn.Module):
+    """A model p(target | input) = Π_t p(y_t | y_<t, memory). Decoding uses `start` and `step`."""
+
+    def __init__(self, encoder: TextEncoder, decoder: Decoder, head: VocabularyHead) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.head = encoder, decoder, head
+
+    def encode(self, tokens: Tensor, mask: Tensor) -> Memory:
+        """`(batch, positions)` → a memory ready for the decoder."""
+        return self.decoder.prepare(self.encoder(tokens, mask))
+
+    def loss(self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Summed cross-entropy (nats) of the tokens `after` `(batch, time)` where `mask` is True, each given the
+        tokens `before` `(batch, time)` up to its place."""
+        outputs, _ = self.decoder(memory, before, self.decoder.start(memory))
+        return self.head.loss(outputs[mask], after[mask], smoothing)
+
+    def start(self, memory: Memory) -> DecoderState:
+        """The state before the first token of every example."""
+        return self.decoder.start(memory)
+
+    def step(self, tokens: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState]:
+        """Log-probabilities `(rows, vocabulary)` of the tokens that follow `tokens` `(rows,)`; rows as in
+        `Decoder.step`."""
+        output, state = self.decoder.step(memory, tokens, state)
+        return self.head.log_probabilities(output), state
+
+
+def build_translator(config: Model, input_vocabulary: int, target_vocabulary: int) -> EncoderDecoder:
+    """Makes the model that `config` describes for vocabularies of these sizes."""
+    encoder, decoder = config.encoder, config.decoder
+    reading = _embedding(input_vocabulary, encoder.embedding)
+    writing = reading if config.tie_embeddings else _embedding(target_vocabulary, decoder.embedding)
+    encoder_stack = Stack(
+        CELLS[encoder.cell],
+        encoder.embedding,
+        encoder.hidden,
+        layers=encoder.layers,
+        bidirectional=encoder.bidirectional,
+        dropout=encoder.dropout,
+        engine=config.engine,
+    )
+    # A tied output matrix is as wide as the embedding.
+    output = decoder.embedding if decoder.tie else decoder.hidden
+    feeding = decoder.attention.input_feeding
+    decoder_stack = Stack(
+        CELLS[decoder.cell],
+        decoder.embedding + (output if feeding else 0),
+        decoder.hidden,
+        layers=decoder.layers,
+        dropout=decoder.dropout,
+        engine=config.engine,
+    )
+    attends = decoder.conditioning == "attention"
+    memory = encoder_stack.output_size
+    return EncoderDecoder(
+        TextEncoder(reading, encoder_stack, encoder.dropout),
+        Decoder(
+            writing,
+            decoder_stack,
+            memory,
+            output,
+            Attention(decoder.attention.score, decoder.hidden, memory) if attends else None,
+            input_feeding=feeding,
+            dropout=decoder.dropout,
+        ),
+        VocabularyHead(output, target_vocabulary, writing.weight if decoder.tie else None),
+    )
+
+
+def _embedding(vocabulary: int, size: int) -> nn.Embedding:
+    embedding = nn.Embedding(vocabulary, size)
+    nn.init.normal_(embedding.weight, std=size**-0.5)
+    return embedding

@@ -1,0 +1,142 @@
+"""A cell over time. Two engines give the same numbers:
+
+- `fused`: torch's own kernels (cuDNN on a GPU), where they hold the cell's equations;
+- `autograd`: the equations step by step, differentiated by torch. The reference, and the one for any mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from unrolled.recurrence import state as nest
+from unrolled.recurrence.cell import Cell, State
+
+Engine = Literal["auto", "fused", "autograd"]
+
+
+def scan(
+    cell: Cell,
+    inputs: Tensor,
+    state: State | None = None,
+    mask: Tensor | None = None,
+    *,
+    engine: Engine = "auto",
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
+    """Runs `cell` over every step of `inputs`.
+
+    Args:
+        inputs: `(batch, time, features)`.
+        state: what the cell carries in, tensors `(batch, hidden)`; zeros if `None`.
+        mask: `(batch, time)`, bool. Where it is False the state is carried through unchanged, so padding
+            changes nothing. `None` stands for all True.
+        engine: `auto` takes `fused` wherever it applies.
+        reverse: from the last step to the first; outputs stay at their inputs' places.
+
+    Returns:
+        The outputs h `(batch, time, hidden)` and the state after the last step.
+
+    Raises:
+        ValueError: sizes do not fit, or `fused` is asked for where torch has no such kernel.
+    """
+    _check(cell, inputs, state, mask)
+    carried = cell.zeros(len(inputs)) if state is None else state
+    if inputs.shape[1] == 0:
+        return inputs.new_zeros(len(inputs), 0, cell.hidden_size), carried
+    lengths = None if mask is None else mask.sum(1)
+    fusible = cell.kernel is not None and (mask is None or (lengths is not None and _right_padded(mask, lengths)))
+    if engine == "fused" and not fusible:
+        raise ValueError(
+            f"engine 'fused' has no kernel for {type(cell).__name__} with this mask: it wants masks that are "
+            "True for the first steps (one at least) and False after; use engine 'auto' or 'autograd'"
+        )
+    if engine != "autograd" and fusible:
+        return _fused(cell, inputs, carried, mask, lengths, reverse)
+    return _autograd(cell, inputs, carried, mask, reverse)
+
+
+def _check(cell: Cell, inputs: Tensor, state: State | None, mask: Tensor | None) -> None:
+    if inputs.ndim != 3 or inputs.shape[2] != cell.input_size:
+        raise ValueError(f"inputs are {tuple(inputs.shape)}; expected (batch, time, {cell.input_size})")
+    expected = (len(inputs), cell.hidden_size)
+    for tensor in state or ():
+        if tuple(tensor.shape) != expected:
+            raise ValueError(f"a state tensor is {tuple(tensor.shape)}; expected (batch, hidden) = {expected}")
+    if mask is not None and (mask.shape != inputs.shape[:2] or mask.dtype != torch.bool):
+        raise ValueError(
+            f"the mask is {tuple(mask.shape)} of {mask.dtype}; expected (batch, time) = "
+            f"{tuple(inputs.shape[:2])} of torch.bool"
+        )
+
+
+def _autograd(cell: Cell, inputs: Tensor, state: State, mask: Tensor | None, reverse: bool) -> tuple[Tensor, State]:
+    projected = cell.project(inputs.transpose(0, 1)).unbind(0)
+    keep = None if mask is None else mask.unbind(1)
+    steps: Iterable[int] = range(len(projected))
+    outputs: list[Tensor] = [projected[0]] * len(projected)
+    for t in reversed(list(steps)) if reverse else steps:
+        after = cell.step(projected[t], state)
+        state = after if keep is None else nest.where(keep[t], after, state)
+        outputs[t] = state[0]
+    return torch.stack(outputs, dim=1), state
+
+
+def _right_padded(mask: Tensor, lengths: Tensor) -> bool:
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    return bool((mask == (steps < lengths[:, None])).all() and (lengths > 0).all())
+
+
+def _fused(
+    cell: Cell, inputs: Tensor, state: State, mask: Tensor | None, lengths: Tensor | None, reverse: bool
+) -> tuple[Tensor, State]:
+    ragged = lengths is not None and mask is not None and not bool(mask.all())
+    if reverse:
+        inputs = _flip(inputs, lengths if ragged else None)
+    if not ragged:
+        outputs, after = _kernel(cell, inputs, state)
+        return (outputs.flip(1) if reverse else outputs), after
+    assert lengths is not None and mask is not None
+    outputs, after = _packed_kernel(cell, inputs, state, lengths)
+    if reverse:
+        outputs = _flip(outputs, lengths)
+    # Behind a sequence's end its state is carried: the last one forward, the first one in reverse.
+    carried = state[0] if reverse else after[0]
+    return torch.where(mask[:, :, None], outputs, carried[:, None]), after
+
+
+def _flip(values: Tensor, lengths: Tensor | None) -> Tensor:
+    """Reverses the first `lengths[b]` steps of every row and leaves what lies behind them."""
+    if lengths is None:
+        return values.flip(1)
+    steps = torch.arange(values.shape[1], device=values.device)
+    mirrored = lengths[:, None] - 1 - steps
+    order = torch.where(mirrored >= 0, mirrored, steps)
+    return values.gather(1, order[:, :, None].expand_as(values))
+
+
+def _kernel(cell: Cell, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+    function = getattr(torch, str(cell.kernel))
+    layers = [tensor[None] for tensor in state]  # torch's kernels count layers first
+    carried = layers if cell.tensors > 1 else layers[0]
+    # has_biases, num_layers, dropout, train, bidirectional, batch_first
+    outputs, *after = function(inputs, carried, cell.kernel_weights(), True, 1, 0.0, cell.training, False, True)
+    return outputs, tuple(tensor[0] for tensor in after)
+
+
+def _packed_kernel(cell: Cell, inputs: Tensor, state: State, lengths: Tensor) -> tuple[Tensor, State]:
+    packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    function = getattr(torch, str(cell.kernel))
+    assert packed.sorted_indices is not None and packed.unsorted_indices is not None
+    layers = [tensor.index_select(0, packed.sorted_indices)[None] for tensor in state]
+    carried = layers if cell.tensors > 1 else layers[0]
+    # data, batch_sizes, hidden, weights, has_biases, num_layers, dropout, train, bidirectional
+    data, *after = function(
+        packed.data, packed.batch_sizes, carried, cell.kernel_weights(), True, 1, 0.0, cell.training, False
+    )
+    outputs, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=inputs.shape[1])
+    return outputs, tuple(tensor[0].index_select(0, packed.unsorted_indices) for tensor in after)

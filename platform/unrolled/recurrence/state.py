@@ -1,0 +1,41 @@
+"""State of a recurrent network: a nest of tensors whose first dimension is the batch.
+
+A nest is a tensor, `None`, or a tuple of nests. These functions are all that the rest of the package knows
+about its inner form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Nest = Any
+"""A tensor `(batch, …)`, `None`, or a tuple of nests."""
+
+
+def map(function: Callable[..., Tensor], *nests: Nest) -> Nest:
+    """Applies `function` to the tensors that stand at the same place in every nest; `None` stays `None`."""
+    first = nests[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return function(*nests)
+    return tuple(map(function, *parts) for parts in zip(*nests, strict=True))
+
+
+def detach(nest: Nest) -> Nest:
+    """Cuts the graph behind the state: what truncated back-propagation through time does at a window's edge."""
+    return map(torch.Tensor.detach, nest)
+
+
+def select(nest: Nest, rows: Tensor) -> Nest:
+    """Takes the batch rows `rows` `(n,)`, in that order and with repetition, from every tensor."""
+    return map(lambda tensor: tensor.index_select(0, rows), nest)
+
+
+def where(condition: Tensor, new: Nest, old: Nest) -> Nest:
+    """Takes `new` in the rows where `condition` `(batch,)` is true, `old` elsewhere."""
+    return map(lambda a, b: torch.where(condition.unsqueeze(-1), a, b), new, old)

@@ -1,0 +1,1 @@
+"""The training engine. Ray appears in `launch.py` alone."""

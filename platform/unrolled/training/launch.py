@@ -1,0 +1,125 @@
+"""Training on Ray Train: the same loop in a group of workers, watched from here."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+from unrolled.errors import RunFailed, UserError
+from unrolled.training.checkpoint import Progress
+from unrolled.training.comm import Distributed
+from unrolled.training.console import Console
+from unrolled.training.run import RunFolder
+from unrolled.training.worker import work
+
+POLL_SECONDS = 0.2
+
+
+def launch(
+    run: RunFolder, fingerprint: str, console: Console, *, workers: int, cpus: int, gpu: bool, restarts: int
+) -> Progress:
+    """Trains `run` on `workers` Ray Train workers of `cpus` CPUs (and one GPU each), restarting a failed group.
+
+    Ray must be initialised. Rows of metrics.jsonl are shown as they appear. The caller's thread stays free for
+    signals; `run.stop_file` ends the workers.
+
+    Raises:
+        UserError: a worker met a mistake of the user's.
+        RunFailed: workers failed more often than `restarts`.
+    """
+    _failure(run).unlink(missing_ok=True)
+    settings = {"run": str(run.path), "fingerprint": fingerprint, "threads": cpus}
+    resources = {"CPU": float(cpus)} | ({"GPU": 1.0} if gpu else {})
+    with tempfile.TemporaryDirectory(prefix="unrolled-ray-") as scratch:
+        trainer = ray.train.torch.TorchTrainer(
+            _worker,
+            train_loop_config=settings,
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
+            run_config=RunConfig(
+                # Ray keeps nothing of value here: checkpoints are ours and lie in the run folder.
+                name=Path(scratch).name,
+                storage_path=scratch,
+                # A group that finds no place is not waited for without end: CPUs may have gone since they were counted.
+                failure_config=FailureConfig(max_failures=restarts, controller_failure_limit=1),
+            ),
+        )
+        outcome = _watch(trainer, run, console)
+    if _failure(run).exists():
+        kind, _, message = _failure(run).read_text(encoding="utf-8").partition("\n")
+        raise {"UserError": UserError, "RunFailed": RunFailed}[kind](message)
+    if isinstance(outcome, BaseException):
+        reason = str(outcome).strip().splitlines()[-1] if str(outcome).strip() else type(outcome).__name__
+        raise RunFailed(f"the workers failed and {restarts} restarts did not help: {reason}. Details: {run.log}")
+    return Progress(**outcome.return_value)
+
+
+def _failure(run: RunFolder) -> Path:
+    return run.path / ".failure"
+
+
+def _worker(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Runs in every Ray Train worker. A failure that a restart cannot mend is left in a file, so that the next
+    attempt returns at once."""
+    run = RunFolder(Path(settings["run"]))
+    if _failure(run).exists():
+        return None
+    try:
+        device = ray.train.torch.get_device()
+        assert isinstance(device, torch.device)
+        comm = Distributed()
+        progress = work(run, settings["fingerprint"], comm, device=device, threads=settings["threads"])
+    except (UserError, RunFailed) as error:
+        _failure(run).write_text(f"{type(error).__name__}\n{error}", encoding="utf-8")
+        raise
+    return asdict(progress)
+
+
+def _watch(trainer: ray.train.torch.TorchTrainer, run: RunFolder, console: Console) -> Any:
+    """Runs the trainer in a thread of its own and shows metrics.jsonl as it grows; returns the result or the error."""
+    outcome: list[Any] = []
+
+    def fit() -> None:
+        try:
+            outcome.append(trainer.fit())
+        except BaseException as error:
+            outcome.append(error)
+
+    shown = _Tail(run)
+    thread = threading.Thread(target=fit, name="ray_train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        for row in shown.new_rows():
+            console.show(row)
+    return outcome[0]
+
+
+class _Tail:
+    """The rows of metrics.jsonl that were not there before."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._file, self._seen, self._resumed = self._read()[1:]
+
+    def new_rows(self) -> list[dict[str, Any]]:
+        rows, file, count, resumed = self._read()
+        if file != self._file and self._file is not None:
+            # Workers that start again replace the file by its rows up to their checkpoint; a row then says so.
+            self._seen = resumed[-1] if len(resumed) > len(self._resumed) else count
+        new = rows[self._seen :]
+        self._file, self._seen, self._resumed = file, count, resumed
+        return new
+
+    def _read(self) -> tuple[list[dict[str, Any]], int | None, int, list[int]]:
+        """Returns the rows, which file they are from, how many they are, and which of them tell of a new start."""
+        file = self._run.metrics.stat().st_ino if self._run.metrics.exists() else None
+        rows = self._run.history()
+        return rows, file, len(rows), [place for place, row in enumerate(rows) if row["kind"] == "resume"]

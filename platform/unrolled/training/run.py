@@ -1,0 +1,197 @@
+"""The folder of a run: everything that it needs and everything that it made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from unrolled.config import Config
+from unrolled.config_file import dump_config, load_config, resolve_storage, runs_folder
+from unrolled.data.corpus import Prepared, Vocabularies
+from unrolled.errors import UserError, listing, nearest
+from unrolled.training import checkpoint
+
+FIXED = ("task", "seed", "data", "model")
+"""Sections that a resumed run cannot change."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and small files of one run; layout as the README's map shows it."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def stop_file(self) -> Path:
+        """While it exists, the workers end after their current step, with a checkpoint."""
+        return self.path / ".stop"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While open, no other process trains this run; a process that dies lets go of it.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the folder, which `--overwrite` removes.
+        lock = FileLock(self.path.with_name(f".{self.name}.lock"), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"{self.path} is being trained by another process: wait for it or stop it.") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def config(self) -> Config:
+        """Reads the run's own complete config."""
+        return load_config(self.path / "config.yaml")
+
+    def vocabularies(self) -> Vocabularies:
+        """Reads the run's own vocabularies."""
+        return Vocabularies.load(self.path / "vocabulary")
+
+    def start(self, config: Config, data: Prepared, *, resume: bool) -> None:
+        """Writes what makes the folder self-sufficient; without `resume`, what stood there before is gone.
+
+        Raises:
+            UserError: the run to resume was trained on other data.
+        """
+        mark = self.path / "vocabulary" / "fingerprint"
+        if resume and mark.is_file() and mark.read_text(encoding="utf-8") != data.fingerprint:
+            raise UserError(
+                f"data.source: {config.data.source} has changed since {self.path} was trained; "
+                "a resumed run needs the same data."
+            )
+        if not resume:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        data.vocabularies.save(self.path / "vocabulary")
+        mark.write_text(data.fingerprint, encoding="utf-8")
+
+    def history(self) -> list[dict[str, Any]]:
+        """Reads all rows of metrics.jsonl."""
+        return list(self._rows())
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        if not self.metrics.exists():
+            return
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue  # a line that a killed process left half written
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds a row to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drops the rows behind `step`: a run that continues from there writes them again."""
+        rows = [row for row in self._rows() if row["step"] <= step]
+        shorter = self.metrics.with_suffix(".new")
+        shorter.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        shorter.replace(self.metrics)
+
+
+def claim(config: Config, *, resume: bool, overwrite: bool) -> RunFolder:
+    """Returns the run's folder, checked but untouched.
+
+    Raises:
+        UserError: it exists and neither `resume` nor `overwrite` was asked for; there is nothing to resume, or
+            what is there was trained with another task, data or model; it is not a run, so it is not overwritten.
+    """
+    run = RunFolder(runs_folder(config) / config.name)
+    exists = run.path.exists() and any(run.path.iterdir()) if run.path.is_dir() else run.path.exists()
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite contradict each other: give one of them.")
+    if resume:
+        _check_resumable(run, config, exists)
+    elif exists and not overwrite:
+        raise UserError(
+            f"{run.path} exists already: give --resume to continue it, --overwrite to replace it, or name=OTHER."
+        )
+    elif exists and not (run.path / "config.yaml").is_file():
+        raise UserError(f"{run.path} is not a run (it has no config.yaml), so --overwrite leaves it alone.")
+    return run
+
+
+def _check_resumable(run: RunFolder, config: Config, exists: bool) -> None:
+    if not exists or not (run.path / "config.yaml").is_file():
+        raise UserError(f"{run.path}: there is no run to resume; leave --resume out to start it.")
+    before, now = run.config().model_dump(), config.model_dump()
+    for section in FIXED:
+        difference = _difference(before[section], now[section], section)
+        if difference:
+            key, old, new = difference
+            raise UserError(
+                f"{run.path} was trained with {key}={old}, the config says {new}: a resumed run keeps "
+                f"{listing(FIXED)}; give another name=… for the change."
+            )
+
+
+def _difference(old: Any, new: Any, key: str) -> tuple[str, Any, Any] | None:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in old:
+            found = _difference(old[name], new[name], f"{key}.{name}")
+            if found:
+                return found
+        return None
+    return None if old == new else (key, old, new)
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """Opens an existing run folder (relative ones as `resolve_storage` says).
+
+    Raises:
+        UserError: there is no run.
+    """
+    folder = resolve_storage(path)
+    if not (folder / "config.yaml").is_file():
+        others = [str(Path(path).parent / other.name) for other in folder.parent.glob("*") if other.is_dir()]
+        raise UserError(f"{path}: is not a run folder (no config.yaml there).{nearest(str(path), others)}")
+    return RunFolder(folder)
+
+
+def choose_checkpoint(run: RunFolder, which: str = "best") -> Path:
+    """Returns the checkpoint `best`, `last` or `step-N` of a run.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if which in ("best", "last"):
+        found = checkpoint.best(run.checkpoints) if which == "best" else checkpoint.last(run.checkpoints)
+        if found is None:
+            raise UserError(f"{run.path}: has no checkpoint yet; train it first.")
+        return found
+    names = [path.name for path in checkpoint.everything(run.checkpoints)]
+    if which not in names:
+        raise UserError(f"--checkpoint {which}: {run.path} has best, last, {listing(names)}.{nearest(which, names)}")
+    return run.checkpoints / which

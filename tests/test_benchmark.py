@@ -1,0 +1,189 @@
+"""The benchmark script: what it compares is equal, what it writes is complete, what it is told wrongly it says."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "jobs"))
+
+import benchmark
+import measure
+from measure import Figure
+from unrolled.config_file import load_config
+from unrolled.errors import UserError
+
+
+def figure(value=1.0, goal=None, better="lower", name="some/figure"):
+    return Figure(name, value, goal, better, "a baseline", 5, (0.9, 1.1))
+
+
+def run(*arguments):
+    command = [sys.executable, benchmark.__file__, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [pytest.param(["recurrence"], id="quick"), pytest.param(["training", "decoding"], marks=pytest.mark.slow)],
+)
+def test_a_run_writes_its_figures_everywhere(names, tmp_path):
+    record, page = tmp_path / "figures.json", tmp_path / "figures.md"
+    done = run(*names, "--quick", "--threads", 1, "--json", record, "--markdown", page)
+    assert done.returncode == 0, done.stderr
+    written = json.loads(record.read_text(encoding="utf-8"))
+    assert written.keys() == {"machine", "command", "figures"}
+    assert {one["name"].partition("/")[0] for one in written["figures"]} == set(names)
+    assert len({one["name"] for one in written["figures"]}) == len(written["figures"])
+    for one in written["figures"]:
+        assert one.keys() == {"name", "value", "goal", "better", "baseline", "runs", "spread"}
+        low, high = one["spread"]
+        assert 0 < low <= one["value"] <= high
+        assert one["better"] in ("higher", "lower") and one["runs"] >= 3 and one["baseline"]
+        assert one["goal"] is None or one["goal"] > 0
+        assert one["name"] in done.stdout
+        assert f"| {one['name']} |" in page.read_text(encoding="utf-8")
+    assert written["machine"] in done.stdout and written["machine"] in page.read_text(encoding="utf-8")
+    assert written["command"] in page.read_text(encoding="utf-8")
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_every_cell_is_measured_with_and_without_padding():
+    names = {one.name for one in benchmark.recurrence(quick=True)}
+    for cell in benchmark.CELLS:
+        for part in ("even/fused", "even/autograd", "ragged/fused", "ragged/autograd"):
+            assert any(name.startswith(f"recurrence/{cell}/") and name.endswith(part) for name in names)
+
+
+def test_a_slip_in_the_name_is_answered():
+    done = run("recurence")
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr == (
+        "benchmark: 'recurence' is not a benchmark; there is recurrence, training, decoding or all. "
+        "Did you mean 'recurrence'?\n"
+    )
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+def test_a_missing_folder_is_answered_before_anything_is_measured(option, tmp_path, capsys):
+    path = tmp_path / "nowhere" / "file"
+    assert measure.main({"fails": lambda quick: 1 / 0}, ["fails", option, str(path)]) == 2
+    assert str(path.parent) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "many", "1.5"])
+def test_threads_are_a_count(threads, capsys):
+    with pytest.raises(SystemExit) as ended:
+        measure.main({}, ["all", f"--threads={threads}"])
+    assert ended.value.code == 2
+    assert f"{threads!r} is not a number of threads" in capsys.readouterr().err
+
+
+def test_names_are_chosen_once():
+    assert measure.choose(["a", "b"], ["b", "b"]) == ["b"]
+    assert measure.choose(["a", "b"], ["b", "all"]) == ["a", "b"]
+    with pytest.raises(UserError):
+        measure.choose(["a", "b"], ["a", "c"])
+
+
+@pytest.mark.parametrize(
+    ("value", "goal", "better", "missed"),
+    [
+        (1.0, 0.0, "lower", True),
+        (1.0, 1.0, "lower", False),
+        (1.0, 2.0, "higher", True),
+        (2.0, 2.0, "higher", False),
+        (math.nan, 1.0, "lower", True),
+        (math.nan, 1.0, "higher", True),
+        (9.0, None, "lower", False),
+    ],
+)
+def test_check_fails_where_a_goal_is_missed(value, goal, better, missed, capsys):
+    def work(quick):
+        return [figure(goal=5.0), figure(value, goal, better, name="that/one")]
+
+    assert measure.main({"work": work}, ["work", "--threads", "1"]) == 0
+    capsys.readouterr()
+    assert measure.main({"work": work}, ["work", "--threads", "1", "--check"]) == int(missed)
+    assert ("missed: that/one" in capsys.readouterr().err) == missed
+
+
+def test_a_ratio_is_the_median_of_the_rounds():
+    made = measure.ratio(
+        "x", [2.0, 9.0, 3.0, 8.0, 5.0], [1.0, 3.0, 2.0, 2.0, 1.0], goal=3, better="lower", baseline="b"
+    )
+    # The ratios of the rounds: 2, 3, 1.5, 4, 5.
+    assert made == Figure("x", 3.0, 3, "lower", "b", 5, (2.0, 4.0))
+
+
+def test_work_takes_turns_and_the_collector_rests():
+    calls, collecting = [], []
+
+    def work(name):
+        calls.append(name)
+        collecting.append(gc.isenabled())
+        time.sleep(1.1 * measure.TURN_SECONDS)
+
+    seconds = measure.take_turns({"a": lambda: work("a"), "b": lambda: work("b")}, 3)
+    assert calls == ["a", "b"] * 5  # twice before the clock counts: to warm up and to see how long a call takes
+    assert seconds.keys() == {"a", "b"} and all(len(times) == 3 for times in seconds.values())
+    assert not any(collecting) and gc.isenabled()
+
+
+def test_short_work_is_called_equally_often():
+    counts = {"a": 0, "b": 0}
+
+    def work(name, n):
+        counts[name] += 1
+        sum(range(n))
+
+    measure.take_turns({"a": lambda: work("a", 10_000), "b": lambda: work("b", 50_000)}, 2)
+    assert counts["a"] == counts["b"] > 4
+
+
+def test_the_plain_translator_computes_the_same_loss():
+    """Else its speed would be the speed of something else."""
+    config = load_config(benchmark.CONFIG)
+    torch.manual_seed(0)
+    ours = benchmark.translator(config).double().eval()
+    plain = benchmark.PlainTranslator(config.model, config.data.vocabulary.size).double().eval()
+    forward, backward = ours.encoder.stack.cells()[0]
+    ((decoding,),) = ours.decoder.stack.cells()
+    copies = {
+        plain.reading.weight: ours.encoder.embedding.weight,
+        plain.writing.weight: ours.decoder.embedding.weight,
+        plain.bridge.weight: ours.decoder.bridges[0][0].weight,
+        plain.bridge.bias: ours.decoder.bridges[0][0].bias,
+        plain.key.weight: ours.decoder.attention.key.weight,
+        plain.readout.weight: ours.decoder.readout.weight,
+        plain.readout.bias: ours.decoder.readout.bias,
+        plain.output.bias: ours.head.bias,
+        **dict(zip(plain.encoder.parameters(), forward.kernel_weights() + backward.kernel_weights(), strict=True)),
+        **dict(zip(plain.decoder.parameters(), decoding.kernel_weights(), strict=True)),
+    }
+    assert {id(parameter) for parameter in plain.parameters()} == {id(parameter) for parameter in copies}
+    with torch.no_grad():
+        for parameter, value in copies.items():
+            parameter.copy_(value)
+        (batch,) = benchmark.caption_batches(config, 100, count=1)
+        loss = ours.loss(
+            ours.encode(batch.inputs, batch.input_mask), batch.before, batch.after, batch.target_mask, smoothing=0.1
+        )
+        torch.testing.assert_close(plain.loss(batch, 0.1), loss / batch.target_mask.sum())
+
+
+def test_batches_are_like_the_training_loops():
+    config = load_config(benchmark.CONFIG)
+    batches = benchmark.caption_batches(config, 400, count=3)
+    assert len(batches) == 3
+    for batch in batches:
+        assert max(batch.inputs.numel(), batch.after.numel()) <= 400
+        assert int(batch.inputs.max()) < config.data.vocabulary.size

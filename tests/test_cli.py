@@ -1,0 +1,181 @@
+"""The command line as a user meets it: real files, real training in this process, exact exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import unrolled
+from unrolled.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+FAST = ["training.epochs=1", "training.max_steps=6", "training.validate_every=3"]
+
+
+@pytest.fixture
+def run(tiny, tmp_path, capsys):
+    """A trained run."""
+    assert main(["train", str(tiny), "--local", *FAST]) == 0
+    capsys.readouterr()
+    return tmp_path / "runs" / "tiny"
+
+
+def fails(capsys, arguments, code=2):
+    """Runs a command that must fail; returns its one sentence."""
+    assert main([str(argument) for argument in arguments]) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith("unrolled: ") and captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_train_evaluate_generate(tiny, tmp_path, capsys):
+    assert main(["train", str(tiny), "--local", *FAST, "model.decoder.cell=lstm"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("run ") and "gru 12 → lstm 12" in said[1] and "without Ray" in said[3]
+    assert said[-2].startswith("trained: 6 steps")
+    folder = tmp_path / "runs" / "tiny"
+    for name in ("config.yaml", "vocabulary/input.json", "metrics.jsonl", "checkpoints/step-6/model.safetensors"):
+        assert (folder / name).is_file()
+
+    assert main(["evaluate", str(folder), "--local", "--decode", "greedy,sample,beam", "decoding.beam.size=3"]) == 0
+    said = capsys.readouterr().out
+    assert "nrefs:1|case:mixed" in said and str(folder / "evaluation/test/report.html") in said
+    results = json.loads((folder / "evaluation/test/results.json").read_text(encoding="utf-8"))
+    assert set(results["strategies"]) == {"greedy", "sample", "beam"}
+    assert results["strategies"]["beam"]["settings"]["size"] == 3
+    for scores in results["strategies"].values():
+        assert {"bleu", "chrf", "exact_match", "intervals", "signatures"} <= scores.keys()
+    rows = [json.loads(line) for line in (folder / "evaluation/test/outputs.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == results["examples"] == 96
+    assert "decoding.beam.size=3" in (folder / "evaluation/test/report.html").read_text(encoding="utf-8")
+
+    assert main(["generate", str(folder), "3 March 2025", "5. Mai 1999", "--decode", "greedy"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_generate_reads_files_and_standard_input(run, tmp_path, capsys, monkeypatch):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("3 March 2025\n\n5. Mai 1999\n", encoding="utf-8")
+    assert main(["generate", str(run), "--file", str(texts)]) == 0
+    from_file = capsys.readouterr().out
+    assert len(from_file.split("\n")) == 4
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(texts.read_bytes())))
+    assert main(["generate", str(run)]) == 0
+    assert capsys.readouterr().out == from_file
+
+
+def test_json_lines_are_json(tiny, capsys):
+    assert main(["train", str(tiny), "--local", "--json", *FAST]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["kind"] for row in rows} == {"train", "validation"}
+
+
+def test_runs_lists_them(run, capsys):
+    assert main(["runs", str(run.parent)]) == 0
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.startswith("RUN") and line.startswith("tiny") and "finished" in line and len(line) <= 100
+
+
+def test_config_prints_the_whole_and_the_reference(tiny, capsys):
+    assert main(["config", str(tiny), "seed=7"]) == 0
+    assert "seed: 7" in capsys.readouterr().out
+    assert main(["config", "--schema"]) == 0
+    assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8").endswith(capsys.readouterr().out)
+
+
+def test_smoke_tries_a_config(tiny, capsys):
+    assert main(["train", str(tiny), "--local", "--smoke"]) == 0
+    assert "4 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_runs(config, tmp_path, shared_data, capsys):
+    overrides = [f"storage={tmp_path}"]
+    if config.stem == "multi30k":
+        overrides.append(f"data.source={shared_data / 'multi30k'}")
+    assert main(["train", str(config), "--local", "--smoke", *overrides]) == 0
+    assert main(["evaluate", str(tmp_path / config.stem), "--local", "--decode", "greedy"]) == 0
+
+
+def test_resume_and_overwrite(run, tiny, capsys):
+    assert "exists already" in fails(capsys, ["train", tiny, "--local"])
+    assert main(["train", str(tiny), "--local", "--resume", "training.max_steps=8"]) == 0
+    assert "continuing from step 6" in capsys.readouterr().out
+    assert main(["train", str(run / "config.yaml"), "--local", "--overwrite"]) == 0
+
+
+def test_the_python_interface(tiny, capsys):
+    trained = unrolled.train(tiny, local=True, overrides=FAST)
+    report = trained.evaluate(split="validation", decode=["greedy"], local=True)
+    assert report.path.is_file() and set(report.scores) == {"greedy"}
+    assert len(trained.generate(["3 March 2025"])) == 1
+    assert unrolled.load(trained.path).path == trained.path
+
+
+def test_bad_input_gets_a_sentence_and_writes_nothing(tiny, tmp_path, capsys):
+    for arguments, words in [
+        (["trian"], "Did you mean 'train'?"),
+        (["train", tmp_path / "no.yaml"], "no such config file"),
+        (["train", tiny, "--local", "model.decoder.sell=gru"], "Did you mean 'cell'?"),
+        (["train", tiny, "--local", "training.keep=two"], "whole number"),
+        (["train", tiny, "--local", "data.source=./nowhere"], "neither a folder here"),
+        (["train", tiny, "--local", "data.columns.target=iso"], "no column 'iso'"),
+        (["train", tiny, "--local", "data.splits.train=learn"], "no split 'learn'"),
+        (["train", tiny, "--local", "--resume"], "no run to resume"),
+        (["train", tiny, "--local", "--workers", "2"], "--local"),
+        (["train", tiny, "--workers", "two"], "invalid int value"),
+        (["train", tiny, "--wrkers", "2"], "--wrkers"),
+        (["evaluate", tmp_path / "runs" / "tiny"], "is not a run folder"),
+        (["config"], "--schema"),
+        (["runs", tmp_path / "none"], "no such folder"),
+    ]:
+        assert words in fails(capsys, arguments)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bad_evaluations_write_nothing(run, capsys):
+    for arguments, words in [
+        (["--decode", "greedy,bream"], "Did you mean 'beam'?"),
+        (["--decode", "greedy,greedy"], "given twice"),
+        (["--split", "tset"], "no split 'tset'"),
+        (["--checkpoint", "step-5"], "Did you mean 'step-6'?"),
+        (["model.encoder.hidden=13"], "belongs to another model"),
+    ]:
+        assert words in fails(capsys, ["evaluate", run, "--local", *arguments])
+    assert not (run / "evaluation").exists()
+
+
+def test_a_diverging_run_ends_with_code_1(tiny, capsys):
+    arguments = ["train", tiny, "--local", "training.optimizer.name=sgd", "training.optimizer.learning_rate=1e300"]
+    assert "not finite" in fails(capsys, arguments, code=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint(tiny, tmp_path, number):
+    command = [sys.executable, "-m", "unrolled", "train", str(tiny), "--local", "training.epochs=100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+    metrics = tmp_path / "runs" / "tiny" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped:" in said and "--resume" in said and "Traceback" not in said
+    assert list((tmp_path / "runs" / "tiny" / "checkpoints").glob("step-*"))
+
+
+def test_help_is_quick_to_read():
+    said = subprocess.run(
+        [sys.executable, "-m", "unrolled", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert all(len(line) <= 100 for line in said.splitlines())

@@ -1,0 +1,168 @@
+"""The same training and evaluation on real Ray workers, also when they are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unrolled import api
+from unrolled.cluster.session import connect
+from unrolled.errors import UserError
+from unrolled.training.console import Console
+from unrolled.training.run import RunFolder, choose_checkpoint
+
+pytestmark = pytest.mark.slow
+FAST = ["training.epochs=99", "training.max_steps=20", "training.validate_every=8", "training.precision=float64"]
+
+
+@pytest.fixture(scope="module")
+def ray_session(tmp_path_factory):
+    """One private Ray of two CPUs for the tests of this file that need no other."""
+    with connect(None, tmp_path_factory.mktemp("ray") / "log.txt") as resources:
+        yield resources
+
+
+def weights(folder: Path):
+    return load_file(choose_checkpoint(RunFolder(folder), "last") / "model.safetensors")
+
+
+def test_two_ray_workers_train_and_evaluate_as_one_process_does(ray_session, tiny, capfd):
+    together = api.train(tiny, workers=2, overrides=["name=together", *FAST])
+    said = capfd.readouterr()
+    assert said.err == "" and "2 Ray workers with 1 CPU each" in said.out
+    assert all(word not in said.out for word in ("ray::", "pid=", "Controller"))
+    alone = api.train(tiny, local=True, overrides=["name=alone", *FAST])
+    want = weights(alone.path)
+    for name, got in weights(together.path).items():
+        torch.testing.assert_close(got, want[name], rtol=0, atol=1e-9)
+
+    shared = together.evaluate(workers=2)
+    outputs = (shared.path.parent / "outputs.jsonl").read_text(encoding="utf-8")
+    together.evaluate(local=True)
+    assert (shared.path.parent / "outputs.jsonl").read_text(encoding="utf-8") == outputs
+
+
+def test_more_workers_than_the_cluster_holds_are_refused(ray_session, tiny, tmp_path):
+    with pytest.raises(UserError, match=r"--workers 64 needs 64 CPUs; the cluster has"):
+        api.train(tiny, workers=64)
+    assert not (tmp_path / "runs").exists()
+    run = api.train(tiny, local=True, overrides=["training.max_steps=2"])
+    with pytest.raises(UserError, match="--workers 64"):
+        run.evaluate(workers=64)
+    with pytest.raises(UserError, match="give 1 or more"):
+        run.evaluate(workers=0)
+
+
+def test_a_mistake_that_only_workers_can_see_is_one_sentence(ray_session, tiny, tmp_path):
+    run = api.train(tiny, local=True, overrides=["training.max_steps=2"])
+    (choose_checkpoint(run.folder) / "training.pt").write_bytes(b"torn")
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"training\.pt: cannot be read as a training state"):
+        api.train(tiny, workers=1, resume=True)
+    assert time.monotonic() - began < 60
+
+
+class KillsAWorker(Console):
+    """Kills one training worker when the first checkpoint is there."""
+
+    killed = 0
+
+    def show(self, row):
+        super().show(row)
+        if row["kind"] == "validation" and not self.killed:
+            self.killed = next(pid for pid, name in processes() if name.startswith("ray::RayTrainWorker"))
+            os.kill(self.killed, signal.SIGKILL)
+
+
+def processes():
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                yield int(folder.name), (folder / "cmdline").read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+
+
+def test_a_killed_worker_costs_nothing_but_time(ray_session, tiny, capfd):
+    options = ["training.checkpoint_every=4", *FAST, "training.max_steps=200"]
+    console = KillsAWorker()
+    struck = api.train(tiny, workers=2, overrides=["name=struck", *options], console=console)
+    assert console.killed and "continuing from step" in capfd.readouterr().out
+    spared = api.train(tiny, workers=2, overrides=["name=spared", *options])
+    want = weights(spared.path)
+    assert all(torch.equal(want[name], got) for name, got in weights(struck.path).items())
+
+
+def command(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "unrolled", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def test_a_killed_driver_leaves_a_run_that_resumes_bitwise(tiny, tmp_path):
+    options = ["training.checkpoint_every=5", *FAST, "training.max_steps=2000"]
+    folder = tmp_path / "runs" / "tiny"
+    process = command("train", tiny, *options)
+    wait_for(lambda: list(folder.glob("checkpoints/step-*")))
+    process.kill()
+    process.wait()
+    # Workers die with their driver, a moment later; only then is the folder free for the next one.
+    wait_for(lambda: not any("ray::RayTrainWorker" in name for _, name in processes()), 30)
+    reached = max(int(path.name[5:]) for path in folder.glob("checkpoints/step-*"))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert max(row["step"] for row in rows) - reached <= 5 + 1
+    end = f"training.max_steps={reached + 40}"
+    resumed = command("train", tiny, "--resume", *options[:-1], end)
+    said, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, said
+    assert "continuing from step" in said
+    whole = command("train", tiny, "name=whole", *options[:-1], end)
+    assert whole.wait(120) == 0
+    want = weights(tmp_path / "runs" / "whole")
+    assert all(torch.equal(want[name], got) for name, got in weights(folder).items())
+
+
+def test_control_c_reaches_the_workers(tiny, tmp_path):
+    process = command("train", tiny, "training.epochs=100000")
+    wait_for((tmp_path / "runs" / "tiny" / "metrics.jsonl").exists)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "stopped:" in said and "Traceback" not in said
+    assert list((tmp_path / "runs" / "tiny" / "checkpoints").glob("step-*"))
+
+
+def test_the_plain_scripts_do_the_same(tiny, tmp_path):
+    """`python jobs/train.py …` and `python jobs/evaluate.py …`, as `ray job submit` runs them."""
+    jobs = Path(__file__).resolve().parent.parent / "jobs"
+    folder = tmp_path / "runs" / "tiny"
+    for script, arguments in (("train", [tiny, "training.max_steps=4"]), ("evaluate", [folder])):
+        done = subprocess.run(
+            [sys.executable, str(jobs / f"{script}.py"), *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done
+    assert (folder / "evaluation" / "test" / "report.html").is_file()

@@ -1,0 +1,302 @@
+"""The loop without Ray: any number of workers, any interruption, the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+
+from unrolled.config import Clipping, Schedule
+from unrolled.config_file import load_config
+from unrolled.data.corpus import prepare
+from unrolled.errors import RunFailed, UserError
+from unrolled.training import checkpoint
+from unrolled.training.comm import Alone, Distributed
+from unrolled.training.gradients import GradientBuffer
+from unrolled.training.optimizer import Schedule as LearningRate
+from unrolled.training.optimizer import build_optimizer
+from unrolled.training.run import RunFolder, choose_checkpoint, claim, open_run
+from unrolled.training.worker import work
+
+EXACT = ["training.precision=float64", "training.max_steps=20", "training.epochs=99", "training.validate_every=8"]
+
+
+def start(path, *overrides, resume=False, overwrite=False):
+    config = load_config(path, overrides)
+    run = claim(config, resume=resume, overwrite=overwrite)
+    data = prepare(config.data)
+    run.start(config, data, resume=resume)
+    return run, data.fingerprint
+
+
+def train(path, *overrides, comm=None, **options):
+    run, fingerprint = start(path, *overrides, **options)
+    return run, work(run, fingerprint, comm or Alone(), device=torch.device("cpu"), threads=1)
+
+
+def weights(run, which="last"):
+    from safetensors.torch import load_file
+
+    return load_file(choose_checkpoint(run, which) / "model.safetensors")
+
+
+def _process(rank, size, run, fingerprint, port):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
+    work(run, fingerprint, Distributed(), device=torch.device("cpu"), threads=1)
+    torch.distributed.destroy_process_group()
+
+
+def train_together(path, size, *overrides):
+    import socket
+
+    run, fingerprint = start(path, *overrides)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_process, (size, run, fingerprint, port), nprocs=size)
+    return run
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("variant", ["attention", "state"])
+def test_any_number_of_workers_gives_the_same_parameters(tiny, size, variant):
+    options = (*EXACT, f"model.decoder.conditioning={variant}")
+    alone, _ = train(tiny, "name=alone", *options)
+    together = train_together(tiny, size, f"name=together{size}", *options)
+    want, got = weights(alone), weights(together)
+    assert want.keys() == got.keys()
+    for name in want:
+        torch.testing.assert_close(got[name], want[name], rtol=0, atol=1e-9)
+    rows = [[row for row in run.history() if row["kind"] == "validation"] for run in (alone, together)]
+    for one, other in zip(*rows, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-9)
+        assert {k: one[k] for k in ("step", "bleu", "chrf", "exact_match", "best")} == {
+            k: other[k] for k in ("step", "bleu", "chrf", "exact_match", "best")
+        }
+
+
+def test_training_learns(tiny):
+    run, progress = train(tiny, "training.epochs=30", "training.optimizer.learning_rate=0.01")
+    losses = [row["loss"] for row in run.history() if row["kind"] == "validation"]
+    assert losses[-1] < 0.7 * losses[0]
+    assert progress.finished and progress.epoch == 30
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tiny, dropout):
+    options = [f"model.encoder.dropout={dropout}", f"model.decoder.dropout={dropout}", "training.keep=9"]
+    whole, _ = train(tiny, "name=whole", *options, "training.max_steps=17", "training.epochs=99")
+    for step in (7, 12, 17):  # in the middle of epochs and off the validations' beat
+        parts, progress = train(
+            tiny, "name=parts", *options, "training.epochs=99", f"training.max_steps={step}", resume=step > 7
+        )
+        assert progress.step == step
+    # Ending at a step validates there; the schedule must not have noticed, nor the parameters.
+    want, got = weights(whole), weights(parts)
+    assert all(torch.equal(want[name], got[name]) for name in want)
+
+
+def test_an_interruption_leaves_a_checkpoint_and_resumes(tiny):
+    run, fingerprint = start(tiny, "training.epochs=3")
+    steps = []
+
+    class StopsAtSeven(Alone):
+        def all_reduce(self, tensor):
+            steps.append(1)
+            if len(steps) == 7:
+                run.stop_file.touch()
+
+    progress = work(run, fingerprint, StopsAtSeven(), device=torch.device("cpu"), threads=1)
+    assert not progress.finished and progress.step == 8
+    assert checkpoint.last(run.checkpoints).name == "step-8"
+    run.stop_file.unlink()
+    _, after = train(tiny, "training.epochs=3", resume=True)
+    whole, _ = train(tiny, "name=whole", "training.epochs=3")
+    assert after.finished
+    assert all(torch.equal(value, weights(run)[name]) for name, value in weights(whole).items())
+
+
+def test_a_resumed_history_has_every_step_once(tiny):
+    run, _ = train(tiny, "training.max_steps=12", "training.epochs=9")
+    run.append({"kind": "train", "step": 99, "loss": 0.0})  # written behind the checkpoint by a run that died
+    train(tiny, "training.max_steps=20", "training.epochs=9", resume=True)
+    steps = [row["step"] for row in run.history() if row["kind"] == "train"]
+    assert steps == [5, 10, 15, 20]
+
+
+def test_checkpoints_keep_the_newest_and_the_best(tiny):
+    run, progress = train(tiny, "training.checkpoint_every=3", "training.keep=2", "training.epochs=4")
+    steps = [checkpoint.step_of(path) for path in checkpoint.everything(run.checkpoints)]
+    assert len(steps) <= 3 and progress.step in steps and progress.best_step in steps
+    assert choose_checkpoint(run, "best").name == f"step-{progress.best_step}"
+    assert not list(run.checkpoints.glob(".*"))
+
+
+def test_early_stopping_waits_for_its_patience(tiny):
+    run, progress = train(
+        tiny,
+        "training.early_stopping.patience=2",
+        "training.metric=exact_match",
+        "training.validate_every=2",
+        "training.epochs=99",
+    )
+    rows = [row for row in run.history() if row["kind"] == "validation"]
+    assert progress.finished
+    assert [row["best"] for row in rows[-2:]] == [False, False]
+
+
+def test_time_runs_out(tiny):
+    _, progress = train(tiny, "training.max_minutes=0.0001", "training.epochs=999")
+    assert progress.finished and progress.step < 100
+
+
+def test_a_loss_that_is_not_finite_ends_with_one_sentence(tiny):
+    run, fingerprint = start(tiny, "training.optimizer.name=sgd", "training.optimizer.learning_rate=1e300")
+    with pytest.raises(RunFailed, match=r"not finite.*learning_rate"):
+        work(run, fingerprint, Alone(), device=torch.device("cpu"), threads=1)
+
+
+def test_a_run_is_never_overwritten_unasked(tiny):
+    run, _ = train(tiny, "training.max_steps=2")
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    config = load_config(tiny)
+    with pytest.raises(UserError, match=r"exists already.*--resume.*--overwrite"):
+        claim(config, resume=False, overwrite=False)
+    with pytest.raises(UserError, match="contradict"):
+        claim(config, resume=True, overwrite=True)
+    with pytest.raises(UserError, match=r"model\.decoder\.cell=gru, the config says rnn"):
+        claim(load_config(tiny, ["model.decoder.cell=rnn"]), resume=True, overwrite=False)
+    with pytest.raises(UserError, match="no run to resume"):
+        claim(load_config(tiny, ["name=other"]), resume=True, overwrite=False)
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def test_two_processes_never_train_one_run(tiny):
+    run, _ = start(tiny)
+    with run.held(), pytest.raises(UserError, match="another process"), RunFolder(run.path).held():
+        pass
+    with run.held():
+        pass
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tiny, tmp_path):
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    (tmp_path / "runs" / "tiny" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(UserError, match="is not a run"):
+        claim(load_config(tiny), resume=False, overwrite=True)
+
+
+def test_changed_data_is_noticed_on_resume(tiny, tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for split in ("train", "validation"):
+        for suffix in ("input", "target"):
+            (folder / f"{split}.{suffix}").write_text("a b\nb a\n", encoding="utf-8")
+    train(tiny, f"data.source={folder}", "training.max_steps=2")
+    (folder / "train.input").write_text("b b\nb a\n", encoding="utf-8")
+    with pytest.raises(UserError, match="has changed since"):
+        start(tiny, f"data.source={folder}", resume=True)
+
+
+def test_foreign_and_damaged_checkpoints_are_named(tiny):
+    run, _ = train(tiny, "training.max_steps=2")
+    small = choose_checkpoint(run)
+    other, _ = train(tiny, "name=other", "training.max_steps=2", "model.encoder.hidden=13")
+    from unrolled.evaluation.decoder import load
+
+    with pytest.raises(UserError, match=r"belongs to another model: .*\(12, 24\) there, \(12, 26\)"):
+        load(other, other.config(), small, torch.device("cpu"))
+    (small / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="cannot be read as a model"):
+        load(run, run.config(), small, torch.device("cpu"))
+    (small / "progress.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="not a checkpoint's progress"):
+        choose_checkpoint(run)
+    with pytest.raises(UserError, match=r"best, last, step-2\. Did you mean 'step-2'"):
+        choose_checkpoint(run, "step-3")
+
+
+def test_a_checkpoint_is_whole_or_absent(tiny, monkeypatch):
+    run, _ = train(tiny, "training.max_steps=4", "training.validate_every=2")
+    last = checkpoint.last(run.checkpoints)
+
+    def full_disk(*arguments, **options):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        train(tiny, "training.max_steps=6", resume=True)
+    assert checkpoint.last(run.checkpoints) == last
+    weights(run)
+
+
+def test_open_run_names_the_nearest(tiny, tmp_path):
+    train(tiny, "training.max_steps=2")
+    with pytest.raises(UserError, match="Did you mean"):
+        open_run(tmp_path / "runs" / "tinny")
+
+
+def test_a_copied_run_folder_still_writes(tiny, tmp_path):
+    import shutil
+
+    from unrolled.decoding import Greedy
+    from unrolled.evaluation.decoder import Decoder
+
+    run, _ = train(tiny, "training.max_steps=2")
+    shutil.copytree(run.path, tmp_path / "elsewhere")
+    texts = ["3 March 2025", "", "x" * 60]
+    outputs = [
+        Decoder(folder, folder.config(), choose_checkpoint(folder)).decode(Greedy(max_length=9), range(3), texts)
+        for folder in (run, RunFolder(tmp_path / "elsewhere"))
+    ]
+    assert outputs[0] == outputs[1] and len(outputs[0]) == 3
+
+
+def test_clipping_rescales_the_whole_gradient():
+    model = torch.nn.Linear(3, 2)
+    buffer = GradientBuffer(model, extra=1)
+    model(torch.ones(1, 3)).sum().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    norm, clipped = buffer.clip(Clipping(threshold=1.0))
+    assert clipped and norm == pytest.approx(8**0.5)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient / 8**0.5)
+    assert buffer.clip(Clipping(kind="none", threshold=0.1)) == (pytest.approx(1.0), False)
+
+
+def test_the_learning_rate_warms_up_and_falls_on_a_plateau():
+    rate = LearningRate(Schedule(warmup_steps=4, factor=0.5, patience=1), base=1.0)
+    assert [rate.rate(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    for loss in (3.0, 2.0, 2.5):
+        rate.after_validation(loss)
+    assert rate.rate(9) == 1.0
+    rate.after_validation(2.0)
+    assert rate.rate(9) == 0.5
+    other = LearningRate(rate.config, base=1.0)
+    other.load(json.loads(json.dumps(rate.state())))
+    assert other.rate(9) == 0.5
+    constant = LearningRate(Schedule(name="constant"), base=1.0)
+    for _ in range(5):
+        constant.after_validation(1.0)
+    assert constant.rate(0) == 1.0
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_every_optimizer_descends(name):
+    from unrolled.config import Optimizer
+
+    model = torch.nn.Linear(2, 1)
+    optimizer = build_optimizer(model, Optimizer(name=name, learning_rate=0.05))
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = (model(torch.ones(1, 2)) - 3).square().sum()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
