@@ -213,6 +213,11 @@ with connect(log=log) as resources:
     except ray.exceptions.ActorDiedError:
         print("died")
     print("resources are", resources.share(1))
+    deadline = time.monotonic() + 60  # Ray hands on its workers' lines and its errors when it gets to it
+    while not (log.exists() and all(line in log.read_text() for line in ("a line of a worker", "A worker died"))):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
     os.write(2, b"a line of C++\\n")
 print("left running" if ray.is_initialized() else "ended")
 """
@@ -222,7 +227,7 @@ print("left running" if ray.is_initialized() else "ended")
 def test_a_private_session_is_quiet_and_ends(tmp_path):
     command = [sys.executable, "-c", CHATTERING, str(tmp_path / "log.txt")]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, env=environment)
     cpus = len(os.sched_getaffinity(0))
     assert done.stderr == ""
     same, shortage, died, shared, ended = done.stdout.splitlines()
