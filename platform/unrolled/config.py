@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 CellName = Literal["rnn", "lstm", "gru"]
+Engine = Literal["auto", "fused", "autograd"]
 Metric = Literal["loss", "bleu", "chrf", "exact_match"]
 
 
@@ -52,13 +53,18 @@ class Data(Section):
     limit: Positive | None = Field(None, description="use only the first pairs of every split")
 
 
-class Encoder(Section):
+class Recurrent(Section):
+    """A stack of cells."""
+
     cell: CellName = Field("gru", description="recurrent cell")
     hidden: Positive = Field(256, description="features of the state, one direction")
     layers: Positive = Field(1, description="cells on each other")
+    dropout: Share = Field(0.2, description="share dropped from embeddings, between layers and from the outputs")
+
+
+class Encoder(Recurrent):
     bidirectional: bool = Field(True, description="read from both ends")
     embedding: Positive = Field(256, description="features of a token")
-    dropout: Share = Field(0.2, description="share dropped from embeddings, between layers and from the outputs")
 
 
 class Attention(Section):
@@ -68,12 +74,8 @@ class Attention(Section):
     input_feeding: bool = Field(False, description="feed each attentional vector into the next step (slower)")
 
 
-class Decoder(Section):
-    cell: CellName = Field("gru", description="recurrent cell")
-    hidden: Positive = Field(256, description="features of the state")
-    layers: Positive = Field(1, description="cells on each other")
+class Decoder(Recurrent):
     embedding: Positive = Field(256, description="features of a token")
-    dropout: Share = Field(0.2, description="share dropped from embeddings, between layers and before the output")
     conditioning: Literal["state", "attention"] = Field(
         "attention", description="how it sees the input: its summary as first state, or soft attention besides"
     )
@@ -85,7 +87,7 @@ class Model(Section):
     encoder: Encoder = Encoder()
     decoder: Decoder = Decoder()
     tie_embeddings: bool = Field(False, description="encoder and decoder share embeddings (wants a shared vocabulary)")
-    engine: Literal["auto", "fused", "autograd"] = Field("auto", description="what runs the recurrence")
+    engine: Engine = Field("auto", description="what runs the recurrence")
 
 
 class Optimizer(Section):

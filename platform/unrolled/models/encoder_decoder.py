@@ -10,7 +10,7 @@ from unrolled.models.decoder import Decoder, DecoderState
 from unrolled.models.encoder import TextEncoder
 from unrolled.models.heads import VocabularyHead
 from unrolled.models.memory import Memory
-from unrolled.recurrence import CELLS, Stack
+from unrolled.models.recurrent import build_stack
 
 
 class EncoderDecoder(nn.Module):
@@ -46,26 +46,11 @@ def build_translator(config: Model, input_vocabulary: int, target_vocabulary: in
     encoder, decoder = config.encoder, config.decoder
     reading = _embedding(input_vocabulary, encoder.embedding)
     writing = reading if config.tie_embeddings else _embedding(target_vocabulary, decoder.embedding)
-    encoder_stack = Stack(
-        CELLS[encoder.cell],
-        encoder.embedding,
-        encoder.hidden,
-        layers=encoder.layers,
-        bidirectional=encoder.bidirectional,
-        dropout=encoder.dropout,
-        engine=config.engine,
-    )
+    encoder_stack = build_stack(encoder, encoder.embedding, config.engine, bidirectional=encoder.bidirectional)
     # A tied output matrix is as wide as the embedding.
     output = decoder.embedding if decoder.tie else decoder.hidden
     feeding = decoder.attention.input_feeding
-    decoder_stack = Stack(
-        CELLS[decoder.cell],
-        decoder.embedding + (output if feeding else 0),
-        decoder.hidden,
-        layers=decoder.layers,
-        dropout=decoder.dropout,
-        engine=config.engine,
-    )
+    decoder_stack = build_stack(decoder, decoder.embedding + (output if feeding else 0), config.engine)
     attends = decoder.conditioning == "attention"
     memory = encoder_stack.output_size
     return EncoderDecoder(

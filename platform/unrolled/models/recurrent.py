@@ -1,0 +1,19 @@
+"""From a config's keys to a stack of cells."""
+
+from __future__ import annotations
+
+from unrolled.config import Engine, Recurrent
+from unrolled.recurrence import CELLS, Stack
+
+
+def build_stack(config: Recurrent, input_size: int, engine: Engine, *, bidirectional: bool = False) -> Stack:
+    """Makes the stack that `config` describes for inputs of `input_size` features."""
+    return Stack(
+        CELLS[config.cell],
+        input_size,
+        config.hidden,
+        layers=config.layers,
+        bidirectional=bidirectional,
+        dropout=config.dropout,
+        engine=engine,
+    )
