@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +133,7 @@ def _left(norms: Tensor, valid: Tensor) -> list[float]:
 def matrix_singular_values(cell: Cell) -> list[float]:
     """Returns σ_max of every `(hidden, hidden)` block of the recurrent weights, in the order of the cell's gates."""
     weights = [value for name, value in cell.named_parameters() if name.startswith("weight_hidden")]
-    blocks = [block for weight in weights for block in weight.detach().split(cell.hidden_size)]
+    blocks = [block for weight in weights for block in torch.split(weight.detach(), cell.hidden_size)]
     return [float(torch.linalg.matrix_norm(block, 2)) for block in blocks]
 
 
@@ -161,10 +162,10 @@ def jacobian_singular_values(cell: Cell, projected: Tensor, state: State, rounds
     sizes = [tensor.shape[-1] for tensor in state]
 
     def step(joined: Tensor) -> Tensor:
-        return torch.cat(cell.step(projected, joined.split(sizes, dim=-1)), dim=-1)
+        return torch.cat(cell.step(projected, torch.split(joined, sizes, dim=-1)), dim=-1)
 
     joined = torch.cat(state, dim=-1)
-    _, pull_back = torch.func.vjp(step, joined)
+    pull_back = torch.func.vjp(step, joined)[1]
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(joined.shape, generator=generator, dtype=joined.dtype).to(joined.device)
     basis, images = joined.new_zeros(len(joined), 0, sum(sizes)), []
@@ -176,10 +177,10 @@ def jacobian_singular_values(cell: Cell, projected: Tensor, state: State, rounds
         is_new = new > torch.finfo(new.dtype).eps ** 0.5 * length  # else the basis holds all that J can reach
         direction = torch.where(is_new, direction / new, 0.0)
         basis = torch.cat([basis, direction[:, None]], dim=1)
-        _, image = torch.func.jvp(step, (joined,), (direction,))
-        images.append(image)
-        (direction,) = pull_back(image)
-    return torch.linalg.matrix_norm(torch.stack(images, dim=1), 2)
+        images.append(torch.func.jvp(step, (joined,), (direction,))[1])
+        (direction,) = pull_back(images[-1])
+    largest: Tensor = torch.linalg.matrix_norm(torch.stack(images, dim=1), 2)
+    return largest
 
 
 TEXTBOOK_SIGMAS = (0.5, 0.9, 1.0, 1.1, 1.5)
@@ -198,10 +199,12 @@ def textbook(hidden: int = 64, steps: int = 50) -> dict[str, Flow]:
         stacks["GRU"] = _fresh(GRU, hidden)
         inputs = 0.01 * torch.randn(1, steps + 1, hidden, dtype=torch.float64)
         weights = torch.randn(hidden, dtype=torch.float64)
-    return {
-        name: gradient_flow(stack, lambda stack=stack: stack(inputs)[0][0, -1] @ weights)[0]
-        for name, stack in stacks.items()
-    }
+
+    def last(stack: Stack) -> Tensor:
+        outputs, _ = stack(inputs)
+        return outputs[0, -1] @ weights
+
+    return {name: gradient_flow(stack, partial(last, stack))[0] for name, stack in stacks.items()}
 
 
 def _fresh(kind: type[Cell], hidden: int, *, sigma: float | None = None, forget_bias: float | None = None) -> Stack:
