@@ -51,7 +51,7 @@ def _run(given: list[str]) -> int:
         parser.print_help()
         return 2
     overrides: list[str] = []
-    if given[0] in ("train", "evaluate", "config"):  # overrides may stand anywhere, between options too
+    if given[0] in ("train", "evaluate", "gradients", "config"):  # overrides may stand anywhere, between options too
         overrides = [word for word in given if OVERRIDE.match(word)]
         given = [word for word in given if not OVERRIDE.match(word)]
     options = parser.parse_args(given)
@@ -116,6 +116,18 @@ def _lines(file: str) -> list[str]:
         raise UserError(f"--file {file}: is not UTF-8 text.") from None
 
 
+def _gradients(options: argparse.Namespace) -> int:
+    import unrolled
+    from unrolled.evaluation.gradients import measure, table
+    from unrolled.evaluation.gradients_page import write_page
+
+    measurement = measure(options.source, overrides=options.overrides, checkpoint=options.checkpoint)
+    print(*table(measurement), sep="\n")
+    write_page(measurement, version=unrolled.__version__)
+    print(f"page: {measurement.page}")
+    return 0
+
+
 def _config(options: argparse.Namespace) -> int:
     from unrolled.config_file import dump_config, load_config, reference
 
@@ -146,6 +158,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "generate": _generate,
+    "gradients": _gradients,
     "config": _config,
     "runs": _runs,
     "submit": _submit,
@@ -183,6 +196,10 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
     generate.add_argument("--decode", default="beam", help="greedy, sample or beam (beam)")
     generate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the run's config")
+
+    gradients = commands.add_parser("gradients", help="measure how far gradients reach back through time")
+    gradients.add_argument("source", metavar="CONFIG|RUN", help="YAML file (with key.path=value overrides) or a run")
+    gradients.add_argument("--checkpoint", metavar="NAME", help="of a run: best, last or step-N (best)")
 
     config = commands.add_parser("config", help="print a config, complete, or the reference of all keys")
     config.add_argument("config", nargs="?", help="YAML file; follow it with key.path=value to override")

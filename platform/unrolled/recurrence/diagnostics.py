@@ -201,7 +201,7 @@ def textbook(hidden: int = 64, steps: int = 50) -> dict[str, Flow]:
         weights = torch.randn(hidden, dtype=torch.float64)
 
     def last(stack: Stack) -> Tensor:
-        outputs, _ = stack(inputs)
+        outputs: Tensor = stack(inputs)[0]
         return outputs[0, -1] @ weights
 
     return {name: gradient_flow(stack, partial(last, stack))[0] for name, stack in stacks.items()}
