@@ -55,6 +55,7 @@ def browser(tmp_path_factory):
         options.add_argument(f"--{switch}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    session.get("about:blank")  # or the browser's own first page goes on loading into the first test
     yield session
     session.quit()
 
