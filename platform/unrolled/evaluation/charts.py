@@ -51,7 +51,7 @@ def length_chart(results: Results) -> Chart | None:
     if not names:
         return None
     known, paint = metric(names[0]), colours(list(results["strategies"]))
-    figure = go.Figure(layout=_layout(380))
+    figure = go.Figure(layout=layout(380))
     for strategy in [name for name in ranking(results, names[0]) if name in strategies]:
         buckets = strategies[strategy]
         figure.add_scatter(
@@ -71,7 +71,7 @@ def length_chart(results: Results) -> Chart | None:
         f"Line chart: {known.label} by sentence length for {joined([short(name) for name in strategies])}.",
         "Each step of a recurrent model passes on a state of fixed size: a falling line says that longer sentences "
         "lose more on the way. Groups with few sentences (n) jump about by chance.",
-        _json(figure),
+        as_json(figure),
     )
 
 
@@ -90,7 +90,7 @@ def training_charts(history: Rows, headline: str) -> list[Chart]:
 def _score_chart(results: Results, name: str) -> Chart:
     known, paint = metric(name), colours(list(results["strategies"]))
     scored = [s for s in ranking(results, name) if finite(results["strategies"][s].get(name)) is not None]
-    figure = go.Figure(layout=_layout(56 + 52 * len(scored), showlegend=False, hovermode="closest"))
+    figure = go.Figure(layout=layout(56 + 52 * len(scored), showlegend=False, hovermode="closest"))
     ends: list[float] = []
     for strategy in scored:
         row = results["strategies"][strategy]
@@ -121,7 +121,7 @@ def _score_chart(results: Results, name: str) -> Chart:
     figure.update_xaxes(range=[min(ends) - margin, max(ends) + margin], nticks=5, tickangle=0)
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
     values = joined([f"{short(s)} {known.text(results['strategies'][s][name])}" for s in scored])
-    return Chart(f"score-{name}", known.label, f"Dot chart of {known.label}: {values}.", known.about, _json(figure))
+    return Chart(f"score-{name}", known.label, f"Dot chart of {known.label}: {values}.", known.about, as_json(figure))
 
 
 def _learning_chart(train: Rows, validation: Rows, headline: str, best: float | None) -> Chart | None:
@@ -147,7 +147,7 @@ def _learning_chart(train: Rows, validation: Rows, headline: str, best: float | 
         f"Line chart: training and validation loss by step{ending}.",
         "Both losses falling: the model still learns. Training falling while validation rises: it begins to learn its "
         "examples by heart. The validation score comes from decoded text, so it may improve while the loss rests.",
-        _json(figure),
+        as_json(figure),
     )
 
 
@@ -172,7 +172,7 @@ def _gradient_chart(train: Rows) -> Chart | None:
         "Line charts: norm of the gradient before clipping, and the share of clipped steps, by step.",
         "Gradients of recurrent models can explode; clipping caps their length. Spikes are normal. A share near "
         "100 % to the end means that the threshold, not the learning rate, sets the size of the steps.",
-        _json(figure),
+        as_json(figure),
     )
 
 
@@ -189,7 +189,7 @@ def _rate_chart(train: Rows) -> Chart | None:
         "Line chart: learning rate by step.",
         "How far each step goes along the gradient. Schedules often start small, because early gradients mislead, "
         "and shrink towards the end, to settle.",
-        _json(figure),
+        as_json(figure),
     )
 
 
@@ -216,14 +216,15 @@ def _panels(titles: list[str], heights: list[float], height: int) -> go.Figure:
     figure = make_subplots(
         rows=len(titles), shared_xaxes=True, row_heights=heights, vertical_spacing=gap, subplot_titles=titles
     )
-    figure.update_layout(_layout(height))
+    figure.update_layout(layout(height))
     figure.update_annotations(x=0, xanchor="left", font={"size": 13, "color": "var(--muted)"})
     figure.update_xaxes(tickformat=",d", showgrid=False)
     figure.update_xaxes(title={"text": "Step", "standoff": 6, "font": {"size": 13}}, row=len(titles))
     return figure
 
 
-def _layout(height: int, **settings: Any) -> go.Layout:
+def layout(height: int, **settings: Any) -> go.Layout:
+    """Returns the look of every chart, `height` in pixels; `settings` of plotly's layout come on top."""
     axis = {
         "gridcolor": "var(--line)",
         "linecolor": "var(--line)",
@@ -266,7 +267,7 @@ def _thin(rows: Rows) -> Rows:
     return rows[:: -(-len(rows) // POINTS)] if rows else rows
 
 
-def _json(figure: go.Figure) -> dict[str, Any]:
+def as_json(figure: go.Figure) -> dict[str, Any]:
     """Returns the figure as plain lists and numbers, NaN as None."""
     plain: dict[str, Any] = json.loads(figure.to_json())
     return plain

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from unrolled.evaluation.charts import Chart, _json, _layout
+from unrolled.evaluation.charts import Chart, as_json, layout
 from unrolled.evaluation.gradients import RULE, Measurement
 from unrolled.evaluation.wording import joined
 from unrolled.recurrence.diagnostics import Flow, textbook
@@ -85,7 +85,7 @@ def _distance_chart(flows: Sequence[Flow]) -> Chart:
         "The gradient of the last step that the loss reaches, followed back through the state alone; 1 is its norm "
         "there. A straight line is a constant factor a step: downwards it vanishes, upwards it explodes. "
         "Geometric mean over the examples.",
-        _json(figure),
+        as_json(figure),
     )
 
 
@@ -102,7 +102,7 @@ def _step_chart(flows: Sequence[Flow]) -> Chart:
         f"Line chart: norm of the gradient by step for {joined([flow.layer for flow in flows])}.",
         "The loss of the batch by the state h of each step, every loss and every way included. A layer that "
         "reads ← begins at the end of the sequence. Root mean square over the examples that have the step.",
-        _json(figure),
+        as_json(figure),
     )
 
 
@@ -123,7 +123,7 @@ def _textbook_chart() -> Chart:
         "Exploding, vanishing, and the highway",
         f"Line chart: share of the gradient left by distance for {joined(list(flows))}.",
         _textbook_note(flows),
-        _json(figure),
+        as_json(figure),
     )
 
 
@@ -155,7 +155,7 @@ def _line(figure: go.Figure, name: str, values: Sequence[float], colour: str, da
 
 
 def _log_figure(x: str, y: str) -> go.Figure:
-    figure = go.Figure(layout=_layout(440))
+    figure = go.Figure(layout=layout(440))
     figure.update_xaxes(title={"text": x, "standoff": 6, "font": {"size": 13}}, showgrid=False, rangemode="tozero")
     figure.update_yaxes(type="log", exponentformat="power", nticks=9, title={"text": y, "font": {"size": 13}})
     figure.update_layout(showlegend=True, margin={"b": 8})
