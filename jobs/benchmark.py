@@ -25,7 +25,8 @@ JOBS = Path(__file__).resolve().parent
 sys.path[:] = [str(JOBS.parent / "platform"), *(path for path in sys.path if Path(path) != JOBS), str(JOBS)]
 
 from measure import Benchmark, Figure, main, ratio, take_turns
-from unrolled.config import Config, Model
+from unrolled.config.translation import Model
+from unrolled.config.translation import TranslationConfig as Config
 from unrolled.config_file import load_config
 from unrolled.data.batching import Batch, collate, plan
 from unrolled.data.vocabulary import BEGIN, END, PAD, SPECIAL, UNKNOWN

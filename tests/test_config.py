@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unrolled.config import Config, smoke
+from unrolled.config import Config
 from unrolled.config_file import dump_config, load_config, reference, resolve_storage
 from unrolled.errors import UserError
 
@@ -120,6 +120,6 @@ def test_the_reference_names_every_key():
 
 
 def test_smoke_is_small(config):
-    tiny = smoke(load_config(config()))
+    tiny = load_config(config()).smoke()
     assert isinstance(tiny, Config)
     assert tiny.training.max_steps == 4

@@ -10,9 +10,10 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrolled.config import Data, Vocabulary
+from unrolled.config.translation import Data, Vocabulary
 from unrolled.data.batching import collate, plan
-from unrolled.data.corpus import cache_folder, prepare
+from unrolled.data.cache import cache_folder
+from unrolled.data.corpus import prepare_pairs
 from unrolled.data.sources import open_split, pairs
 from unrolled.data.vocabulary import BEGIN, END, UNKNOWN, learn_vocabulary
 from unrolled.data.vocabulary import Vocabulary as Learned
@@ -83,13 +84,13 @@ def test_a_missing_column_is_named(tmp_path, kind):
 def test_an_empty_split_is_named(tmp_path):
     folder = write(tmp_path / "d", "text", {**ROWS, "validation": []})
     with pytest.raises(UserError, match=r"split 'validation' .* is empty"):
-        prepare(data(folder))
+        prepare_pairs(data(folder))
 
 
 def test_a_missing_split_lists_what_is_there(tmp_path):
     folder = write(tmp_path / "d", "csv", {"train": ROWS["train"]})
     with pytest.raises(UserError, match=r"no file for split 'validation'; it has train\.csv"):
-        prepare(data(folder))
+        prepare_pairs(data(folder))
 
 
 def test_mismatched_pairs_are_counted(tmp_path):
@@ -176,10 +177,10 @@ def test_a_foreign_vocabulary_file_is_refused(tmp_path):
 
 def test_preparation_is_made_once_and_found_again(tmp_path):
     source = data(write(tmp_path / "d", "csv"), vocabulary={"kind": "word"})
-    first = prepare(source)
+    first = prepare_pairs(source)
     written = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
-    assert prepare(source).folder == first.folder
-    assert prepare(source, first.fingerprint).folder == first.folder
+    assert prepare_pairs(source).folder == first.folder
+    assert prepare_pairs(source, first.fingerprint).folder == first.folder
     assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == written
     assert first.folder.parent == cache_folder()
     corpus = first.split("train")
@@ -188,12 +189,12 @@ def test_preparation_is_made_once_and_found_again(tmp_path):
     words = first.vocabularies
     assert words.target.decode(corpus.tokens([0, 1])[1]) == ["eins zwei", "drei"]
     write(tmp_path / "d", "csv", {**ROWS, "train": [("new", "neu")]})
-    assert prepare(source).folder != first.folder
+    assert prepare_pairs(source).folder != first.folder
 
 
 def test_separate_vocabularies(tmp_path):
     source = data(write(tmp_path / "d", "csv"), vocabulary={"kind": "word", "shared": False})
-    words = prepare(source).vocabularies
+    words = prepare_pairs(source).vocabularies
     assert words.input.encode(["eins"]) == [[UNKNOWN]] and words.target.encode(["eins"]) != [[UNKNOWN]]
 
 

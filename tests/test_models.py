@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from unrolled.config import Model
+from unrolled.config.translation import Model
 from unrolled.models import Attention, Memory, VocabularyHead, build_translator
 
 

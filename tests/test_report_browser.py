@@ -77,10 +77,9 @@ def test_page_opens_without_network_or_errors(page: Any, report: Path) -> None:
 
 
 def test_all_charts_are_drawn(page: Any) -> None:
-    counts = page.execute_script(
-        "return [...document.querySelectorAll('[data-chart]')].map(n => n.querySelectorAll('svg .trace').length)"
-    )
-    assert len(counts) == 7 and all(counts)
+    count = "return [...document.querySelectorAll('[data-chart]')].map(n => n.querySelectorAll('svg .trace').length)"
+    wait_until(page, lambda: all(page.execute_script(count)))  # plotly draws on after the page has loaded
+    assert len(page.execute_script(count)) == 7
     labels = page.execute_script(
         "return [...document.querySelectorAll('[data-chart]')].map(n => n.getAttribute('aria-label'))"
     )

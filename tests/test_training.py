@@ -12,8 +12,8 @@ import torch.multiprocessing
 
 from unrolled.config import Clipping, Schedule
 from unrolled.config_file import load_config
-from unrolled.data.corpus import prepare
 from unrolled.errors import RunFailed, UserError
+from unrolled.tasks import prepare
 from unrolled.training import checkpoint
 from unrolled.training.comm import Alone, Distributed
 from unrolled.training.gradients import GradientBuffer
@@ -28,7 +28,7 @@ EXACT = ["training.precision=float64", "training.max_steps=20", "training.epochs
 def start(path, *overrides, resume=False, overwrite=False):
     config = load_config(path, overrides)
     run = claim(config, resume=resume, overwrite=overwrite)
-    data = prepare(config.data)
+    data = prepare(config)
     run.start(config, data, resume=resume)
     return run, data.fingerprint
 
@@ -207,7 +207,7 @@ def test_foreign_and_damaged_checkpoints_are_named(tiny):
     run, _ = train(tiny, "training.max_steps=2")
     small = choose_checkpoint(run)
     other, _ = train(tiny, "name=other", "training.max_steps=2", "model.encoder.hidden=13")
-    from unrolled.evaluation.decoder import load
+    from unrolled.evaluation.trained import load
 
     with pytest.raises(UserError, match=r"belongs to another model: .*\(12, 24\) there, \(12, 26\)"):
         load(other, other.config(), small, torch.device("cpu"))
@@ -245,13 +245,13 @@ def test_a_copied_run_folder_still_writes(tiny, tmp_path):
     import shutil
 
     from unrolled.decoding import Greedy
-    from unrolled.evaluation.decoder import Decoder
+    from unrolled.evaluation.trained import Trained
 
     run, _ = train(tiny, "training.max_steps=2")
     shutil.copytree(run.path, tmp_path / "elsewhere")
     texts = ["3 March 2025", "", "x" * 60]
     outputs = [
-        Decoder(folder, folder.config(), choose_checkpoint(folder)).decode(Greedy(max_length=9), range(3), texts)
+        Trained(folder, folder.config(), choose_checkpoint(folder)).write(Greedy(max_length=9), range(3), texts)
         for folder in (run, RunFolder(tmp_path / "elsewhere"))
     ]
     assert outputs[0] == outputs[1] and len(outputs[0]) == 3
@@ -271,19 +271,19 @@ def test_clipping_rescales_the_whole_gradient():
 
 def test_the_learning_rate_warms_up_and_falls_on_a_plateau():
     rate = LearningRate(Schedule(warmup_steps=4, factor=0.5, patience=1), base=1.0)
-    assert [rate.rate(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert [rate.rate(step, 0.0) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     for loss in (3.0, 2.0, 2.5):
         rate.after_validation(loss)
-    assert rate.rate(9) == 1.0
+    assert rate.rate(9, 0.0) == 1.0
     rate.after_validation(2.0)
-    assert rate.rate(9) == 0.5
+    assert rate.rate(9, 0.0) == 0.5
     other = LearningRate(rate.config, base=1.0)
     other.load(json.loads(json.dumps(rate.state())))
-    assert other.rate(9) == 0.5
+    assert other.rate(9, 0.0) == 0.5
     constant = LearningRate(Schedule(name="constant"), base=1.0)
     for _ in range(5):
         constant.after_validation(1.0)
-    assert constant.rate(0) == 1.0
+    assert constant.rate(0, 0.0) == 1.0
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])

@@ -18,25 +18,23 @@ import torch
 
 import unrolled
 from unrolled.cluster.session import connect
-from unrolled.config import Config, smoke
+from unrolled.config import Config
 from unrolled.config_file import load_config
-from unrolled.data.corpus import Prepared, prepare
-from unrolled.decoding import choose
+from unrolled.decoding import STRATEGIES, choose
 from unrolled.errors import UserError
-from unrolled.evaluation.decoder import Decoder
-from unrolled.evaluation.evaluate import Report, evaluate, split_texts
-from unrolled.evaluation.job import Here, OnRay
-from unrolled.tasks import make_task
+from unrolled.evaluation.evaluation import Evaluation, Report
+from unrolled.evaluation.job import Here, OnRay, Workforce
+from unrolled.evaluation.prepare import prepare_evaluation
+from unrolled.evaluation.trained import Trained
+from unrolled.tasks import Answerer, Explainer, Prepared, Task, Writer, make_task, prepare
 from unrolled.training import checkpoint
 from unrolled.training.checkpoint import Progress
 from unrolled.training.comm import Alone
-from unrolled.training.console import Console, duration
+from unrolled.training.console import Console, duration, written
 from unrolled.training.launch import launch
 from unrolled.training.run import RunFolder, choose_checkpoint, claim, open_run
 from unrolled.training.signals import stopping
 from unrolled.training.worker import work
-
-STRATEGIES = ("greedy", "sample", "beam")
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Run:
     def evaluate(
         self,
         split: str = "test",
-        decode: Sequence[str] = STRATEGIES,
+        decode: Sequence[str] = (),
         *,
         overrides: Sequence[str] = (),
         checkpoint: str = "best",
@@ -67,10 +65,12 @@ class Run:
         address: str | None = None,
         console: Console | None = None,
     ) -> Report:
-        """Decodes a split with every strategy of `decode`, scores it and writes the report.
+        """Scores the run on a split and writes the report: of a task that answers in text, every strategy of
+        `decode`; of any other, what its model makes of the data themselves.
 
         Args:
             split: `train`, `validation`, `test`, or another split of the data.
+            decode: `greedy`, `sample`, `beam`; all three if empty.
             overrides: of the run's config, such as ``decoding.beam.size=10``.
             checkpoint: `best`, `last` or `step-N`.
             workers: Ray workers that share the split; with `local`, this process does it all.
@@ -81,39 +81,49 @@ class Run:
         """
         console = console or Console()
         config = load_config(self.path / "config.yaml", overrides)
-        strategies = choose(decode, config.decoding)
         chosen = choose_checkpoint(self.folder, checkpoint)
-        texts = split_texts(config, split)
-        given = ["unrolled", "evaluate", str(self.path), "--split", split, "--decode", ",".join(decode), *overrides]
+        task = make_task(config, self.folder.vocabulary)
+        conduct = prepare_evaluation(task, config, split, decode)
+        given = ["unrolled", "evaluate", str(self.path), "--split", split]
+        given += (["--decode", ",".join(decode)] if decode else []) + list(overrides)
+        evaluation = Evaluation(
+            self.folder, config, chosen, split, shlex.join(given), unrolled.__version__, console.evaluating
+        )
         with ExitStack() as session:
-            writer: Here | OnRay
+            workforce: Workforce
             if local:
-                writer = Here(self.folder, config, chosen)
+                workforce = Here(self.folder, config, chosen)
             else:
                 resources = session.enter_context(connect(address, self.folder.log))
                 cpus, gpu = resources.share(workers)
-                writer = OnRay(self.folder, config, chosen, workers=workers, cpus=cpus, gpu=gpu)
-            return evaluate(
-                self.folder,
-                config,
-                chosen,
-                split,
-                strategies,
-                texts,
-                writer,
-                command=shlex.join(given),
-                version=unrolled.__version__,
-                show=console.decoding,
-            )
+                workforce = OnRay(self.folder, config, chosen, workers=workers, cpus=cpus, gpu=gpu)
+            return conduct(evaluation, workforce)
 
     def generate(
-        self, texts: Sequence[str], decode: str = "beam", *, overrides: Sequence[str] = (), checkpoint: str = "best"
+        self,
+        texts: Sequence[str],
+        decode: str | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        checkpoint: str = "best",
     ) -> list[str]:
-        """Returns one output a text. Arguments as in `evaluate`."""
+        """Returns one output a text; `decode` as the task has it by default. Arguments as in `evaluate`."""
+        trained = self._trained(overrides, checkpoint)
+        if not isinstance(trained.task, Writer):
+            raise UserError(f"{self.path}: a run of task {trained.config.task} writes no text.")
+        strategy = decode or trained.task.default_strategy
+        return trained.write(choose([strategy], trained.task.decoding)[strategy], range(len(texts)), texts)
+
+    def explain(self, text: str, *, overrides: Sequence[str] = (), checkpoint: str = "best") -> str:
+        """Returns what the model computes for a text, step by step, as lines of at most 100 columns."""
+        trained = self._trained(overrides, checkpoint)
+        if not isinstance(trained.task, Explainer):
+            raise UserError(f"--explain: a run of task {trained.config.task} has no explanation of its steps.")
+        return trained.task.explain(trained.model, text)
+
+    def _trained(self, overrides: Sequence[str], checkpoint: str) -> Trained:
         config = load_config(self.path / "config.yaml", overrides)
-        strategy = choose([decode], config.decoding)[decode]
-        decoder = Decoder(self.folder, config, choose_checkpoint(self.folder, checkpoint))
-        return decoder.decode(strategy, range(len(texts)), texts)
+        return Trained(self.folder, config, choose_checkpoint(self.folder, checkpoint))
 
 
 def load(path: str | Path) -> Run:
@@ -153,11 +163,11 @@ def train(
     if local and workers != 1:
         raise UserError(f"--local trains in one process, so --workers {workers} cannot be kept; leave one of them out.")
     settings = config if isinstance(config, Config) else load_config(config, overrides)
-    settings = smoke(settings) if tiny else settings
+    settings = settings.smoke() if tiny else settings
     run = claim(settings, resume=resume, overwrite=overwrite)
-    data = prepare(settings.data)
+    data = prepare(settings)
     if resume and (newest := checkpoint.last(run.checkpoints)) is not None:
-        checkpoint.load_model(newest, make_task(settings, run.vocabularies()).build_model())
+        checkpoint.load_model(newest, make_task(settings, run.vocabulary).build_model())
     with ExitStack() as session:
         cpus, gpu = torch.get_num_threads(), torch.cuda.is_available()
         where = "this process, without Ray"
@@ -168,7 +178,8 @@ def train(
             where += " and a GPU each" if gpu else " each"
         session.enter_context(run.held())
         run.start(settings, data, resume=resume)
-        console.begin(settings, _introduction(settings, run, data, where))
+        task = make_task(settings, run.vocabulary)
+        console.begin(settings, _introduction(task, run, data, where), task.shown)
         session.enter_context(stopping(run, console))
         if local:
             device = torch.device("cuda" if gpu else "cpu")
@@ -183,38 +194,29 @@ def train(
                 gpu=gpu,
                 restarts=settings.training.restarts,
             )
-    _conclude(console, settings, run, progress)
+    _conclude(console, settings, run, progress, task)
     return Run(run, interrupted=not progress.finished)
 
 
-def _introduction(config: Config, run: RunFolder, data: Prepared, where: str) -> list[str]:
-    model = make_task(config, data.vocabularies).build_model()
-    encoder, decoder, words = config.model.encoder, config.model.decoder, data.vocabularies
-    sees = f"{decoder.attention.score} attention" if decoder.conditioning == "attention" else "the summary alone"
-    both = "bidirectional " if encoder.bidirectional else ""
-    size = (
-        f"{len(words.input):,} shared"
-        if config.data.vocabulary.shared
-        else f"{len(words.input):,} + {len(words.target):,}"
-    )
+def _introduction(task: Task, run: RunFolder, data: Prepared, where: str) -> list[str]:
+    model, examples = task.introduce(data)
+    parameters = sum(parameter.numel() for parameter in task.build_model().parameters())
     return [
         f"run      {run.path}",
-        f"model    {sum(p.numel() for p in model.parameters()):,} parameters: {both}{encoder.cell} {encoder.hidden} → "
-        f"{decoder.cell} {decoder.hidden} with {sees}",
-        f"data     {config.data.source}: {len(data.split('train')):,} pairs to learn from, "
-        f"{len(data.split('validation')):,} to validate; {config.data.vocabulary.kind} vocabulary of {size}",
+        f"model    {parameters:,} parameters: {model}",
+        f"data     {examples}",
         f"workers  {where}",
     ]
 
 
-def _conclude(console: Console, config: Config, run: RunFolder, progress: Progress) -> None:
-    metric = config.training.metric.replace("_", " ")
+def _conclude(console: Console, config: Config, run: RunFolder, progress: Progress, task: Task) -> None:
     done = f"{progress.step:,} steps in {duration(progress.seconds)}"
     if progress.best is not None:
-        done += f"; best {metric} {progress.best:.{3 if metric == 'loss' else 1}f} at step {progress.best_step:,}"
+        done += f"; best {written(config.training.metric, progress.best)} at step {progress.best_step:,}"
     if not progress.finished:
         console.say(f"stopped: {done}")
         console.say(f"continue with: unrolled train {run.path / 'config.yaml'} --resume")
         return
     console.say(f"trained: {done}")
-    console.say(f"evaluate with: unrolled evaluate {run.path} --split test --decode {','.join(STRATEGIES)}")
+    options = f"--split test --decode {','.join(STRATEGIES)}" if isinstance(task, Answerer) else "--split validation"
+    console.say(f"evaluate with: unrolled evaluate {run.path} {options}")

@@ -84,7 +84,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     console = Console(json_lines=options.json)
     report = load(options.run).evaluate(
         options.split,
-        options.decode.split(","),
+        options.decode.split(",") if options.decode else (),
         overrides=options.overrides,
         checkpoint=options.checkpoint,
         workers=options.workers,
@@ -92,7 +92,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         address=options.address,
         console=console,
     )
-    console.conclude(report.scores, report.path)
+    console.conclude(report.scores, report.lines, report.path)
     return 0
 
 
@@ -188,13 +188,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", parents=[where, decoded], help="score a run and write its report")
     evaluate.add_argument("run", help="folder of the run; follow it with key.path=value to override its config")
     evaluate.add_argument("--split", default="test", help="train, validation, test or another split (test)")
-    evaluate.add_argument("--decode", default="greedy,sample,beam", help="strategies, separated by commas (all three)")
+    evaluate.add_argument("--decode", default="", help="strategies, separated by commas (greedy,sample,beam)")
 
     generate = commands.add_parser("generate", parents=[decoded], help="write outputs for new inputs")
     generate.add_argument("run", help="folder of the run")
     generate.add_argument("texts", nargs="*", metavar="TEXT", help="inputs; default: lines of --file")
     generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
-    generate.add_argument("--decode", default="beam", help="greedy, sample or beam (beam)")
+    generate.add_argument("--decode", help="greedy, sample or beam (what suits the task)")
     generate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the run's config")
 
     gradients = commands.add_parser("gradients", help="measure how far gradients reach back through time")

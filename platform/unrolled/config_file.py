@@ -6,7 +6,8 @@ import io
 import os
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode
 
-from unrolled.config import Config
+from unrolled.config import CONFIGS, Config, Source
 from unrolled.errors import UserError, listing, nearest
 
 Key = tuple[str | int, ...]
@@ -33,10 +34,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     values.setdefault("name", path.stem)
     for override in overrides:
         _apply(values, override)
+    given = _Given(text, path, overrides)
+    kind = _class(values, given)
     try:
-        config = Config.model_validate(values)
+        config = kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(_sentence(error, text, path, overrides)) from None
+        raise UserError(_sentence(error, kind, given)) from None
     return _absolute_source(config)
 
 
@@ -51,10 +54,19 @@ def dump_config(config: Config) -> str:
 
 
 def reference() -> str:
-    """Returns every key with its type, default and meaning as a Markdown table."""
-    rows = ["| key | values | default | meaning |", "|---|---|---|---|"]
-    for key, annotation, default, meaning in _fields(Config):
-        rows.append(f"| `{key}` | {annotation} | {default} | {meaning} |")
+    """Returns every key with its tasks, type, default and meaning as a Markdown table; a key that means the same in
+    several tasks stands there once."""
+    users: dict[tuple[str, ...], list[str]] = {("task", _listed(CONFIGS), "required", "what is learned"): [*CONFIGS]}
+    for task, kind in CONFIGS.items():
+        for row in _fields(kind):
+            if row[0] != "task":
+                users.setdefault(row, []).append(task)
+    sections = list(dict.fromkeys(key.partition(".")[0] for key, *_ in users))
+    rows = ["| key | task | values | default | meaning |", "|---|---|---|---|---|"]
+    for field in sorted(users, key=lambda field: sections.index(field[0].partition(".")[0])):
+        key, values, default, meaning = field
+        tasks = "all" if len(users[field]) == len(CONFIGS) else ", ".join(users[field])
+        rows.append(f"| `{key}` | {tasks} | {values} | {default} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 
@@ -107,9 +119,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _absolute_source(config: Config) -> Config:
-    """A folder is remembered by its full path, so that the run's own config works from anywhere."""
-    source = Path(config.data.source).expanduser()
-    if ("/" not in config.data.source and not config.data.source.startswith((".", "~"))) or not source.exists():
+    """A folder or file is remembered by its full path, so that the run's own config works from anywhere."""
+    if not isinstance(config.data, Source):
+        return config
+    given, source = config.data.source, Path(config.data.source).expanduser()
+    names_a_path = "/" in given or given.startswith((".", "~")) or (source.suffix and source.is_file())
+    if not names_a_path or not source.exists():
         return config
     data = config.data.model_copy(update={"source": str(source.resolve())})
     return config.model_copy(update={"data": data})
@@ -129,19 +144,40 @@ def resolve_storage(path: str | Path) -> Path:
 # Sentences ------------------------------------------------------------------------------------------------
 
 
-def _sentence(error: ValidationError, text: str, path: Path, overrides: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class _Given:
+    """What the user wrote: a file and overrides."""
+
+    text: str
+    path: Path
+    overrides: Sequence[str]
+
+
+def _class(values: dict[str, Any], given: _Given) -> type[Config]:
+    """Returns the config class of the task that `values` name."""
+    if "task" not in values:
+        raise UserError(f"{given.path}: task is missing (what is learned): one of {listing(CONFIGS)}.")
+    task = values["task"]
+    if isinstance(task, str) and task in CONFIGS:
+        return CONFIGS[task]
+    place = _place(("task",), given, missing=False)
+    hint = nearest(str(task), CONFIGS)
+    raise UserError(f"{place}: task is {_shown(task)}; expected one of {listing(CONFIGS)}.{hint}")
+
+
+def _sentence(error: ValidationError, kind: type[Config], given: _Given) -> str:
     problem = error.errors()[0]
     key = tuple(part for part in problem["loc"])
     name = ".".join(str(part) for part in key)
     if problem["type"] == "value_error":  # our own check across keys: the message says it all
-        return f"{path}: {problem['ctx']['error']}."
-    place = _place(key, text, path, overrides, missing=problem["type"] == "missing")
+        return f"{given.path}: {problem['ctx']['error']}."
+    place = _place(key, given, missing=problem["type"] == "missing")
     if problem["type"] == "extra_forbidden":
-        known = list(_section(key[:-1]).model_fields)
+        known = list(_section(kind, key[:-1]).model_fields)
         hint = nearest(str(key[-1]), known) or f" Known there: {listing(known)}."
         return f"{place}: {name} is not a key.{hint}"
     if problem["type"] == "missing":
-        return f"{place}: {name} is missing ({_meaning(key)})."
+        return f"{place}: {name} is missing ({_meaning(kind, key)})."
     return f"{place}: {name} is {_shown(problem['input'])}; expected {_expected(problem)}."
 
 
@@ -170,14 +206,14 @@ def _expected(problem: Any) -> str:
     return make() if make else problem["msg"][0].lower() + problem["msg"][1:]
 
 
-def _place(key: Key, text: str, path: Path, overrides: Sequence[str], *, missing: bool) -> str:
+def _place(key: Key, given: _Given, *, missing: bool) -> str:
     name = ".".join(str(part) for part in key)
-    for override in overrides:
-        given = override.partition("=")[0]
-        if name == given or (name.startswith(given + ".") and not missing) or given.startswith(name + "."):
+    for override in given.overrides:
+        set_key = override.partition("=")[0]
+        if name == set_key or (name.startswith(set_key + ".") and not missing) or set_key.startswith(name + "."):
             return f"override {override!r}"
-    line = _line(text, key)
-    return f"{path}, line {line}" if line and not missing else str(path)
+    line = _line(given.text, key)
+    return f"{given.path}, line {line}" if line and not missing else str(given.path)
 
 
 def _line(text: str, key: Key) -> int | None:
@@ -196,8 +232,8 @@ def _line(text: str, key: Key) -> int | None:
 # The schema, walked ---------------------------------------------------------------------------------------
 
 
-def _section(key: Key) -> type[BaseModel]:
-    section: type[BaseModel] = Config
+def _section(kind: type[Config], key: Key) -> type[BaseModel]:
+    section: type[BaseModel] = kind
     for part in key:
         field = section.model_fields[str(part)]
         assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
@@ -205,9 +241,9 @@ def _section(key: Key) -> type[BaseModel]:
     return section
 
 
-def _meaning(key: Key) -> str:
-    field = _section(key[:-1]).model_fields[str(key[-1])]
-    return field.description or "a section: " + listing(_section(key).model_fields)
+def _meaning(kind: type[Config], key: Key) -> str:
+    field = _section(kind, key[:-1]).model_fields[str(key[-1])]
+    return field.description or "a section: " + listing(_section(kind, key).model_fields)
 
 
 def _fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
@@ -228,10 +264,14 @@ def _written(value: object) -> str:
     return str(value)
 
 
+def _listed(words: Iterable[object]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
 def _values(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
-        return ", ".join(f"`{argument}`" for argument in arguments)
+        return _listed(arguments)
     if origin is typing.Annotated:
         return _values(arguments[0])
     if origin in (typing.Union, types.UnionType):

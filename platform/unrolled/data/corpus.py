@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock
 
-from unrolled.config import Data
+from unrolled.config.translation import Data
+from unrolled.data.cache import made_once
 from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import Vocabulary, learn_vocabulary
 
@@ -84,7 +81,7 @@ class _Ragged:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedPairs:
     """A folder of the cache with everything that training reads."""
 
     folder: Path
@@ -97,17 +94,16 @@ class Prepared:
     def vocabularies(self) -> Vocabularies:
         return Vocabularies.load(self.folder)
 
+    def save(self, folder: Path) -> None:
+        """Writes the vocabularies."""
+        self.vocabularies.save(folder)
+
     def split(self, name: str) -> Corpus:
         """Opens `train` or `validation`."""
         return Corpus(self.folder / f"{name}.arrow")
 
 
-def cache_folder() -> Path:
-    """Returns `$UNROLLED_CACHE`, or `~/.cache/unrolled`."""
-    return Path(os.environ.get("UNROLLED_CACHE") or "~/.cache/unrolled").expanduser()
-
-
-def prepare(data: Data, fingerprint: str | None = None) -> Prepared:
+def prepare_pairs(data: Data, fingerprint: str | None = None) -> PreparedPairs:
     """Learns the vocabularies on the training split and tokenises training and validation, unless that was done.
 
     Args:
@@ -121,12 +117,7 @@ def prepare(data: Data, fingerprint: str | None = None) -> Prepared:
     if fingerprint is None:
         texts = _read(data)
         fingerprint = _fingerprint(data, texts)
-    folder = cache_folder() / fingerprint
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            _build(folder, data, texts or _read(data))
-    return Prepared(folder)
+    return PreparedPairs(made_once(fingerprint, lambda folder: _build(folder, data, texts or _read(data))))
 
 
 def _read(data: Data) -> dict[str, tuple[list[str], list[str]]]:
@@ -142,21 +133,15 @@ def _fingerprint(data: Data, texts: dict[str, tuple[list[str], list[str]]]) -> s
 
 
 def _build(folder: Path, data: Data, texts: dict[str, tuple[list[str], list[str]]]) -> None:
-    """Writes beside `folder` and renames, so that a folder that exists is whole."""
     inputs, targets = texts["train"]
     if data.vocabulary.shared:
         both = learn_vocabulary([*inputs, *targets], data.vocabulary)
         vocabularies = Vocabularies(both, both)
     else:
         vocabularies = Vocabularies(*(learn_vocabulary(side, data.vocabulary) for side in (inputs, targets)))
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        vocabularies.save(building)
-        for split, (inputs, targets) in texts.items():
-            _write(building / f"{split}.arrow", vocabularies, inputs, targets)
-        building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    vocabularies.save(folder)
+    for split, (inputs, targets) in texts.items():
+        _write(folder / f"{split}.arrow", vocabularies, inputs, targets)
 
 
 def _write(path: Path, vocabularies: Vocabularies, inputs: list[str], targets: list[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 from datasets import Dataset
 
-from unrolled.config import Data
+from unrolled.config.translation import Data
 from unrolled.data.dates import dates
 from unrolled.errors import UserError, listing, nearest
 

@@ -13,7 +13,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from unrolled.evaluation.wording import Results, finite, joined, metric, metric_names, ranking, short, title
+from unrolled.evaluation.wording import Results, finite, joined, metric_names, ranking, short, title
+from unrolled.metrics import metric
 
 Rows = Sequence[Mapping[str, Any]]
 

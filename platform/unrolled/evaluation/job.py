@@ -1,4 +1,4 @@
-"""Decoding a split: in this process, or shared among Ray workers."""
+"""The work of an evaluation: in this process, or shared among Ray workers."""
 
 from __future__ import annotations
 
@@ -11,56 +11,70 @@ from ray.util import ActorPool
 
 from unrolled.config import Config
 from unrolled.decoding import Strategy
-from unrolled.evaluation.decoder import Decoder
+from unrolled.evaluation.trained import Trained
 from unrolled.training.run import RunFolder
 
 CHUNK = 128
 """Examples that a worker takes at a time: small enough to share evenly, large enough for full batches."""
 
 Advance = Callable[[int], None]
-"""Told how many more examples are done."""
+"""Told how many more examples or shares are done."""
 
 
 class Here:
-    """Decodes in this process."""
+    """Works in this process."""
 
     def __init__(self, run: RunFolder, config: Config, checkpoint: Path) -> None:
-        self._decoder = Decoder(run, config, checkpoint)
-        self.device = self._decoder.device.type
+        self._trained = Trained(run, config, checkpoint)
+        self.device = self._trained.device.type
         self.workers = 1
 
-    def decode(self, strategy: Strategy, inputs: Sequence[str], advance: Advance) -> list[str]:
-        """Returns one output an input, in order."""
-        outputs: list[str] = [""] * len(inputs)
-        for numbers in chunks(inputs):
-            written = self._decoder.decode(strategy, numbers, [inputs[i] for i in numbers])
-            _place(outputs, numbers, written, advance)
-        return outputs
+    def each(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[Any]:
+        """Calls a method of `Trained` with each of these arguments; yields the results in order."""
+        for arguments in calls:
+            yield getattr(self._trained, method)(*arguments)
 
 
 class OnRay:
-    """Decodes in Ray actors, each with the model in memory. Ray must be initialised."""
+    """Works in Ray actors, each with the model in memory. Ray must be initialised."""
 
     def __init__(self, run: RunFolder, config: Config, checkpoint: Path, *, workers: int, cpus: int, gpu: bool) -> None:
-        actor = ray.remote(Decoder).options(num_cpus=cpus, num_gpus=int(gpu), max_restarts=2, max_task_retries=2)
+        actor = ray.remote(Trained).options(num_cpus=cpus, num_gpus=int(gpu), max_restarts=2, max_task_retries=2)
         self._actors = [actor.remote(run, config, checkpoint, cpus) for _ in range(workers)]
         self.device = "cuda" if gpu else "cpu"
         self.workers = workers
         # Loading is not decoding: wait for it here, so that speeds are of the search alone.
-        ray.get([worker.decode.remote(None, [], []) for worker in self._actors])
+        ray.get([worker.ready.remote() for worker in self._actors])
 
-    def decode(self, strategy: Strategy, inputs: Sequence[str], advance: Advance) -> list[str]:
-        """Returns one output an input, in order; which worker wrote it makes no difference."""
-        outputs: list[str] = [""] * len(inputs)
+    def each(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[Any]:
+        """As `Here.each`; which worker did a call makes no difference."""
         pool = ActorPool(self._actors)
+        results: Iterator[Any] = pool.map(lambda actor, arguments: getattr(actor, method).remote(*arguments), calls)
+        yield from results
 
-        def send(actor: Any, numbers: list[int]) -> Any:
-            return actor.decode.remote(strategy, numbers, [inputs[i] for i in numbers])
 
-        plan = list(chunks(inputs))
-        for numbers, written in zip(plan, pool.map(send, plan), strict=True):
-            _place(outputs, numbers, written, advance)
-        return outputs
+Workforce = Here | OnRay
+
+
+def write(workforce: Workforce, strategy: Strategy, inputs: Sequence[str], advance: Advance) -> list[str]:
+    """Returns one output an input, in order."""
+    outputs: list[str] = [""] * len(inputs)
+    plan = list(chunks(inputs))
+    calls = [(strategy, numbers, [inputs[i] for i in numbers]) for numbers in plan]
+    for numbers, written in zip(plan, workforce.each("write", calls), strict=True):
+        for number, text in zip(numbers, written, strict=True):
+            outputs[number] = text
+        advance(len(numbers))
+    return outputs
+
+
+def examine(workforce: Workforce, data: Any, shares: int, advance: Advance) -> list[Any]:
+    """Returns what the examination of every share of `data` gave, in order."""
+    results = []
+    for result in workforce.each("examine", [(data, share, shares) for share in range(shares)]):
+        results.append(result)
+        advance(1)
+    return results
 
 
 def chunks(inputs: Sequence[str]) -> Iterator[list[int]]:
@@ -68,9 +82,3 @@ def chunks(inputs: Sequence[str]) -> Iterator[list[int]]:
     order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
     for start in range(0, len(order), CHUNK):
         yield order[start : start + CHUNK]
-
-
-def _place(outputs: list[str], numbers: Sequence[int], written: Sequence[str], advance: Advance) -> None:
-    for number, text in zip(numbers, written, strict=True):
-        outputs[number] = text
-    advance(len(numbers))

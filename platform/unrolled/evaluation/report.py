@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
 from unrolled.evaluation.charts import colours, length_chart, score_charts, training_charts
 from unrolled.evaluation.comparison import page_rows
+from unrolled.evaluation.page import Card, facts, size_and_training, write_page
 from unrolled.evaluation.wording import (
     ABOUT,
     Results,
     finite,
     headline,
-    metric,
     metric_names,
     ranking,
     short,
     title,
 )
-
-
-@dataclass(frozen=True)
-class Card:
-    """One number of the row below the headline."""
-
-    label: str
-    value: str
-    notes: Sequence[str] = ()
+from unrolled.metrics import metric
 
 
 def write_report(
@@ -59,14 +45,10 @@ def write_report(
     }
     names = _ranked(results)
     examples = page_rows(outputs, names[0])
-    environment = Environment(
-        loader=PackageLoader("unrolled.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    write_page(
+        path,
+        "report.html.j2",
+        charts,
         results=results,
         headline=headline(results),
         summary=_summary(results, names),
@@ -74,18 +56,13 @@ def write_report(
         metrics=[metric(name).label for name in metric_names(results)],
         table=_table(results, names),
         about=[ABOUT[name] for name in ("greedy", "beam", "sample") if name in names],
-        charts=charts,
-        figures={chart.id: chart.figure for group in charts.values() for chart in group},
         examples=examples,
         # The order of the run, so that an example's lines stay where they are from report to report.
         strategies=[{"name": name, "title": title(name), "colour": colour} for name, colour in colours(names).items()],
         signatures=_signatures(results),
-        facts=_facts(results),
+        facts=facts(results),
         config_yaml=config_yaml,
-        plotly=Markup(get_plotlyjs()),  # the library itself, no data in it
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", errors="replace", newline="\n")
 
 
 def _ranked(results: Results) -> list[str]:
@@ -121,13 +98,7 @@ def _cards(results: Results, history: Sequence[Mapping[str, Any]], leader: str) 
         cards.append(Card(metric(name).label, metric(name).text(row[name]), notes))
     if speed := finite(results["strategies"][leader].get("sentences_per_second")):
         cards.append(Card("Speed", f"{speed:,.0f}", ["outputs a second", short(leader)]))
-    if parameters := results.get("parameters"):
-        cards.append(Card("Parameters", _compact(parameters), ["checkpoint", results["checkpoint"]]))
-    if history:
-        last = history[-1]
-        seconds = finite(last.get("seconds"))
-        cards.append(Card("Training", f"{last['step']:,}", ["steps", *([_duration(seconds)] if seconds else [])]))
-    return cards
+    return cards + size_and_training(results, history)
 
 
 def _table(results: Results, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -173,20 +144,6 @@ def _signatures(results: Results) -> list[dict[str, str]]:
     ]
 
 
-def _facts(results: Results) -> dict[str, str]:
-    """Returns what else is needed to repeat the evaluation."""
-    workers = results.get("workers")
-    facts = {
-        "Run": results["run"],
-        "Checkpoint": results["checkpoint"],
-        "Data": (results.get("data") or {}).get("source"),
-        "Machine": f"{results.get('device', '')}, {workers} worker{'s' if workers != 1 else ''}" if workers else None,
-        "Made": _date(results["created"]),
-        "Version": f"unrolled {results['version']}",
-    }
-    return {name: str(value) for name, value in facts.items() if value}
-
-
 def _interval(row: Mapping[str, Any], name: str) -> str:
     interval = (row.get("intervals") or {}).get(name)
     return f"{interval[0]:.1f}–{interval[1]:.1f}" if interval else ""
@@ -195,22 +152,3 @@ def _interval(row: Mapping[str, Any], name: str) -> str:
 def _number(value: Any, form: str) -> str:
     number = finite(value)
     return "–" if number is None else form.format(number)
-
-
-def _compact(count: int) -> str:
-    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            return f"{count / size:.3g}\N{NO-BREAK SPACE}{letter}"
-    return str(count)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min" if seconds >= 60 else f"{seconds:.0f} s"
-
-
-def _date(created: str) -> str:
-    moment = datetime.fromisoformat(created).astimezone(UTC)
-    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"

@@ -15,14 +15,14 @@ import sacrebleu
 
 from unrolled.decoding import Strategy
 from unrolled.metrics import bootstrap_interval
-from unrolled.tasks import Task
+from unrolled.tasks import Answerer
 
 BANDS = 5
 """Groups of equal size into which the examples are cut by the length of their input."""
 
 
 def strategy_results(
-    task: Task,
+    task: Answerer,
     metrics: Sequence[str],
     strategy: Strategy,
     inputs: Sequence[str],
@@ -48,7 +48,7 @@ def _words(texts: Sequence[str]) -> int:
 
 
 def _by_length(
-    task: Task, inputs: Sequence[str], outputs: Sequence[str], references: Sequence[str]
+    task: Answerer, inputs: Sequence[str], outputs: Sequence[str], references: Sequence[str]
 ) -> list[dict[str, Any]]:
     lengths = np.array([len(text.split()) for text in inputs])
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, BANDS + 1)).astype(int))

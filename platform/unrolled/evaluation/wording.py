@@ -4,48 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from unrolled.metrics import metric
 
 Results = Mapping[str, Any]  # the content of results.json
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A score as a reader meets it; `unit` follows the number, `about` is one sentence for a learner."""
-
-    label: str
-    about: str = ""
-    unit: str = ""
-    higher_is_better: bool = True
-
-    def text(self, value: float | None) -> str:
-        """Returns the value as printed everywhere in the report, ``–`` where there is none."""
-        return "–" if value is None else f"{value:.1f}{self.unit}"
-
-
-PERCENT = "\N{NO-BREAK SPACE}%"
-METRICS = {
-    "bleu": Metric(
-        "BLEU",
-        "BLEU counts the runs of one to four words that the outputs share with their references and lowers the "
-        "score when the outputs are too short. 0 is worst, 100 best.",
-    ),
-    "chrf": Metric(
-        "chrF",
-        "chrF compares runs of characters instead of words, so a word with a nearly right ending still earns "
-        "credit. 0 is worst, 100 best.",
-    ),
-    "exact_match": Metric(
-        "Exact match", "The share of outputs that equal their reference, character by character.", PERCENT
-    ),
-    "accuracy": Metric("Accuracy", "The share of examples with the right answer.", PERCENT),
-    "perplexity": Metric(
-        "Perplexity",
-        "Between how many equally likely words the model hesitates at each step; lower is better.",
-        higher_is_better=False,
-    ),
-}
 MEASUREMENTS = ("length_ratio", "seconds", "sentences_per_second")  # numbers of a strategy that are no scores
 
 TITLES = {"greedy": "Greedy decoding", "sample": "Sampling", "beam": "Beam search"}
@@ -62,11 +27,6 @@ def finite(value: Any) -> float | None:
     """Returns a number that can be drawn, None for anything else (missing, text, NaN, infinity)."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None
-
-
-def metric(name: str) -> Metric:
-    """Returns the metric as known to readers, or one made from its name."""
-    return METRICS.get(name) or Metric(name.replace("_", " ").capitalize())
 
 
 def title(strategy: str) -> str:

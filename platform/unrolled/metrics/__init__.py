@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unrolled.metrics.named import Metric, metric
 from unrolled.metrics.significance import bootstrap_interval
 from unrolled.metrics.text import METRICS, Bleu, ChrF, ExactMatch, TextMetric, higher_is_better, score
 
@@ -10,8 +11,10 @@ __all__ = [
     "Bleu",
     "ChrF",
     "ExactMatch",
+    "Metric",
     "TextMetric",
     "bootstrap_interval",
     "higher_is_better",
+    "metric",
     "score",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from unrolled.config import Model
+from unrolled.config.translation import Model
 from unrolled.models.attention import Attention
 from unrolled.models.decoder import Decoder, DecoderState
 from unrolled.models.encoder import TextEncoder

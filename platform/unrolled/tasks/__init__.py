@@ -1,18 +1,37 @@
-"""One file a task. A new one is a file and a line in `TASKS`."""
+"""One file a task. A new one is a file, a line in `TASKS`, and its config's class (see `unrolled.config`)."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from unrolled.config import Config
-from unrolled.data.corpus import Vocabularies
-from unrolled.tasks.task import Task
+from unrolled.tasks.task import Answerer, Examinee, Explainer, Findings, GlobalBatch, Prepared, Table, Task, Writer
 from unrolled.tasks.translation import Translation
 
-TASKS: dict[str, type[Translation]] = {"translation": Translation}
+TASKS: dict[str, type[Task]] = {"translation": Translation}
 
 
-def make_task(config: Config, vocabularies: Vocabularies) -> Task:
-    """Returns the task that `config.task` names."""
-    return TASKS[config.task](config, vocabularies)
+def prepare(config: Config, fingerprint: str | None = None) -> Prepared:
+    """Makes the data of `config` ready; see `Task.prepare`."""
+    return TASKS[config.task].prepare(config, fingerprint)
 
 
-__all__ = ["TASKS", "Task", "make_task"]
+def make_task(config: Config, folder: Path) -> Task:
+    """Returns the task that `config.task` names, with what `Prepared.save` wrote into `folder`."""
+    return TASKS[config.task](config, folder)
+
+
+__all__ = [
+    "TASKS",
+    "Answerer",
+    "Examinee",
+    "Explainer",
+    "Findings",
+    "GlobalBatch",
+    "Prepared",
+    "Table",
+    "Task",
+    "Writer",
+    "make_task",
+    "prepare",
+]

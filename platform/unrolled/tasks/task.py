@@ -1,39 +1,207 @@
-"""What the loop, the evaluation job and the command line know of a task."""
+"""What the loop, the evaluation and the command line know of a task.
+
+`Task` is what training needs. What a trained model can do besides is a protocol of its own: `Writer` (texts in,
+texts out), `Answerer` (its texts are compared with references), `Examinee` (measured on the data themselves),
+`Explainer`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
-from unrolled.data.batching import Batch
-from unrolled.data.corpus import Corpus
+from unrolled.config import Decoding
 from unrolled.decoding import Strategy
+from unrolled.recurrence.state import Nest
+
+
+class Part(Protocol):
+    """What one worker computes of a global batch."""
+
+    def to(self, device: torch.device) -> Self:
+        """Moves every tensor."""
+        ...
+
+
+class GlobalBatch(Protocol):
+    """What all workers together make one update from."""
+
+    @property
+    def tokens(self) -> int:
+        """Targets in all parts; the summed loss is divided by it."""
+        ...
+
+    def part(self, rank: int, size: int) -> Part | None:
+        """The rows `rank::size`; `None` where there are none."""
+        ...
+
+
+class Prepared(Protocol):
+    """Data ready for training; every worker opens its own by the fingerprint."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the content: equal data, equal fingerprint."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes what a run keeps, such as vocabularies, so that it needs the data no more."""
+        ...
 
 
 class Task(Protocol):
-    """Binds data to a model. Built from a config and the run's vocabularies."""
+    """Binds data to a model. Built from a config of its own class and the folder that `Prepared.save` wrote."""
+
+    def __init__(self, config: Any, folder: Path) -> None: ...
+
+    @property
+    def shown(self) -> Sequence[str]:
+        """Scores of a validation in the order that people see them, the loss aside."""
+        ...
+
+    @classmethod
+    def prepare(cls, config: Any, fingerprint: str | None = None) -> Prepared:
+        """Makes the data ready, unless that was done.
+
+        Args:
+            fingerprint: of the data, where another process has computed it.
+
+        Raises:
+            UserError: the data cannot be used.
+        """
+        ...
 
     def build_model(self) -> nn.Module:
         """Makes the model, with fresh parameters drawn from torch's generator."""
         ...
 
-    def batch(self, corpus: Corpus, indices: np.ndarray) -> Batch:
-        """Collates examples of a tokenised split."""
+    def introduce(self, data: Any) -> tuple[str, str]:
+        """Describes the model and the data, a line each."""
         ...
 
-    def loss(self, model: nn.Module, batch: Batch, smoothing: float = 0.0) -> Tensor:
-        """The loss in nats, summed over the batch's target tokens."""
+    def plan(self, data: Any, epoch: int) -> Sequence[GlobalBatch]:
+        """The global batches of an epoch, from the config's seed and `epoch` alone."""
         ...
+
+    def loss(self, model: Any, part: Any, state: Nest) -> tuple[Tensor, Nest]:
+        """The training loss in nats, summed over the part's targets.
+
+        Args:
+            state: what the part before this one carried out, rows as in this part; `None` at an epoch's start.
+
+        Returns:
+            The sum, and what the next part reads on from; `None` where batches have nothing to do with each other.
+        """
+        ...
+
+    def validate(self, model: Any, data: Any, rank: int, size: int) -> Any:
+        """Measures the worker's share of the validation split; returns plain numbers or texts that can be sent."""
+        ...
+
+    def scores(self, shares: Sequence[Any]) -> dict[str, float]:
+        """The scores of a validation, `loss` (nats a target, as trained but without smoothing) among them, from
+        what every worker's `validate` returned, in the order of ranks."""
+        ...
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """A task whose model writes text.
+
+    Attributes:
+        decoding: settings of the strategies.
+        default_strategy: of `generate`.
+    """
+
+    decoding: Decoding
+    default_strategy: str
 
     def predict(
-        self, model: nn.Module, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
+        self, model: Any, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
     ) -> list[str]:
         """Writes one output an input, in order. `numbers` name the examples for sampling; default: their places."""
         ...
 
+
+@runtime_checkable
+class Answerer(Writer, Protocol):
+    """A writer whose outputs are compared with references."""
+
+    @property
+    def shown(self) -> Sequence[str]:
+        """The metrics of `score`; the first leads the report."""
+        ...
+
+    def texts(self, split: str) -> tuple[list[str], list[str]]:
+        """Opens inputs and references of a split; raises `UserError` if the data have none of that name."""
+        ...
+
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
         """Scores by name, and under `signatures` how each was computed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for the report, such as the hardest characters."""
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an examination found.
+
+    Attributes:
+        scores: by name.
+        intervals: 95 % intervals of scores, as far as known.
+        targets: how many the scores are means of.
+        outputs: rows of outputs.jsonl.
+        tables: for the report.
+        samples: heading and text of what the model wrote, side by side in the report.
+    """
+
+    scores: dict[str, float]
+    targets: int
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    outputs: Sequence[dict[str, Any]] = ()
+    tables: Sequence[Table] = ()
+    samples: Sequence[tuple[str, str]] = ()
+
+
+@runtime_checkable
+class Examinee(Protocol):
+    """A task that is measured on the data themselves."""
+
+    def open(self, split: str) -> Any:
+        """Opens a split; raises `UserError` if the data have none of that name."""
+        ...
+
+    def shares(self, data: Any) -> int:
+        """Into how many shares an examination of this split can be cut."""
+        ...
+
+    def examine(self, model: Any, data: Any, rank: int, size: int) -> Any:
+        """Measures the share `rank` of `size` of a split; what it returns can be sent."""
+        ...
+
+    def findings(self, model: Any, data: Any, shares: Sequence[Any]) -> Findings:
+        """Sums up what `examine` returned for every share, in their order."""
+        ...
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """A task that can show what its model computes, step by step."""
+
+    def explain(self, model: Any, text: str) -> str:
+        """A text of at most 100 columns; raises `UserError` where there is nothing to show."""
         ...

@@ -2,48 +2,131 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from unrolled.config import Config
-from unrolled.data.batching import Batch, collate, collate_inputs
-from unrolled.data.corpus import Corpus, Vocabularies
+from unrolled.config.translation import TranslationConfig
+from unrolled.data.batching import Batch, collate, collate_inputs, plan
+from unrolled.data.corpus import Corpus, PreparedPairs, Vocabularies, prepare_pairs
+from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import BEGIN, END, PAD, UNKNOWN
-from unrolled.decoding import Strategy, decode
+from unrolled.decoding import Greedy, Strategy, decode
 from unrolled.metrics import score
 from unrolled.models import EncoderDecoder, build_translator
+from unrolled.recurrence.state import Nest
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A global batch: the examples `indices` of a tokenised split."""
+
+    corpus: Corpus
+    indices: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        return int(self.corpus.lengths[self.indices, 1].sum())
+
+    def part(self, rank: int, size: int) -> Batch | None:
+        mine = self.indices[rank::size]
+        return collate(*self.corpus.tokens(mine)) if len(mine) else None
 
 
 class Translation:
     """An encoder–decoder between the two columns of the data."""
 
-    def __init__(self, config: Config, vocabularies: Vocabularies) -> None:
-        self.config, self.vocabularies = config, vocabularies
+    default_strategy = "beam"
+
+    def __init__(self, config: TranslationConfig, folder: Path) -> None:
+        self.config, self.vocabularies = config, Vocabularies.load(folder)
+        self.shown, self.decoding = config.evaluation.metrics, config.decoding
+
+    @classmethod
+    def prepare(cls, config: TranslationConfig, fingerprint: str | None = None) -> PreparedPairs:
+        """Learns vocabularies and tokenises the training and validation split."""
+        return prepare_pairs(config.data, fingerprint)
 
     def build_model(self) -> EncoderDecoder:
         """The model of the config's `model` section."""
         return build_translator(self.config.model, len(self.vocabularies.input), len(self.vocabularies.target))
 
-    def batch(self, corpus: Corpus, indices: np.ndarray) -> Batch:
-        """Pads the examples `indices`."""
-        return collate(*corpus.tokens(indices))
+    def introduce(self, data: PreparedPairs) -> tuple[str, str]:
+        """Cells, sizes and conditioning; pairs and vocabulary."""
+        encoder, decoder, words = self.config.model.encoder, self.config.model.decoder, self.vocabularies
+        sees = f"{decoder.attention.score} attention" if decoder.conditioning == "attention" else "the summary alone"
+        both = "bidirectional " if encoder.bidirectional else ""
+        shared = self.config.data.vocabulary.shared
+        size = f"{len(words.input):,} shared" if shared else f"{len(words.input):,} + {len(words.target):,}"
+        return (
+            f"{both}{encoder.cell} {encoder.hidden} → {decoder.cell} {decoder.hidden} with {sees}",
+            f"{self.config.data.source}: {len(data.split('train')):,} pairs to learn from, "
+            f"{len(data.split('validation')):,} to validate; {self.config.data.vocabulary.kind} vocabulary of {size}",
+        )
 
-    def loss(self, model: nn.Module, batch: Batch, smoothing: float = 0.0) -> Tensor:
+    def plan(self, data: PreparedPairs, epoch: int) -> list[Pairs]:
+        """Batches of similar length within the token budget."""
+        training, corpus = self.config.training, data.split("train")
+        limits = {"batch_tokens": training.batch_tokens, "max_length": self.config.data.max_length}
+        return [
+            Pairs(corpus, indices) for indices in plan(corpus.lengths, **limits, seed=self.config.seed, epoch=epoch)
+        ]
+
+    def loss(self, model: EncoderDecoder, part: Batch, state: Nest) -> tuple[Tensor, Nest]:
         """Cross-entropy of every target token given those before it (teacher forcing), summed."""
-        assert isinstance(model, EncoderDecoder)
-        memory = model.encode(batch.inputs, batch.input_mask)
-        return model.loss(memory, batch.before, batch.after, batch.target_mask, smoothing)
+        return self._loss(model, part, self.config.training.label_smoothing), state
+
+    def _loss(self, model: EncoderDecoder, part: Batch, smoothing: float = 0.0) -> Tensor:
+        memory = model.encode(part.inputs, part.input_mask)
+        return model.loss(memory, part.before, part.after, part.target_mask, smoothing)
+
+    def validate(
+        self, model: EncoderDecoder, data: PreparedPairs, rank: int, size: int
+    ) -> tuple[float, int, list[str], list[str]]:
+        """Loss under teacher forcing and its targets; what the model really writes, greedily, and the references."""
+        model.eval()
+        corpus = data.split("validation")
+        total, tokens = self._validation_loss(model, corpus, rank, size)
+        inputs, references = (texts[rank::size] for texts in corpus.texts())
+        outputs = self.predict(model, inputs, Greedy(self.config.decoding.max_length))
+        return total, tokens, outputs, references
+
+    @torch.inference_mode()
+    def _validation_loss(self, model: EncoderDecoder, corpus: Corpus, rank: int, size: int) -> tuple[float, int]:
+        device = next(model.parameters()).device
+        total, tokens, longest = 0.0, 0, int(corpus.lengths.max())
+        limits = {"batch_tokens": self.config.training.batch_tokens, "max_length": longest}
+        for indices in plan(corpus.lengths, **limits, seed=0, epoch=0):
+            mine = Pairs(corpus, indices[rank::size])
+            if part := mine.part(0, 1):
+                total += float(self._loss(model, part.to(device)).double())
+                tokens += mine.tokens
+        return total, tokens
+
+    def scores(self, shares: Sequence[tuple[float, int, list[str], list[str]]]) -> dict[str, float]:
+        """Loss, perplexity, and every metric of the evaluation on greedy outputs."""
+        losses, tokens, outputs, references = zip(*shares, strict=True)
+        loss = sum(losses) / sum(tokens)
+        scores = self.score(_interleaved(outputs), _interleaved(references))
+        perplexity = math.exp(min(loss, 700.0))
+        return {"loss": loss, "perplexity": perplexity} | {name: scores[name] for name in self.shown}
+
+    def texts(self, split: str) -> tuple[list[str], list[str]]:
+        """Opens both columns of a split, `train`, `validation` and `test` by their names in `data.splits`."""
+        names = self.config.data.splits.model_dump()
+        return pairs(self.config.data, names.get(split, split))
 
     @torch.inference_mode()
     def predict(
-        self, model: nn.Module, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
+        self, model: EncoderDecoder, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
     ) -> list[str]:
         """Translates texts. Those of like length are decoded together, `decoding.batch` at a time."""
-        assert isinstance(model, EncoderDecoder)
         model.eval()
         device = next(model.parameters()).device
         tokens = self.vocabularies.input.encode(inputs)
@@ -67,4 +150,10 @@ class Translation:
 
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
         """The metrics of `evaluation.metrics`, on detokenised text."""
-        return score(self.config.evaluation.metrics, list(predictions), list(references))
+        return score(self.shown, list(predictions), list(references))
+
+
+def _interleaved(shares: Sequence[list[str]]) -> list[str]:
+    """Puts texts that were dealt out in turn back into their order."""
+    total = sum(map(len, shares))
+    return [shares[i % len(shares)][i // len(shares)] for i in range(total)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from unrolled.config import Config
+from unrolled.metrics import metric
 
 QUIET_SECONDS = 90.0
 """Without a terminal a progress line appears only after this long without any other line."""
@@ -23,6 +24,7 @@ class Console:
         self.json_lines = json_lines
         self.live = not json_lines and self.stream.isatty()
         self._config: Config | None = None
+        self._shown_scores: Sequence[str] = ()
         self._shown = time.monotonic()
         self._best = ""
         self._fragile = False
@@ -32,9 +34,9 @@ class Console:
         if not self.json_lines:
             self._print(line)
 
-    def begin(self, config: Config, lines: Sequence[str]) -> None:
-        """Says what will run."""
-        self._config = config
+    def begin(self, config: Config, lines: Sequence[str], shown: Sequence[str]) -> None:
+        """Says what will run; `shown` are the scores that stand behind the loss of a validation."""
+        self._config, self._shown_scores = config, shown
         for line in lines:
             self.say(line)
 
@@ -49,25 +51,20 @@ class Console:
         elif row["kind"] == "resume":
             self._print(f"continuing from step {row['step']:,}")
 
-    def decoding(self, strategy: str, done: int, total: int) -> None:
-        """Shows how far an evaluation has come."""
+    def evaluating(self, what: str, done: int, total: int, word: str) -> None:
+        """Shows how far an evaluation has come: `beam: 128 of 1,000 decoded`."""
         if self.live:
-            self._replace(f"{strategy}: {done:,} of {total:,} decoded")
+            self._replace(f"{what}: {done:,} of {total:,} {word}")
         elif done == total:
-            self.say(f"{strategy}: {total:,} decoded")
+            self.say(f"{what}: {total:,} {word}")
 
-    def conclude(self, scores: dict[str, dict[str, Any]], report: Path) -> None:
-        """Says what an evaluation found: a table of strategies, and where its report is."""
+    def conclude(self, scores: dict[str, Any], lines: Sequence[str], report: Path) -> None:
+        """Says what an evaluation found, and where its report is."""
         if self.json_lines:
-            self._print(json.dumps({"strategies": scores, "report": str(report)}))
+            self._print(json.dumps({"scores": scores, "report": str(report)}))
             return
-        metrics = list(next(iter(scores.values()))["intervals"])
-        self.say("".join(f"{word:<14}" for word in ("", *(name.replace("_", " ") for name in metrics), "sentences/s")))
-        for name, row in scores.items():
-            numbers = [f"{row[metric]:.1f}" for metric in metrics] + [f"{row['sentences_per_second']:,.0f}"]
-            self.say("".join(f"{word:<14}" for word in (name, *numbers)))
-        for signature in next(iter(scores.values()))["signatures"].items():
-            self.say("signature of {}: {}".format(*signature))
+        for line in lines:
+            self.say(line)
         self.say(f"report: {report}")
 
     def _progress(self, row: dict[str, Any]) -> None:
@@ -93,11 +90,9 @@ class Console:
         return f"epoch {row['epoch']:.1f}{epochs}  step {row['step']:,}"
 
     def _validation(self, row: dict[str, Any]) -> str:
-        metrics = self._config.evaluation.metrics if self._config else []
-        scores = "  ".join(f"{name.replace('_', ' ')} {row[name]:.1f}" for name in metrics if name in row)
+        scores = "  ".join(written(name, row[name]) for name in self._shown_scores)
         if row["best"] and self._config:
-            metric = self._config.training.metric
-            self._best = f"best {metric.replace('_', ' ')} {row[metric]:.{3 if metric == 'loss' else 1}f}"
+            self._best = f"best {written(self._config.training.metric, row[self._config.training.metric])}"
         mark = "  * best" if row["best"] else ""
         return f"{self._where(row)}  {duration(row['seconds'])}  validation loss {row['loss']:.3f}  {scores}{mark}"
 
@@ -124,6 +119,11 @@ class Console:
         self.stream.write(f"{clear}{line}\n")
         self.stream.flush()
         self._fragile, self._shown = False, time.monotonic()
+
+
+def written(name: str, value: float) -> str:
+    """Returns a score as a line of text has it: `exact match 99.8`."""
+    return f"{name.replace('_', ' ')} {value:.{metric(name).digits}f}"
 
 
 def duration(seconds: float) -> str:

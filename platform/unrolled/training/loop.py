@@ -1,9 +1,10 @@
 """The training loop. It knows a task, a group of workers and a run folder; who started the workers is not its business.
 
-Every worker runs `fit`. All of them see the same plan of global batches, take their slice, and divide the summed
+Every worker runs `fit`. All of them see the same plan of global batches, take their part, and divide the summed
 loss by the batch's *global* token count, so that the parameters after N steps do not depend on the number of
 workers beyond float rounding. Random numbers are drawn anew each step from (seed, step, rank): a checkpoint is
-complete without any generator's state.
+complete without any generator's state. What a model carries from batch to batch is cut from the graph after each
+step (truncated back-propagation through time, Williams & Peng 1990) and kept in checkpoints for any number of workers.
 """
 
 from __future__ import annotations
@@ -14,28 +15,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from unrolled.config import Config
-from unrolled.data.batching import plan
-from unrolled.data.corpus import Prepared
 from unrolled.errors import RunFailed
-from unrolled.tasks import Task
-from unrolled.training import checkpoint
+from unrolled.metrics import metric
+from unrolled.recurrence import state as nest
+from unrolled.recurrence.state import Nest
+from unrolled.tasks import GlobalBatch, Prepared, Task
+from unrolled.training import carried, checkpoint
 from unrolled.training.checkpoint import Progress
 from unrolled.training.comm import Comm
 from unrolled.training.gradients import GradientBuffer
 from unrolled.training.optimizer import Schedule, build_optimizer
 from unrolled.training.run import RunFolder
-from unrolled.training.validation import validate
 
 Report = Callable[[dict[str, Any]], None]
 """Receives rows of metrics.jsonl; called by every worker with the same values."""
 
-INTERRUPTED, OUT_OF_TIME = 0, 1
-"""Places behind the gradients where the first worker tells the others to end."""
-LOSS = 2
+INTERRUPTED, TIME, LOSS = 0, 1, 2
+"""Places behind the gradients: whether to stop and the share of the time that is over, both as the first worker
+sees it, and the loss."""
 
 
 class Trainer:
@@ -57,16 +57,16 @@ class Trainer:
         report: Report,
         interrupted: Callable[[], bool],
     ) -> None:
-        self.task, self.run, self.comm, self.device = task, run, comm, device
+        self.task, self.data, self.run, self.comm, self.device = task, data, run, comm, device
         self.config, self.training = config, config.training
         self.report, self.interrupted = report, interrupted
-        self.train, self.validation = data.split("train"), data.split("validation")
         torch.manual_seed(config.seed)
         self.model = task.build_model().to(device, getattr(torch, self.training.precision))
         self.optimizer = build_optimizer(self.model, self.training.optimizer)
         self.schedule = Schedule(self.training.schedule, self.training.optimizer.learning_rate)
         self.gradients = GradientBuffer(self.model, extra=3)
         self.progress = Progress()
+        self.state: Nest = None
         self._restore()
         self._began = time.perf_counter() - self.progress.seconds
         self._since = _Since()
@@ -80,9 +80,11 @@ class Trainer:
         progress = self.progress
         stop = progress.finished = self._done()
         while not stop:
-            batches = self._plan(progress.epoch)
-            for indices in batches[progress.batch :]:
-                flags = self._update(indices)
+            batches = self.task.plan(self.data, progress.epoch)
+            for batch in batches[progress.batch :]:
+                if progress.batch == 0:
+                    self.state = None
+                flags = self._update(batch, self._done_share(len(batches)))
                 progress.step += 1
                 progress.batch += 1
                 ends_epoch = progress.batch == len(batches)
@@ -90,25 +92,28 @@ class Trainer:
                     progress.epoch, progress.batch = progress.epoch + 1, 0
                 if progress.step % self.training.log_every == 0:
                     self._log(len(batches))
-                stop = flags[INTERRUPTED] > 0 or flags[OUT_OF_TIME] > 0 or self._done()
+                stop = flags[INTERRUPTED] > 0 or flags[TIME] >= 1 or self._done()
                 self._look_back(ends_epoch, stop, interrupted=flags[INTERRUPTED] > 0)
                 stop = stop or self._done()
                 if stop or ends_epoch:
                     break
         return progress
 
-    def _update(self, indices: np.ndarray) -> list[float]:
-        """One optimizer step on a global batch; returns the numbers that travelled with the gradients."""
+    def _update(self, batch: GlobalBatch, done: float) -> list[float]:
+        """One optimizer step on a global batch; returns the numbers that travelled with the gradients.
+
+        Args:
+            done: share of the run's steps and epochs that is over.
+        """
         self.model.train()
         self.gradients.zero()
-        tokens = int(self.train.lengths[indices, 1].sum())
         torch.manual_seed((self.config.seed * 1_000_003 + self.progress.step) * 65_537 + self.comm.rank)
-        mine = indices[self.comm.rank :: self.comm.size]
-        loss = torch.zeros((), device=self.device)
-        if len(mine):
-            batch = self.task.batch(self.train, mine).to(self.device)
-            loss = self.task.loss(self.model, batch, self.training.label_smoothing) / tokens
+        loss, part = torch.zeros((), device=self.device), batch.part(self.comm.rank, self.comm.size)
+        if part is not None:
+            summed, state = self.task.loss(self.model, part.to(self.device), self.state)
+            loss = summed / batch.tokens
             torch.autograd.backward(loss)
+            self.state = nest.detach(state)
         numbers = self.gradients.sum_over_workers(self.comm, [*self._flags(), loss.detach()])
         norm, clipped = self.gradients.clip(self.training.clipping)
         if not math.isfinite(norm) or not math.isfinite(numbers[LOSS]):
@@ -117,17 +122,23 @@ class Trainer:
                 "training.optimizer.learning_rate or training.clipping.threshold; the last checkpoint is kept."
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(self.progress.step)
+            group["lr"] = self.schedule.rate(self.progress.step, max(done, numbers[TIME]))
         self.optimizer.step()
-        self._since.add(numbers[LOSS], tokens, norm, clipped)
+        self._since.add(numbers[LOSS], batch.tokens, norm, clipped)
         return numbers
 
     def _flags(self) -> list[float]:
         if self.comm.rank != 0:
             return [0.0, 0.0]
         limit = self.training.max_minutes
-        out_of_time = limit is not None and time.perf_counter() - self._began >= limit * 60
-        return [float(self.interrupted()), float(out_of_time)]
+        spent = time.perf_counter() - self._began
+        return [float(self.interrupted()), 0.0 if limit is None else spent / (limit * 60)]
+
+    def _done_share(self, batches: int) -> float:
+        """The share of the run's steps or epochs that is over, whichever is larger."""
+        progress, steps = self.progress, self.training.max_steps
+        epochs = (progress.epoch + progress.batch / batches) / self.training.epochs
+        return epochs if steps is None else max(epochs, progress.step / steps)
 
     def _done(self) -> bool:
         progress, patience = self.progress, self.training.early_stopping.patience
@@ -135,15 +146,6 @@ class Trainer:
             progress.epoch >= self.training.epochs
             or (self.training.max_steps is not None and progress.step >= self.training.max_steps)
             or (patience is not None and progress.waited >= patience)
-        )
-
-    def _plan(self, epoch: int) -> list[np.ndarray]:
-        return plan(
-            self.train.lengths,
-            batch_tokens=self.training.batch_tokens,
-            max_length=self.config.data.max_length,
-            seed=self.config.seed,
-            epoch=epoch,
         )
 
     def _look_back(self, ends_epoch: bool, stop: bool, *, interrupted: bool) -> None:
@@ -161,11 +163,10 @@ class Trainer:
 
     def _validate(self) -> None:
         progress = self.progress
-        scores = validate(self.task, self.model, self.validation, self.config, self.comm, self.device)
+        share = self.task.validate(self.model, self.data, self.comm.rank, self.comm.size)
+        scores = self.task.scores(self.comm.gather(share))
         value = scores[self.training.metric]
-        better = progress.best is None or (
-            value < progress.best if self.training.metric == "loss" else value > progress.best
-        )
+        better = progress.best is None or metric(self.training.metric).better(value, progress.best)
         if better:
             progress.best, progress.best_step, progress.waited = value, progress.step, 0
         else:
@@ -189,8 +190,13 @@ class Trainer:
 
     def _save(self) -> None:
         self.progress.seconds = time.perf_counter() - self._began
+        state = carried.joined(self.comm.gather(carried.to_cpu(self.state)))
         if self.comm.rank == 0:
-            training = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state()}
+            training = {
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state(),
+                "state": state,
+            }
             checkpoint.save(self.run.checkpoints, self.model, training, self.progress, self.training.keep)
 
     def _restore(self) -> None:
@@ -202,6 +208,7 @@ class Trainer:
         training = checkpoint.load_training(newest)
         self.optimizer.load_state_dict(training["optimizer"])
         self.schedule.load(training["schedule"])
+        self.state = carried.part(training["state"], self.comm.rank, self.comm.size, self.device)
         self.progress = checkpoint.read_progress(newest)
         if self.comm.rank == 0:
             self.run.rewind(self.progress.step)

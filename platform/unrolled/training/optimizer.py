@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +25,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 
 @dataclass
 class Schedule:
-    """Learning rate: a linear warm-up, then constant or lowered whenever the validation loss stands still."""
+    """Learning rate: a linear warm-up, then constant, lowered whenever the validation loss stands still, or along half
+    a cosine down to zero at the run's end (Loshchilov & Hutter 2017, without restarts)."""
 
     config: ScheduleConfig
     base: float
@@ -32,14 +34,15 @@ class Schedule:
     best: float = float("inf")
     waited: int = 0
 
-    def rate(self, step: int) -> float:
-        """Returns the rate of update `step`, counted from 0."""
+    def rate(self, step: int, done: float) -> float:
+        """Returns the rate of update `step`, counted from 0, when the share `done` of the run is over."""
         warmup = self.config.warmup_steps
-        return self.base * self.decay * min(1.0, (step + 1) / warmup if warmup else 1.0)
+        cosine = (1 + math.cos(math.pi * min(1.0, done))) / 2 if self.config.name == "cosine" else 1.0
+        return self.base * self.decay * cosine * min(1.0, (step + 1) / warmup if warmup else 1.0)
 
     def after_validation(self, loss: float) -> None:
         """Counts validations without a better loss; past the patience the rate falls by the factor."""
-        if self.config.name == "constant":
+        if self.config.name != "plateau":
             return
         if loss < self.best:
             self.best, self.waited = loss, 0

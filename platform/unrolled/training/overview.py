@@ -9,7 +9,7 @@ from pathlib import Path
 from unrolled.config_file import resolve_storage
 from unrolled.errors import UserError
 from unrolled.training import checkpoint
-from unrolled.training.console import duration
+from unrolled.training.console import duration, written
 from unrolled.training.run import RunFolder
 
 ROW = "{:<24} {:<14} {:>9} {:>8}  {:<22} {}"
@@ -41,6 +41,5 @@ def _line(run: RunFolder) -> str:
         return ROW.format(run.name, "starting" if active else "no checkpoint", "", "", "", when)
     progress = checkpoint.read_progress(newest)
     state = "finished" if progress.finished else "training" if active else "stopped"
-    metric = run.config().training.metric.replace("_", " ")
-    best = f"{metric} {progress.best:.{3 if metric == 'loss' else 1}f}" if progress.best is not None else ""
+    best = "" if progress.best is None else written(run.config().training.metric, progress.best)
     return ROW.format(run.name, state, f"{progress.step:,}", duration(progress.seconds), best, when)

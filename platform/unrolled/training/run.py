@@ -14,12 +14,9 @@ from filelock import FileLock, Timeout
 
 from unrolled.config import Config
 from unrolled.config_file import dump_config, load_config, resolve_storage, runs_folder
-from unrolled.data.corpus import Prepared, Vocabularies
 from unrolled.errors import UserError, listing, nearest
+from unrolled.tasks import Prepared
 from unrolled.training import checkpoint
-
-FIXED = ("task", "seed", "data", "model")
-"""Sections that a resumed run cannot change."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def vocabulary(self) -> Path:
+        return self.path / "vocabulary"
 
     @property
     def metrics(self) -> Path:
@@ -72,27 +73,22 @@ class RunFolder:
         """Reads the run's own complete config."""
         return load_config(self.path / "config.yaml")
 
-    def vocabularies(self) -> Vocabularies:
-        """Reads the run's own vocabularies."""
-        return Vocabularies.load(self.path / "vocabulary")
-
     def start(self, config: Config, data: Prepared, *, resume: bool) -> None:
         """Writes what makes the folder self-sufficient; without `resume`, what stood there before is gone.
 
         Raises:
             UserError: the run to resume was trained on other data.
         """
-        mark = self.path / "vocabulary" / "fingerprint"
+        mark = self.vocabulary / "fingerprint"
         if resume and mark.is_file() and mark.read_text(encoding="utf-8") != data.fingerprint:
             raise UserError(
-                f"data.source: {config.data.source} has changed since {self.path} was trained; "
-                "a resumed run needs the same data."
+                f"data: their content has changed since {self.path} was trained; a resumed run needs the same."
             )
         if not resume:
             shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        data.vocabularies.save(self.path / "vocabulary")
+        data.save(self.vocabulary)
         mark.write_text(data.fingerprint, encoding="utf-8")
 
     def history(self) -> list[dict[str, Any]]:
@@ -147,14 +143,22 @@ def _check_resumable(run: RunFolder, config: Config, exists: bool) -> None:
     if not exists or not (run.path / "config.yaml").is_file():
         raise UserError(f"{run.path}: there is no run to resume; leave --resume out to start it.")
     before, now = run.config().model_dump(), config.model_dump()
-    for section in FIXED:
-        difference = _difference(before[section], now[section], section)
+    if before["task"] != now["task"]:
+        raise UserError(f"{run.path} was trained with task={before['task']}, the config says {now['task']}.")
+    for section in config.fixed:
+        difference = _difference(_at(before, section), _at(now, section), section)
         if difference:
             key, old, new = difference
             raise UserError(
                 f"{run.path} was trained with {key}={old}, the config says {new}: a resumed run keeps "
-                f"{listing(FIXED)}; give another name=… for the change."
+                f"{listing(config.fixed)}; give another name=… for the change."
             )
+
+
+def _at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
 
 
 def _difference(old: Any, new: Any, key: str) -> tuple[str, Any, Any] | None:

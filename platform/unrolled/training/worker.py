@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from unrolled.data.corpus import prepare
-from unrolled.tasks import make_task
+from unrolled.tasks import make_task, prepare
 from unrolled.training.checkpoint import Progress
 from unrolled.training.comm import Comm
 from unrolled.training.loop import fit
@@ -49,8 +48,8 @@ def work(
 
     try:
         return fit(
-            make_task(config, run.vocabularies()),
-            prepare(config.data, fingerprint),
+            make_task(config, run.vocabulary),
+            prepare(config, fingerprint),
             run,
             config,
             comm,

@@ -1,16 +1,17 @@
-"""A trained run, loaded to write: what every evaluation worker and `generate` hold."""
+"""A trained run, loaded: what every evaluation worker and `generate` hold."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from unrolled.config import Config
 from unrolled.decoding import Strategy
-from unrolled.tasks import Task, make_task
+from unrolled.tasks import Examinee, Findings, Task, Writer, make_task
 from unrolled.training.checkpoint import load_model
 from unrolled.training.run import RunFolder
 
@@ -24,14 +25,14 @@ def load(run: RunFolder, config: Config, checkpoint: Path, device: torch.device)
     Raises:
         UserError: the checkpoint is damaged or belongs to another model.
     """
-    task = make_task(config, run.vocabularies())
+    task = make_task(config, run.vocabulary)
     model = task.build_model().to(getattr(torch, config.training.precision))
     load_model(checkpoint, model)
     return task, model.to(device).eval()
 
 
-class Decoder:
-    """Writes outputs for texts.
+class Trained:
+    """A task and its trained model.
 
     Args:
         run: folder of the run.
@@ -43,9 +44,24 @@ class Decoder:
     def __init__(self, run: RunFolder, config: Config, checkpoint: Path, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
+        self.config = config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.task, self.model = load(run, config, checkpoint, self.device)
 
-    def decode(self, strategy: Strategy, numbers: Sequence[int], inputs: Sequence[str]) -> list[str]:
+    def ready(self) -> None:
+        """Returns once the model is loaded."""
+
+    def write(self, strategy: Strategy, numbers: Sequence[int], inputs: Sequence[str]) -> list[str]:
         """One output an input, in order; `numbers` are the inputs' places in the split."""
+        assert isinstance(self.task, Writer)
         return self.task.predict(self.model, inputs, strategy, numbers)
+
+    def examine(self, data: Any, rank: int, size: int) -> Any:
+        """Measures the share `rank` of `size` of a split."""
+        assert isinstance(self.task, Examinee)
+        return self.task.examine(self.model, data, rank, size)
+
+    def sum_up(self, data: Any, shares: Sequence[Any]) -> Findings:
+        """Sums up the examined shares of a split."""
+        assert isinstance(self.task, Examinee)
+        return self.task.findings(self.model, data, shares)

@@ -1,0 +1,34 @@
+"""The whole configuration: its schema, its defaults, and what each key means.
+
+A config is a YAML file; `key.path=value` arguments override it. Every task has a class of its own, one file each;
+what tasks share is in `sections.py` and `training.py`. Reading, overriding and the sentences that answer a mistake
+are in `config_file.py`.
+"""
+
+from __future__ import annotations
+
+from unrolled.config.base import Config
+from unrolled.config.sections import CellName, Decoding, Engine, Recurrent, Section, Source, Vocabulary
+from unrolled.config.training import Clipping, EarlyStopping, Optimizer, Schedule, Training
+from unrolled.config.translation import TranslationConfig
+
+CONFIGS: dict[str, type[Config]] = {"translation": TranslationConfig}
+"""The class of every `task`. A new one is a file and a line here."""
+
+__all__ = [
+    "CONFIGS",
+    "CellName",
+    "Clipping",
+    "Config",
+    "Decoding",
+    "EarlyStopping",
+    "Engine",
+    "Optimizer",
+    "Recurrent",
+    "Schedule",
+    "Section",
+    "Source",
+    "Training",
+    "TranslationConfig",
+    "Vocabulary",
+]

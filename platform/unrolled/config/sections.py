@@ -1,0 +1,68 @@
+"""Sections that several tasks share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+CellName = Literal["rnn", "lstm", "gru"]
+Engine = Literal["auto", "fused", "autograd"]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, types are not guessed, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Splits(Section):
+    train: str = Field("train", description="split to learn from")
+    validation: str = Field("validation", description="split that chooses the best checkpoint")
+    test: str = Field("test", description="split that is reported")
+
+
+class Source(Section):
+    """Data that are read from somewhere."""
+
+    source: str = Field(description="built-in data, folder, s3://bucket/{split}.parquet, or hub id owner/name")
+    splits: Splits = Splits()
+
+
+class Vocabulary(Section):
+    kind: Literal["bpe", "word", "character"] = Field("bpe", description="unit of text; learned on the training split")
+    size: Annotated[int, Field(ge=8)] = Field(
+        8000, description="most entries, special symbols included (bpe keeps every character)"
+    )
+    min_frequency: Positive = Field(1, description="rarer units become the unknown symbol")
+    lowercase: bool = Field(False, description="fold case (the model then writes lower case only)")
+
+
+class Recurrent(Section):
+    """A stack of cells."""
+
+    cell: CellName = Field("gru", description="recurrent cell")
+    hidden: Positive = Field(256, description="features of the state, one direction")
+    layers: Positive = Field(1, description="cells on each other")
+    dropout: Share = Field(0.2, description="share dropped from embeddings, between layers and from the outputs")
+
+
+class Sample(Section):
+    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="below 1 sharpens, above 1 flattens")
+    top_k: Annotated[int, Field(ge=0)] = Field(0, description="draw from the k likeliest only; 0: from all")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="draw from the likeliest that hold this share")
+    seed: int = Field(1, description="with the sentence's number it fixes every draw")
+
+
+class Beam(Section):
+    size: Positive = Field(5, description="hypotheses kept a step")
+    length_penalty: Annotated[float, Field(ge=0)] = Field(1.0, description="exponent of length normalisation; 0: none")
+
+
+class Decoding(Section):
+    max_length: Positive = Field(100, description="most tokens of an output")
+    batch: Positive = Field(64, description="sentences decoded together")
+    sample: Sample = Sample()
+    beam: Beam = Beam()

@@ -1,0 +1,108 @@
+"""Keys of `task: translation`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from unrolled.config import sections
+from unrolled.config.base import Config
+from unrolled.config.sections import Decoding, Engine, Positive, Recurrent, Section, Share, Source
+from unrolled.config.training import Training as SharedTraining
+
+
+class Columns(Section):
+    input: str = Field("input", description="column that the encoder reads")
+    target: str = Field("target", description="column that the decoder learns to write")
+
+
+class Vocabulary(sections.Vocabulary):
+    shared: bool = Field(True, description="one vocabulary for both columns")
+
+
+class Data(Source):
+    source: str = Field(description="dates (built in), folder, s3://bucket/{split}.parquet, or hub id owner/name")
+    columns: Columns = Columns()
+    vocabulary: Vocabulary = Vocabulary()
+    max_length: Positive = Field(100, description="training pairs with more tokens on either side are left out")
+    limit: Positive | None = Field(None, description="use only the first pairs of every split")
+
+
+class Encoder(Recurrent):
+    bidirectional: bool = Field(True, description="read from both ends")
+    embedding: Positive = Field(256, description="features of a token")
+
+
+class Attention(Section):
+    score: Literal["dot", "general", "additive"] = Field(
+        "general", description="how a state is compared with the memory"
+    )
+    input_feeding: bool = Field(False, description="feed each attentional vector into the next step (slower)")
+
+
+class Decoder(Recurrent):
+    embedding: Positive = Field(256, description="features of a token")
+    conditioning: Literal["state", "attention"] = Field(
+        "attention", description="how it sees the input: its summary as first state, or soft attention besides"
+    )
+    attention: Attention = Attention()
+    tie: bool = Field(True, description="the output matrix is the embedding matrix")
+
+
+class Model(Section):
+    encoder: Encoder = Encoder()
+    decoder: Decoder = Decoder()
+    tie_embeddings: bool = Field(False, description="encoder and decoder share embeddings (wants a shared vocabulary)")
+    engine: Engine = Field("auto", description="what runs the recurrence")
+
+
+class Training(SharedTraining):
+    metric: Literal["loss", "bleu", "chrf", "exact_match"] = Field(
+        "loss", description="decides which checkpoint is best (validation)"
+    )
+    batch_tokens: Positive = Field(4000, description="padded tokens of the longer side in a batch, over all workers")
+    label_smoothing: Share = Field(0.1, description="probability spread over the whole vocabulary")
+
+
+class Evaluation(Section):
+    metrics: list[Literal["bleu", "chrf", "exact_match"]] = Field(
+        ["bleu", "chrf", "exact_match"],
+        min_length=1,
+        description="scores of an evaluation; the first leads the report",
+    )
+
+
+class TranslationConfig(Config):
+    task: Literal["translation"] = Field(description="what is learned")
+    data: Data
+    model: Model = Model()
+    training: Training = Training()
+    decoding: Decoding = Decoding()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TranslationConfig:
+        """Checks that no single key can see. A message starts with the key that should change."""
+        encoder, decoder = self.model.encoder, self.model.decoder
+        memory = encoder.hidden * (2 if encoder.bidirectional else 1)
+        if decoder.conditioning == "attention" and decoder.attention.score == "dot" and decoder.hidden != memory:
+            raise ValueError(
+                f"model.decoder.hidden is {decoder.hidden}, but attention.score 'dot' needs it equal to the "
+                f"encoder's output, {memory}; 'general' and 'additive' take any size"
+            )
+        if decoder.conditioning == "state" and decoder.attention.input_feeding:
+            raise ValueError("model.decoder.attention.input_feeding needs model.decoder.conditioning 'attention'")
+        if self.model.tie_embeddings and not self.data.vocabulary.shared:
+            raise ValueError("model.tie_embeddings needs data.vocabulary.shared true")
+        if self.model.tie_embeddings and encoder.embedding != decoder.embedding:
+            raise ValueError(
+                f"model.tie_embeddings needs model.encoder.embedding ({encoder.embedding}) equal to "
+                f"model.decoder.embedding ({decoder.embedding})"
+            )
+        if self.training.metric not in ("loss", *self.evaluation.metrics):
+            raise ValueError(f"training.metric is {self.training.metric!r}, but evaluation.metrics does not compute it")
+        return self
+
+    def _shrink(self, values: dict[str, Any]) -> None:
+        values["data"]["limit"] = 64

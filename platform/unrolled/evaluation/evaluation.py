@@ -1,0 +1,81 @@
+"""What every evaluation of a run is given and gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from unrolled.config import Config
+from unrolled.evaluation.job import Advance, Workforce
+from unrolled.tasks import make_task
+from unrolled.training.run import RunFolder
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of one split.
+
+    Attributes:
+        config: the run's, with the settings of this evaluation.
+        command: the command line, for the report.
+        show: told what is done, how often, of how many, and in what word.
+    """
+
+    run: RunFolder
+    config: Config
+    checkpoint: Path
+    split: str
+    command: str
+    version: str
+    show: Callable[[str, int, int, str], None]
+
+    @property
+    def folder(self) -> Path:
+        """Where its files go."""
+        return self.run.path / "evaluation" / self.split
+
+    def progress(self, what: str, total: int, word: str) -> Advance:
+        """Returns what counts on to `total` and shows it."""
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            self.show(what, done, total, word)
+
+        return advance
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished evaluation.
+
+    Attributes:
+        scores: by strategy where there are strategies, else by name.
+        path: of report.html; results.json and outputs.jsonl lie beside it.
+        lines: the scores as a person reads them.
+    """
+
+    scores: dict[str, Any]
+    path: Path
+    lines: Sequence[str]
+
+
+def provenance(evaluation: Evaluation, workforce: Workforce) -> dict[str, Any]:
+    """Returns what results.json says of how it was made."""
+    model = make_task(evaluation.config, evaluation.run.vocabulary).build_model()
+    return {
+        "run": evaluation.run.name,
+        "task": evaluation.config.task,
+        "split": evaluation.split,
+        "checkpoint": evaluation.checkpoint.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": evaluation.command,
+        "version": evaluation.version,
+        "device": workforce.device,
+        "workers": workforce.workers,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }

@@ -1,0 +1,90 @@
+"""The evaluation of a task that is measured on the data themselves."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from unrolled.config_file import dump_config
+from unrolled.evaluation.charts import training_charts
+from unrolled.evaluation.evaluation import Evaluation, Report, provenance
+from unrolled.evaluation.job import Workforce, examine
+from unrolled.evaluation.page import Card, facts, size_and_training, write_page
+from unrolled.evaluation.results import write_json, write_lines
+from unrolled.metrics import metric
+from unrolled.tasks import Examinee, Findings
+from unrolled.training.console import written
+
+
+def evaluate_examined(evaluation: Evaluation, workforce: Workforce, *, task: Examinee, data: Any) -> Report:
+    """Examines a split and writes `evaluation/<split>/` of the run.
+
+    Args:
+        data: the split, as `task.open` opened it.
+    """
+    shares, began = task.shares(data), time.perf_counter()
+    measured = examine(workforce, data, shares, evaluation.progress(evaluation.split, shares, "shares measured"))
+    seconds = time.perf_counter() - began
+    findings = next(iter(workforce.each("sum_up", [(data, measured)])))
+    results = {
+        **provenance(evaluation, workforce),
+        "targets": findings.targets,
+        "seconds": round(seconds, 3),
+        "targets_per_second": round(findings.targets / seconds, 1),
+        "scores": findings.scores,
+        "intervals": findings.intervals,
+    }
+    if source := evaluation.config.data.model_dump().get("source"):
+        results["data"] = {"source": source}
+    write_json(evaluation.folder / "results.json", results)
+    write_lines(evaluation.folder / "outputs.jsonl", findings.outputs)
+    page = evaluation.folder / "report.html"
+    _write_report(evaluation, results, findings)
+    return Report(findings.scores, page, _lines(findings))
+
+
+def _lines(findings: Findings) -> list[str]:
+    lines = [f"{findings.targets:,} targets"]
+    for name, value in findings.scores.items():
+        interval = _interval(findings, name)
+        lines.append(f"{written(name, value)}" + (f"  (95 % interval {interval})" if interval else ""))
+    return lines
+
+
+def _interval(findings: Findings, name: str) -> str:
+    if name not in findings.intervals:
+        return ""
+    low, high = (metric(name).text(end) for end in findings.intervals[name])
+    return f"{low}–{high}"
+
+
+def _write_report(evaluation: Evaluation, results: dict[str, Any], findings: Findings) -> None:
+    history = evaluation.run.history()
+    scores = [
+        {
+            "label": metric(name).label,
+            "text": metric(name).text(value),
+            "interval": _interval(findings, name),
+            "about": metric(name).about,
+        }
+        for name, value in findings.scores.items()
+    ]
+    lead = scores[0]
+    certain = (
+        f" With 95 % confidence the {lead['label'].lower()} lies between {lead['interval'].replace('–', ' and ')}."
+    )
+    write_page(
+        evaluation.folder / "report.html",
+        "examined.html.j2",
+        {"training": training_charts(history, next(iter(findings.scores)))},
+        results=results,
+        headline=" and ".join(f"{row['label'].lower()} {row['text']}" for row in scores[:2]).capitalize() + ".",
+        summary=f"Measured on {findings.targets:,} targets of the {evaluation.split} split."
+        + (certain if lead["interval"] else ""),
+        cards=[Card(row["label"], row["text"], [row["interval"]] if row["interval"] else []) for row in scores]
+        + size_and_training(results, history),
+        scores=scores,
+        findings=findings,
+        facts=facts(results),
+        config_yaml=dump_config(evaluation.config),
+    )

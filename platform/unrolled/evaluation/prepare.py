@@ -1,0 +1,36 @@
+"""From a task to the evaluation that suits it, with everything checked that can be before work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from unrolled.config import Config
+from unrolled.decoding import STRATEGIES, choose
+from unrolled.errors import UserError
+from unrolled.evaluation.decoded import evaluate_decoded
+from unrolled.evaluation.evaluation import Evaluation, Report
+from unrolled.evaluation.examined import evaluate_examined
+from unrolled.evaluation.job import Workforce
+from unrolled.tasks import Answerer, Examinee, Task
+
+
+def prepare_evaluation(
+    task: Task, config: Config, split: str, decode: Sequence[str]
+) -> Callable[[Evaluation, Workforce], Report]:
+    """Opens the split and returns what conducts the evaluation.
+
+    Args:
+        decode: names of strategies; all if empty.
+
+    Raises:
+        UserError: an unknown strategy or split, or strategies for a task that is not decoded.
+    """
+    if isinstance(task, Answerer):
+        strategies = choose(decode or list(STRATEGIES), task.decoding)
+        texts = task.texts(split)
+        return partial(evaluate_decoded, task=task, strategies=strategies, texts=texts)
+    if decode:
+        raise UserError(f"--decode: task {config.task} is measured on the data themselves; leave --decode out.")
+    assert isinstance(task, Examinee), f"nobody knows how to evaluate {config.task}"
+    return partial(evaluate_examined, task=task, data=task.open(split))
