@@ -7,12 +7,41 @@ from __future__ import annotations
 
 from unrolled.recurrence import state
 from unrolled.recurrence.cell import Cell, State
-from unrolled.recurrence.gru import GRU
-from unrolled.recurrence.lstm import LSTM
-from unrolled.recurrence.rnn import RNN
+from unrolled.recurrence.gru import GRU, ChoGRU
+from unrolled.recurrence.lstm import LSTM, PeepholeLSTM
+from unrolled.recurrence.mut import MUT1, MUT2, MUT3
+from unrolled.recurrence.rnn import IRNN, RNN
 from unrolled.recurrence.scan import Engine, scan
 from unrolled.recurrence.stack import Stack, StackState
 
-CELLS: dict[str, type[Cell]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+CELLS: dict[str, type[Cell]] = {
+    "rnn": RNN,
+    "irnn": IRNN,
+    "lstm": LSTM,
+    "peephole_lstm": PeepholeLSTM,
+    "gru": GRU,
+    "cho_gru": ChoGRU,
+    "mut1": MUT1,
+    "mut2": MUT2,
+    "mut3": MUT3,
+}
 
-__all__ = ["CELLS", "GRU", "LSTM", "RNN", "Cell", "Engine", "Stack", "StackState", "State", "scan", "state"]
+__all__ = [
+    "CELLS",
+    "GRU",
+    "IRNN",
+    "LSTM",
+    "MUT1",
+    "MUT2",
+    "MUT3",
+    "RNN",
+    "Cell",
+    "ChoGRU",
+    "Engine",
+    "PeepholeLSTM",
+    "Stack",
+    "StackState",
+    "State",
+    "scan",
+    "state",
+]

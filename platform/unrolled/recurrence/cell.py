@@ -3,48 +3,68 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unrolled.recurrence.product import Product
+
 State = tuple[Tensor, ...]
 """The tensors `(batch, hidden)` that a cell carries from step to step; the first one is its output h."""
+
+sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+"""`(∂L/∂y, y, grad_input=out)`: ∂L/∂a for y = σ(a)."""
+tanh_backward = torch.ops.aten.tanh_backward.grad_input
+"""`(∂L/∂y, y, grad_input=out)`: ∂L/∂a for y = tanh(a)."""
 
 
 class Cell(nn.Module, ABC):
     """One step of recurrence: parameters and equations, without time.
 
     `project` holds all that depends on the input alone, so that a scan computes it for every step in one
-    matrix product; `step` is the rest. Matrices of several gates are stacked along their first dimension in
-    the order that the cell's equations give.
+    matrix product; `step` is the rest, as its paper writes it. `step_forward` and `step_backward` are the same
+    step into given memory and its derivative, both by hand: what the engine `bptt` runs. Matrices of several gates
+    are stacked along their first dimension in the order that the cell's equations give.
 
     Args:
         input_size: features of the input x.
         hidden_size: features of the state h.
+
+    Raises:
+        ValueError: a size below 1.
     """
 
     gates: ClassVar[int]
-    """Stacked blocks of `hidden_size` rows in the weights."""
+    """Blocks of `hidden_size` features in what `project` returns."""
+    input_blocks: ClassVar[int | None] = None
+    """Blocks of rows in the input weights, where they are not as many as the gates."""
+    products: ClassVar[tuple[int, ...]]
+    """Blocks of rows in the recurrent weights, grouped by the vector that they multiply."""
     tensors: ClassVar[int] = 1
     """Tensors in the state."""
+    saved: ClassVar[int] = 0
+    """Tensors `(batch, hidden)` that a step leaves for its derivative besides gates and states."""
     kernel: ClassVar[str | None] = None
     """The function of `torch` that computes the same equations over a whole sequence, if there is one."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
+        if input_size < 1 or hidden_size < 1:
+            raise ValueError(f"a cell of {input_size} input and {hidden_size} hidden features: both must be 1 or more")
         self.input_size, self.hidden_size = input_size, hidden_size
-        self.weight_input = nn.Parameter(torch.empty(self.gates * hidden_size, input_size))
-        self.weight_hidden = nn.Parameter(torch.empty(self.gates * hidden_size, hidden_size))
+        self.weight_input = nn.Parameter(torch.empty((self.input_blocks or self.gates) * hidden_size, input_size))
+        self.weight_hidden = nn.Parameter(torch.empty(sum(self.products) * hidden_size, hidden_size))
         self.bias = nn.Parameter(torch.empty(self.gates * hidden_size))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Input weights as Glorot & Bengio 2010, recurrent weights orthogonal (Saxe et al. 2014), gate by gate."""
-        for block in self.weight_input.data.chunk(self.gates):
+        for block in self.weight_input.data.split(self.hidden_size):
             nn.init.xavier_uniform_(block)
-        for block in self.weight_hidden.data.chunk(self.gates):
+        for block in self.weight_hidden.data.split(self.hidden_size):
             nn.init.orthogonal_(block)
         nn.init.zeros_(self.bias)
 
@@ -59,6 +79,55 @@ class Cell(nn.Module, ABC):
     @abstractmethod
     def step(self, projected: Tensor, state: State) -> State:
         """One step: `projected` `(batch, gates · hidden_size)` and the state before it give the state after it."""
+
+    @abstractmethod
+    def step_forward(
+        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+    ) -> None:
+        """`step` into given memory.
+
+        Args:
+            gates: `(batch, gates · hidden_size)`, the projected input; overwritten by what the derivative needs.
+            state: before the step.
+            after: is filled with the state after the step.
+            saved: `saved` tensors to fill for the derivative.
+            hidden: products with the recurrent weights, one for each entry of `products`.
+        """
+
+    @abstractmethod
+    def step_backward(
+        self,
+        gates: Tensor,
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        gradient: State,
+        hidden: Sequence[Product],
+    ) -> State:
+        """The derivative of `step_forward`.
+
+        Args:
+            gates, saved: what the step left; overwritten by gradients: `gates` by that of the projected input.
+            state, after: the states before and after the step.
+            gradient: ∂L/∂after; may be overwritten.
+            hidden: products with the transposed recurrent weights.
+
+        Returns:
+            ∂L/∂state.
+        """
+
+    def recurrent_parameters(self) -> tuple[nn.Parameter, ...]:
+        """The parameters that `step` uses."""
+        return (self.weight_hidden,)
+
+    def recurrent_gradients(self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]) -> State:
+        """The gradients of `recurrent_parameters`, over all steps at once.
+
+        Args:
+            gates, saved: `(time · batch, …)`, as `step_backward` left them.
+            before, after: states before and after every step, `(time · batch, hidden)`.
+        """
+        return (gates.t() @ before[0],)
 
     def kernel_weights(self) -> list[Tensor]:
         """Returns `[W_ih, W_hh, b_ih, b_hh]` as torch's own kernels want them."""

@@ -1,16 +1,20 @@
-"""The gated recurrent unit (Cho et al. 2014) in the form of cuDNN and torch: reset after the product."""
+"""The gated recurrent unit in its two forms: as Cho et al. 2014 wrote it, and as cuDNN and torch compute it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unrolled.recurrence.cell import Cell, State
+from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
+from unrolled.recurrence.product import Product
+from unrolled.recurrence.reset import ResetBefore
 
 
 class GRU(Cell):
-    """Gates in the order r, z, n:
+    """The form of cuDNN and torch: reset after the product. Gates in the order r, z, n:
 
         r = σ(W_r x + U_r h + b_r)                  reset gate
         z = σ(W_z x + U_z h + b_z)                  update gate
@@ -21,6 +25,8 @@ class GRU(Cell):
     """
 
     gates = 3
+    products = (3,)
+    saved = 1  # U_n h + c_n
     kernel = "gru"
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
@@ -35,6 +41,67 @@ class GRU(Cell):
         n = torch.tanh(projected[:, 2 * size :] + r * (recurrent[:, 2 * size :] + self.bias_reset))
         return (n + z * (h - n),)
 
+    def step_forward(
+        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+    ) -> None:
+        (h,), size = state, self.hidden_size
+        recurrent = hidden[0](h)
+        r, z, n = gates.split(size, dim=1)
+        gates[:, : 2 * size].add_(recurrent[:, : 2 * size]).sigmoid_()
+        torch.add(recurrent[:, 2 * size :], self.bias_reset, out=saved[0])
+        n.addcmul_(r, saved[0]).tanh_()
+        torch.lerp(n, h, z, out=after[0])
+
+    def step_backward(
+        self,
+        gates: Tensor,
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        gradient: State,
+        hidden: Sequence[Product],
+    ) -> State:
+        (dh,), (h,), (reset,), size = gradient, state, saved, self.hidden_size
+        r, z, n = gates.split(size, dim=1)
+        dz = torch.sub(h, n).mul_(dh)
+        kept = dh * z
+        tanh_backward(dh.sub_(kept), n, grad_input=n)
+        sigmoid_backward(dz, z, grad_input=z)
+        dr = torch.mul(n, reset, out=dz)
+        torch.mul(n, r, out=reset)
+        sigmoid_backward(dr, r, grad_input=r)
+        return (hidden[0].plus(torch.cat([gates[:, : 2 * size], reset], dim=1), kept),)
+
+    def recurrent_parameters(self) -> tuple[nn.Parameter, ...]:
+        return self.weight_hidden, self.bias_reset
+
+    def recurrent_gradients(self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]) -> State:
+        (reset,), size, weight = saved, self.hidden_size, torch.empty_like(self.weight_hidden)
+        torch.mm(gates[:, : 2 * size].t(), before[0], out=weight[: 2 * size])
+        torch.mm(reset.t(), before[0], out=weight[2 * size :])
+        return weight, reset.sum(0)
+
     def kernel_weights(self) -> list[Tensor]:
         gates = self.bias.new_zeros(2 * self.hidden_size)
         return [self.weight_input, self.weight_hidden, self.bias, torch.cat([gates, self.bias_reset])]
+
+
+class ChoGRU(ResetBefore):
+    """The form of Cho et al. 2014 (section 2.3): reset before the product. Gates in the order r, z, n:
+
+    r = σ(W_r x + U_r h + b_r)              reset gate
+    z = σ(W_z x + U_z h + b_z)              update gate
+    n = tanh(W_n x + U_n (r ⊙ h) + b_n)     candidate
+    h' = (1 − z) ⊙ n + z ⊙ h
+    """
+
+    products = (2, 1)
+
+    def step(self, projected: Tensor, state: State) -> State:
+        (h,) = state
+        u_r, u_z, u_n = self.weight_hidden.chunk(3)
+        r, z, n = projected.chunk(3, dim=-1)
+        r = torch.sigmoid(torch.addmm(r, h, u_r.t()))
+        z = torch.sigmoid(torch.addmm(z, h, u_z.t()))
+        n = torch.tanh(torch.addmm(n, r * h, u_n.t()))
+        return (n + z * (h - n),)

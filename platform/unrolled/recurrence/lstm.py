@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from unrolled.recurrence.cell import Cell, State
+from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
+from unrolled.recurrence.product import Product
 
 
 class LSTM(Cell):
@@ -22,6 +25,7 @@ class LSTM(Cell):
     """
 
     gates = 4
+    products = (4,)
     tensors = 2
     kernel = "lstm"
 
@@ -34,3 +38,116 @@ class LSTM(Cell):
         i, f, g, o = torch.addmm(projected, h, self.weight_hidden.t()).chunk(4, dim=-1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
+
+    def step_forward(
+        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+    ) -> None:
+        (h, c), (new_h, new_c), size = state, after, self.hidden_size
+        sums = hidden[0].plus(h, gates)
+        torch.sigmoid(sums[:, : 2 * size], out=gates[:, : 2 * size])
+        torch.tanh(sums[:, 2 * size : 3 * size], out=gates[:, 2 * size : 3 * size])
+        torch.sigmoid(sums[:, 3 * size :], out=gates[:, 3 * size :])
+        i, f, g, o = gates.split(size, dim=1)
+        torch.mul(f, c, out=new_c).addcmul_(i, g)
+        torch.tanh(new_c, out=new_h).mul_(o)
+
+    def step_backward(
+        self,
+        gates: Tensor,
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        gradient: State,
+        hidden: Sequence[Product],
+    ) -> State:
+        (dh, dc), c = gradient, state[1]
+        i, f, g, o = gates.split(self.hidden_size, dim=1)
+        squashed = torch.tanh(after[1])
+        reached = dh * o
+        dc.add_(tanh_backward(reached, squashed, grad_input=reached))
+        sigmoid_backward(dh.mul_(squashed), o, grad_input=o)
+        di, dg = torch.mul(dc, g, out=reached), torch.mul(dc, i, out=squashed)
+        sigmoid_backward(di, i, grad_input=i)
+        tanh_backward(dg, g, grad_input=g)
+        df = torch.mul(dc, c, out=reached)
+        dc.mul_(f)
+        sigmoid_backward(df, f, grad_input=f)
+        return hidden[0](gates), dc
+
+
+class PeepholeLSTM(Cell):
+    """An LSTM whose gates see the memory cell (Gers & Schmidhuber, "Recurrent nets that time and count", 2000).
+    Gates in the order i, f, g, o:
+
+        i = σ(W_i x + U_i h + p_i ⊙ c + b_i)
+        f = σ(W_f x + U_f h + p_f ⊙ c + b_f)
+        g = tanh(W_g x + U_g h + b_g)
+        c' = f ⊙ c + i ⊙ g
+        o = σ(W_o x + U_o h + p_o ⊙ c' + b_o)
+        h' = o ⊙ tanh(c')
+    """
+
+    gates = 4
+    products = (4,)
+    tensors = 2
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size)
+        self.peepholes = nn.Parameter(torch.zeros(3, hidden_size))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.ones_(self.bias.data.chunk(self.gates)[1])
+
+    def step(self, projected: Tensor, state: State) -> State:
+        h, c = state
+        p_i, p_f, p_o = self.peepholes
+        i, f, g, o = torch.addmm(projected, h, self.weight_hidden.t()).chunk(4, dim=-1)
+        new = torch.sigmoid(f + p_f * c) * c + torch.sigmoid(i + p_i * c) * torch.tanh(g)
+        return torch.sigmoid(o + p_o * new) * torch.tanh(new), new
+
+    def step_forward(
+        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+    ) -> None:
+        (h, c), (new_h, new_c) = state, after
+        p_i, p_f, p_o = self.peepholes
+        sums = hidden[0].plus(h, gates).split(self.hidden_size, dim=1)
+        i, f, g, o = gates.split(self.hidden_size, dim=1)
+        torch.addcmul(sums[0], p_i, c, out=i).sigmoid_()
+        torch.addcmul(sums[1], p_f, c, out=f).sigmoid_()
+        torch.tanh(sums[2], out=g)
+        torch.mul(f, c, out=new_c).addcmul_(i, g)
+        torch.addcmul(sums[3], p_o, new_c, out=o).sigmoid_()
+        torch.tanh(new_c, out=new_h).mul_(o)
+
+    def step_backward(
+        self,
+        gates: Tensor,
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        gradient: State,
+        hidden: Sequence[Product],
+    ) -> State:
+        (dh, dc), c = gradient, state[1]
+        p_i, p_f, p_o = self.peepholes
+        i, f, g, o = gates.split(self.hidden_size, dim=1)
+        squashed = torch.tanh(after[1])
+        reached = dh * o
+        dc.add_(tanh_backward(reached, squashed, grad_input=reached))
+        sigmoid_backward(dh.mul_(squashed), o, grad_input=o)
+        dc.addcmul_(o, p_o)
+        di, dg, df = dc * g, dc * i, dc * c
+        dc.mul_(f)
+        sigmoid_backward(di, i, grad_input=i)
+        tanh_backward(dg, g, grad_input=g)
+        sigmoid_backward(df, f, grad_input=f)
+        return hidden[0](gates), dc.addcmul_(i, p_i).addcmul_(f, p_f)
+
+    def recurrent_parameters(self) -> tuple[nn.Parameter, ...]:
+        return self.weight_hidden, self.peepholes
+
+    def recurrent_gradients(self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]) -> State:
+        i, f, _, o = gates.split(self.hidden_size, dim=1)
+        seen = [(i * before[1]).sum(0), (f * before[1]).sum(0), (o * after[1]).sum(0)]
+        return gates.t() @ before[0], torch.stack(seen)

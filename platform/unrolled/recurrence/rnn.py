@@ -1,19 +1,76 @@
-"""The vanilla recurrent network (Elman, "Finding structure in time", 1990)."""
+"""The vanilla recurrent network (Elman, "Finding structure in time", 1990), with tanh or rectified."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
-from unrolled.recurrence.cell import Cell, State
+import torch
+from torch import Tensor, nn
+
+from unrolled.recurrence.cell import Cell, State, tanh_backward
+from unrolled.recurrence.product import Product
 
 
 class RNN(Cell):
     """h_t = tanh(W x_t + U h_{t-1} + b)."""
 
     gates = 1
+    products = (1,)
     kernel = "rnn_tanh"
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
         return (torch.tanh(torch.addmm(projected, h, self.weight_hidden.t())),)
+
+    def step_forward(
+        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+    ) -> None:
+        torch.tanh(hidden[0].plus(state[0], gates), out=after[0])
+
+    def step_backward(
+        self,
+        gates: Tensor,
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        gradient: State,
+        hidden: Sequence[Product],
+    ) -> State:
+        tanh_backward(gradient[0], after[0], grad_input=gates)
+        return (hidden[0](gates),)
+
+
+class IRNN(Cell):
+    """h_t = max(0, W x_t + U h_{t-1} + b), with U = 1 at first (Le, Jaitly & Hinton 2015).
+
+    Until it has learned otherwise the state is a running sum, whose gradient neither vanishes nor explodes.
+    """
+
+    gates = 1
+    products = (1,)
+    kernel = "rnn_relu"
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.eye_(self.weight_hidden)
+
+    def step(self, projected: Tensor, state: State) -> State:
+        (h,) = state
+        return (torch.relu(torch.addmm(projected, h, self.weight_hidden.t())),)
+
+    def step_forward(
+        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+    ) -> None:
+        torch.clamp_min(hidden[0].plus(state[0], gates), 0, out=after[0])
+
+    def step_backward(
+        self,
+        gates: Tensor,
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        gradient: State,
+        hidden: Sequence[Product],
+    ) -> State:
+        torch.mul(gradient[0], after[0] > 0, out=gates)
+        return (hidden[0](gates),)

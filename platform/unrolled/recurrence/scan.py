@@ -1,7 +1,8 @@
-"""A cell over time. Two engines give the same numbers:
+"""A cell over time. Three engines give the same numbers:
 
 - `fused`: torch's own kernels (cuDNN on a GPU), where they hold the cell's equations;
-- `autograd`: the equations step by step, differentiated by torch. The reference, and the one for any mask.
+- `bptt`: back-propagation through time by hand, for every cell and any mask;
+- `autograd`: the equations step by step, differentiated by torch. The reference.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from unrolled.recurrence import state as nest
+from unrolled.recurrence.bptt import bptt
 from unrolled.recurrence.cell import Cell, State
 
-Engine = Literal["auto", "fused", "autograd"]
+Engine = Literal["auto", "fused", "bptt", "autograd"]
 
 
 def scan(
@@ -35,7 +37,7 @@ def scan(
         state: what the cell carries in, tensors `(batch, hidden)`; zeros if `None`.
         mask: `(batch, time)`, bool. Where it is False the state is carried through unchanged, so padding
             changes nothing. `None` stands for all True.
-        engine: `auto` takes `fused` wherever it applies.
+        engine: `auto` takes `fused` wherever it applies, else `bptt`.
         reverse: from the last step to the first; outputs stay at their inputs' places.
 
     Returns:
@@ -53,11 +55,15 @@ def scan(
     if engine == "fused" and not fusible:
         raise ValueError(
             f"engine 'fused' has no kernel for {type(cell).__name__} with this mask: it wants masks that are "
-            "True for the first steps (one at least) and False after; use engine 'auto' or 'autograd'"
+            "True for the first steps (one at least) and False after; use engine 'auto', 'bptt' or 'autograd'"
         )
-    if engine != "autograd" and fusible:
+    if engine == "autograd":
+        return _autograd(cell, inputs, carried, mask, reverse)
+    if engine != "bptt" and fusible:
         return _fused(cell, inputs, carried, mask, lengths, reverse)
-    return _autograd(cell, inputs, carried, mask, reverse)
+    projected = cell.project(inputs.transpose(0, 1).contiguous())
+    outputs, after = bptt(cell, projected, carried, None if mask is None else mask.t(), reverse)
+    return outputs.transpose(0, 1), after
 
 
 def _check(cell: Cell, inputs: Tensor, state: State | None, mask: Tensor | None) -> None:
