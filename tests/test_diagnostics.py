@@ -91,7 +91,8 @@ def test_growth_stays_below_the_jacobians(name):
     stack = Stack(CELLS[name], 3, 8)
     inputs = torch.randn(2, 12, 3)
     for flow in gradient_flow(stack, lambda: torch.sum(stack(inputs)[0][:, -1].square())):
-        assert 0 < flow.growth <= flow.jacobian * (1 + 1e-9)
+        # Rectified units may all fall silent.
+        assert 0 <= flow.growth <= flow.jacobian * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
-CellName = Literal["rnn", "lstm", "gru"]
-Engine = Literal["auto", "fused", "autograd"]
+CellName = Literal["rnn", "irnn", "lstm", "peephole_lstm", "gru", "cho_gru", "mut1", "mut2", "mut3"]
+Engine = Literal["auto", "fused", "bptt", "autograd"]
 
 
 class Section(BaseModel):

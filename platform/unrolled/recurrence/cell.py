@@ -62,9 +62,9 @@ class Cell(nn.Module, ABC):
 
     def reset_parameters(self) -> None:
         """Input weights as Glorot & Bengio 2010, recurrent weights orthogonal (Saxe et al. 2014), gate by gate."""
-        for block in self.weight_input.data.split(self.hidden_size):
+        for block in self.weight_input.data.view(-1, self.hidden_size, self.input_size):
             nn.init.xavier_uniform_(block)
-        for block in self.weight_hidden.data.split(self.hidden_size):
+        for block in self.weight_hidden.data.view(-1, self.hidden_size, self.hidden_size):
             nn.init.orthogonal_(block)
         nn.init.zeros_(self.bias)
 

@@ -46,7 +46,7 @@ class GRU(Cell):
     ) -> None:
         (h,), size = state, self.hidden_size
         recurrent = hidden[0](h)
-        r, z, n = gates.split(size, dim=1)
+        r, z, n = gates.chunk(3, dim=1)
         gates[:, : 2 * size].add_(recurrent[:, : 2 * size]).sigmoid_()
         torch.add(recurrent[:, 2 * size :], self.bias_reset, out=saved[0])
         n.addcmul_(r, saved[0]).tanh_()
@@ -62,7 +62,7 @@ class GRU(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh,), (h,), (reset,), size = gradient, state, saved, self.hidden_size
-        r, z, n = gates.split(size, dim=1)
+        r, z, n = gates.chunk(3, dim=1)
         dz = torch.sub(h, n).mul_(dh)
         kept = dh * z
         tanh_backward(dh.sub_(kept), n, grad_input=n)

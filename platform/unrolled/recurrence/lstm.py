@@ -47,7 +47,7 @@ class LSTM(Cell):
         torch.sigmoid(sums[:, : 2 * size], out=gates[:, : 2 * size])
         torch.tanh(sums[:, 2 * size : 3 * size], out=gates[:, 2 * size : 3 * size])
         torch.sigmoid(sums[:, 3 * size :], out=gates[:, 3 * size :])
-        i, f, g, o = gates.split(size, dim=1)
+        i, f, g, o = gates.chunk(4, dim=1)
         torch.mul(f, c, out=new_c).addcmul_(i, g)
         torch.tanh(new_c, out=new_h).mul_(o)
 
@@ -61,7 +61,7 @@ class LSTM(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh, dc), c = gradient, state[1]
-        i, f, g, o = gates.split(self.hidden_size, dim=1)
+        i, f, g, o = gates.chunk(4, dim=1)
         squashed = torch.tanh(after[1])
         reached = dh * o
         dc.add_(tanh_backward(reached, squashed, grad_input=reached))
@@ -111,8 +111,8 @@ class PeepholeLSTM(Cell):
     ) -> None:
         (h, c), (new_h, new_c) = state, after
         p_i, p_f, p_o = self.peepholes
-        sums = hidden[0].plus(h, gates).split(self.hidden_size, dim=1)
-        i, f, g, o = gates.split(self.hidden_size, dim=1)
+        sums = hidden[0].plus(h, gates).chunk(4, dim=1)
+        i, f, g, o = gates.chunk(4, dim=1)
         torch.addcmul(sums[0], p_i, c, out=i).sigmoid_()
         torch.addcmul(sums[1], p_f, c, out=f).sigmoid_()
         torch.tanh(sums[2], out=g)
@@ -131,7 +131,7 @@ class PeepholeLSTM(Cell):
     ) -> State:
         (dh, dc), c = gradient, state[1]
         p_i, p_f, p_o = self.peepholes
-        i, f, g, o = gates.split(self.hidden_size, dim=1)
+        i, f, g, o = gates.chunk(4, dim=1)
         squashed = torch.tanh(after[1])
         reached = dh * o
         dc.add_(tanh_backward(reached, squashed, grad_input=reached))
@@ -148,6 +148,6 @@ class PeepholeLSTM(Cell):
         return self.weight_hidden, self.peepholes
 
     def recurrent_gradients(self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]) -> State:
-        i, f, _, o = gates.split(self.hidden_size, dim=1)
+        i, f, _, o = gates.chunk(4, dim=1)
         seen = [(i * before[1]).sum(0), (f * before[1]).sum(0), (o * after[1]).sum(0)]
         return gates.t() @ before[0], torch.stack(seen)

@@ -24,9 +24,8 @@ class Product:
     def __init__(self, weight: Tensor, rows: int, steps: int) -> None:
         self._transposed = weight.t()
         self._packed: Tensor | None = None
-        if steps >= WORTH_PACKING and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16):
-            if torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
-                self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+        if steps >= WORTH_PACKING and _by_onednn(weight):
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
     def __call__(self, x: Tensor) -> Tensor:
         """`(rows, inputs)` → `(rows, outputs)`."""
@@ -41,3 +40,7 @@ class Product:
             return torch.addmm(addend, x, self._transposed)
         y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, addend, self._packed, None, "add")
         return y
+
+
+def _by_onednn(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()

@@ -36,7 +36,7 @@ class ResetBefore(Cell):
         if len(self.products) == 3:
             gates[:, size : 2 * size].add_(hidden[1](torch.tanh(h)))
         gates[:, : 2 * size].sigmoid_()
-        r, z, n = gates.split(size, dim=1)
+        r, z, n = gates.chunk(3, dim=1)
         torch.tanh(hidden[-1].plus(torch.mul(r, h, out=saved[0]), n), out=n)
         torch.lerp(h, n, z, out=after[0]) if self.writes else torch.lerp(n, h, z, out=after[0])
 
@@ -50,7 +50,7 @@ class ResetBefore(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh,), (h,), size = gradient, state, self.hidden_size
-        r, z, n = gates.split(size, dim=1)
+        r, z, n = gates.chunk(3, dim=1)
         dz = (torch.sub(n, h) if self.writes else torch.sub(h, n)).mul_(dh)
         by_z = dh * z
         into_n, kept = (by_z, dh.sub_(by_z)) if self.writes else (dh.sub_(by_z), by_z)
