@@ -25,6 +25,7 @@ JOBS = Path(__file__).resolve().parent
 sys.path[:] = [str(JOBS.parent / "platform"), *(path for path in sys.path if Path(path) != JOBS), str(JOBS)]
 
 from measure import Benchmark, Figure, main, ratio, take_turns
+from recurrence import recurrence
 from unrolled.config.translation import Model
 from unrolled.config.translation import TranslationConfig as Config
 from unrolled.config_file import load_config
@@ -32,85 +33,11 @@ from unrolled.data.batching import Batch, collate, plan
 from unrolled.data.vocabulary import BEGIN, END, PAD, SPECIAL, UNKNOWN
 from unrolled.decoding import Beam, Greedy, Sample, Strategy, decode
 from unrolled.models import EncoderDecoder, build_translator
-from unrolled.recurrence import CELLS, Engine, Stack
 from unrolled.training.comm import Alone
 from unrolled.training.gradients import GradientBuffer
 from unrolled.training.optimizer import build_optimizer
 
 CONFIG = JOBS.parent / "configs" / "translation" / "multi30k.yaml"
-KERNELS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
-
-
-# Recurrence: forward and backward of one layer against torch's own ----------------------------------------
-
-
-def recurrence(quick: bool) -> Iterator[Figure]:
-    """Every cell and engine, without a mask and with ragged lengths, against `torch.nn` with packed sequences."""
-    shapes = [(32, 16, 128)] if quick else [(64, 32, 256), (32, 64, 512)]
-    for name, shape, ragged in itertools.product(CELLS, shapes, (False, True)):
-        batch, steps, size = shape
-        lengths = torch.linspace(steps / 2, steps, batch).long()[torch.randperm(batch)] if ragged else None
-        inputs = torch.randn(batch, steps, size, requires_grad=True)
-        work = {
-            "fused": stack_pass(name, inputs, lengths, "fused"),
-            "autograd": stack_pass(name, inputs, lengths, "autograd"),
-            "theirs": kernel_pass(name, inputs, lengths),
-        }
-        seconds = take_turns(work, 5 if quick else 21)
-        for engine, goal in (("fused", 1.10), ("autograd", None)):
-            yield ratio(
-                f"recurrence/{name}/{batch}x{steps}x{size}/{'ragged' if ragged else 'even'}/{engine}",
-                seconds[engine],
-                seconds["theirs"],
-                goal=goal,
-                better="lower",
-                baseline=f"nn.{name.upper()}{', packed' if ragged else ''}",
-            )
-
-
-def stack_pass(name: str, inputs: Tensor, lengths: Tensor | None, engine: Engine) -> Callable[[], None]:
-    """Our forward and backward pass over `inputs` `(batch, time, size)`, as work to time."""
-    size = inputs.shape[2]
-    stack = Stack(CELLS[name], size, size, engine=engine)
-    mask = None if lengths is None else torch.arange(inputs.shape[1]) < lengths[:, None]
-    error = output_gradient(inputs, lengths)
-
-    def run() -> None:
-        clear(stack, inputs)
-        outputs, _ = stack(inputs, mask=mask)
-        outputs.backward(error)
-
-    return run
-
-
-def kernel_pass(name: str, inputs: Tensor, lengths: Tensor | None) -> Callable[[], None]:
-    """The same with `torch.nn`, sequences packed where they have `lengths`."""
-    steps, size = inputs.shape[1:]
-    module = KERNELS[name](size, size, batch_first=True)
-    error = output_gradient(inputs, lengths)
-
-    def run() -> None:
-        clear(module, inputs)
-        if lengths is None:
-            outputs, _ = module(inputs)
-        else:
-            packed, _ = module(pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False))
-            outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=steps)
-        outputs.backward(error)
-
-    return run
-
-
-def output_gradient(inputs: Tensor, lengths: Tensor | None) -> Tensor:
-    """Ones wherever there is an output: as large as `inputs`, since the hidden size is the input size."""
-    ones = torch.ones(inputs.shape)
-    return ones if lengths is None else ones * (torch.arange(inputs.shape[1]) < lengths[:, None])[:, :, None]
-
-
-def clear(module: nn.Module, inputs: Tensor) -> None:
-    """Forgets the gradients of the round before."""
-    module.zero_grad(set_to_none=True)
-    inputs.grad = None
 
 
 # Training: one optimizer step of the translator against a plain loop --------------------------------------

@@ -62,7 +62,11 @@ def test_a_dumped_config_is_the_same_config(config):
         ("task: [translation\n", [], ["not valid YAML"]),
         ("- a\n- b\n", [], ["a mapping"]),
         ("task: captioning\ndata: {source: dates}\n", [], ["task is 'captioning'", "translation"]),
-        (SMALLEST, ["model.decoder.cell=grru"], ["'model.decoder.cell=grru'", "rnn, lstm or gru"]),
+        (
+            SMALLEST,
+            ["model.decoder.cell=grru"],
+            ["'model.decoder.cell=grru'", "rnn, irnn, lstm, peephole_lstm, gru, cho_gru, mut1, mut2 or mut3"],
+        ),
         (SMALLEST, ["model.decoder.sell=gru"], ["Did you mean 'cell'?"]),
         (SMALLEST, ["training.keep=0"], ["1 or more"]),
         (SMALLEST, ["training.label_smoothing=1.0"], ["less than 1"]),

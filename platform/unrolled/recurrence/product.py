@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-WORTH_PACKING = 8
-"""Steps from which on rearranging the matrix once costs less than it saves."""
+WORTH_PACKING = (8, 2**18)
+"""Steps and elements of the matrix from which on packing it once costs less than it saves."""
 
 
 class Product:
@@ -24,7 +24,7 @@ class Product:
     def __init__(self, weight: Tensor, rows: int, steps: int) -> None:
         self._transposed = weight.t()
         self._packed: Tensor | None = None
-        if steps >= WORTH_PACKING and _by_onednn(weight):
+        if steps >= WORTH_PACKING[0] and weight.numel() >= WORTH_PACKING[1] and _by_onednn(weight):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -43,4 +43,4 @@ class Product:
 
 
 def _by_onednn(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch._C._has_mkldnn
