@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unrolled.metrics.named import Metric, metric
-from unrolled.metrics.significance import bootstrap_interval
+from unrolled.metrics.significance import bootstrap_interval, mean_interval
 from unrolled.metrics.text import METRICS, Bleu, ChrF, ExactMatch, TextMetric, higher_is_better, score
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "TextMetric",
     "bootstrap_interval",
     "higher_is_better",
+    "mean_interval",
     "metric",
     "score",
 ]

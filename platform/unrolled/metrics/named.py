@@ -40,6 +40,9 @@ NAMED = {
         "Exact match", "The share of outputs that equal their reference, character by character.", PERCENT
     ),
     "accuracy": Metric("Accuracy", "The share of examples with the right answer.", PERCENT),
+    "mse": Metric(
+        "Mean squared error", "The mean of the squared distance from the target; lower is better.", "", False, 4
+    ),
     "perplexity": Metric(
         "Perplexity",
         "Between how many equally likely words the model hesitates at each step; lower is better.",

@@ -10,6 +10,20 @@ from unrolled.errors import UserError
 from unrolled.metrics.text import check_pairs, text_metric
 
 
+def mean_interval(values: Sequence[float], samples: int = 1000, seed: int = 1) -> tuple[float, float]:
+    """Returns the 95 % confidence interval of the mean of independent values by bootstrap resampling (Efron 1979).
+
+    Args:
+        values: one an example.
+        samples: how often as many are drawn anew, with replacement.
+        seed: of the draws; the same seed gives the same interval.
+    """
+    generator, known = np.random.default_rng(seed), np.asarray(values)
+    means = [known[generator.integers(len(known), size=len(known))].mean() for _ in range(samples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def bootstrap_interval(
     name: str, predictions: Sequence[str], references: Sequence[str], samples: int = 1000, seed: int = 1
 ) -> tuple[float, float]:

@@ -1,0 +1,53 @@
+"""Vectors in, vectors out: the plain recurrent network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unrolled.recurrence import Stack
+from unrolled.recurrence import state as nest
+
+
+class SequenceModel(nn.Module):
+    """A stack that reads vectors, and a linear head on its last steps.
+
+    Args:
+        stack: one-directional.
+        outputs: features of an output.
+        dropout: share of the stack's outputs dropped before the head.
+    """
+
+    def __init__(self, stack: Stack, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.stack, self.dropout = stack, dropout
+        self.head = nn.Linear(stack.output_size, outputs)
+
+    def forward(self, inputs: Tensor, last: int, truncate: int | None = None) -> Tensor:
+        """Reads sequences to their end.
+
+        Args:
+            inputs: `(batch, time, features)`.
+            last: how many of the last steps are asked for an output.
+            truncate: gradients flow back within windows of so many steps, from the first step on; the state is carried
+                from window to window and cut from the graph between them (truncated back-propagation through time,
+                Williams & Peng 1990). `None`: through the whole sequence.
+
+        Returns:
+            The outputs of the last steps, `(batch, last, outputs)`.
+        """
+        steps = inputs.shape[1]
+        window, state = truncate or steps, None
+        read: list[Tensor] = []
+        for start in range(0, steps, window):
+            end = min(start + window, steps)
+            asked = max(0, end - max(start, steps - last))
+            # A window that no output is asked of can have no gradient: its state is cut at its end.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and asked > 0):
+                hidden, state = self.stack(inputs[:, start:end], state)
+            if asked:
+                read.append(hidden[:, -asked:])
+            state = nest.detach(state)
+        outputs: Tensor = self.head(functional.dropout(torch.cat(read, dim=1), self.dropout, self.training))
+        return outputs
