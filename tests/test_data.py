@@ -119,7 +119,7 @@ def test_values_that_are_not_text_are_named(tmp_path):
 @pytest.mark.parametrize("source", ["nowhere", "./nowhere", "date"])
 def test_an_unknown_source_is_refused(source):
     with pytest.raises(UserError, match="neither a folder here, nor built in"):
-        open_split(data(source), "train")
+        open_split(source, "train", {})
 
 
 def test_a_damaged_file_is_refused(tmp_path):

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 import torch
-import torch.distributed
-import torch.multiprocessing
 
+from training_runs import start, train, train_together, weights
 from unrolled.config import Clipping, Schedule
 from unrolled.config_file import load_config
 from unrolled.errors import RunFailed, UserError
-from unrolled.tasks import prepare
 from unrolled.training import checkpoint
-from unrolled.training.comm import Alone, Distributed
+from unrolled.training.comm import Alone
 from unrolled.training.gradients import GradientBuffer
 from unrolled.training.optimizer import Schedule as LearningRate
 from unrolled.training.optimizer import build_optimizer
@@ -23,43 +20,6 @@ from unrolled.training.run import RunFolder, choose_checkpoint, claim, open_run
 from unrolled.training.worker import work
 
 EXACT = ["training.precision=float64", "training.max_steps=20", "training.epochs=99", "training.validate_every=8"]
-
-
-def start(path, *overrides, resume=False, overwrite=False):
-    config = load_config(path, overrides)
-    run = claim(config, resume=resume, overwrite=overwrite)
-    data = prepare(config)
-    run.start(config, data, resume=resume)
-    return run, data.fingerprint
-
-
-def train(path, *overrides, comm=None, **options):
-    run, fingerprint = start(path, *overrides, **options)
-    return run, work(run, fingerprint, comm or Alone(), device=torch.device("cpu"), threads=1)
-
-
-def weights(run, which="last"):
-    from safetensors.torch import load_file
-
-    return load_file(choose_checkpoint(run, which) / "model.safetensors")
-
-
-def _process(rank, size, run, fingerprint, port):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
-    work(run, fingerprint, Distributed(), device=torch.device("cpu"), threads=1)
-    torch.distributed.destroy_process_group()
-
-
-def train_together(path, size, *overrides):
-    import socket
-
-    run, fingerprint = start(path, *overrides)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (size, run, fingerprint, port), nprocs=size)
-    return run
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -114,8 +114,9 @@ class Run:
         strategy = decode or trained.task.default_strategy
         return trained.write(choose([strategy], trained.task.decoding)[strategy], range(len(texts)), texts)
 
-    def explain(self, text: str, *, overrides: Sequence[str] = (), checkpoint: str = "best") -> str:
-        """Returns what the model computes for a text, step by step, as lines of at most 100 columns."""
+    def explain(self, text: str | None = None, *, overrides: Sequence[str] = (), checkpoint: str = "best") -> str:
+        """Returns what the model computes for a text (default: the beginning of its training text), step by step, as
+        lines of at most 100 columns."""
         trained = self._trained(overrides, checkpoint)
         if not isinstance(trained.task, Explainer):
             raise UserError(f"--explain: a run of task {trained.config.task} has no explanation of its steps.")

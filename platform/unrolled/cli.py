@@ -100,6 +100,9 @@ def _generate(options: argparse.Namespace) -> int:
     from unrolled.api import load
 
     run = load(options.run)
+    if options.explain is not None:
+        print(run.explain(options.explain or None, overrides=options.set, checkpoint=options.checkpoint))
+        return 0
     texts = list(options.texts) or _lines(options.file)
     for text in run.generate(texts, options.decode, overrides=options.set, checkpoint=options.checkpoint):
         print(text)
@@ -195,6 +198,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("texts", nargs="*", metavar="TEXT", help="inputs; default: lines of --file")
     generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
     generate.add_argument("--decode", help="greedy, sample or beam (what suits the task)")
+    generate.add_argument(
+        "--explain", nargs="?", const="", metavar="TEXT", help="print what a character model computes, step by step"
+    )
     generate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the run's config")
 
     gradients = commands.add_parser("gradients", help="measure how far gradients reach back through time")

@@ -8,11 +8,17 @@ are in `config_file.py`.
 from __future__ import annotations
 
 from unrolled.config.base import Config
+from unrolled.config.language_modeling import LanguageModelingConfig
+from unrolled.config.memory import MemoryConfig
 from unrolled.config.sections import CellName, Decoding, Engine, Recurrent, Section, Source, Vocabulary
 from unrolled.config.training import Clipping, EarlyStopping, Optimizer, Schedule, Training
 from unrolled.config.translation import TranslationConfig
 
-CONFIGS: dict[str, type[Config]] = {"translation": TranslationConfig}
+CONFIGS: dict[str, type[Config]] = {
+    "translation": TranslationConfig,
+    "language_modeling": LanguageModelingConfig,
+    "memory": MemoryConfig,
+}
 """The class of every `task`. A new one is a file and a line here."""
 
 __all__ = [
@@ -23,6 +29,8 @@ __all__ = [
     "Decoding",
     "EarlyStopping",
     "Engine",
+    "LanguageModelingConfig",
+    "MemoryConfig",
     "Optimizer",
     "Recurrent",
     "Schedule",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,72 +25,78 @@ for _chatty in ("datasets", "huggingface_hub"):
     logging.getLogger(_chatty).setLevel(logging.ERROR)
 
 
-def open_split(data: Data, split: str) -> Dataset:
-    """Opens one split with its two columns, named as `data.columns` says.
+def open_split(source: str, split: str, columns: Mapping[str, str], limit: int | None = None) -> Dataset:
+    """Opens one split.
 
     Args:
-        split: one of `data.splits`' values, or any split that the source has.
+        source: `data.source`.
+        split: a name that the source has.
+        columns: that the rows must have, by the key below `data` that names them.
+        limit: takes only the first rows.
 
     Raises:
         UserError: no such source or split, a missing column, an empty split, pairs that do not match, text that
             is not UTF-8.
     """
-    rows = _open(data, split)
-    for key, column in (("input", data.columns.input), ("target", data.columns.target)):
+    rows = _open(source, split, list(columns.values()))
+    for key, column in columns.items():
         if column not in rows.column_names:
             raise UserError(
-                f"data.columns.{key}: {data.source} has no column {column!r} in split {split!r}; "
+                f"data.{key}: {source} has no column {column!r} in split {split!r}; "
                 f"it has {listing(rows.column_names)}.{nearest(column, rows.column_names)}"
             )
     if len(rows) == 0:
-        raise UserError(f"data.splits: split {split!r} of {data.source} is empty.")
-    if data.limit is not None:
-        rows = rows.select(range(min(data.limit, len(rows))))
-    return rows
+        raise UserError(f"data.splits: split {split!r} of {source} is empty.")
+    return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
 
-def pairs(data: Data, split: str) -> tuple[list[str], list[str]]:
-    """Returns the texts of both columns of one split.
+def column_texts(source: str, split: str, columns: Mapping[str, str], limit: int | None = None) -> list[list[str]]:
+    """Returns the texts of each column of one split; arguments as in `open_split`.
 
     Raises:
         UserError: as `open_split`, or a value that is not text.
     """
-    rows = open_split(data, split)
-    columns = []
-    for column in (data.columns.input, data.columns.target):
+    rows = open_split(source, split, columns, limit)
+    found = []
+    for column in columns.values():
         texts = list(rows[column])
         for number, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UserError(
-                    f"{data.source}, split {split!r}, row {number}: column {column!r} holds {_kind(text)}, not text."
+                    f"{source}, split {split!r}, row {number}: column {column!r} holds {_kind(text)}, not text."
                 )
-        columns.append(texts)
-    return columns[0], columns[1]
+        found.append(texts)
+    return found
+
+
+def pairs(data: Data, split: str) -> tuple[list[str], list[str]]:
+    """Returns the texts of both columns of one split of parallel text; raises as `column_texts`."""
+    columns = {"columns.input": data.columns.input, "columns.target": data.columns.target}
+    inputs, targets = column_texts(data.source, split, columns, data.limit)
+    return inputs, targets
 
 
 def _kind(value: object) -> str:
     return "nothing" if value is None else type(value).__name__
 
 
-def _open(data: Data, split: str) -> Dataset:
-    if data.source in BUILT_IN:
-        made = BUILT_IN[data.source]()
-        return Dataset.from_list(_one(made, split, data.source))
-    if "://" in data.source:
-        return _load(
-            data.source, split, _reader(data.source), data_files={split: data.source.replace("{split}", split)}
-        )
-    folder = Path(data.source).expanduser()
+def _open(source: str, split: str, columns: Sequence[str]) -> Dataset:
+    if source in BUILT_IN:
+        made = BUILT_IN[source]()
+        return Dataset.from_list(_one(made, split, source))
+    if "://" in source:
+        return _load(source, split, _reader(source), data_files={split: source.replace("{split}", split)})
+    folder = Path(source).expanduser()
     if folder.is_file():
         raise UserError(f"data.source: {folder} is a file; give the folder that holds a file for every split.")
     if folder.is_dir():
-        return _open_folder(folder, data, split)
-    if data.source.startswith((".", "/", "~")) or data.source.count("/") != 1:
+        return _open_folder(folder, split, columns)
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(
-            f"data.source: {data.source} is neither a folder here, nor built in ({listing(BUILT_IN)}), nor a hub id "
-            f"(owner/name).{nearest(data.source, BUILT_IN)}"
+            f"data.source: {source} is neither a folder here, nor built in ({listing(BUILT_IN)}), nor a hub id "
+            f"(owner/name).{nearest(source, BUILT_IN)}"
         )
-    return _load(data.source, split, data.source)
+    return _load(source, split, source)
 
 
 def _one(splits: dict[str, Any], split: str, source: str) -> Any:
@@ -101,10 +107,10 @@ def _one(splits: dict[str, Any], split: str, source: str) -> Any:
     return splits[split]
 
 
-def _open_folder(folder: Path, data: Data, split: str) -> Dataset:
+def _open_folder(folder: Path, split: str, columns: Sequence[str]) -> Dataset:
     """A folder of packed files (parquet, JSON lines, CSV), or of parallel text such as train.en and train.de."""
-    packed = [file for file in _files(folder) if file.suffix in PACKED]
-    for name in _names(split):
+    packed = packed_files(folder)
+    for name in names_of(split):
         chosen = [file for file in packed if _belongs(file, name)]
         if chosen:
             return _open_packed(folder, split, chosen)
@@ -113,7 +119,7 @@ def _open_folder(folder: Path, data: Data, split: str) -> Dataset:
             f"data.splits: {folder} has no file for split {split!r}; "
             f"it has {listing(sorted(str(file.relative_to(folder)) for file in packed))}."
         )
-    return _parallel_text(folder, data, split)
+    return _parallel_text(folder, split, columns)
 
 
 def _open_packed(folder: Path, split: str, files: list[Path]) -> Dataset:
@@ -124,13 +130,19 @@ def _open_packed(folder: Path, split: str, files: list[Path]) -> Dataset:
     return _load(str(folder), split, PACKED[endings[0]], data_files={split: [str(f) for f in files]}, **delimiter)
 
 
+def packed_files(folder: Path) -> list[Path]:
+    """Returns the files of a folder, at any depth, that hold tables."""
+    return [file for file in _files(folder) if file.suffix in PACKED]
+
+
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path
 
 
-def _names(split: str) -> tuple[str, ...]:
+def names_of(split: str) -> tuple[str, ...]:
+    """Returns the names under which a split is looked for."""
     return (split, *OTHER_NAMES.get(split, ()))
 
 
@@ -165,10 +177,10 @@ def _reader(address: str) -> str:
     raise UserError(f"data.source: {address}: the address of files must end in {listing(PACKED)}.")
 
 
-def _parallel_text(folder: Path, data: Data, split: str) -> Dataset:
+def _parallel_text(folder: Path, split: str, columns: Sequence[str]) -> Dataset:
     files = {}
-    for column in (data.columns.input, data.columns.target):
-        found = [path for name in _names(split) if (path := folder / f"{name}.{column}").is_file()]
+    for column in columns:
+        found = [path for name in names_of(split) if (path := folder / f"{name}.{column}").is_file()]
         if not found:
             there = sorted(path.name for path in folder.iterdir())
             raise UserError(
@@ -176,13 +188,13 @@ def _parallel_text(folder: Path, data: Data, split: str) -> Dataset:
                 f"one sentence a line); it has {listing(there[:12])}."
             )
         files[column] = found[0]
-    columns = {column: _lines(path) for column, path in files.items()}
-    (one, first), (other, second) = ((files[column], lines) for column, lines in columns.items())
+    texts = {column: _lines(path) for column, path in files.items()}
+    (one, first), (other, second) = ((files[column], lines) for column, lines in texts.items())
     if len(first) != len(second):
         raise UserError(
             f"{one} has {len(first):,} lines but {other} has {len(second):,}; parallel text needs one for one."
         )
-    return Dataset.from_dict(columns)
+    return Dataset.from_dict(texts)
 
 
 def _lines(path: Path) -> list[str]:

@@ -85,10 +85,10 @@ def learn_vocabulary(texts: Iterable[str], config: VocabularyConfig) -> Vocabula
     steps = [normalizers.NFC()] + ([normalizers.Lowercase()] if config.lowercase else [])
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.train_from_iterator(texts, trainer)
-    return Vocabulary(_plain_specials(tokenizer))
+    return Vocabulary(plain_specials(tokenizer))
 
 
-def _plain_specials(tokenizer: Tokenizer) -> Tokenizer:
+def plain_specials(tokenizer: Tokenizer) -> Tokenizer:
     """Makes the special symbols mere entries: a text that contains "</s>" must not end the sentence."""
     description = json.loads(tokenizer.to_str())
     description["added_tokens"] = []

@@ -23,7 +23,8 @@ def evaluate_examined(evaluation: Evaluation, workforce: Workforce, *, task: Exa
         data: the split, as `task.open` opened it.
     """
     shares, began = task.shares(data), time.perf_counter()
-    measured = examine(workforce, data, shares, evaluation.progress(evaluation.split, shares, "shares measured"))
+    word = "shares measured" if shares > 1 else "share measured"
+    measured = examine(workforce, data, shares, evaluation.progress(evaluation.split, shares, word))
     seconds = time.perf_counter() - began
     findings = next(iter(workforce.each("sum_up", [(data, measured)])))
     results = {

@@ -7,6 +7,7 @@ from unrolled.models.decoder import Decoder, DecoderState
 from unrolled.models.encoder import TextEncoder
 from unrolled.models.encoder_decoder import EncoderDecoder, build_translator
 from unrolled.models.heads import VocabularyHead
+from unrolled.models.language_model import LanguageModel, build_language_model
 from unrolled.models.memory import Memory
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "Decoder",
     "DecoderState",
     "EncoderDecoder",
+    "LanguageModel",
     "Memory",
     "TextEncoder",
     "VocabularyHead",
+    "build_language_model",
     "build_translator",
 ]

@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from unrolled.config import Config
+from unrolled.tasks.language_modeling import LanguageModeling
+from unrolled.tasks.memory import Memory
 from unrolled.tasks.task import Answerer, Examinee, Explainer, Findings, GlobalBatch, Prepared, Table, Task, Writer
 from unrolled.tasks.translation import Translation
 
-TASKS: dict[str, type[Task]] = {"translation": Translation}
+TASKS: dict[str, type[Task]] = {
+    "translation": Translation,
+    "language_modeling": LanguageModeling,
+    "memory": Memory,
+}
 
 
 def prepare(config: Config, fingerprint: str | None = None) -> Prepared:

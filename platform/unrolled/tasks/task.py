@@ -202,6 +202,10 @@ class Examinee(Protocol):
 class Explainer(Protocol):
     """A task that can show what its model computes, step by step."""
 
-    def explain(self, model: Any, text: str) -> str:
-        """A text of at most 100 columns; raises `UserError` where there is nothing to show."""
+    def explain(self, model: Any, text: str | None) -> str:
+        """Lines of at most 100 columns; raises `UserError` where there is nothing to show.
+
+        Args:
+            text: `None` takes one of the data.
+        """
         ...

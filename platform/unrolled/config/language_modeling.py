@@ -1,0 +1,82 @@
+"""Keys of `task: language_modeling`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from unrolled.config import sections
+from unrolled.config.base import Config
+from unrolled.config.sections import Engine, Positive, Recurrent, Section, Share, Source
+from unrolled.config.training import Training as SharedTraining
+
+
+class Vocabulary(sections.Vocabulary):
+    kind: Literal["bpe", "word", "character"] = Field(
+        "character", description="unit of text; learned on the training text, of which every character is kept"
+    )
+
+
+class Data(Source):
+    source: str = Field(
+        description="hello (built in), text file, folder of train.txt and so on, s3://bucket/{split}.parquet, or hub id"
+    )
+    column: str = Field("text", description="column of a table that holds the text; its rows are joined by newlines")
+    validation_share: Share = Field(
+        0.1, description="end of a source without splits that is kept for validation; 0: validate on all of it"
+    )
+    vocabulary: Vocabulary = Vocabulary()
+    limit: Positive | None = Field(None, description="use only the first units of every split")
+
+
+class Model(Recurrent):
+    cell: sections.CellName = Field("lstm", description="recurrent cell")
+    embedding: Positive | None = Field(None, description="features of a unit; null: one-hot")
+    tie: bool = Field(False, description="the output matrix is the embedding matrix (wants embedding = hidden)")
+    engine: Engine = Field("auto", description="what runs the recurrence")
+
+
+class Training(SharedTraining):
+    metric: Literal["loss"] = Field("loss", description="decides which checkpoint is best (validation)")
+    lanes: Positive = Field(32, description="streams into which the text is cut; all are read side by side")
+    truncate: Positive = Field(
+        100, description="steps of a window, through which gradients flow back; the state is carried on"
+    )
+
+
+class Decoding(sections.Decoding):
+    max_length: Positive = Field(500, description="units written after a prime text")
+
+
+class Evaluation(Section):
+    lanes: Positive = Field(
+        8, description="streams that read the split, also in validation, of 1000 units or more each, from empty states"
+    )
+    prime: str | None = Field(None, description="what the report's samples continue; null: the split's first units")
+    temperatures: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.5, 0.8, 1.0], min_length=1, description="of the report's samples"
+    )
+
+
+class LanguageModelingConfig(Config):
+    fixed: ClassVar[tuple[str, ...]] = (*Config.fixed, "training.lanes", "training.truncate")
+
+    task: Literal["language_modeling"] = Field(description="what is learned")
+    data: Data
+    model: Model = Model()
+    training: Training = Training()
+    decoding: Decoding = Decoding()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> LanguageModelingConfig:
+        model = self.model
+        if model.tie and model.embedding != model.hidden:
+            size = "null" if model.embedding is None else model.embedding
+            raise ValueError(f"model.tie needs model.embedding ({size}) equal to model.hidden ({model.hidden})")
+        return self
+
+    def _shrink(self, values: dict[str, Any]) -> None:
+        values["data"]["limit"] = 2 * self.training.lanes * self.training.truncate + 1  # two windows
+        values["decoding"]["max_length"] = min(50, self.decoding.max_length)

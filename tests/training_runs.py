@@ -1,0 +1,50 @@
+"""Runs of the loop without Ray: alone, or in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import torch
+import torch.distributed
+import torch.multiprocessing
+from safetensors.torch import load_file
+
+from unrolled.config_file import load_config
+from unrolled.tasks import prepare
+from unrolled.training.comm import Alone, Distributed
+from unrolled.training.run import choose_checkpoint, claim
+from unrolled.training.worker import work
+
+
+def start(path, *overrides, resume=False, overwrite=False):
+    config = load_config(path, overrides)
+    run = claim(config, resume=resume, overwrite=overwrite)
+    data = prepare(config)
+    run.start(config, data, resume=resume)
+    return run, data.fingerprint
+
+
+def train(path, *overrides, comm=None, **options):
+    run, fingerprint = start(path, *overrides, **options)
+    return run, work(run, fingerprint, comm or Alone(), device=torch.device("cpu"), threads=1)
+
+
+def weights(run, which="last"):
+    return load_file(choose_checkpoint(run, which) / "model.safetensors")
+
+
+def _process(rank, size, run, fingerprint, port):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
+    work(run, fingerprint, Distributed(), device=torch.device("cpu"), threads=1)
+    torch.distributed.destroy_process_group()
+
+
+def train_together(path, size, *overrides, **options):
+    run, fingerprint = start(path, *overrides, **options)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_process, (size, run, fingerprint, port), nprocs=size)
+    return run
