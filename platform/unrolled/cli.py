@@ -131,6 +131,16 @@ def _gradients(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace) -> int:
+    import unrolled
+    from unrolled.evaluation.curves import compare, table, write_comparison
+
+    comparison = compare(options.runs)
+    write_comparison(comparison, version=unrolled.__version__)
+    print(*table(comparison), f"page: {comparison.page}", sep="\n")
+    return 0
+
+
 def _config(options: argparse.Namespace) -> int:
     from unrolled.config_file import dump_config, load_config, reference
 
@@ -162,6 +172,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "generate": _generate,
     "gradients": _gradients,
+    "report": _report,
     "config": _config,
     "runs": _runs,
     "submit": _submit,
@@ -206,6 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     gradients = commands.add_parser("gradients", help="measure how far gradients reach back through time")
     gradients.add_argument("source", metavar="CONFIG|RUN", help="YAML file (with key.path=value overrides) or a run")
     gradients.add_argument("--checkpoint", metavar="NAME", help="of a run: best, last or step-N (best)")
+
+    report = commands.add_parser("report", help="compare the learning curves of runs in one page")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
 
     config = commands.add_parser("config", help="print a config, complete, or the reference of all keys")
     config.add_argument("config", nargs="?", help="YAML file; follow it with key.path=value to override")

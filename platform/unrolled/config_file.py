@@ -182,7 +182,7 @@ def _sentence(error: ValidationError, kind: type[Config], given: _Given) -> str:
 
 
 def _shown(value: object) -> str:
-    return repr(value) if isinstance(value, str) else "a section" if isinstance(value, dict) else _written(value)
+    return repr(value) if isinstance(value, str) else "a section" if isinstance(value, dict) else written(value)
 
 
 def _expected(problem: Any) -> str:
@@ -251,14 +251,14 @@ def _fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, s
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _fields(field.annotation, f"{prefix}{name}.")
             continue
-        default = "required" if field.is_required() else f"`{_written(field.default)}`"
+        default = "required" if field.is_required() else f"`{written(field.default)}`"
         yield prefix + name, _values(field.annotation), default, field.description or ""
 
 
-def _written(value: object) -> str:
+def written(value: object) -> str:
     """Returns a value as a config file writes it."""
     if isinstance(value, list):
-        return "[" + ", ".join(_written(item) for item in value) + "]"
+        return "[" + ", ".join(written(item) for item in value) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

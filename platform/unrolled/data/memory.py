@@ -179,10 +179,10 @@ class Copy(_Classes):
 
 
 class DelayedXOR(_Classes):
-    """Whether two bits of a long sequence differ: the XOR problem of Martens & Sutskever 2011.
+    """Whether two bits that stand far apart differ: the XOR problem of Martens & Sutskever 2011 without its noise.
 
-    As in the adding problem, but the numbers are bits, 0 or 1, and the target at the end is the exclusive or of the two
-    marked ones.
+    Inputs are a bit and a marker, which is 1 at one step of either half; at all other steps both are 0. The target at
+    the end is the exclusive or of the two marked bits.
     """
 
     features, outputs, scored = 2, 2, 1
@@ -194,10 +194,10 @@ class DelayedXOR(_Classes):
 
     def draw(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         inputs = np.zeros((self.length, 2), dtype=np.float32)
-        bits = generator.integers(2, size=self.length)
+        bits = generator.integers(2, size=2)
         marked = _one_each_half(generator, self.length)
-        inputs[:, 0], inputs[marked, 1] = bits, 1
-        return inputs, bits[marked].sum(keepdims=True) % 2
+        inputs[marked, 0], inputs[marked, 1] = bits, 1
+        return inputs, bits.sum(keepdims=True) % 2
 
 
 def _one_each_half(generator: np.random.Generator, length: int) -> list[int]:

@@ -14,12 +14,15 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from unrolled.evaluation.wording import Results, finite, joined, metric_names, ranking, short, title
-from unrolled.metrics import metric
+from unrolled.metrics import METRICS, metric
 
 Rows = Sequence[Mapping[str, Any]]
 
+DECODED = " The validation score comes from decoded text, so it may improve while the loss rests."
 POINTS = 1000  # of a curve: more than a screen has columns
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+PAINT = ("series-beam", "series-greedy", "series-sample", "series-1", "series-2", "series-3")
+DASHES = ("solid", "dash", "dot", "dashdot")
 SERIES = ("beam", "greedy", "sample")  # their colours never change; other strategies take the spare ones
 
 
@@ -32,6 +35,11 @@ class Chart:
     label: str
     note: str
     figure: dict[str, Any]
+
+
+def look(number: int) -> tuple[str, str]:
+    """Returns colour and dash of the line `number`: no two of the first 24 look the same."""
+    return f"var(--{PAINT[number % len(PAINT)]})", DASHES[number // len(PAINT) % len(DASHES)]
 
 
 def colours(strategies: Sequence[str]) -> dict[str, str]:
@@ -81,9 +89,9 @@ def training_charts(history: Rows, headline: str) -> list[Chart]:
     train = [row for row in history if row.get("kind") == "train"]
     validation = [row for row in history if row.get("kind") == "validation"]
     charts = [
-        _learning_chart(_thin(train), _thin(validation), headline, _best_step(validation)),
-        _gradient_chart(_thin(train)),
-        _rate_chart(_thin(train)),
+        _learning_chart(thin(train), thin(validation), headline, _best_step(validation)),
+        _gradient_chart(thin(train)),
+        _rate_chart(thin(train)),
     ]
     return [chart for chart in charts if chart is not None]
 
@@ -128,7 +136,8 @@ def _score_chart(results: Results, name: str) -> Chart:
 def _learning_chart(train: Rows, validation: Rows, headline: str, best: float | None) -> Chart | None:
     if not train and not validation:
         return None
-    scores = [name for name in (headline, "bleu", "exact_match", "accuracy") if any(name in r for r in validation)]
+    names = (headline, "bleu", "exact_match", "accuracy")
+    scores = [name for name in names if name != "loss" and any(name in row for row in validation)]
     titles = ["Loss (nats per token)", *(f"Validation {metric(name).label}" for name in scores[:1])]
     figure = _panels(titles, heights=[0.58, 0.42] if scores else [1.0], height=480 if scores else 320)
     _curve(figure, train, "loss", "Training loss", "var(--muted)", row=1)
@@ -147,7 +156,7 @@ def _learning_chart(train: Rows, validation: Rows, headline: str, best: float | 
         "Learning curves",
         f"Line chart: training and validation loss by step{ending}.",
         "Both losses falling: the model still learns. Training falling while validation rises: it begins to learn its "
-        "examples by heart. The validation score comes from decoded text, so it may improve while the loss rests.",
+        "examples by heart." + (DECODED if scores and scores[0] in METRICS else ""),
         as_json(figure),
     )
 
@@ -264,7 +273,8 @@ def _best_step(validation: Rows) -> float | None:
     return best[-1] if best else None
 
 
-def _thin(rows: Rows) -> Rows:
+def thin(rows: Rows) -> Rows:
+    """Returns at most `POINTS` of the rows, evenly."""
     return rows[:: -(-len(rows) // POINTS)] if rows else rows
 
 

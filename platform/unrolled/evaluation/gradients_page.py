@@ -10,13 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from unrolled.evaluation.charts import Chart, as_json, layout
+from unrolled.evaluation.charts import Chart, as_json, layout, look
 from unrolled.evaluation.gradients import RULE, Measurement
 from unrolled.evaluation.wording import joined
 from unrolled.recurrence.diagnostics import Flow, textbook
 
-PAINT = ("series-beam", "series-greedy", "series-sample", "series-1", "series-2", "series-3")
-DASHES = ("solid", "dash", "dot", "dashdot")
 VERBS = {"exploding": "explodes", "vanishing": "vanishes", "steady": "stays steady"}
 FLOOR = 1e-20
 """Smaller values are drawn on the lower edge: nothing trains on them."""
@@ -77,7 +75,7 @@ def _row(flow: Flow) -> dict[str, Any]:
 def _distance_chart(flows: Sequence[Flow]) -> Chart:
     figure = _log_figure("Steps back", "Share of the gradient left")
     for number, flow in enumerate(flows):
-        _line(figure, flow.layer, flow.left, *_look(number))
+        _line(figure, flow.layer, flow.left, *look(number))
     return Chart(
         "distance",
         "How far the last step's gradient reaches",
@@ -92,7 +90,7 @@ def _distance_chart(flows: Sequence[Flow]) -> Chart:
 def _step_chart(flows: Sequence[Flow]) -> Chart:
     figure = _log_figure("Step, in the order of reading", "‖∂L/∂h‖")
     for number, flow in enumerate(flows):
-        _line(figure, flow.layer, flow.norms, *_look(number))
+        _line(figure, flow.layer, flow.norms, *look(number))
     norms = [norm for flow in flows for norm in flow.norms if norm > 0]
     if max(norms) < 100 * min(norms):
         figure.update_yaxes(dtick="D2", tickformat=".0e")  # 1, 2 and 5, not every digit
@@ -136,11 +134,6 @@ def _textbook_note(flows: Mapping[str, Flow]) -> str:
         f"(σ = 1.5: {factors['RNN, σ = 1.5']}). The LSTM's memory passes its gradient on times the forget gate: "
         f"σ(1) ≈ 0.73 as it starts, nearly 1 with a forget bias of 4, the open highway that training can build."
     )
-
-
-def _look(number: int) -> tuple[str, str]:
-    """Colour and dash of the line `number`: no two of the first 24 look the same."""
-    return f"var(--{PAINT[number % len(PAINT)]})", DASHES[number // len(PAINT) % len(DASHES)]
 
 
 def _line(figure: go.Figure, name: str, values: Sequence[float], colour: str, dash: str) -> None:

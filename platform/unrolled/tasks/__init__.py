@@ -7,7 +7,18 @@ from pathlib import Path
 from unrolled.config import Config
 from unrolled.tasks.language_modeling import LanguageModeling
 from unrolled.tasks.memory import Memory
-from unrolled.tasks.task import Answerer, Examinee, Explainer, Findings, GlobalBatch, Prepared, Table, Task, Writer
+from unrolled.tasks.task import (
+    Answerer,
+    Baselined,
+    Examinee,
+    Explainer,
+    Findings,
+    GlobalBatch,
+    Prepared,
+    Table,
+    Task,
+    Writer,
+)
 from unrolled.tasks.translation import Translation
 
 TASKS: dict[str, type[Task]] = {
@@ -30,6 +41,7 @@ def make_task(config: Config, folder: Path) -> Task:
 __all__ = [
     "TASKS",
     "Answerer",
+    "Baselined",
     "Examinee",
     "Explainer",
     "Findings",

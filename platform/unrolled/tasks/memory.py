@@ -68,7 +68,7 @@ class Memory:
     def __init__(self, config: MemoryConfig, folder: Path) -> None:
         self.config = config
         self.problem = PROBLEMS[config.data.problem](config.data.length)
-        self.shown = (self.problem.metric,)
+        self.shown, self.baseline = (self.problem.metric,), self.problem.baseline
 
     @classmethod
     def prepare(cls, config: MemoryConfig, fingerprint: str | None = None) -> Generated:
@@ -88,7 +88,7 @@ class Memory:
         layers = f"{settings.layers} layers of " if settings.layers > 1 else ""
         reach = "the whole sequence" if window is None else f"windows of {window:,} steps"
         name = self.problem.metric
-        guess = f"{metric(name).label.lower()} {metric(name).text(self.problem.baseline[name])}"
+        guess = f"{metric(name).label.lower()} {metric(name).text(self.baseline[name])}"
         return (
             f"{layers}{settings.cell} {settings.hidden}, gradients through {reach}",
             f"{self.config.data.problem}: new sequences of {self.problem.steps:,} steps, "
@@ -135,7 +135,7 @@ class Memory:
 
     def findings(self, model: SequenceModel, data: Drawn, shares: Sequence[Measured]) -> Findings:
         """Means over the sequences with their intervals, beside what is reached without a memory."""
-        name, baseline = self.problem.metric, self.problem.baseline
+        name = self.problem.metric
         values = {name: _dealt_back([share.merits for share in shares])}
         if name != "mse":  # which is the loss
             values["loss"] = _dealt_back([share.losses for share in shares])
@@ -156,7 +156,7 @@ class Memory:
                     "Without memory: the best answer that looks at no input, in closed form.",
                     ["Score", "This model", "Without memory"],
                     [
-                        [metric(score).label, metric(score).text(value), metric(score).text(baseline[score])]
+                        [metric(score).label, metric(score).text(value), metric(score).text(self.baseline[score])]
                         for score, value in scores.items()
                     ],
                 )

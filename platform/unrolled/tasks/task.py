@@ -7,7 +7,7 @@ texts out), `Answerer` (its texts are compared with references), `Examinee` (mea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -209,3 +209,15 @@ class Explainer(Protocol):
             text: `None` takes one of the data.
         """
         ...
+
+
+@runtime_checkable
+class Baselined(Protocol):
+    """A task of which is known what can be reached without learning.
+
+    Attributes:
+        baseline: that, by the name of the score.
+    """
+
+    @property
+    def baseline(self) -> Mapping[str, float]: ...
