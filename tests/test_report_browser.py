@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from report_samples import CONFIG, HOSTILE, partial, some_history, some_outputs, some_results, write
+from unrolled.cli import main
 from unrolled.evaluation.report import write_report
 
 
@@ -202,3 +203,28 @@ def test_sparse_report_has_no_errors(browser: Any, tmp_path: Path) -> None:
     browser.get((tmp_path / "evaluation" / "report.html").as_uri())
     assert browser.get_log("browser") == []
     assert browser.find_element("css selector", "#list dd").text == "Ein."
+
+
+def test_the_page_of_a_language_model(browser: Any, tmp_path: Path) -> None:
+    """Samples side by side, charts drawn, hostile text as text, nothing wider than a phone."""
+    text = f"{HOSTILE}\n" * 40
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "text.yaml").write_text(
+        f"task: language_modeling\nstorage: {tmp_path}\nname: run\ndata: {{source: {tmp_path / 'text.txt'}}}\n"
+        "model: {hidden: 16}\ntraining: {lanes: 2, truncate: 20, epochs: 1, log_every: 5}\n"
+        f"evaluation: {{prime: {json.dumps(HOSTILE)}}}\n",
+        encoding="utf-8",
+    )
+    assert main(["train", str(tmp_path / "text.yaml"), "--local"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--split", "validation", "--local"]) == 0
+    emulate_width(browser, 390)
+    browser.get_log("browser")
+    browser.get((tmp_path / "run" / "evaluation" / "validation" / "report.html").as_uri())
+    count = "return [...document.querySelectorAll('[data-chart]')].map(n => n.querySelectorAll('svg .trace').length)"
+    wait_until(browser, lambda: all(browser.execute_script(count)))
+    assert len(browser.execute_script(count)) == 3
+    assert browser.get_log("browser") == [] and browser.title != "owned"
+    samples = [node.text for node in browser.find_elements("css selector", "pre.sample")]
+    assert len(samples) == 3 and all(sample.startswith(HOSTILE) for sample in samples)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    assert browser.execute_script(CONTRASTS) == []

@@ -67,6 +67,7 @@ class Trainer:
         self.gradients = GradientBuffer(self.model, extra=3)
         self.progress = Progress()
         self.state: Nest = None
+        self._batches = 1
         self._restore()
         self._began = time.perf_counter() - self.progress.seconds
         self._since = _Since()
@@ -81,17 +82,18 @@ class Trainer:
         stop = progress.finished = self._done()
         while not stop:
             batches = self.task.plan(self.data, progress.epoch)
+            self._batches = len(batches)
             for batch in batches[progress.batch :]:
                 if progress.batch == 0:
                     self.state = None
-                flags = self._update(batch, self._done_share(len(batches)))
+                flags = self._update(batch, self._done_share())
                 progress.step += 1
                 progress.batch += 1
                 ends_epoch = progress.batch == len(batches)
                 if ends_epoch:
                     progress.epoch, progress.batch = progress.epoch + 1, 0
                 if progress.step % self.training.log_every == 0:
-                    self._log(len(batches))
+                    self._log()
                 stop = flags[INTERRUPTED] > 0 or flags[TIME] >= 1 or self._done()
                 self._look_back(ends_epoch, stop, interrupted=flags[INTERRUPTED] > 0)
                 stop = stop or self._done()
@@ -134,10 +136,10 @@ class Trainer:
         spent = time.perf_counter() - self._began
         return [float(self.interrupted()), 0.0 if limit is None else spent / (limit * 60)]
 
-    def _done_share(self, batches: int) -> float:
+    def _done_share(self) -> float:
         """The share of the run's steps or epochs that is over, whichever is larger."""
         progress, steps = self.progress, self.training.max_steps
-        epochs = (progress.epoch + progress.batch / batches) / self.training.epochs
+        epochs = self._epochs() / self.training.epochs
         return epochs if steps is None else max(epochs, progress.step / steps)
 
     def _done(self) -> bool:
@@ -175,16 +177,18 @@ class Trainer:
         self.schedule.after_validation(scores["loss"])
         self.report({"kind": "validation", **self._now(), **scores, "best": better})
 
-    def _log(self, batches: int) -> None:
-        epoch = self.progress.epoch + self.progress.batch / batches
+    def _epochs(self) -> float:
+        return self.progress.epoch + self.progress.batch / self._batches
+
+    def _log(self) -> None:
         rate = self.optimizer.param_groups[0]["lr"]
-        self.report({"kind": "train", **self._now(), "epoch": epoch, "learning_rate": rate, **self._since.row()})
+        self.report({"kind": "train", **self._now(), "learning_rate": rate, **self._since.row()})
         self._since = _Since()
 
     def _now(self) -> dict[str, Any]:
         return {
             "step": self.progress.step,
-            "epoch": float(self.progress.epoch),
+            "epoch": self._epochs(),
             "seconds": round(time.perf_counter() - self._began, 3),
         }
 
