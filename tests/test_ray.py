@@ -133,7 +133,7 @@ def test_a_killed_driver_leaves_a_run_that_resumes_bitwise(tiny, tmp_path):
     assert max(row["step"] for row in rows) - reached <= 5 + 1
     end = f"training.max_steps={reached + 40}"
     resumed = command("train", tiny, "--resume", *options[:-1], end)
-    said, _ = resumed.communicate(timeout=120)
+    said, _ = resumed.communicate(timeout=400)
     assert resumed.returncode == 0, said
     assert "continuing from step" in said
     whole = command("train", tiny, "name=whole", *options[:-1], end)
