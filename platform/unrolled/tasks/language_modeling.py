@@ -63,7 +63,7 @@ class LanguageModeling:
             f"{len(data.split('validation')):,} to validate; {kind} vocabulary of {len(self.symbols):,}",
         )
 
-    def plan(self, data: PreparedText, _epoch: int) -> list[Window]:
+    def plan(self, data: PreparedText, epoch: int) -> list[Window]:
         """Windows of all lanes in the order of the text, the same in every epoch."""
         return plan_windows(data.split("train"), self.config.training.lanes, self.config.training.truncate)
 
