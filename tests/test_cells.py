@@ -117,8 +117,8 @@ class Forgetful(RNN):
     """Its derivative leaves out the factor 1 − h²."""
 
     def step_backward(self, gates, state, after, saved, gradient, hidden):
-        gates.copy_(gradient[0])
-        return (hidden[0](gates),)
+        gates[0].copy_(gradient[0])
+        return (hidden[0](gates[0]),)
 
 
 def test_a_wrong_derivative_is_caught():

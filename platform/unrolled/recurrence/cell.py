@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unrolled.recurrence.product import Product
+from unrolled.recurrence.product import Product, linear, weight_gradient
 
 State = tuple[Tensor, ...]
 """The tensors `(batch, hidden)` that a cell carries from step to step; the first one is its output h."""
@@ -41,6 +41,8 @@ class Cell(nn.Module, ABC):
     """Blocks of `hidden_size` features in what `project` returns."""
     input_blocks: ClassVar[int | None] = None
     """Blocks of rows in the input weights, where they are not as many as the gates."""
+    spans: ClassVar[tuple[tuple[int, int], ...]]
+    """The ranges of gates that `step_forward` and `step_backward` work on."""
     products: ClassVar[tuple[int, ...]]
     """Blocks of rows in the recurrent weights, grouped by the vector that they multiply."""
     tensors: ClassVar[int] = 1
@@ -76,18 +78,58 @@ class Cell(nn.Module, ABC):
         """`(…, input_size)` → `(…, gates · hidden_size)`: the input's share of every gate, with its bias."""
         return functional.linear(inputs, self.weight_input, self.bias)
 
+    def project_forward(self, inputs: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
+        """`project` into given memory.
+
+        Args:
+            inputs: `(rows, input_size)`, of the type to multiply in, which may be narrower than the parameters'.
+            gates: `(rows, gates · hidden_size)`, of the same type; is filled.
+
+        Returns:
+            What the derivative needs besides the inputs.
+        """
+        linear(inputs, self.weight_input, self.bias, gates)
+        return ()
+
+    def project_backward(
+        self, inputs: Tensor, kept: Sequence[Tensor], errors: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The derivative of `project_forward`.
+
+        Args:
+            inputs: what it was given.
+            kept: what it returned.
+            errors: ∂L/∂gates, `(rows, gates · hidden_size)`.
+
+        Returns:
+            ∂L/∂inputs and the gradients of `input_parameters`.
+        """
+        weight = torch.empty_like(self.weight_input)
+        weight_gradient(errors, inputs, weight)
+        return errors @ self.weight_input.to(errors.dtype), (weight, errors.sum(0).to(weight.dtype))
+
+    def input_parameters(self) -> tuple[nn.Parameter, ...]:
+        """The parameters that `project` uses."""
+        return self.weight_input, self.bias
+
     @abstractmethod
     def step(self, projected: Tensor, state: State) -> State:
         """One step: `projected` `(batch, gates · hidden_size)` and the state before it give the state after it."""
 
     @abstractmethod
     def step_forward(
-        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+        self,
+        gates: Sequence[Tensor],
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        hidden: Sequence[Product],
     ) -> None:
         """`step` into given memory.
 
         Args:
-            gates: `(batch, gates · hidden_size)`, the projected input; overwritten by what the derivative needs.
+            gates: the `spans` of the projected input `(batch, gates · hidden_size)`, views of one tensor; overwritten
+                by what the derivative needs.
             state: before the step.
             after: is filled with the state after the step.
             saved: `saved` tensors to fill for the derivative.
@@ -97,7 +139,7 @@ class Cell(nn.Module, ABC):
     @abstractmethod
     def step_backward(
         self,
-        gates: Tensor,
+        gates: Sequence[Tensor],
         state: State,
         after: State,
         saved: Sequence[Tensor],
@@ -117,17 +159,29 @@ class Cell(nn.Module, ABC):
         """
 
     def recurrent_parameters(self) -> tuple[nn.Parameter, ...]:
-        """The parameters that `step` uses."""
+        """The parameters that `step` uses, the recurrent weights first."""
         return (self.weight_hidden,)
 
-    def recurrent_gradients(self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]) -> State:
-        """The gradients of `recurrent_parameters`, over all steps at once.
+    @abstractmethod
+    def recurrent_pairs(
+        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What the gradient of the recurrent weights is made of, over all steps at once.
 
         Args:
             gates, saved: `(time · batch, …)`, as `step_backward` left them.
             before, after: states before and after every step, `(time · batch, hidden)`.
+
+        Returns:
+            For the rows of the weights, from the first to the last: the gradients of what they gave, and what they
+            multiplied.
         """
-        return (gates.t() @ before[0],)
+
+    def other_gradients(
+        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """The gradients of `recurrent_parameters` behind the first; arguments as in `recurrent_pairs`."""
+        return ()
 
     def kernel_weights(self) -> list[Tensor]:
         """Returns `[W_ih, W_hh, b_ih, b_hh]` as torch's own kernels want them."""

@@ -25,6 +25,7 @@ class GRU(Cell):
     """
 
     gates = 3
+    spans = ((0, 2), (0, 1), (1, 2), (2, 3))
     products = (3,)
     saved = 1  # U_n h + c_n
     kernel = "gru"
@@ -42,27 +43,31 @@ class GRU(Cell):
         return (n + z * (h - n),)
 
     def step_forward(
-        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+        self,
+        gates: Sequence[Tensor],
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        hidden: Sequence[Product],
     ) -> None:
-        (h,), size = state, self.hidden_size
+        (h,), (r_z, r, z, n), size = state, gates, self.hidden_size
         recurrent = hidden[0](h)
-        r, z, n = gates.chunk(3, dim=1)
-        gates[:, : 2 * size].add_(recurrent[:, : 2 * size]).sigmoid_()
+        r_z.add_(recurrent[:, : 2 * size]).sigmoid_()
         torch.add(recurrent[:, 2 * size :], self.bias_reset, out=saved[0])
-        n.addcmul_(r, saved[0]).tanh_()
-        torch.lerp(n, h, z, out=after[0])
+        candidate = torch.addcmul(n, r, saved[0]).tanh_()
+        n.copy_(candidate)
+        torch.lerp(candidate, h, z, out=after[0])
 
     def step_backward(
         self,
-        gates: Tensor,
+        gates: Sequence[Tensor],
         state: State,
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
         hidden: Sequence[Product],
     ) -> State:
-        (dh,), (h,), (reset,), size = gradient, state, saved, self.hidden_size
-        r, z, n = gates.chunk(3, dim=1)
+        (dh,), (h,), (reset,), (r_z, r, z, n) = gradient, state, saved, gates
         dz = torch.sub(h, n).mul_(dh)
         kept = dh * z
         tanh_backward(dh.sub_(kept), n, grad_input=n)
@@ -70,16 +75,21 @@ class GRU(Cell):
         dr = torch.mul(n, reset, out=dz)
         torch.mul(n, r, out=reset)
         sigmoid_backward(dr, r, grad_input=r)
-        return (hidden[0].plus(torch.cat([gates[:, : 2 * size], reset], dim=1), kept),)
+        return (hidden[0].plus(torch.cat([r_z, reset], dim=1), kept),)
 
     def recurrent_parameters(self) -> tuple[nn.Parameter, ...]:
         return self.weight_hidden, self.bias_reset
 
-    def recurrent_gradients(self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]) -> State:
-        (reset,), size, weight = saved, self.hidden_size, torch.empty_like(self.weight_hidden)
-        torch.mm(gates[:, : 2 * size].t(), before[0], out=weight[: 2 * size])
-        torch.mm(reset.t(), before[0], out=weight[2 * size :])
-        return weight, reset.sum(0)
+    def recurrent_pairs(
+        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        reads_h = gates[:, : 2 * self.hidden_size]
+        return [(reads_h, before[0]), (saved[0], before[0])]
+
+    def other_gradients(
+        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        return (saved[0].sum(0),)
 
     def kernel_weights(self) -> list[Tensor]:
         gates = self.bias.new_zeros(2 * self.hidden_size)

@@ -25,6 +25,7 @@ class LSTM(Cell):
     """
 
     gates = 4
+    spans = ((0, 4), (0, 1), (1, 2), (2, 3), (3, 4))
     products = (4,)
     tensors = 2
     kernel = "lstm"
@@ -40,28 +41,31 @@ class LSTM(Cell):
         return torch.sigmoid(o) * torch.tanh(c), c
 
     def step_forward(
-        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+        self,
+        gates: Sequence[Tensor],
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        hidden: Sequence[Product],
     ) -> None:
-        (h, c), (new_h, new_c), size = state, after, self.hidden_size
-        sums = hidden[0].plus(h, gates)
-        torch.sigmoid(sums[:, : 2 * size], out=gates[:, : 2 * size])
-        torch.tanh(sums[:, 2 * size : 3 * size], out=gates[:, 2 * size : 3 * size])
-        torch.sigmoid(sums[:, 3 * size :], out=gates[:, 3 * size :])
-        i, f, g, o = gates.chunk(4, dim=1)
+        (h, c), (new_h, new_c), (all_gates, i, f, g, o) = state, after, gates
+        all_gates.add_(hidden[0](h))
+        g.mul_(2)  # tanh(a) = 2 σ(2a) − 1, so that one σ serves all gates
+        all_gates.sigmoid_()
+        g.mul_(2).sub_(1)
         torch.mul(f, c, out=new_c).addcmul_(i, g)
         torch.tanh(new_c, out=new_h).mul_(o)
 
     def step_backward(
         self,
-        gates: Tensor,
+        gates: Sequence[Tensor],
         state: State,
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
         hidden: Sequence[Product],
     ) -> State:
-        (dh, dc), c = gradient, state[1]
-        i, f, g, o = gates.chunk(4, dim=1)
+        (dh, dc), c, (all_gates, i, f, g, o) = gradient, state[1], gates
         squashed = torch.tanh(after[1])
         reached = dh * o
         dc.add_(tanh_backward(reached, squashed, grad_input=reached))
@@ -72,7 +76,12 @@ class LSTM(Cell):
         df = torch.mul(dc, c, out=reached)
         dc.mul_(f)
         sigmoid_backward(df, f, grad_input=f)
-        return hidden[0](gates), dc
+        return hidden[0](all_gates), dc
+
+    def recurrent_pairs(
+        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        return [(gates, before[0])]
 
 
 class PeepholeLSTM(Cell):
@@ -88,6 +97,7 @@ class PeepholeLSTM(Cell):
     """
 
     gates = 4
+    spans = ((0, 4), (0, 1), (1, 2), (2, 3), (3, 4))
     products = (4,)
     tensors = 2
 
@@ -107,31 +117,34 @@ class PeepholeLSTM(Cell):
         return torch.sigmoid(o + p_o * new) * torch.tanh(new), new
 
     def step_forward(
-        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+        self,
+        gates: Sequence[Tensor],
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        hidden: Sequence[Product],
     ) -> None:
-        (h, c), (new_h, new_c) = state, after
+        (h, c), (new_h, new_c), (all_gates, i, f, g, o) = state, after, gates
         p_i, p_f, p_o = self.peepholes
-        sums = hidden[0].plus(h, gates).chunk(4, dim=1)
-        i, f, g, o = gates.chunk(4, dim=1)
-        torch.addcmul(sums[0], p_i, c, out=i).sigmoid_()
-        torch.addcmul(sums[1], p_f, c, out=f).sigmoid_()
-        torch.tanh(sums[2], out=g)
+        all_gates.add_(hidden[0](h))
+        i.addcmul_(p_i, c).sigmoid_()
+        f.addcmul_(p_f, c).sigmoid_()
+        g.tanh_()
         torch.mul(f, c, out=new_c).addcmul_(i, g)
-        torch.addcmul(sums[3], p_o, new_c, out=o).sigmoid_()
+        o.addcmul_(p_o, new_c).sigmoid_()
         torch.tanh(new_c, out=new_h).mul_(o)
 
     def step_backward(
         self,
-        gates: Tensor,
+        gates: Sequence[Tensor],
         state: State,
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
         hidden: Sequence[Product],
     ) -> State:
-        (dh, dc), c = gradient, state[1]
+        (dh, dc), c, (all_gates, i, f, g, o) = gradient, state[1], gates
         p_i, p_f, p_o = self.peepholes
-        i, f, g, o = gates.chunk(4, dim=1)
         squashed = torch.tanh(after[1])
         reached = dh * o
         dc.add_(tanh_backward(reached, squashed, grad_input=reached))
@@ -142,12 +155,19 @@ class PeepholeLSTM(Cell):
         sigmoid_backward(di, i, grad_input=i)
         tanh_backward(dg, g, grad_input=g)
         sigmoid_backward(df, f, grad_input=f)
-        return hidden[0](gates), dc.addcmul_(i, p_i).addcmul_(f, p_f)
+        return hidden[0](all_gates), dc.addcmul_(i, p_i).addcmul_(f, p_f)
 
     def recurrent_parameters(self) -> tuple[nn.Parameter, ...]:
         return self.weight_hidden, self.peepholes
 
-    def recurrent_gradients(self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]) -> State:
+    def recurrent_pairs(
+        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        return [(gates, before[0])]
+
+    def other_gradients(
+        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         i, f, _, o = gates.chunk(4, dim=1)
         seen = [(i * before[1]).sum(0), (f * before[1]).sum(0), (o * after[1]).sum(0)]
-        return gates.t() @ before[0], torch.stack(seen)
+        return (torch.stack(seen),)

@@ -7,11 +7,15 @@ needs both sizes to be equal. Where they differ, x̂ = W_x x with a learned matr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unrolled.recurrence.cell import State
+from unrolled.recurrence.product import linear, weight_gradient
 from unrolled.recurrence.reset import ResetBefore
 
 
@@ -20,6 +24,8 @@ class _Direct(ResetBefore):
 
     input_blocks = 2
     writes = True
+    direct_first: ClassVar[bool]
+    """Whether that gate is the first one (else the last)."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size)
@@ -31,6 +37,47 @@ class _Direct(ResetBefore):
     def _direct(self, inputs: Tensor) -> Tensor:
         return inputs if self.weight_match is None else functional.linear(inputs, self.weight_match)
 
+    def project_forward(self, inputs: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
+        (low, high), (first, last) = self._columns()
+        linear(inputs, self.weight_input, self.bias[low:high], gates[:, low:high])
+        if self.weight_match is None:
+            matched = inputs
+        else:
+            matched = gates.new_empty(len(gates), self.hidden_size)
+            linear(inputs, self.weight_match, None, matched)
+        matched = self._squash(matched)
+        torch.add(matched, self.bias[first:last].to(gates.dtype), out=gates[:, first:last])
+        return (matched,)
+
+    def project_backward(
+        self, inputs: Tensor, kept: Sequence[Tensor], errors: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        (low, high), (first, last) = self._columns()
+        weight, bias = torch.empty_like(self.weight_input), errors.sum(0).to(self.bias.dtype)
+        weight_gradient(errors[:, low:high], inputs, weight)
+        into_inputs = errors[:, low:high] @ self.weight_input.to(errors.dtype)
+        direct = self._squash_backward(errors[:, first:last], kept[0])
+        if self.weight_match is None:
+            return into_inputs + direct, (weight, bias)
+        match = torch.empty_like(self.weight_match)
+        weight_gradient(direct, inputs, match)
+        return into_inputs.addmm_(direct, self.weight_match.to(errors.dtype)), (weight, bias, match)
+
+    def input_parameters(self) -> tuple[nn.Parameter, ...]:
+        match = () if self.weight_match is None else (self.weight_match,)
+        return self.weight_input, self.bias, *match
+
+    def _columns(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The columns of the gates that the weighted input fills, and those of the input itself."""
+        size = self.hidden_size
+        return ((size, 3 * size), (0, size)) if self.direct_first else ((0, 2 * size), (2 * size, 3 * size))
+
+    def _squash(self, matched: Tensor) -> Tensor:
+        return matched
+
+    def _squash_backward(self, error: Tensor, squashed: Tensor) -> Tensor:
+        return error
+
 
 class MUT1(_Direct):
     """Gates in the order r, z, n:
@@ -41,10 +88,12 @@ class MUT1(_Direct):
     """
 
     products = (1, 1)
+    direct_first = False
 
     def project(self, inputs: Tensor) -> Tensor:
-        weighted = functional.linear(inputs, self.weight_input)
-        return torch.cat([weighted, torch.tanh(self._direct(inputs))], dim=-1) + self.bias
+        size = self.hidden_size
+        weighted = functional.linear(inputs, self.weight_input, self.bias[: 2 * size])
+        return torch.cat([weighted, torch.tanh(self._direct(inputs)) + self.bias[2 * size :]], dim=-1)
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
@@ -54,6 +103,12 @@ class MUT1(_Direct):
         r = torch.sigmoid(torch.addmm(r, h, u_r.t()))
         n = torch.tanh(torch.addmm(n, r * h, u_n.t()))
         return (n * z + h * (1 - z),)
+
+    def _squash(self, matched: Tensor) -> Tensor:
+        return torch.tanh(matched)
+
+    def _squash_backward(self, error: Tensor, squashed: Tensor) -> Tensor:
+        return torch.ops.aten.tanh_backward(error, squashed)
 
 
 class MUT2(_Direct):
@@ -65,10 +120,12 @@ class MUT2(_Direct):
     """
 
     products = (2, 1)
+    direct_first = True
 
     def project(self, inputs: Tensor) -> Tensor:
-        weighted = functional.linear(inputs, self.weight_input)
-        return torch.cat([self._direct(inputs), weighted], dim=-1) + self.bias
+        size = self.hidden_size
+        weighted = functional.linear(inputs, self.weight_input, self.bias[size:])
+        return torch.cat([self._direct(inputs) + self.bias[:size], weighted], dim=-1)
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state

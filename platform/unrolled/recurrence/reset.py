@@ -24,33 +24,38 @@ class ResetBefore(Cell):
     """
 
     gates = 3
+    spans = ((0, 2), (0, 1), (1, 2), (2, 3))
     saved = 1  # r ⊙ h
     writes: ClassVar[bool] = False
     """Whether z is the share of the candidate in the new state (else of the old state)."""
 
     def step_forward(
-        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+        self,
+        gates: Sequence[Tensor],
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        hidden: Sequence[Product],
     ) -> None:
-        (h,), size, reads_h = state, self.hidden_size, self.products[0] * self.hidden_size
-        gates[:, :reads_h] = hidden[0].plus(h, gates[:, :reads_h])
+        (h,), (r_z, r, z, n) = state, gates
+        (r_z if self.products[0] == 2 else r).add_(hidden[0](h))
         if len(self.products) == 3:
-            gates[:, size : 2 * size].add_(hidden[1](torch.tanh(h)))
-        gates[:, : 2 * size].sigmoid_()
-        r, z, n = gates.chunk(3, dim=1)
-        torch.tanh(hidden[-1].plus(torch.mul(r, h, out=saved[0]), n), out=n)
-        torch.lerp(h, n, z, out=after[0]) if self.writes else torch.lerp(n, h, z, out=after[0])
+            z.add_(hidden[1](torch.tanh(h)))
+        r_z.sigmoid_()
+        candidate = hidden[-1](torch.mul(r, h, out=saved[0])).add_(n).tanh_()
+        n.copy_(candidate)
+        torch.lerp(h, candidate, z, out=after[0]) if self.writes else torch.lerp(candidate, h, z, out=after[0])
 
     def step_backward(
         self,
-        gates: Tensor,
+        gates: Sequence[Tensor],
         state: State,
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
         hidden: Sequence[Product],
     ) -> State:
-        (dh,), (h,), size = gradient, state, self.hidden_size
-        r, z, n = gates.chunk(3, dim=1)
+        (dh,), (h,), (r_z, r, z, n) = gradient, state, gates
         dz = (torch.sub(n, h) if self.writes else torch.sub(h, n)).mul_(dh)
         by_z = dh * z
         into_n, kept = (by_z, dh.sub_(by_z)) if self.writes else (dh.sub_(by_z), by_z)
@@ -62,13 +67,13 @@ class ResetBefore(Cell):
         if len(self.products) == 3:
             squashed = torch.tanh(h)
             kept.add_(tanh_backward(hidden[1](z), squashed, grad_input=squashed))
-        return (hidden[0].plus(gates[:, : self.products[0] * size], kept),)
+        return (hidden[0].plus(r_z if self.products[0] == 2 else r, kept),)
 
-    def recurrent_gradients(self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]) -> State:
-        size, reads_h = self.hidden_size, self.products[0] * self.hidden_size
-        weight = torch.empty_like(self.weight_hidden)
-        torch.mm(gates[:, :reads_h].t(), before[0], out=weight[:reads_h])
+    def recurrent_pairs(
+        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        size, (h,) = self.hidden_size, before
+        pairs = [(gates[:, : self.products[0] * size], h), (gates[:, 2 * size :], saved[0])]
         if len(self.products) == 3:
-            torch.mm(gates[:, size : 2 * size].t(), torch.tanh(before[0]), out=weight[size : 2 * size])
-        torch.mm(gates[:, 2 * size :].t(), saved[0], out=weight[-size:])
-        return (weight,)
+            pairs.insert(1, (gates[:, size : 2 * size], torch.tanh(h)))
+        return pairs

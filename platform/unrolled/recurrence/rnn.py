@@ -15,6 +15,7 @@ class RNN(Cell):
     """h_t = tanh(W x_t + U h_{t-1} + b)."""
 
     gates = 1
+    spans = ((0, 1),)
     products = (1,)
     kernel = "rnn_tanh"
 
@@ -23,21 +24,31 @@ class RNN(Cell):
         return (torch.tanh(torch.addmm(projected, h, self.weight_hidden.t())),)
 
     def step_forward(
-        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+        self,
+        gates: Sequence[Tensor],
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        hidden: Sequence[Product],
     ) -> None:
-        torch.tanh(hidden[0].plus(state[0], gates), out=after[0])
+        torch.add(gates[0], hidden[0](state[0]), out=after[0]).tanh_()
 
     def step_backward(
         self,
-        gates: Tensor,
+        gates: Sequence[Tensor],
         state: State,
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
         hidden: Sequence[Product],
     ) -> State:
-        tanh_backward(gradient[0], after[0], grad_input=gates)
-        return (hidden[0](gates),)
+        tanh_backward(gradient[0], after[0], grad_input=gates[0])
+        return (hidden[0](gates[0]),)
+
+    def recurrent_pairs(
+        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        return [(gates, before[0])]
 
 
 class IRNN(Cell):
@@ -47,6 +58,7 @@ class IRNN(Cell):
     """
 
     gates = 1
+    spans = ((0, 1),)
     products = (1,)
     kernel = "rnn_relu"
 
@@ -59,18 +71,28 @@ class IRNN(Cell):
         return (torch.relu(torch.addmm(projected, h, self.weight_hidden.t())),)
 
     def step_forward(
-        self, gates: Tensor, state: State, after: State, saved: Sequence[Tensor], hidden: Sequence[Product]
+        self,
+        gates: Sequence[Tensor],
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        hidden: Sequence[Product],
     ) -> None:
-        torch.clamp_min(hidden[0].plus(state[0], gates), 0, out=after[0])
+        torch.add(gates[0], hidden[0](state[0]), out=after[0]).relu_()
 
     def step_backward(
         self,
-        gates: Tensor,
+        gates: Sequence[Tensor],
         state: State,
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
         hidden: Sequence[Product],
     ) -> State:
-        torch.mul(gradient[0], after[0] > 0, out=gates)
-        return (hidden[0](gates),)
+        torch.mul(gradient[0], after[0] > 0, out=gates[0])
+        return (hidden[0](gates[0]),)
+
+    def recurrent_pairs(
+        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        return [(gates, before[0])]

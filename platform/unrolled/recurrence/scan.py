@@ -61,8 +61,7 @@ def scan(
         return _autograd(cell, inputs, carried, mask, reverse)
     if engine != "bptt" and fusible:
         return _fused(cell, inputs, carried, mask, lengths, reverse)
-    projected = cell.project(inputs.transpose(0, 1).contiguous())
-    outputs, after = bptt(cell, projected, carried, None if mask is None else mask.t(), reverse)
+    outputs, after = bptt(cell, inputs.transpose(0, 1), carried, None if mask is None else mask.t(), reverse)
     return outputs.transpose(0, 1), after
 
 
