@@ -47,6 +47,7 @@ class Recurrent(Section):
     hidden: Positive = Field(256, description="features of the state, one direction")
     layers: Positive = Field(1, description="cells on each other")
     dropout: Share = Field(0.2, description="share dropped from embeddings, between layers and from the outputs")
+    variational: bool = Field(False, description="dropout: one mask for all steps of a sequence")
 
 
 class Sample(Section):

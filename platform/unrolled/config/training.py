@@ -43,7 +43,11 @@ class Training(Section):
     epochs: Positive = Field(20, description="passes over the training split, at most")
     max_steps: Positive | None = Field(None, description="stop after so many updates")
     max_minutes: Annotated[float, Field(gt=0)] | None = Field(None, description="stop after so long, resumes included")
-    precision: Literal["float32", "float64"] = Field("float32", description="of parameters and arithmetic")
+    precision: Literal["float32", "float64", "bfloat16"] = Field(
+        "float32",
+        description="of parameters and arithmetic; bfloat16: float32, but matrices are multiplied in bfloat16 while "
+        "training (fast with AMX and on GPUs)",
+    )
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     clipping: Clipping = Clipping()
@@ -54,3 +58,8 @@ class Training(Section):
     keep: Positive = Field(2, description="newest checkpoints kept beside the best")
     log_every: Positive = Field(50, description="steps between rows of metrics.jsonl")
     restarts: Annotated[int, Field(ge=0)] = Field(3, description="how often a failed group of workers is started again")
+
+    @property
+    def parameter_type(self) -> Literal["float32", "float64"]:
+        """Of parameters, as torch names it."""
+        return "float64" if self.precision == "float64" else "float32"

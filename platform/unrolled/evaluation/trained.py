@@ -26,7 +26,7 @@ def load(run: RunFolder, config: Config, checkpoint: Path, device: torch.device)
         UserError: the checkpoint is damaged or belongs to another model.
     """
     task = make_task(config, run.vocabulary)
-    model = task.build_model().to(getattr(torch, config.training.precision))
+    model = task.build_model().to(getattr(torch, config.training.parameter_type))
     load_model(checkpoint, model)
     return task, model.to(device).eval()
 

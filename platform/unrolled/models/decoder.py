@@ -14,11 +14,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unrolled.models.attention import Attention
 from unrolled.models.memory import Memory
-from unrolled.recurrence import Stack, StackState
+from unrolled.recurrence import Dropout, Stack, StackState
 
 DecoderState = tuple[StackState, Tensor | None]
 """The recurrent state and, with input feeding, the last attentional vector `(batch, output)`."""
@@ -32,7 +31,7 @@ class Decoder(nn.Module):
     output_size: features of the vectors it returns.
     attention: looks at the memory; `None` for conditioning `state`.
     input_feeding: see above; wants attention.
-    dropout: share dropped from embeddings and outputs.
+    dropout: of embeddings and outputs; none if `None`.
     """
 
     def __init__(
@@ -44,13 +43,14 @@ class Decoder(nn.Module):
         attention: Attention | None,
         *,
         input_feeding: bool = False,
-        dropout: float = 0.0,
+        dropout: Dropout | None = None,
     ) -> None:
         super().__init__()
         if input_feeding and attention is None:
             raise ValueError("input feeding feeds what attention saw: it wants an attention")
         self.embedding, self.stack, self.attention = embedding, stack, attention
-        self.input_feeding, self.dropout, self.output_size = input_feeding, dropout, output_size
+        self.input_feeding, self.output_size = input_feeding, output_size
+        self.dropout = dropout or Dropout(0.0)
         hidden = stack.output_size
         # One learned first state a layer and tensor, so that sizes and cells of both sides are free.
         self.bridges = nn.ModuleList(
@@ -107,7 +107,8 @@ class Decoder(nn.Module):
         return self._advance(self._embed(tokens), state, memory)
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        return functional.dropout(self.embedding(tokens), self.dropout, self.training)
+        embedded: Tensor = self.dropout(self.embedding(tokens))
+        return embedded
 
     def _advance(self, embedded: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState]:
         carried, fed = state
@@ -120,4 +121,5 @@ class Decoder(nn.Module):
         if self.attention is not None:
             context, _ = self.attention(hidden, memory)
             hidden = torch.cat([hidden, context], dim=-1)
-        return functional.dropout(torch.tanh(self.readout(hidden)), self.dropout, self.training)
+        output: Tensor = self.dropout(torch.tanh(self.readout(hidden)))
+        return output

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unrolled.models.memory import Memory
-from unrolled.recurrence import Stack
+from unrolled.recurrence import Dropout, Stack
 
 
 class TextEncoder(nn.Module):
@@ -16,16 +15,16 @@ class TextEncoder(nn.Module):
     Args:
         embedding: `(vocabulary, features)`, shared with the decoder or not.
         stack: the recurrent network over the embedded tokens.
-        dropout: share dropped from embeddings and outputs.
+        dropout: of embeddings and outputs.
     """
 
-    def __init__(self, embedding: nn.Embedding, stack: Stack, dropout: float) -> None:
+    def __init__(self, embedding: nn.Embedding, stack: Stack, dropout: Dropout) -> None:
         super().__init__()
         self.embedding, self.stack, self.dropout = embedding, stack, dropout
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Memory:
         """Encodes `tokens` `(batch, positions)`; the summary joins the last state h of every direction."""
-        embedded = functional.dropout(self.embedding(tokens), self.dropout, self.training)
+        embedded = self.dropout(self.embedding(tokens))
         outputs, state = self.stack(embedded, mask=mask)
         summary = torch.cat([direction[0] for direction in state[-1]], dim=-1)
-        return Memory(functional.dropout(outputs, self.dropout, self.training), mask, summary)
+        return Memory(self.dropout(outputs), mask, summary)

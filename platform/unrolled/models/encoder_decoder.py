@@ -10,7 +10,7 @@ from unrolled.models.decoder import Decoder, DecoderState
 from unrolled.models.encoder import TextEncoder
 from unrolled.models.heads import VocabularyHead
 from unrolled.models.memory import Memory
-from unrolled.models.recurrent import build_stack
+from unrolled.models.recurrent import build_dropout, build_stack
 
 
 class EncoderDecoder(nn.Module):
@@ -54,7 +54,7 @@ def build_translator(config: Model, input_vocabulary: int, target_vocabulary: in
     attends = decoder.conditioning == "attention"
     memory = encoder_stack.output_size
     return EncoderDecoder(
-        TextEncoder(reading, encoder_stack, encoder.dropout),
+        TextEncoder(reading, encoder_stack, build_dropout(encoder)),
         Decoder(
             writing,
             decoder_stack,
@@ -62,7 +62,7 @@ def build_translator(config: Model, input_vocabulary: int, target_vocabulary: in
             output,
             Attention(decoder.attention.score, decoder.hidden, memory) if attends else None,
             input_feeding=feeding,
-            dropout=decoder.dropout,
+            dropout=build_dropout(decoder),
         ),
         VocabularyHead(output, target_vocabulary, writing.weight if decoder.tie else None),
     )

@@ -59,24 +59,37 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         wanted = any(ctx.needs_input_grad)
-        vocabulary = len(weight)
-        loss = hidden.new_zeros(())
+        vocabulary, kind = len(weight), _type_of_products(hidden, weight)
+        loss = weight.new_zeros(())
         gradients = [torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)] if wanted else []
-        for start in range(0, len(hidden), CHUNK):
-            rows, picked = hidden[start : start + CHUNK], targets[start : start + CHUNK, None]
-            logs = torch.addmm(bias, rows, weight.t()).log_softmax(-1)
-            loss -= (1 - smoothing) * logs.gather(1, picked).sum()
-            if smoothing:
-                loss -= smoothing / vocabulary * logs.sum()
-            if wanted:
-                error = logs.exp_().sub_(smoothing / vocabulary) if smoothing else logs.exp_()
-                error.scatter_add_(1, picked, error.new_full((1, 1), smoothing - 1).expand_as(picked))
-                torch.mm(error, weight, out=gradients[0][start : start + CHUNK])
-                gradients[1].addmm_(error.t(), rows)
-                gradients[2] += error.sum(0)
+        narrow_weight, narrow_bias = weight.to(kind), bias.to(kind)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(hidden), CHUNK):
+                rows, picked = hidden[start : start + CHUNK].to(kind), targets[start : start + CHUNK, None]
+                logs = torch.addmm(narrow_bias, rows, narrow_weight.t()).to(weight.dtype).log_softmax(-1)
+                loss -= (1 - smoothing) * logs.gather(1, picked).sum()
+                if smoothing:
+                    loss -= smoothing / vocabulary * logs.sum()
+                if wanted:
+                    error = logs.exp_().sub_(smoothing / vocabulary) if smoothing else logs.exp_()
+                    error.scatter_add_(1, picked, error.new_full((1, 1), smoothing - 1).expand_as(picked))
+                    gradients[2] += error.sum(0)
+                    error = error.to(kind)
+                    gradients[0][start : start + CHUNK] = error @ narrow_weight
+                    if kind == weight.dtype:
+                        gradients[1].addmm_(error.t(), rows)
+                    else:
+                        gradients[1] += error.t() @ rows
         ctx.save_for_backward(*gradients)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
         return (*(gradient * outer[0] for gradient in ctx.saved_tensors), None, None)
+
+
+def _type_of_products(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """The parameters' type, or a narrower one under autocast."""
+    device = hidden.device.type
+    narrow = torch.is_autocast_enabled(device) and weight.dtype == torch.float32
+    return torch.get_autocast_dtype(device) if narrow else weight.dtype

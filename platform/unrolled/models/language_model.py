@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from unrolled.config.language_modeling import Model
 from unrolled.models.heads import VocabularyHead
-from unrolled.models.recurrent import build_stack
-from unrolled.recurrence import Stack, StackState
+from unrolled.models.recurrent import build_dropout, build_stack
+from unrolled.recurrence import Dropout, Stack, StackState
 from unrolled.recurrence import state as nest
 
 PRIME = -1
@@ -47,15 +47,15 @@ class LanguageModel(nn.Module):
         embedding: `(vocabulary, features)`; `None`: units are one-hot vectors.
         stack: the recurrent network over them.
         head: scores of the next unit.
-        dropout: share dropped from embeddings and outputs; one-hot vectors stay whole.
+        dropout: of embeddings and outputs; one-hot vectors stay whole.
     """
 
     def __init__(
-        self, vocabulary: int, embedding: nn.Embedding | None, stack: Stack, head: VocabularyHead, dropout: float
+        self, vocabulary: int, embedding: nn.Embedding | None, stack: Stack, head: VocabularyHead, dropout: Dropout
     ) -> None:
         super().__init__()
-        self.vocabulary, self.dropout = vocabulary, dropout
-        self.embedding, self.stack, self.head = embedding, stack, head
+        self.vocabulary = vocabulary
+        self.embedding, self.stack, self.head, self.dropout = embedding, stack, head, dropout
 
     def forward(self, tokens: Tensor, state: StackState | None = None) -> tuple[Tensor, StackState]:
         """Reads a window.
@@ -68,13 +68,14 @@ class LanguageModel(nn.Module):
             One vector a token, `(batch, time, hidden)`, for the head, and the state after the window.
         """
         outputs, after = self.stack(self.embed(tokens), state)
-        return functional.dropout(outputs, self.dropout, self.training), after
+        return self.dropout(outputs), after
 
     def embed(self, tokens: Tensor) -> Tensor:
         """`(…)` → what the stack reads, `(…, features)`."""
         if self.embedding is None:
             return functional.one_hot(tokens, self.vocabulary).to(self.head.weight.dtype)
-        return functional.dropout(self.embedding(tokens), self.dropout, self.training)
+        embedded: Tensor = self.dropout(self.embedding(tokens))
+        return embedded
 
     def loss(self, tokens: Tensor, targets: Tensor, state: StackState | None) -> tuple[Tensor, StackState]:
         """Summed cross-entropy (nats) of `targets` `(batch, time)`, each given all tokens up to its place, and the
@@ -117,4 +118,5 @@ def build_language_model(config: Model, vocabulary: int) -> LanguageModel:
         nn.init.normal_(embedding.weight, std=cast(int, config.embedding) ** -0.5)
     stack = build_stack(config, vocabulary if embedding is None else embedding.embedding_dim, config.engine)
     tied = embedding.weight if config.tie and embedding is not None else None
-    return LanguageModel(vocabulary, embedding, stack, VocabularyHead(config.hidden, vocabulary, tied), config.dropout)
+    head = VocabularyHead(config.hidden, vocabulary, tied)
+    return LanguageModel(vocabulary, embedding, stack, head, build_dropout(config))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unrolled.config import Engine, Recurrent
-from unrolled.recurrence import CELLS, Stack
+from unrolled.recurrence import CELLS, Dropout, Stack
 
 
 def build_stack(config: Recurrent, input_size: int, engine: Engine, *, bidirectional: bool = False) -> Stack:
@@ -15,5 +15,11 @@ def build_stack(config: Recurrent, input_size: int, engine: Engine, *, bidirecti
         layers=config.layers,
         bidirectional=bidirectional,
         dropout=config.dropout,
+        variational=config.variational,
         engine=engine,
     )
+
+
+def build_dropout(config: Recurrent) -> Dropout:
+    """Makes the dropout around the stack that `config` describes."""
+    return Dropout(config.dropout, variational=config.variational)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from unrolled.recurrence import Stack
+from unrolled.recurrence import Dropout, Stack
 from unrolled.recurrence import state as nest
 
 
@@ -16,10 +15,10 @@ class SequenceModel(nn.Module):
     Args:
         stack: one-directional.
         outputs: features of an output.
-        dropout: share of the stack's outputs dropped before the head.
+        dropout: of the stack's outputs, before the head.
     """
 
-    def __init__(self, stack: Stack, outputs: int, dropout: float = 0.0) -> None:
+    def __init__(self, stack: Stack, outputs: int, dropout: Dropout) -> None:
         super().__init__()
         self.stack, self.dropout = stack, dropout
         self.head = nn.Linear(stack.output_size, outputs)
@@ -49,5 +48,5 @@ class SequenceModel(nn.Module):
             if asked:
                 read.append(hidden[:, -asked:])
             state = nest.detach(state)
-        outputs: Tensor = self.head(functional.dropout(torch.cat(read, dim=1), self.dropout, self.training))
+        outputs: Tensor = self.head(self.dropout(torch.cat(read, dim=1)))
         return outputs

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from unrolled.recurrence import state
 from unrolled.recurrence.cell import Cell, State
+from unrolled.recurrence.dropout import Dropout
 from unrolled.recurrence.gru import GRU, ChoGRU
 from unrolled.recurrence.lstm import LSTM, PeepholeLSTM
 from unrolled.recurrence.mut import MUT1, MUT2, MUT3
@@ -37,6 +38,7 @@ __all__ = [
     "RNN",
     "Cell",
     "ChoGRU",
+    "Dropout",
     "Engine",
     "PeepholeLSTM",
     "Stack",

@@ -1,8 +1,9 @@
 """Back-propagation through time by hand: one autograd.Function for every cell.
 
-Forward, one product projects the inputs of all steps; then every step overwrites its projected input by its gates. Backward, from the last step to the first, a step
-overwrites its gates by their gradients. So a scan holds inputs, states and gates once, and what remains is left to
-single large products after the loop: the gradients of all weights and of the inputs.
+Forward, one product projects the inputs of all steps; then every step overwrites its projected input by its gates.
+Backward, from the last step to the first, a step overwrites its gates by their gradients. So a scan holds inputs,
+states and gates once, and what remains is left to single large products after the loop: the gradients of all weights
+and of the inputs.
 
 Under `torch.autocast` with bfloat16, all products are of bfloat16 with sums in float32. States and what a step
 computes are float32; gates are kept in bfloat16 between the passes.

@@ -6,9 +6,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unrolled.recurrence.cell import Cell, State
+from unrolled.recurrence.dropout import Dropout
 from unrolled.recurrence.scan import Engine, scan
 
 StackState = tuple[tuple[State, ...], ...]
@@ -24,6 +24,7 @@ class Stack(nn.Module):
         layers: how many stand on each other; each reads all directions of the one below.
         bidirectional: a second cell a layer runs from the end; outputs of both are joined.
         dropout: share of values dropped between layers (not after the last).
+        variational: drop the same values at every step; see `Dropout`.
         engine: of every scan.
     """
 
@@ -36,12 +37,14 @@ class Stack(nn.Module):
         layers: int = 1,
         bidirectional: bool = False,
         dropout: float = 0.0,
+        variational: bool = False,
         engine: Engine = "auto",
     ) -> None:
         super().__init__()
         self.directions = 2 if bidirectional else 1
         self.output_size = self.directions * hidden_size
-        self.dropout, self.engine = dropout, engine
+        self.engine = engine
+        self.dropout = Dropout(dropout, variational=variational)
         sizes = [input_size] + [self.output_size] * (layers - 1)
         self.layers = nn.ModuleList(
             nn.ModuleList(cell(size, hidden_size) for _ in range(self.directions)) for size in sizes
@@ -67,7 +70,7 @@ class Stack(nn.Module):
         after: list[tuple[State, ...]] = []
         for depth, (layer, carried) in enumerate(zip(self.cells(), before, strict=True)):
             if depth > 0:
-                inputs = functional.dropout(inputs, self.dropout, self.training)
+                inputs = self.dropout(inputs)
             runs = [
                 scan(cell, inputs, carried[d], mask, engine=self.engine, reverse=d == 1) for d, cell in enumerate(layer)
             ]
@@ -86,7 +89,7 @@ class Stack(nn.Module):
         after: list[tuple[State, ...]] = []
         for depth, ((cell,), (carried,)) in enumerate(zip(self.cells(), state, strict=True)):
             if depth > 0:
-                inputs = functional.dropout(inputs, self.dropout, self.training)
+                inputs = self.dropout(inputs)
             new = cell.step(cell.project(inputs), carried)
             inputs = new[0]
             after.append((new,))

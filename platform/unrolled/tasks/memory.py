@@ -14,7 +14,7 @@ from unrolled.config.memory import MemoryConfig
 from unrolled.data.memory import PROBLEMS, Examples, Problem
 from unrolled.errors import UserError, nearest
 from unrolled.metrics import mean_interval, metric
-from unrolled.models.recurrent import build_stack
+from unrolled.models.recurrent import build_dropout, build_stack
 from unrolled.models.sequence import SequenceModel
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.task import Findings, Table
@@ -80,7 +80,7 @@ class Memory:
         """The stack of the config's `model` section and a linear head."""
         settings = self.config.model
         stack = build_stack(settings, self.problem.features, settings.engine)
-        return SequenceModel(stack, self.problem.outputs, settings.dropout)
+        return SequenceModel(stack, self.problem.outputs, build_dropout(settings))
 
     def introduce(self, data: Generated) -> tuple[str, str]:
         """Cell, size and window; problem and what guessing reaches."""

@@ -61,7 +61,7 @@ class Trainer:
         self.config, self.training = config, config.training
         self.report, self.interrupted = report, interrupted
         torch.manual_seed(config.seed)
-        self.model = task.build_model().to(device, getattr(torch, self.training.precision))
+        self.model = task.build_model().to(device, getattr(torch, self.training.parameter_type))
         self.optimizer = build_optimizer(self.model, self.training.optimizer)
         self.schedule = Schedule(self.training.schedule, self.training.optimizer.learning_rate)
         self.gradients = GradientBuffer(self.model, extra=3)
@@ -112,7 +112,8 @@ class Trainer:
         torch.manual_seed((self.config.seed * 1_000_003 + self.progress.step) * 65_537 + self.comm.rank)
         loss, part = torch.zeros((), device=self.device), batch.part(self.comm.rank, self.comm.size)
         if part is not None:
-            summed, state = self.task.loss(self.model, part.to(self.device), self.state)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bfloat16"):
+                summed, state = self.task.loss(self.model, part.to(self.device), self.state)
             loss = summed / batch.tokens
             torch.autograd.backward(loss)
             self.state = nest.detach(state)
