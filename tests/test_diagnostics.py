@@ -123,7 +123,7 @@ def test_steps_of_a_stack_are_measured_too():
     stack, inputs = Stack(CELLS["lstm"], 3, 4, layers=2), torch.randn(2, 5, 3)
 
     def stepped():
-        state = stack.zeros(2)
+        state = stack.begin(2)
         for x in inputs.unbind(1):
             output, state = stack.step(x, state)
         return output.sum()

@@ -140,7 +140,7 @@ def test_a_window_as_long_as_the_sequence_changes_nothing(window):
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_a_shorter_window_is_a_graph_cut_by_hand(cell, window, last):
     made, inputs = model(cell), torch.randn(4, 11, 3, dtype=torch.float64)
-    state, hidden = made.stack.zeros(4), []
+    state, hidden = made.stack.begin(4), []
     for t in range(11):
         if t % window == 0:
             state = tuple(tuple(tuple(x.detach() for x in cell) for cell in layer) for layer in state)

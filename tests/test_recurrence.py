@@ -163,7 +163,7 @@ def test_stack_steps_as_it_scans(name):
     stack = Stack(CELLS[name], 3, 4, layers=2)
     inputs = torch.randn(2, 5, 3)
     whole, end = stack(inputs)
-    carried = stack.zeros(2)
+    carried = stack.begin(2)
     for t in range(5):
         output, carried = stack.step(inputs[:, t], carried)
         torch.testing.assert_close(output, whole[:, t])
@@ -231,4 +231,4 @@ def test_fused_refuses_what_it_cannot_do():
 def test_a_bidirectional_stack_has_no_step():
     stack = Stack(CELLS["rnn"], 3, 4, bidirectional=True)
     with pytest.raises(ValueError, match="both ends"):
-        stack.step(torch.zeros(1, 3), stack.zeros(1))
+        stack.step(torch.zeros(1, 3), stack.begin(1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from unrolled.config.base import Config
 from unrolled.config.language_modeling import LanguageModelingConfig
 from unrolled.config.memory import MemoryConfig
-from unrolled.config.sections import CellName, Decoding, Engine, Recurrent, Section, Source, Vocabulary
+from unrolled.config.sections import CellName, Decoding, Engine, Recurrent, Section, Source, Unprompted, Vocabulary
 from unrolled.config.training import Clipping, EarlyStopping, Optimizer, Schedule, Training
 from unrolled.config.translation import TranslationConfig
 
@@ -38,5 +38,6 @@ __all__ = [
     "Source",
     "Training",
     "TranslationConfig",
+    "Unprompted",
     "Vocabulary",
 ]

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from unrolled.config import sections
 from unrolled.config.base import Config
-from unrolled.config.sections import Engine, Positive, Recurrent, Section, Share, Source
+from unrolled.config.sections import Engine, Positive, Section, Share, Source, Unprompted
 from unrolled.config.training import Training as SharedTraining
 
 
@@ -30,7 +30,7 @@ class Data(Source):
     limit: Positive | None = Field(None, description="use only the first units of every split")
 
 
-class Model(Recurrent):
+class Model(Unprompted):
     cell: sections.CellName = Field("lstm", description="recurrent cell")
     embedding: Positive | None = Field(None, description="features of a unit; null: one-hot")
     tie: bool = Field(False, description="the output matrix is the embedding matrix (wants embedding = hidden)")

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from unrolled.config import training
 from unrolled.config.base import Config
-from unrolled.config.sections import CellName, Engine, Positive, Recurrent, Section, Share
+from unrolled.config.sections import CellName, Engine, Positive, Section, Share, Unprompted
 
 
 class Data(Section):
@@ -20,7 +20,7 @@ class Data(Section):
     test: Positive = Field(1000, description="sequences that are reported")
 
 
-class Model(Recurrent):
+class Model(Unprompted):
     cell: CellName = Field("lstm", description="recurrent cell")
     hidden: Positive = Field(128, description="features of the state, one direction")
     dropout: Share = Field(0.0, description="share dropped between layers and from the outputs")

@@ -48,6 +48,18 @@ class Recurrent(Section):
     layers: Positive = Field(1, description="cells on each other")
     dropout: Share = Field(0.2, description="share dropped from embeddings, between layers and from the outputs")
     variational: bool = Field(False, description="dropout: one mask for all steps of a sequence")
+    zoneout: Share = Field(0.0, description="share of the state that every step leaves as it was")
+    residual: bool = Field(False, description="a layer adds its input to its output where both are of one size")
+    layer_norm: bool = Field(False, description="normalise what input and state add to each gate")
+    initialization: Literal["orthogonal", "uniform", "identity"] | None = Field(
+        None, description="of the recurrent weights, gate by gate; null: the cell's own"
+    )
+
+
+class Unprompted(Recurrent):
+    """A stack whose first state nothing else gives."""
+
+    learned_state: bool = Field(False, description="the state before the first step is learned; else it is zeros")
 
 
 class Sample(Section):

@@ -48,6 +48,9 @@ class Training(Section):
         description="of parameters and arithmetic; bfloat16: float32, but matrices are multiplied in bfloat16 while "
         "training (fast with AMX and on GPUs)",
     )
+    detect_anomaly: bool = Field(
+        False, description="end a run whose numbers stop being finite with the place where they did (slow)"
+    )
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     clipping: Clipping = Clipping()

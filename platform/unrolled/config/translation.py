@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from unrolled.config import sections
 from unrolled.config.base import Config
-from unrolled.config.sections import Decoding, Engine, Positive, Recurrent, Section, Share, Source
+from unrolled.config.sections import Decoding, Engine, Positive, Recurrent, Section, Share, Source, Unprompted
 from unrolled.config.training import Training as SharedTraining
 
 
@@ -29,7 +29,7 @@ class Data(Source):
     limit: Positive | None = Field(None, description="use only the first pairs of every split")
 
 
-class Encoder(Recurrent):
+class Encoder(Unprompted):
     bidirectional: bool = Field(True, description="read from both ends")
     embedding: Positive = Field(256, description="features of a token")
 

@@ -93,7 +93,7 @@ class LanguageModel(nn.Module):
 
     def prime(self, tokens: Tensor) -> Primed:
         """Reads prime texts of equal length `(n, units)`, one unit or more."""
-        state = self.stack.zeros(len(tokens))
+        state = self.stack.begin(len(tokens))
         if tokens.shape[1] > 1:
             _, state = self(tokens[:, :-1], state)
         return Primed(state, tokens[:, -1])

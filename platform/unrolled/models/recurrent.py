@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unrolled.config import Engine, Recurrent
+from unrolled.config import Engine, Recurrent, Unprompted
 from unrolled.recurrence import CELLS, Dropout, Stack
 
 
@@ -16,6 +16,11 @@ def build_stack(config: Recurrent, input_size: int, engine: Engine, *, bidirecti
         bidirectional=bidirectional,
         dropout=config.dropout,
         variational=config.variational,
+        residual=config.residual,
+        layer_norm=config.layer_norm,
+        zoneout=config.zoneout,
+        initialization=config.initialization,
+        learned_state=isinstance(config, Unprompted) and config.learned_state,
         engine=engine,
     )
 

@@ -15,12 +15,12 @@ class SequenceModel(nn.Module):
     Args:
         stack: one-directional.
         outputs: features of an output.
-        dropout: of the stack's outputs, before the head.
+        dropout: of the stack's outputs, before the head; none if `None`.
     """
 
-    def __init__(self, stack: Stack, outputs: int, dropout: Dropout) -> None:
+    def __init__(self, stack: Stack, outputs: int, dropout: Dropout | None = None) -> None:
         super().__init__()
-        self.stack, self.dropout = stack, dropout
+        self.stack, self.dropout = stack, dropout or Dropout(0.0)
         self.head = nn.Linear(stack.output_size, outputs)
 
     def forward(self, inputs: Tensor, last: int, truncate: int | None = None) -> Tensor:

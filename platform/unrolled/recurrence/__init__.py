@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from unrolled.recurrence import state
+from unrolled.recurrence.anomaly import NotFinite
 from unrolled.recurrence.cell import Cell, State
 from unrolled.recurrence.dropout import Dropout
 from unrolled.recurrence.gru import GRU, ChoGRU
@@ -13,7 +14,7 @@ from unrolled.recurrence.lstm import LSTM, PeepholeLSTM
 from unrolled.recurrence.mut import MUT1, MUT2, MUT3
 from unrolled.recurrence.rnn import IRNN, RNN
 from unrolled.recurrence.scan import Engine, scan
-from unrolled.recurrence.stack import Stack, StackState
+from unrolled.recurrence.stack import Stack, StackState, named_stacks
 
 CELLS: dict[str, type[Cell]] = {
     "rnn": RNN,
@@ -40,10 +41,12 @@ __all__ = [
     "ChoGRU",
     "Dropout",
     "Engine",
+    "NotFinite",
     "PeepholeLSTM",
     "Stack",
     "StackState",
     "State",
+    "named_stacks",
     "scan",
     "state",
 ]

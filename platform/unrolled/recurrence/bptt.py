@@ -11,7 +11,8 @@ computes are float32; gates are kept in bfloat16 between the passes.
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
+from dataclasses import dataclass
+from itertools import accumulate, cycle, islice
 from typing import Any
 
 import torch
@@ -19,16 +20,27 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from unrolled.recurrence.cell import Cell, State
+from unrolled.recurrence.normalized import Normalization, NormalizedProduct, NormalizedProductBackward
 from unrolled.recurrence.product import Product, weight_gradient
+from unrolled.recurrence.zoneout import Zoneout
 
 
-def bptt(cell: Cell, inputs: Tensor, state: State, mask: Tensor | None, reverse: bool) -> tuple[Tensor, State]:
+def bptt(
+    cell: Cell,
+    inputs: Tensor,
+    state: State,
+    mask: Tensor | None,
+    zoneout: Zoneout | None = None,
+    *,
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
     """Runs `cell` over time.
 
     Args:
         inputs: `(time, batch, features)`.
         state: what the cell carries in.
         mask: `(time, batch)`, bool; the state is carried through where it is False. `None`: all True.
+        zoneout: what is kept of the old state where the mask is True.
         reverse: from the last step to the first.
 
     Returns:
@@ -36,103 +48,165 @@ def bptt(cell: Cell, inputs: Tensor, state: State, mask: Tensor | None, reverse:
     """
     device, kind = inputs.device.type, cell.bias.dtype
     half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
-    parameters = (*cell.input_parameters(), *cell.recurrent_parameters())
+    settings = _Settings(cell, half and kind == torch.float32, mask, zoneout, reverse)
+    gain = () if cell.gain_hidden is None else (cell.gain_hidden,)
+    parameters = (*cell.input_parameters(), cell.weight_hidden, *gain, *cell.other_parameters())
     with torch.autocast(device, enabled=False):
-        outputs, *after = _BackPropagation.apply(
-            cell, half and kind == torch.float32, mask, reverse, inputs, *state, *parameters
-        )
+        outputs, *after = _BackPropagation.apply(settings, inputs, *state, *parameters)
     return outputs, tuple(after)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    cell: Cell
+    half: bool
+    mask: Tensor | None
+    zoneout: Zoneout | None
+    reverse: bool
 
 
 class _BackPropagation(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, cell: Cell, half: bool, mask: Tensor | None, reverse: bool, inputs: Tensor, *given: Tensor
-    ) -> Any:
+    def forward(ctx: Any, settings: _Settings, inputs: Tensor, *given: Tensor) -> Any:
+        cell, zoneout = settings.cell, settings.zoneout
         (steps, batch, _), size, first = inputs.shape, cell.hidden_size, cell.bias
-        flat = inputs.to(torch.bfloat16 if half else first.dtype).contiguous().flatten(0, 1)
+        flat = inputs.to(torch.bfloat16 if settings.half else first.dtype).contiguous().flatten(0, 1)
         gates = flat.new_empty(steps, batch, cell.gates * size)
         kept = cell.project_forward(flat, gates.flatten(0, 1))
         states = [first.new_empty(steps + 1, batch, size) for _ in range(cell.tensors)]
+        # What the cell made, before zoneout; the state itself without.
+        fresh = [first.new_empty(steps, batch, size) for _ in states] if zoneout else []
         saved = [first.new_empty(steps, batch, size) for _ in range(cell.saved)]
         for buffer, state in zip(states, given, strict=False):
-            buffer[-1 if reverse else 0] = state
-        hidden = [Product(block, batch, steps, half) for block in _blocks(cell)]
-        order = _Order(cell, gates, states, saved, mask, reverse)
+            buffer[-1 if settings.reverse else 0] = state
+        hidden, normalizations = _products(settings, steps, batch)
+        order = _Order(settings, gates, states, fresh, saved)
         for t in order.forward():
-            cell.step_forward(order.load(t), order.before[t], order.after[t], order.saved[t], hidden)
+            for normalization in normalizations:
+                normalization.t = t
+            cell.step_forward(order.load(t), order.before[t], order.made[t], order.saved[t], hidden)
             order.store(t)
+            if zoneout:
+                zoneout.mix(t, order.made[t], order.before[t], order.after[t])
             if order.ragged[t]:
                 for new, old in zip(order.after[t], order.before[t], strict=True):
                     torch.where(order.masks[t], new, old, out=new)
-        ctx.save_for_backward(flat, gates, *states, *saved, *kept)
-        ctx.cell, ctx.half, ctx.mask, ctx.reverse, ctx.kind = cell, half, mask, reverse, inputs.dtype
-        outputs = states[0][:-1] if reverse else states[0][1:]
-        return (outputs, *(buffer[0 if reverse else -1] for buffer in states))
+        ctx.save_for_backward(flat, gates, *states, *fresh, *saved, *kept)
+        ctx.settings, ctx.normalizations, ctx.kind = settings, normalizations, inputs.dtype
+        outputs = states[0][:-1] if settings.reverse else states[0][1:]
+        return (outputs, *(buffer[0 if settings.reverse else -1] for buffer in states))
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, into_outputs: Tensor, *last: Tensor) -> Any:
-        cell: Cell = ctx.cell
-        inputs, gates, *rest = ctx.saved_tensors  # raises where a first call has overwritten them
-        states, saved = rest[: cell.tensors], rest[cell.tensors : cell.tensors + cell.saved]
-        kept = rest[cell.tensors + cell.saved :]
+        settings: _Settings = ctx.settings
+        cell, zoneout, normalizations = settings.cell, settings.zoneout, ctx.normalizations
+        tensors = iter(ctx.saved_tensors)  # raises where a first call has overwritten them
+        inputs, gates = next(tensors), next(tensors)
+        states = list(islice(tensors, cell.tensors))
+        fresh = list(islice(tensors, cell.tensors if zoneout else 0))
+        saved, kept = list(islice(tensors, cell.saved)), list(tensors)
         steps, batch, _ = gates.shape
-        hidden = [Product(block.t(), batch, steps, ctx.half) for block in _blocks(cell)]
-        order = _Order(cell, gates, states, saved, ctx.mask, ctx.reverse)
+        hidden = _products_backward(settings, steps, batch, normalizations)
+        order = _Order(settings, gates, states, fresh, saved)
         into = into_outputs.unbind(0)
         gradient: State = tuple(tensor.clone() for tensor in last)
         for t in order.backward():
+            for normalization in normalizations:
+                normalization.t = t
             gradient[0].add_(into[t])
             around: list[Tensor] = []
             if order.ragged[t]:
-                around = [tensor.masked_fill(order.masks[t], 0) for tensor in gradient]
+                around += [tensor.masked_fill(order.masks[t], 0) for tensor in gradient]
                 gradient = tuple(tensor.mul_(order.masks[t]) for tensor in gradient)
+            if zoneout:
+                gradient, passed = zoneout.split(t, gradient)
+                around += passed
             gradient = cell.step_backward(
-                order.load(t), order.before[t], order.after[t], order.saved[t], gradient, hidden
+                order.load(t), order.before[t], order.made[t], order.saved[t], gradient, hidden
             )
             order.store(t)
-            for tensor, passed in zip(gradient, around, strict=False):
-                tensor.add_(passed)
+            for tensor, passed_by in zip(cycle(gradient), around, strict=False):
+                tensor.add_(passed_by)
         into_gates = gates.flatten(0, 1)
         into_inputs, projecting = cell.project_backward(inputs, kept, into_gates)
-        first, second = (1, 0) if ctx.reverse else (0, 1)
-        before, after = (
-            tuple(buffer[start : start + steps].flatten(0, 1) for buffer in states) for start in (first, second)
-        )
-        flat = into_gates, before, after, [buffer.flatten(0, 1) for buffer in saved]
-        weights = _recurrent_weights(cell, cell.recurrent_pairs(*flat), gates.dtype)
+        flat = into_gates, *order.flat(), [buffer.flatten(0, 1) for buffer in saved]
+        weights = _recurrent_gradients(cell, cell.recurrent_pairs(*flat), normalizations, gates.dtype)
         into_inputs = into_inputs.to(ctx.kind).view(steps, batch, -1)
-        return (None, None, None, None, into_inputs, *gradient, *projecting, weights, *cell.other_gradients(*flat))
+        return (None, into_inputs, *gradient, *projecting, *weights, *cell.other_gradients(*flat))
 
 
-def _recurrent_weights(cell: Cell, pairs: list[tuple[Tensor, Tensor]], kind: torch.dtype) -> Tensor:
+def _products(settings: _Settings, steps: int, batch: int) -> tuple[list[Product], list[Normalization]]:
+    cell = settings.cell
+    weights = [cell.weight_hidden.detach()[rows] for rows in cell.rows()]
+    if cell.gain_hidden is None:
+        return [Product(weight, batch, steps, settings.half) for weight in weights], []
+    kept = [Normalization(cell.gain_hidden.detach()[rows], steps, batch) for rows in cell.rows()]
+    pairs = zip(weights, kept, strict=True)
+    return [NormalizedProduct(weight, batch, steps, settings.half, each) for weight, each in pairs], kept
+
+
+def _products_backward(
+    settings: _Settings, steps: int, batch: int, normalizations: list[Normalization]
+) -> list[Product]:
+    turned = [settings.cell.weight_hidden.detach()[rows].t() for rows in settings.cell.rows()]
+    if not normalizations:
+        return [Product(weight, batch, steps, settings.half) for weight in turned]
+    pairs = zip(turned, normalizations, strict=True)
+    return [NormalizedProductBackward(weight, batch, steps, settings.half, each) for weight, each in pairs]
+
+
+def _recurrent_gradients(
+    cell: Cell, pairs: list[tuple[Tensor, Tensor]], normalizations: list[Normalization], kind: torch.dtype
+) -> list[Tensor]:
+    """Of the recurrent weights, and of the gain where there is one."""
+    if normalizations:  # between the weights and what they gave stands the normalisation
+        operands = dict(
+            zip(accumulate((errors.shape[1] for errors, _ in pairs), initial=0), (x for _, x in pairs), strict=False)
+        )
+        pairs = [
+            (each.normal.flatten(0, 1), operands[rows.start])
+            for rows, each in zip(cell.rows(), normalizations, strict=True)
+        ]
     weights, row = torch.empty_like(cell.weight_hidden), 0
     for errors, operand in pairs:
         weight_gradient(errors.to(kind), operand, weights[row : row + errors.shape[1]])
         row += errors.shape[1]
-    return weights
+    return [weights, torch.cat([each.into_gain for each in normalizations])] if normalizations else [weights]
 
 
 class _Order:
-    """The steps of a scan and the views of their memory, whichever way it runs; made at once, as that is cheaper."""
+    """The steps of a scan and the views of their memory, whichever way it runs; made at once, as that is cheaper.
+
+    Attributes:
+        before, after: the states around every step.
+        made: what the cell makes of the one before; the one after, if there is no zoneout.
+    """
 
     def __init__(
-        self, cell: Cell, gates: Tensor, states: list[Tensor], saved: list[Tensor], mask: Tensor | None, reverse: bool
+        self, settings: _Settings, gates: Tensor, states: list[Tensor], fresh: list[Tensor], saved: list[Tensor]
     ) -> None:
-        self._reverse, self._steps = reverse, len(gates)
-        size = cell.hidden_size
-        self._stored = gates.unbind(0)
+        size, self._reverse, self._steps = settings.cell.hidden_size, settings.reverse, len(gates)
+        self._stored, self._states, self._fresh = gates.unbind(0), states, fresh
         self._work = None if gates.dtype == states[0].dtype else states[0].new_empty(gates.shape[1:])
         buffers = gates if self._work is None else self._work[None]
-        spans = [buffers[:, :, low * size : high * size] for low, high in cell.spans]
+        spans = [buffers[:, :, low * size : high * size] for low, high in settings.cell.spans]
         self._gates = _by_step(spans, len(buffers))
         rows = _by_step(states, self._steps + 1)
-        self.before, self.after = (rows[1:], rows[:-1]) if reverse else (rows[:-1], rows[1:])
+        self.before, self.after = (rows[1:], rows[:-1]) if self._reverse else (rows[:-1], rows[1:])
+        self.made = _by_step(fresh, self._steps) if fresh else self.after
         self.saved = _by_step(saved, self._steps)
+        mask = settings.mask
         self.masks = () if mask is None else mask.unsqueeze(-1).unbind(0)
         # Only steps with padding pay for it.
         self.ragged = [False] * self._steps if mask is None else (~mask.all(1)).tolist()
+
+    def flat(self) -> tuple[State, State]:
+        """`before` and `made` of all steps, tensors `(time · batch, hidden)`."""
+        first, second = (1, 0) if self._reverse else (0, 1)
+        before = tuple(buffer[first : first + self._steps].flatten(0, 1) for buffer in self._states)
+        made = self._fresh or [buffer[second : second + self._steps] for buffer in self._states]
+        return before, tuple(buffer.flatten(0, 1) for buffer in made)
 
     def load(self, t: int) -> tuple[Tensor, ...]:
         """The spans of a step's gates, in the type to compute in."""
@@ -156,10 +230,3 @@ class _Order:
 def _by_step(buffers: list[Tensor], steps: int) -> list[tuple[Tensor, ...]]:
     """For every step its part of each buffer `(steps, …)`."""
     return list(zip(*(buffer.unbind(0) for buffer in buffers), strict=True)) or [()] * steps
-
-
-def _blocks(cell: Cell) -> list[Tensor]:
-    """The recurrent matrices, one for each vector that they multiply."""
-    edges = [0, *accumulate(cell.products)]
-    size = cell.hidden_size
-    return [cell.weight_hidden.detach()[low * size : high * size] for low, high in pairwise(edges)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unrolled.recurrence.product import Product, linear, weight_gradient
+from unrolled.recurrence.product import Product, weigh, weigh_backward
 
 State = tuple[Tensor, ...]
 """The tensors `(batch, hidden)` that a cell carries from step to step; the first one is its output h."""
@@ -32,6 +33,9 @@ class Cell(nn.Module, ABC):
     Args:
         input_size: features of the input x.
         hidden_size: features of the state h.
+        layer_norm: normalise both summands of every gate, LN(W x) + LN(U h) + b, each with a gain of its own (Ba,
+            Kiros & Hinton 2016, supplementary eq. 20–22 and 25–29; the memory cell is left as it is). A vector that
+            one product gives is normalised as a whole.
 
     Raises:
         ValueError: a size below 1.
@@ -52,7 +56,7 @@ class Cell(nn.Module, ABC):
     kernel: ClassVar[str | None] = None
     """The function of `torch` that computes the same equations over a whole sequence, if there is one."""
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
         super().__init__()
         if input_size < 1 or hidden_size < 1:
             raise ValueError(f"a cell of {input_size} input and {hidden_size} hidden features: both must be 1 or more")
@@ -60,6 +64,10 @@ class Cell(nn.Module, ABC):
         self.weight_input = nn.Parameter(torch.empty((self.input_blocks or self.gates) * hidden_size, input_size))
         self.weight_hidden = nn.Parameter(torch.empty(sum(self.products) * hidden_size, hidden_size))
         self.bias = nn.Parameter(torch.empty(self.gates * hidden_size))
+        self.gain_input, self.gain_hidden = (
+            nn.Parameter(torch.ones(len(weight))) if layer_norm else None
+            for weight in (self.weight_input, self.weight_hidden)
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -76,7 +84,35 @@ class Cell(nn.Module, ABC):
 
     def project(self, inputs: Tensor) -> Tensor:
         """`(…, input_size)` → `(…, gates · hidden_size)`: the input's share of every gate, with its bias."""
-        return functional.linear(inputs, self.weight_input, self.bias)
+        return (
+            self.weigh(inputs) + self.bias
+            if self.gain_input is not None
+            else functional.linear(inputs, self.weight_input, self.bias)
+        )
+
+    def weigh(self, inputs: Tensor) -> Tensor:
+        """W x, layer-normalised where the cell is."""
+        weighted = functional.linear(inputs, self.weight_input)
+        return (
+            weighted
+            if self.gain_input is None
+            else functional.layer_norm(weighted, weighted.shape[-1:], self.gain_input)
+        )
+
+    def recur(self, product: int, x: Tensor) -> Tensor:
+        """U x for the recurrent weights of one of the `products`, layer-normalised where the cell is."""
+        rows = self.rows()[product]
+        summed = functional.linear(x, self.weight_hidden[rows])
+        return (
+            summed
+            if self.gain_hidden is None
+            else functional.layer_norm(summed, summed.shape[-1:], self.gain_hidden[rows])
+        )
+
+    def rows(self) -> list[slice]:
+        """The rows of the recurrent weights that each of the `products` takes."""
+        edges = [blocks * self.hidden_size for blocks in accumulate(self.products, initial=0)]
+        return [slice(low, high) for low, high in pairwise(edges)]
 
     def project_forward(self, inputs: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
         """`project` into given memory.
@@ -88,8 +124,7 @@ class Cell(nn.Module, ABC):
         Returns:
             What the derivative needs besides the inputs.
         """
-        linear(inputs, self.weight_input, self.bias, gates)
-        return ()
+        return weigh(inputs, self.weight_input, self.bias, self.gain_input, gates)
 
     def project_backward(
         self, inputs: Tensor, kept: Sequence[Tensor], errors: Tensor
@@ -104,13 +139,12 @@ class Cell(nn.Module, ABC):
         Returns:
             ∂L/∂inputs and the gradients of `input_parameters`.
         """
-        weight = torch.empty_like(self.weight_input)
-        weight_gradient(errors, inputs, weight)
-        return errors @ self.weight_input.to(errors.dtype), (weight, errors.sum(0).to(weight.dtype))
+        return weigh_backward(inputs, kept, errors, self.weight_input, self.gain_input)
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
-        """The parameters that `project` uses."""
-        return self.weight_input, self.bias
+        """The parameters that `project` uses: weights, bias, and the gain where there is one."""
+        gain = () if self.gain_input is None else (self.gain_input,)
+        return self.weight_input, self.bias, *gain
 
     @abstractmethod
     def step(self, projected: Tensor, state: State) -> State:
@@ -158,9 +192,9 @@ class Cell(nn.Module, ABC):
             ∂L/∂state.
         """
 
-    def recurrent_parameters(self) -> tuple[nn.Parameter, ...]:
-        """The parameters that `step` uses, the recurrent weights first."""
-        return (self.weight_hidden,)
+    def other_parameters(self) -> tuple[nn.Parameter, ...]:
+        """The parameters that `step` uses besides recurrent weights and gain."""
+        return ()
 
     @abstractmethod
     def recurrent_pairs(
@@ -180,7 +214,7 @@ class Cell(nn.Module, ABC):
     def other_gradients(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        """The gradients of `recurrent_parameters` behind the first; arguments as in `recurrent_pairs`."""
+        """The gradients of `other_parameters`; arguments as in `recurrent_pairs`."""
         return ()
 
     def kernel_weights(self) -> list[Tensor]:

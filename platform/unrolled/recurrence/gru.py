@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
 from unrolled.recurrence.product import Product
@@ -30,14 +29,14 @@ class GRU(Cell):
     saved = 1  # U_n h + c_n
     kernel = "gru"
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__(input_size, hidden_size)
+    def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
+        super().__init__(input_size, hidden_size, layer_norm=layer_norm)
         self.bias_reset = nn.Parameter(torch.zeros(hidden_size))
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
         size = self.hidden_size
-        recurrent = functional.linear(h, self.weight_hidden)
+        recurrent = self.recur(0, h)
         r, z = torch.sigmoid(projected[:, : 2 * size] + recurrent[:, : 2 * size]).chunk(2, dim=-1)
         n = torch.tanh(projected[:, 2 * size :] + r * (recurrent[:, 2 * size :] + self.bias_reset))
         return (n + z * (h - n),)
@@ -77,8 +76,8 @@ class GRU(Cell):
         sigmoid_backward(dr, r, grad_input=r)
         return (hidden[0].plus(torch.cat([r_z, reset], dim=1), kept),)
 
-    def recurrent_parameters(self) -> tuple[nn.Parameter, ...]:
-        return self.weight_hidden, self.bias_reset
+    def other_parameters(self) -> tuple[nn.Parameter, ...]:
+        return (self.bias_reset,)
 
     def recurrent_pairs(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
@@ -109,9 +108,7 @@ class ChoGRU(ResetBefore):
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
-        u_r, u_z, u_n = self.weight_hidden.chunk(3)
-        r, z, n = projected.chunk(3, dim=-1)
-        r = torch.sigmoid(torch.addmm(r, h, u_r.t()))
-        z = torch.sigmoid(torch.addmm(z, h, u_z.t()))
-        n = torch.tanh(torch.addmm(n, r * h, u_n.t()))
+        size = self.hidden_size
+        r, z = torch.sigmoid(projected[:, : 2 * size] + self.recur(0, h)).chunk(2, dim=-1)
+        n = torch.tanh(projected[:, 2 * size :] + self.recur(1, r * h))
         return (n + z * (h - n),)

@@ -36,7 +36,7 @@ class LSTM(Cell):
 
     def step(self, projected: Tensor, state: State) -> State:
         h, c = state
-        i, f, g, o = torch.addmm(projected, h, self.weight_hidden.t()).chunk(4, dim=-1)
+        i, f, g, o = (projected + self.recur(0, h)).chunk(4, dim=-1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
 
@@ -101,8 +101,8 @@ class PeepholeLSTM(Cell):
     products = (4,)
     tensors = 2
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__(input_size, hidden_size)
+    def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
+        super().__init__(input_size, hidden_size, layer_norm=layer_norm)
         self.peepholes = nn.Parameter(torch.zeros(3, hidden_size))
 
     def reset_parameters(self) -> None:
@@ -112,7 +112,7 @@ class PeepholeLSTM(Cell):
     def step(self, projected: Tensor, state: State) -> State:
         h, c = state
         p_i, p_f, p_o = self.peepholes
-        i, f, g, o = torch.addmm(projected, h, self.weight_hidden.t()).chunk(4, dim=-1)
+        i, f, g, o = (projected + self.recur(0, h)).chunk(4, dim=-1)
         new = torch.sigmoid(f + p_f * c) * c + torch.sigmoid(i + p_i * c) * torch.tanh(g)
         return torch.sigmoid(o + p_o * new) * torch.tanh(new), new
 
@@ -157,8 +157,8 @@ class PeepholeLSTM(Cell):
         sigmoid_backward(df, f, grad_input=f)
         return hidden[0](all_gates), dc.addcmul_(i, p_i).addcmul_(f, p_f)
 
-    def recurrent_parameters(self) -> tuple[nn.Parameter, ...]:
-        return self.weight_hidden, self.peepholes
+    def other_parameters(self) -> tuple[nn.Parameter, ...]:
+        return (self.peepholes,)
 
     def recurrent_pairs(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unrolled.recurrence.cell import State
-from unrolled.recurrence.product import linear, weight_gradient
+from unrolled.recurrence.product import linear, weigh, weigh_backward, weight_gradient
 from unrolled.recurrence.reset import ResetBefore
 
 
@@ -27,8 +27,8 @@ class _Direct(ResetBefore):
     direct_first: ClassVar[bool]
     """Whether that gate is the first one (else the last)."""
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__(input_size, hidden_size)
+    def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
+        super().__init__(input_size, hidden_size, layer_norm=layer_norm)
         self.weight_match: nn.Parameter | None = None
         if input_size != hidden_size:
             self.weight_match = nn.Parameter(torch.empty(hidden_size, input_size))
@@ -39,7 +39,7 @@ class _Direct(ResetBefore):
 
     def project_forward(self, inputs: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
         (low, high), (first, last) = self._columns()
-        linear(inputs, self.weight_input, self.bias[low:high], gates[:, low:high])
+        kept = weigh(inputs, self.weight_input, self.bias[low:high], self.gain_input, gates[:, low:high])
         if self.weight_match is None:
             matched = inputs
         else:
@@ -47,25 +47,27 @@ class _Direct(ResetBefore):
             linear(inputs, self.weight_match, None, matched)
         matched = self._squash(matched)
         torch.add(matched, self.bias[first:last].to(gates.dtype), out=gates[:, first:last])
-        return (matched,)
+        return matched, *kept
 
     def project_backward(
         self, inputs: Tensor, kept: Sequence[Tensor], errors: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         (low, high), (first, last) = self._columns()
-        weight, bias = torch.empty_like(self.weight_input), errors.sum(0).to(self.bias.dtype)
-        weight_gradient(errors[:, low:high], inputs, weight)
-        into_inputs = errors[:, low:high] @ self.weight_input.to(errors.dtype)
-        direct = self._squash_backward(errors[:, first:last], kept[0])
+        matched, *normalized = kept
+        into_inputs, (weight, _, *gain) = weigh_backward(
+            inputs, normalized, errors[:, low:high], self.weight_input, self.gain_input
+        )
+        bias = errors.sum(0).to(self.bias.dtype)
+        direct = self._squash_backward(errors[:, first:last], matched)
         if self.weight_match is None:
-            return into_inputs + direct, (weight, bias)
+            return into_inputs + direct, (weight, bias, *gain)
         match = torch.empty_like(self.weight_match)
         weight_gradient(direct, inputs, match)
-        return into_inputs.addmm_(direct, self.weight_match.to(errors.dtype)), (weight, bias, match)
+        return into_inputs.addmm_(direct, self.weight_match.to(errors.dtype)), (weight, bias, *gain, match)
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
         match = () if self.weight_match is None else (self.weight_match,)
-        return self.weight_input, self.bias, *match
+        return *super().input_parameters(), *match
 
     def _columns(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """The columns of the gates that the weighted input fills, and those of the input itself."""
@@ -92,16 +94,15 @@ class MUT1(_Direct):
 
     def project(self, inputs: Tensor) -> Tensor:
         size = self.hidden_size
-        weighted = functional.linear(inputs, self.weight_input, self.bias[: 2 * size])
+        weighted = self.weigh(inputs) + self.bias[: 2 * size]
         return torch.cat([weighted, torch.tanh(self._direct(inputs)) + self.bias[2 * size :]], dim=-1)
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
-        u_r, u_n = self.weight_hidden.chunk(2)
         r, z, n = projected.chunk(3, dim=-1)
         z = torch.sigmoid(z)
-        r = torch.sigmoid(torch.addmm(r, h, u_r.t()))
-        n = torch.tanh(torch.addmm(n, r * h, u_n.t()))
+        r = torch.sigmoid(r + self.recur(0, h))
+        n = torch.tanh(n + self.recur(1, r * h))
         return (n * z + h * (1 - z),)
 
     def _squash(self, matched: Tensor) -> Tensor:
@@ -124,16 +125,14 @@ class MUT2(_Direct):
 
     def project(self, inputs: Tensor) -> Tensor:
         size = self.hidden_size
-        weighted = functional.linear(inputs, self.weight_input, self.bias[size:])
+        weighted = self.weigh(inputs) + self.bias[size:]
         return torch.cat([self._direct(inputs) + self.bias[:size], weighted], dim=-1)
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
-        u_r, u_z, u_n = self.weight_hidden.chunk(3)
-        r, z, n = projected.chunk(3, dim=-1)
-        z = torch.sigmoid(torch.addmm(z, h, u_z.t()))
-        r = torch.sigmoid(torch.addmm(r, h, u_r.t()))
-        n = torch.tanh(torch.addmm(n, r * h, u_n.t()))
+        size = self.hidden_size
+        r, z = torch.sigmoid(projected[:, : 2 * size] + self.recur(0, h)).chunk(2, dim=-1)
+        n = torch.tanh(projected[:, 2 * size :] + self.recur(1, r * h))
         return (n * z + h * (1 - z),)
 
 
@@ -150,9 +149,8 @@ class MUT3(ResetBefore):
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
-        u_r, u_z, u_n = self.weight_hidden.chunk(3)
         r, z, n = projected.chunk(3, dim=-1)
-        z = torch.sigmoid(torch.addmm(z, torch.tanh(h), u_z.t()))
-        r = torch.sigmoid(torch.addmm(r, h, u_r.t()))
-        n = torch.tanh(torch.addmm(n, r * h, u_n.t()))
+        z = torch.sigmoid(z + self.recur(1, torch.tanh(h)))
+        r = torch.sigmoid(r + self.recur(0, h))
+        n = torch.tanh(n + self.recur(2, r * h))
         return (n * z + h * (1 - z),)

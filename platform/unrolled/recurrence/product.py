@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -79,3 +81,51 @@ def weight_gradient(errors: Tensor, operand: Tensor, into: Tensor) -> None:
         # Turned by hand and the smaller side: oneDNN takes up to twice as long for a product with a turned left side.
         turned = operand.to(errors.dtype).t().contiguous()
         into.copy_((turned @ errors).t().contiguous())
+
+
+def weigh(x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor | None, into: Tensor) -> tuple[Tensor, ...]:
+    """Fills `into` `(rows, outputs)` with W x + b, or with gain ⊙ normalised(W x) + b.
+
+    Returns:
+        What the derivative needs: of the normalisation, its result and what it divided by.
+    """
+    if gain is None:
+        linear(x, weight, bias, into)
+        return ()
+    linear(x, weight, None, into)
+    normal, _, scale = torch.native_layer_norm(into, into.shape[1:], None, None, EPSILON)
+    torch.addcmul(bias.to(into.dtype), normal, gain.to(into.dtype), out=into)
+    return normal, scale
+
+
+def weigh_backward(
+    x: Tensor, kept: Sequence[Tensor], errors: Tensor, weight: Tensor, gain: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The derivative of `weigh`: ∂L/∂x and the gradients of weight, bias and gain, in the type of the errors and in
+    that of the weight."""
+    into_weight, gradients = torch.empty_like(weight), [errors.sum(0).to(weight.dtype)]
+    if gain is not None:
+        normal, scale = kept
+        gradients.append((errors * normal).sum(0).to(weight.dtype))
+        errors = normalization_backward(errors * gain.to(errors.dtype), normal, scale).to(errors.dtype)
+    weight_gradient(errors, x, into_weight)
+    return errors @ weight.to(errors.dtype), (into_weight, *gradients)
+
+
+EPSILON = 1e-5
+"""Is added to the variance by layer normalisation, as torch does."""
+
+
+def normalization_backward(error: Tensor, normal: Tensor, scale: Tensor) -> Tensor:
+    """∂L/∂y for n = (y − mean(y)) · s with s = 1 / √(var(y) + ε), row by row.
+
+    s (e − mean(e) − n mean(e ⊙ n)) for e = ∂L/∂n: what is left of e when its parts along 1 and n are taken out, as
+    neither adding to y nor stretching it changes n.
+
+    Args:
+        error: `(rows, features)`.
+        normal: n.
+        scale: s, `(rows, 1)`.
+    """
+    along = (error * normal).mean(1, keepdim=True)
+    return (error - error.mean(1, keepdim=True)).sub_(normal * along).mul_(scale)

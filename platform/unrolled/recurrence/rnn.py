@@ -21,7 +21,7 @@ class RNN(Cell):
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
-        return (torch.tanh(torch.addmm(projected, h, self.weight_hidden.t())),)
+        return (torch.tanh(projected + self.recur(0, h)),)
 
     def step_forward(
         self,
@@ -68,7 +68,7 @@ class IRNN(Cell):
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
-        return (torch.relu(torch.addmm(projected, h, self.weight_hidden.t())),)
+        return (torch.relu(projected + self.recur(0, h)),)
 
     def step_forward(
         self,

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.bptt import bptt
 from unrolled.recurrence.cell import Cell, State
+from unrolled.recurrence.zoneout import Zoneout
 
 Engine = Literal["auto", "fused", "bptt", "autograd"]
 
@@ -29,6 +30,7 @@ def scan(
     *,
     engine: Engine = "auto",
     reverse: bool = False,
+    zoneout: float = 0.0,
 ) -> tuple[Tensor, State]:
     """Runs `cell` over every step of `inputs`.
 
@@ -39,6 +41,7 @@ def scan(
             changes nothing. `None` stands for all True.
         engine: `auto` takes `fused` wherever it applies, else `bptt`.
         reverse: from the last step to the first; outputs stay at their inputs' places.
+        zoneout: share of the state that every step leaves as it was, drawn anew while the cell trains; see `Zoneout`.
 
     Returns:
         The outputs h `(batch, time, hidden)` and the state after the last step.
@@ -51,17 +54,21 @@ def scan(
     if inputs.shape[1] == 0:
         return inputs.new_zeros(len(inputs), 0, cell.hidden_size), carried
     lengths = None if mask is None else mask.sum(1)
-    fusible = cell.kernel is not None and (mask is None or (lengths is not None and _right_padded(mask, lengths)))
+    plain = cell.kernel is not None and cell.gain_hidden is None and zoneout == 0
+    fusible = plain and (mask is None or (lengths is not None and _right_padded(mask, lengths)))
     if engine == "fused" and not fusible:
         raise ValueError(
-            f"engine 'fused' has no kernel for {type(cell).__name__} with this mask: it wants masks that are "
-            "True for the first steps (one at least) and False after; use engine 'auto', 'bptt' or 'autograd'"
+            f"engine 'fused' has no kernel for {type(cell).__name__} with this mask or these options: it wants masks "
+            "that are True for the first steps (one at least) and False after, no layer normalisation and no zoneout; "
+            "use engine 'auto', 'bptt' or 'autograd'"
         )
-    if engine == "autograd":
-        return _autograd(cell, inputs, carried, mask, reverse)
-    if engine != "bptt" and fusible:
+    if engine not in ("bptt", "autograd") and fusible:
         return _fused(cell, inputs, carried, mask, lengths, reverse)
-    outputs, after = bptt(cell, inputs.transpose(0, 1), carried, None if mask is None else mask.t(), reverse)
+    keep = Zoneout.draw(zoneout, inputs.shape[1], carried, training=cell.training)
+    if engine == "autograd":
+        return _autograd(cell, inputs, carried, mask, keep, reverse)
+    turned = None if mask is None else mask.t()
+    outputs, after = bptt(cell, inputs.transpose(0, 1), carried, turned, keep, reverse=reverse)
     return outputs.transpose(0, 1), after
 
 
@@ -79,13 +86,16 @@ def _check(cell: Cell, inputs: Tensor, state: State | None, mask: Tensor | None)
         )
 
 
-def _autograd(cell: Cell, inputs: Tensor, state: State, mask: Tensor | None, reverse: bool) -> tuple[Tensor, State]:
+def _autograd(
+    cell: Cell, inputs: Tensor, state: State, mask: Tensor | None, zoneout: Zoneout | None, reverse: bool
+) -> tuple[Tensor, State]:
     projected = cell.project(inputs.transpose(0, 1)).unbind(0)
     keep = None if mask is None else mask.unbind(1)
     steps: Iterable[int] = range(len(projected))
     outputs: list[Tensor] = [projected[0]] * len(projected)
     for t in reversed(list(steps)) if reverse else steps:
         after = cell.step(projected[t], state)
+        after = after if zoneout is None else zoneout.mixed(t, after, state)
         state = after if keep is None else nest.where(keep[t], after, state)
         outputs[t] = state[0]
     return torch.stack(outputs, dim=1), state

@@ -1,18 +1,22 @@
-"""Layers and directions of cells."""
+"""Layers and directions of cells, and the options that fit any cell."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterator
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from unrolled.recurrence.anomaly import refuse_non_finite
 from unrolled.recurrence.cell import Cell, State
 from unrolled.recurrence.dropout import Dropout
 from unrolled.recurrence.scan import Engine, scan
+from unrolled.recurrence.zoneout import Zoneout
 
 StackState = tuple[tuple[State, ...], ...]
 """One cell state for every layer and, within it, every direction."""
+Initialization = Literal["orthogonal", "uniform", "identity"]
 
 
 class Stack(nn.Module):
@@ -25,6 +29,12 @@ class Stack(nn.Module):
         bidirectional: a second cell a layer runs from the end; outputs of both are joined.
         dropout: share of values dropped between layers (not after the last).
         variational: drop the same values at every step; see `Dropout`.
+        residual: a layer adds its input to its output wherever both are of one size (Wu et al. 2016, section 3.1).
+        layer_norm: see `Cell`.
+        zoneout: see `Zoneout`.
+        initialization: of the recurrent weights, gate by gate: `orthogonal` (Saxe et al. 2014), `identity` (Le et al.
+            2015) or `uniform` in ±1/√hidden, as torch's modules, then of the input weights too. `None`: the cell's own.
+        learned_state: the state before the first step is a parameter, zeros at first; else it is zeros.
         engine: of every scan.
     """
 
@@ -38,25 +48,48 @@ class Stack(nn.Module):
         bidirectional: bool = False,
         dropout: float = 0.0,
         variational: bool = False,
+        residual: bool = False,
+        layer_norm: bool = False,
+        zoneout: float = 0.0,
+        initialization: Initialization | None = None,
+        learned_state: bool = False,
         engine: Engine = "auto",
     ) -> None:
         super().__init__()
         self.directions = 2 if bidirectional else 1
         self.output_size = self.directions * hidden_size
-        self.engine = engine
+        self.residual, self.zoneout, self.engine = residual, zoneout, engine
         self.dropout = Dropout(dropout, variational=variational)
         sizes = [input_size] + [self.output_size] * (layers - 1)
         self.layers = nn.ModuleList(
-            nn.ModuleList(cell(size, hidden_size) for _ in range(self.directions)) for size in sizes
+            nn.ModuleList(cell(size, hidden_size, layer_norm=layer_norm) for _ in range(self.directions))
+            for size in sizes
         )
+        if initialization:
+            for each in self._every_cell():
+                initialize(each, initialization)
+        self.first = nn.ParameterList()
+        if learned_state:
+            self.first.extend(
+                nn.Parameter(torch.zeros(cell.tensors, hidden_size)) for _ in range(layers * self.directions)
+            )
 
-    def zeros(self, batch: int) -> StackState:
-        """Returns the state before the first step."""
-        return tuple(tuple(cell.zeros(batch) for cell in layer) for layer in self.cells())
+    def begin(self, batch: int) -> StackState:
+        """Returns the state before the first step: the learned one, or zeros."""
+        if not self.first:
+            return tuple(tuple(cell.zeros(batch) for cell in layer) for layer in self.cells())
+        learned = iter(self.first)
+        return tuple(
+            tuple(tuple(tensor.expand(batch, -1) for tensor in next(learned)) for _ in layer) for layer in self.cells()
+        )
 
     def cells(self) -> list[list[Cell]]:
         """Returns the cells, layer by layer and direction by direction."""
         return [[cast(Cell, cell) for cell in cast(nn.ModuleList, layer)] for layer in self.layers]
+
+    def _every_cell(self) -> Iterator[Cell]:
+        for layer in self.cells():
+            yield from layer
 
     def forward(
         self, inputs: Tensor, state: StackState | None = None, mask: Tensor | None = None
@@ -65,16 +98,22 @@ class Stack(nn.Module):
 
         Returns:
             The top layer's outputs `(batch, time, directions · hidden)`, and the state after the last step.
+
+        Raises:
+            NotFinite: while torch detects anomalies, a layer read or made a value that is not finite.
         """
-        before = self.zeros(len(inputs)) if state is None else state
+        before = self.begin(len(inputs)) if state is None else state
         after: list[tuple[State, ...]] = []
         for depth, (layer, carried) in enumerate(zip(self.cells(), before, strict=True)):
-            if depth > 0:
-                inputs = self.dropout(inputs)
+            read = self.dropout(inputs) if depth > 0 else inputs
+            refuse_non_finite(self, f"the input of layer {depth + 1}", read, mask)
             runs = [
-                scan(cell, inputs, carried[d], mask, engine=self.engine, reverse=d == 1) for d, cell in enumerate(layer)
+                scan(cell, read, carried[d], mask, engine=self.engine, reverse=d == 1, zoneout=self.zoneout)
+                for d, cell in enumerate(layer)
             ]
-            inputs = torch.cat([outputs for outputs, _ in runs], dim=-1) if len(runs) > 1 else runs[0][0]
+            outputs = torch.cat([outputs for outputs, _ in runs], dim=-1) if len(runs) > 1 else runs[0][0]
+            refuse_non_finite(self, f"the output of layer {depth + 1}", outputs, mask)
+            inputs = self._joined(outputs, inputs)
             after.append(tuple(last for _, last in runs))
         return inputs, tuple(after)
 
@@ -88,9 +127,31 @@ class Stack(nn.Module):
             raise ValueError("a bidirectional stack cannot be stepped: it reads the sequence from both ends")
         after: list[tuple[State, ...]] = []
         for depth, ((cell,), (carried,)) in enumerate(zip(self.cells(), state, strict=True)):
-            if depth > 0:
-                inputs = self.dropout(inputs)
-            new = cell.step(cell.project(inputs), carried)
-            inputs = new[0]
+            read = self.dropout(inputs) if depth > 0 else inputs
+            new = cell.step(cell.project(read), carried)
+            zoneout = Zoneout.draw(self.zoneout, 1, carried, training=self.training)
+            new = new if zoneout is None else zoneout.mixed(0, new, carried)
+            inputs = self._joined(new[0], inputs)
             after.append((new,))
         return inputs, tuple(after)
+
+    def _joined(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+        return outputs + inputs if self.residual and outputs.shape == inputs.shape else outputs
+
+
+def initialize(cell: Cell, how: Initialization) -> None:
+    """Sets the recurrent weights of a cell, and for `uniform` its input weights; see `Stack`."""
+    size = cell.hidden_size
+    if how == "uniform":
+        for weight in (cell.weight_input, cell.weight_hidden):
+            nn.init.uniform_(weight, -(size**-0.5), size**-0.5)
+        return
+    for block in cell.weight_hidden.data.view(-1, size, size):
+        nn.init.orthogonal_(block) if how == "orthogonal" else nn.init.eye_(block)
+
+
+def named_stacks(model: nn.Module) -> Iterator[tuple[str, Stack]]:
+    """Yields every stack in a model by its short name: `encoder`, or `stack` where it has no other."""
+    for path, module in model.named_modules():
+        if isinstance(module, Stack):
+            yield path.removesuffix("stack").strip(".") or "stack", module

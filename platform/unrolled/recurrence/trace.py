@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from unrolled.recurrence.cell import Cell, State
-from unrolled.recurrence.stack import Stack
+from unrolled.recurrence.stack import Stack, named_stacks
 
 
 @dataclass
@@ -35,9 +35,8 @@ def record(model: nn.Module) -> Iterator[dict[Cell, Trace]]:
     """While open, every step of every stack in `model` leaves its states in a trace, whichever engine was chosen."""
     traces: dict[Cell, Trace] = {}
     with ExitStack() as undo:
-        for path, stack in model.named_modules():
-            if isinstance(stack, Stack):
-                _watch(stack, path.removesuffix("stack").strip(".") or "stack", traces, undo)
+        for name, stack in named_stacks(model):
+            _watch(stack, name, traces, undo)
         yield traces
 
 

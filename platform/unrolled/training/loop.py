@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from unrolled.config import Config
 from unrolled.errors import RunFailed
 from unrolled.metrics import metric
+from unrolled.recurrence import NotFinite, named_stacks
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.state import Nest
 from unrolled.tasks import GlobalBatch, Prepared, Task
@@ -112,10 +114,11 @@ class Trainer:
         torch.manual_seed((self.config.seed * 1_000_003 + self.progress.step) * 65_537 + self.comm.rank)
         loss, part = torch.zeros((), device=self.device), batch.part(self.comm.rank, self.comm.size)
         if part is not None:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bfloat16"):
-                summed, state = self.task.loss(self.model, part.to(self.device), self.state)
-            loss = summed / batch.tokens
-            torch.autograd.backward(loss)
+            with self._anomalies():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bfloat16"):
+                    summed, state = self.task.loss(self.model, part.to(self.device), self.state)
+                loss = summed / batch.tokens
+                torch.autograd.backward(loss)
             self.state = nest.detach(state)
         numbers = self.gradients.sum_over_workers(self.comm, [*self._flags(), loss.detach()])
         norm, clipped = self.gradients.clip(self.training.clipping)
@@ -129,6 +132,23 @@ class Trainer:
         self.optimizer.step()
         self._since.add(numbers[LOSS], batch.tokens, norm, clipped)
         return numbers
+
+    @contextmanager
+    def _anomalies(self) -> Iterator[None]:
+        """Under `training.detect_anomaly`, turns a number that is not finite into a sentence that says where."""
+        wanted, step = self.training.detect_anomaly, f"step {self.progress.step + 1}"
+        try:
+            with torch.autograd.set_detect_anomaly(wanted) if wanted else nullcontext():
+                yield
+        except NotFinite as error:
+            name = next(name for name, stack in named_stacks(self.model) if stack is error.stack)
+            raise RunFailed(f"{step}: {name}: {error}. The last checkpoint is kept.") from None
+        except RuntimeError as error:
+            if not wanted or "returned nan values" not in str(error):
+                raise
+            raise RunFailed(
+                f"{step}: backward pass: {str(error).splitlines()[0]} The last checkpoint is kept."
+            ) from None
 
     def _flags(self) -> list[float]:
         if self.comm.rank != 0:
