@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from unrolled.config import Config
+from unrolled.config.sections import KERNELS
 from unrolled.config_file import dump_config, load_config, reference, resolve_storage
 from unrolled.errors import UserError
+from unrolled.recurrence import CELLS
 
 SMALLEST = "task: translation\ndata:\n  source: dates\n"
 SHIPPED = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
@@ -68,6 +70,13 @@ def test_a_dumped_config_is_the_same_config(config):
             ["'model.decoder.cell=grru'", "rnn, irnn, lstm, peephole_lstm, gru, cho_gru, mut1, mut2 or mut3"],
         ),
         (SMALLEST, ["model.decoder.sell=gru"], ["Did you mean 'cell'?"]),
+        (SMALLEST, ["model.encoder.hidden=0"], ["model.encoder.hidden is 0", "1 or more"]),
+        (SMALLEST, ["model.encoder.zoneout=1.0"], ["less than 1"]),
+        (SMALLEST, ["model.encoder.initialization=eye"], ["orthogonal, uniform or identity"]),
+        (SMALLEST, ["model.decoder.learned_state=true"], ["model.decoder.learned_state is not a key"]),
+        (SMALLEST, ["model.engine=fused", "model.decoder.cell=mut1"], ["model.decoder.cell 'mut1'", "rnn, irnn, lstm"]),
+        (SMALLEST, ["model.engine=fused", "model.encoder.zoneout=0.1"], ["does without model.encoder.zoneout"]),
+        (SMALLEST, ["training.precision=float16"], ["float32, float64 or bfloat16"]),
         (SMALLEST, ["training.keep=0"], ["1 or more"]),
         (SMALLEST, ["training.label_smoothing=1.0"], ["less than 1"]),
         (SMALLEST, ["training.optimizer.learning_rate=true"], ["is true", "a number"]),
@@ -109,6 +118,10 @@ def test_a_folder_is_remembered_by_its_full_path(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_config(config(), ["data.source=./texts"]).data.source == str(tmp_path / "texts")
     assert load_config(config(), ["data.source=owner/name"]).data.source == "owner/name"
+
+
+def test_engine_fused_is_known_to_run_what_torch_has_kernels_for():
+    assert set(KERNELS) == {name for name, cell in CELLS.items() if cell.kernel}
 
 
 def test_relative_runs_live_under_the_storage_of_the_environment(tmp_path, monkeypatch):

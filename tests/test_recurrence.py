@@ -35,8 +35,8 @@ def _float64():
     torch.set_default_dtype(torch.float32)
 
 
-def make(name, inputs=3, hidden=4):
-    cell = CELLS[name](inputs, hidden)
+def make(name, inputs=3, hidden=4, **options):
+    cell = CELLS[name](inputs, hidden, **options)
     for parameter in cell.parameters():  # biases too: zeros would hide a wrong one
         torch.nn.init.normal_(parameter, std=0.5)
     return cell
@@ -46,11 +46,12 @@ def lengths_mask(lengths, time):
     return torch.arange(time) < torch.tensor(lengths)[:, None]
 
 
-def run(cell, engine, inputs, carried, mask, reverse=False):
+def run(cell, engine, inputs, carried, mask, **options):
     """Outputs, last state and all gradients of a random scalar of them."""
     inputs = inputs.clone().requires_grad_()
     carried = tuple(tensor.clone().requires_grad_() for tensor in carried)
-    outputs, last = scan(cell, inputs, carried, mask, engine=engine, reverse=reverse)
+    torch.manual_seed(1)  # zoneout draws
+    outputs, last = scan(cell, inputs, carried, mask, engine=engine, **options)
     cell.zero_grad()
     generator = torch.Generator().manual_seed(1)
     loss = sum(
@@ -66,7 +67,7 @@ def test_config_names_every_cell():
     assert set(typing.get_args(CellName)) == set(CELLS)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     name=st.sampled_from(NAMES),
     time=st.integers(1, 6),
@@ -74,19 +75,48 @@ def test_config_names_every_cell():
     size=st.integers(3, 4),
     engine=st.sampled_from(["auto", "bptt"]),
     reverse=st.booleans(),
+    layer_norm=st.booleans(),
+    zoneout=st.sampled_from([0.0, 0.4]),
+    training=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_engines_agree_in_values_and_gradients(name, time, lengths, size, engine, reverse, seed):
+def test_engines_agree_in_values_and_gradients(
+    name, time, lengths, size, engine, reverse, layer_norm, zoneout, training, seed
+):
     torch.manual_seed(seed)
-    cell, inputs = make(name, size), torch.randn(3, time, size)
+    cell, inputs = make(name, size, layer_norm=layer_norm).train(training), torch.randn(3, time, size)
     carried = tuple(torch.randn(3, 4) for _ in range(cell.tensors))
     mask = None if lengths is None else lengths_mask([min(n, time) for n in lengths], time)
+    options = {"reverse": reverse, "zoneout": zoneout}
     for got, expected in zip(
-        run(cell, engine, inputs, carried, mask, reverse),
-        run(cell, "autograd", inputs, carried, mask, reverse),
+        run(cell, engine, inputs, carried, mask, **options),
+        run(cell, "autograd", inputs, carried, mask, **options),
         strict=True,
     ):
-        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(NAMES),
+    layers=st.integers(1, 3),
+    bidirectional=st.booleans(),
+    residual=st.booleans(),
+    lengths=st.none() | st.lists(st.integers(0, 4), min_size=2, max_size=2),
+    seed=st.integers(0, 99),
+)
+def test_stacks_of_both_engines_agree(name, layers, bidirectional, residual, lengths, seed):
+    torch.manual_seed(seed)
+    options = {"layers": layers, "bidirectional": bidirectional, "residual": residual, "learned_state": True}
+    inputs, mask = torch.randn(2, 4, 3), None if lengths is None else lengths_mask(lengths, 4)
+    found = []
+    for engine in ("bptt", "autograd"):
+        torch.manual_seed(seed)
+        stack = Stack(CELLS[name], 3, 4, engine=engine, **options)
+        outputs, _ = stack(inputs, mask=mask)
+        outputs.square().sum().backward()
+        found.append([outputs, *(parameter.grad for parameter in stack.parameters())])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("engine", ["bptt", "autograd"])
@@ -113,6 +143,38 @@ def test_gradients_against_finite_differences(name, engine):
         return scan(cell, x, mask=mask, engine=engine)[0]
 
     assert gradcheck(outputs, inputs)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_parameters_against_finite_differences(name, layer_norm):
+    torch.manual_seed(2)
+    cell, inputs, weights = make(name, 2, 3, layer_norm=layer_norm), torch.randn(2, 3, 2), torch.randn(2, 3, 3)
+    parameters = dict(cell.named_parameters())
+
+    def loss():
+        return (scan(cell, inputs, engine="bptt")[0] * weights).sum()
+
+    loss().backward()
+    for key, parameter in parameters.items():
+        flat, found, step = parameter.data.view(-1), parameter.grad.view(-1).clone(), 1e-6
+        for place in range(len(flat)):
+            kept = float(flat[place])
+            flat[place] = kept + step
+            above = loss().item()
+            flat[place] = kept - step
+            below = loss().item()
+            flat[place] = kept
+            assert float(found[place]) == pytest.approx((above - below) / (2 * step), rel=1e-5, abs=1e-7), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_run_is_bitwise_the_first(name):
+    cell, inputs = make(name, 3, 8), torch.randn(4, 9, 3)
+    carried, mask = cell.zeros(4), lengths_mask([9, 5, 1, 0], 9)
+    first, second = (run(cell, "bptt", inputs, carried, mask, zoneout=0.3) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(("name", "engine"), RUNS)

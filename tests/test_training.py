@@ -121,6 +121,33 @@ def test_a_loss_that_is_not_finite_ends_with_one_sentence(tiny):
         work(run, fingerprint, Alone(), device=torch.device("cpu"), threads=1)
 
 
+def test_anomaly_detection_says_where_numbers_stop_being_finite(tiny):
+    run, fingerprint = start(
+        tiny,
+        "training.optimizer.name=sgd",
+        "training.optimizer.learning_rate=1e300",
+        "training.detect_anomaly=true",
+    )
+    with pytest.raises(RunFailed, match=r"step 2: encoder: the input of layer 1 is not finite at step 1 of example"):
+        work(run, fingerprint, Alone(), device=torch.device("cpu"), threads=1)
+
+
+def test_anomaly_detection_changes_no_number(tiny):
+    run, _ = train(tiny, "training.max_steps=4")
+    watched, _ = train(tiny, "training.max_steps=4", "training.detect_anomaly=true", "name=watched")
+    want, got = weights(run), weights(watched)
+    assert all(torch.equal(got[name], value) for name, value in want.items())
+
+
+def test_training_in_bfloat16_follows_float32(tiny):
+    exact, _ = train(tiny, "training.max_steps=20")
+    half, _ = train(tiny, "training.max_steps=20", "training.precision=bfloat16", "model.engine=bptt", "name=half")
+    assert {tensor.dtype for tensor in weights(half).values()} == {torch.float32}
+    losses = [[row["loss"] for row in run.history() if row["kind"] == "validation"][-1] for run in (exact, half)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3)
+
+
 def test_a_run_is_never_overwritten_unasked(tiny):
     run, _ = train(tiny, "training.max_steps=2")
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}

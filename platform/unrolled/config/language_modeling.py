@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from unrolled.config import sections
 from unrolled.config.base import Config
-from unrolled.config.sections import Engine, Positive, Section, Share, Source, Unprompted
+from unrolled.config.sections import Engine, Positive, Section, Share, Source, Unprompted, check_engine
 from unrolled.config.training import Training as SharedTraining
 
 
@@ -72,6 +72,7 @@ class LanguageModelingConfig(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> LanguageModelingConfig:
         model = self.model
+        check_engine(model.engine, model, "model")
         if model.tie and model.embedding != model.hidden:
             size = "null" if model.embedding is None else model.embedding
             raise ValueError(f"model.tie needs model.embedding ({size}) equal to model.hidden ({model.hidden})")

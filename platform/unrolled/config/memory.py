@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from unrolled.config import training
 from unrolled.config.base import Config
-from unrolled.config.sections import CellName, Engine, Positive, Section, Share, Unprompted
+from unrolled.config.sections import CellName, Engine, Positive, Section, Share, Unprompted, check_engine
 
 
 class Data(Section):
@@ -55,6 +55,7 @@ class MemoryConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> MemoryConfig:
+        check_engine(self.model.engine, self.model, "model")
         known = ("loss", "mse" if self.data.problem == "adding" else "accuracy")
         if self.training.metric not in known:
             raise ValueError(

@@ -56,6 +56,26 @@ class Recurrent(Section):
     )
 
 
+KERNELS = ("rnn", "irnn", "lstm", "gru")
+"""Cells whose equations torch's own kernels hold."""
+
+
+def check_engine(engine: str, recurrent: Recurrent, key: str) -> None:
+    """Raises ValueError where `engine` is `fused`, but the stack under `key` needs more than torch's kernels."""
+    if engine != "fused":
+        return
+    more = [f"{key}.{name}" for name in ("zoneout", "layer_norm") if getattr(recurrent, name)]
+    if recurrent.cell not in KERNELS:
+        raise ValueError(
+            f"model.engine 'fused' has no kernel for {key}.cell {recurrent.cell!r}, only for {', '.join(KERNELS)}; "
+            "'auto', 'bptt' and 'autograd' run every cell"
+        )
+    if more:
+        raise ValueError(
+            f"model.engine 'fused' does without {more[0]}; 'auto', 'bptt' and 'autograd' take every option"
+        )
+
+
 class Unprompted(Recurrent):
     """A stack whose first state nothing else gives."""
 

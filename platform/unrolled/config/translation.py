@@ -8,7 +8,17 @@ from pydantic import Field, model_validator
 
 from unrolled.config import sections
 from unrolled.config.base import Config
-from unrolled.config.sections import Decoding, Engine, Positive, Recurrent, Section, Share, Source, Unprompted
+from unrolled.config.sections import (
+    Decoding,
+    Engine,
+    Positive,
+    Recurrent,
+    Section,
+    Share,
+    Source,
+    Unprompted,
+    check_engine,
+)
 from unrolled.config.training import Training as SharedTraining
 
 
@@ -85,6 +95,8 @@ class TranslationConfig(Config):
     def _fits_together(self) -> TranslationConfig:
         """Checks that no single key can see. A message starts with the key that should change."""
         encoder, decoder = self.model.encoder, self.model.decoder
+        check_engine(self.model.engine, encoder, "model.encoder")
+        check_engine(self.model.engine, decoder, "model.decoder")
         memory = encoder.hidden * (2 if encoder.bidirectional else 1)
         if decoder.conditioning == "attention" and decoder.attention.score == "dot" and decoder.hidden != memory:
             raise ValueError(
