@@ -1,0 +1,89 @@
+"""How much memory a scan takes, measured on the process itself."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from measure import Figure
+from unrolled.recurrence import CELLS, scan
+
+SHAPE = (64, 500, 256, 256)
+"""(batch, time, input, hidden): long enough that the fixed costs of a process are small beside it."""
+
+
+def memory(quick: bool) -> Iterator[Figure]:
+    """Peaks of a forward pass, and of both passes, against what a scan has to keep; and growth over many calls.
+
+    Forward: inputs (in the order of time), states, gates and what else a derivative needs. Backward: besides, the
+    gradients of inputs, outputs and parameters.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        return
+    batch, steps, size, hidden = (16, 200, 256, 256) if quick else SHAPE
+    inputs = torch.randn(batch, steps, size, requires_grad=True)
+    for name in ("lstm", "gru", "mut1"):
+        cell = CELLS[name](size, hidden)
+        kept = size + hidden * (cell.tensors + cell.gates + cell.saved)
+        weights = sum(parameter.numel() for parameter in cell.parameters())
+
+        def forward(cell: torch.nn.Module = cell) -> torch.Tensor:
+            inputs.grad = None
+            cell.zero_grad(set_to_none=True)
+            return scan(cell, inputs, engine="bptt")[0]
+
+        def both() -> None:
+            forward().sum().backward()
+
+        both()
+        peaks = {"forward": [_peak(forward) for _ in range(5)], "both": [_peak(both) for _ in range(5)]}
+        bounds = {"forward": batch * steps * kept, "both": batch * steps * (kept + size + hidden) + 4 * weights}
+        for passes, bound in bounds.items():
+            values = [peak / (4 * bound) for peak in peaks[passes]]
+            baseline = "what must be kept" if passes == "forward" else "that and gradients"
+            yield _figure(f"recurrence/{name}/memory/{passes}", values, 1.10, baseline)
+        before = _resident()
+        for _ in range(10 if quick else 30):
+            both()
+        yield _figure(f"recurrence/{name}/memory/growth", [_resident() / before], 1.02, "before 30 calls")
+
+
+def _figure(name: str, values: list[float], goal: float, baseline: str) -> Figure:
+    spread = (round(min(values), 3), round(max(values), 3))
+    return Figure(name, round(statistics.median(values), 3), goal, "lower", baseline, len(values), spread)
+
+
+def _peak(work: Callable[[], object]) -> int:
+    """Bytes that the process grows by while `work` runs."""
+    _give_back()
+    before = _resident()
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # starts the peak anew
+    result = work()
+    peak = _status("VmHWM") - before
+    del result
+    return peak
+
+
+def _resident() -> int:
+    _give_back()
+    return _status("VmRSS")
+
+
+def _give_back() -> None:
+    """Returns freed memory to the system, so that what is resident is what is used."""
+    gc.collect()
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _status(key: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    text = Path(f"/proc/{os.getpid()}/status").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024
