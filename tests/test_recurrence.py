@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gradient_check import gradcheck
 from unrolled.config import CellName
-from unrolled.recurrence import CELLS, Stack, scan, state
+from unrolled.recurrence import CELLS, Stack, graphed, scan, state
 
 NAMES = sorted(CELLS)
 KERNELS = [name for name in NAMES if CELLS[name].kernel]
@@ -94,6 +94,37 @@ def test_engines_agree_in_values_and_gradients(
         strict=True,
     ):
         torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_memory_of_a_graph_serves_every_run_of_its_shape(name, masked, reverse):
+    """What a GPU replays, run on the same memory without one: other inputs, masks and weights each time."""
+    cell = make(name)
+    for turn in range(3):
+        torch.manual_seed(turn)
+        for parameter in cell.parameters():
+            parameter.data.normal_(std=0.5)
+        inputs, carried = torch.randn(3, 5, 3), tuple(torch.randn(3, 4) for _ in range(cell.tensors))
+        mask = lengths_mask([5, turn, 3], 5) if masked else None
+        expected = [tensor.clone() for tensor in run(cell, "autograd", inputs, carried, mask, reverse=reverse)]
+        with graphed.forced():
+            got = run(cell, "bptt", inputs, carried, mask, reverse=reverse)
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_two_scans_of_one_graph_may_wait_for_their_backward_passes():
+    cell, inputs = make("lstm"), torch.randn(2, 3, 5, 3)
+    found = []
+    for engine in ("bptt", "autograd"):
+        cell.zero_grad()
+        with graphed.forced():
+            first, state = scan(cell, inputs[0], engine=engine)
+            second, _ = scan(cell, inputs[1], state, engine=engine)
+            (first.square().sum() + second.sum()).backward()
+        found.append([first, second, *(parameter.grad.clone() for parameter in cell.parameters())])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-11)
 
 
 @settings(max_examples=40, deadline=None)

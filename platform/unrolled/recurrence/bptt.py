@@ -11,7 +11,8 @@ computes are float32; gates are kept in bfloat16 between the passes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, cycle, islice
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from unrolled.recurrence import graphed
 from unrolled.recurrence.cell import Cell, State
 from unrolled.recurrence.normalized import Normalization, NormalizedProduct, NormalizedProductBackward
 from unrolled.recurrence.product import Product, weight_gradient
@@ -64,34 +66,33 @@ class _Settings:
     zoneout: Zoneout | None
     reverse: bool
 
+    @property
+    def plain(self) -> bool:
+        """Whether the steps need nothing but the tensors that `_forward` and `_backward` are given."""
+        return self.zoneout is None and self.cell.gain_hidden is None
+
 
 class _BackPropagation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, settings: _Settings, inputs: Tensor, *given: Tensor) -> Any:
-        cell, zoneout = settings.cell, settings.zoneout
+        cell = settings.cell
         (steps, batch, _), size, first = inputs.shape, cell.hidden_size, cell.bias
         flat = inputs.to(torch.bfloat16 if settings.half else first.dtype).contiguous().flatten(0, 1)
         gates = flat.new_empty(steps, batch, cell.gates * size)
         kept = cell.project_forward(flat, gates.flatten(0, 1))
         states = [first.new_empty(steps + 1, batch, size) for _ in range(cell.tensors)]
         # What the cell made, before zoneout; the state itself without.
-        fresh = [first.new_empty(steps, batch, size) for _ in states] if zoneout else []
+        fresh = [first.new_empty(steps, batch, size) for _ in states] if settings.zoneout else []
         saved = [first.new_empty(steps, batch, size) for _ in range(cell.saved)]
         for buffer, state in zip(states, given, strict=False):
             buffer[-1 if settings.reverse else 0] = state
-        hidden, normalizations = _products(settings, steps, batch)
-        order = _Order(settings, gates, states, fresh, saved)
-        for t in order.forward():
-            for normalization in normalizations:
-                normalization.t = t
-            cell.step_forward(order.load(t), order.before[t], order.made[t], order.saved[t], hidden)
-            order.store(t)
-            if zoneout:
-                zoneout.mix(t, order.made[t], order.before[t], order.after[t])
-            if order.ragged[t]:
-                for new, old in zip(order.after[t], order.before[t], strict=True):
-                    torch.where(order.masks[t], new, old, out=new)
-        ctx.save_for_backward(flat, gates, *states, *fresh, *saved, *kept)
+        normalizations = _normalizations(cell, steps, batch)
+        memory = [gates, *states, *fresh, *saved]
+        if settings.plain and graphed.applies(gates):
+            _record_forward(settings, memory)
+        else:
+            _forward(settings, normalizations, memory)
+        ctx.save_for_backward(flat, *memory, *kept)
         ctx.settings, ctx.normalizations, ctx.kind = settings, normalizations, inputs.dtype
         outputs = states[0][:-1] if settings.reverse else states[0][1:]
         return (outputs, *(buffer[0 if settings.reverse else -1] for buffer in states))
@@ -100,60 +101,122 @@ class _BackPropagation(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, into_outputs: Tensor, *last: Tensor) -> Any:
         settings: _Settings = ctx.settings
-        cell, zoneout, normalizations = settings.cell, settings.zoneout, ctx.normalizations
-        tensors = iter(ctx.saved_tensors)  # raises where a first call has overwritten them
-        inputs, gates = next(tensors), next(tensors)
-        states = list(islice(tensors, cell.tensors))
-        fresh = list(islice(tensors, cell.tensors if zoneout else 0))
-        saved, kept = list(islice(tensors, cell.saved)), list(tensors)
-        steps, batch, _ = gates.shape
-        hidden = _products_backward(settings, steps, batch, normalizations)
-        order = _Order(settings, gates, states, fresh, saved)
-        into = into_outputs.unbind(0)
-        gradient: State = tuple(tensor.clone() for tensor in last)
-        for t in order.backward():
-            for normalization in normalizations:
-                normalization.t = t
-            gradient[0].add_(into[t])
-            around: list[Tensor] = []
-            if order.ragged[t]:
-                around += [tensor.masked_fill(order.masks[t], 0) for tensor in gradient]
-                gradient = tuple(tensor.mul_(order.masks[t]) for tensor in gradient)
-            if zoneout:
-                gradient, passed = zoneout.split(t, gradient)
-                around += passed
-            gradient = cell.step_backward(
-                order.load(t), order.before[t], order.made[t], order.saved[t], gradient, hidden
-            )
-            order.store(t)
-            for tensor, passed_by in zip(cycle(gradient), around, strict=False):
-                tensor.add_(passed_by)
+        cell, normalizations = settings.cell, ctx.normalizations
+        inputs, *rest = ctx.saved_tensors  # raises where a first call has overwritten them
+        count = 1 + cell.tensors * (2 if settings.zoneout else 1) + cell.saved
+        memory, kept = rest[:count], rest[count:]
+        gates, states, fresh, saved = _parts(settings, memory)
+        gradient: State
+        if settings.plain and graphed.applies(gates):
+            gradient = _record_backward(settings, [gates, *saved], [*states, into_outputs, *last])
+        else:
+            gradient = _backward(settings, normalizations, memory, into_outputs, *last)
         into_gates = gates.flatten(0, 1)
         into_inputs, projecting = cell.project_backward(inputs, kept, into_gates)
+        order = _Order(settings, gates, states, fresh, saved)
         flat = into_gates, *order.flat(), [buffer.flatten(0, 1) for buffer in saved]
         weights = _recurrent_gradients(cell, cell.recurrent_pairs(*flat), normalizations, gates.dtype)
-        into_inputs = into_inputs.to(ctx.kind).view(steps, batch, -1)
+        into_inputs = into_inputs.to(ctx.kind).view(*gates.shape[:2], -1)
         return (None, into_inputs, *gradient, *projecting, *weights, *cell.other_gradients(*flat))
 
 
-def _products(settings: _Settings, steps: int, batch: int) -> tuple[list[Product], list[Normalization]]:
-    cell = settings.cell
-    weights = [cell.weight_hidden.detach()[rows] for rows in cell.rows()]
+def _forward(settings: _Settings, normalizations: list[Normalization], memory: Sequence[Tensor]) -> State:
+    """The loop over the steps; `memory` as `_parts` sorts it."""
+    order, zoneout = _Order(settings, *_parts(settings, memory)), settings.zoneout
+    hidden = _products(settings, memory[0], normalizations)
+    for t in order.forward():
+        for normalization in normalizations:
+            normalization.t = t
+        cell_memory = order.load(t), order.before[t], order.made[t], order.saved[t]
+        settings.cell.step_forward(*cell_memory, hidden)
+        order.store(t)
+        if zoneout:
+            zoneout.mix(t, order.made[t], order.before[t], order.after[t])
+        if order.ragged[t]:
+            for new, old in zip(order.after[t], order.before[t], strict=True):
+                torch.where(order.masks[t], new, old, out=new)
+    return ()
+
+
+def _backward(
+    settings: _Settings, normalizations: list[Normalization], memory: Sequence[Tensor], errors: Tensor, *last: Tensor
+) -> State:
+    """The loop back from the gradients of outputs and last state to that of the first."""
+    order, zoneout = _Order(settings, *_parts(settings, memory)), settings.zoneout
+    hidden = _products_backward(settings, memory[0], normalizations)
+    into = errors.unbind(0)
+    gradient: State = tuple(tensor.clone() for tensor in last)
+    for t in order.backward():
+        for normalization in normalizations:
+            normalization.t = t
+        gradient[0].add_(into[t])
+        around: list[Tensor] = []
+        if order.ragged[t]:
+            around += [tensor.masked_fill(order.masks[t], 0) for tensor in gradient]
+            gradient = tuple(tensor.mul_(order.masks[t]) for tensor in gradient)
+        if zoneout:
+            gradient, passed = zoneout.split(t, gradient)
+            around += passed
+        cell_memory = order.load(t), order.before[t], order.made[t], order.saved[t]
+        gradient = settings.cell.step_backward(*cell_memory, gradient, hidden)
+        order.store(t)
+        for tensor, passed_by in zip(cycle(gradient), around, strict=False):
+            tensor.add_(passed_by)
+    return gradient
+
+
+def _parts(settings: _Settings, memory: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """Gates, states, what the cell made before zoneout, and what it left besides for its derivative."""
+    tensors, count = iter(memory[1:]), settings.cell.tensors
+    states = list(islice(tensors, count))
+    return memory[0], states, list(islice(tensors, count if settings.zoneout else 0)), list(tensors)
+
+
+def _record_forward(settings: _Settings, memory: Sequence[Tensor]) -> None:
+    masks = [] if settings.mask is None else [settings.mask]
+
+    def work(memory: Sequence[Tensor], masks: Sequence[Tensor]) -> State:
+        return _forward(replace(settings, mask=masks[0] if masks else None), [], memory)
+
+    graphed.run(settings.cell, ("forward", settings.half, settings.reverse), work, memory, masks)
+
+
+def _record_backward(settings: _Settings, written: Sequence[Tensor], read: Sequence[Tensor]) -> State:
+    """`written`: gates and what else is overwritten; `read`: states, then gradients. What has been given out as outputs
+    stays untouched."""
+    count, masks = settings.cell.tensors, [] if settings.mask is None else [settings.mask]
+
+    def work(written: Sequence[Tensor], read: Sequence[Tensor]) -> State:
+        mask, given = (read[0], read[1:]) if masks else (None, read)
+        memory = [written[0], *given[:count], *written[1:]]
+        return _backward(replace(settings, mask=mask), [], memory, *given[count:])
+
+    key = ("backward", settings.half, settings.reverse)
+    return tuple(graphed.run(settings.cell, key, work, written, [*masks, *read]))
+
+
+def _normalizations(cell: Cell, steps: int, batch: int) -> list[Normalization]:
     if cell.gain_hidden is None:
-        return [Product(weight, batch, steps, settings.half) for weight in weights], []
-    kept = [Normalization(cell.gain_hidden.detach()[rows], steps, batch) for rows in cell.rows()]
-    pairs = zip(weights, kept, strict=True)
-    return [NormalizedProduct(weight, batch, steps, settings.half, each) for weight, each in pairs], kept
+        return []
+    return [Normalization(cell.gain_hidden.detach()[rows], steps, batch) for rows in cell.rows()]
 
 
-def _products_backward(
-    settings: _Settings, steps: int, batch: int, normalizations: list[Normalization]
-) -> list[Product]:
-    turned = [settings.cell.weight_hidden.detach()[rows].t() for rows in settings.cell.rows()]
+def _products(settings: _Settings, gates: Tensor, normalizations: list[Normalization]) -> list[Product]:
+    weights = [settings.cell.weight_hidden.detach()[rows] for rows in settings.cell.rows()]
+    shape = gates.shape[1], gates.shape[0], settings.half
     if not normalizations:
-        return [Product(weight, batch, steps, settings.half) for weight in turned]
-    pairs = zip(turned, normalizations, strict=True)
-    return [NormalizedProductBackward(weight, batch, steps, settings.half, each) for weight, each in pairs]
+        return [Product(weight, *shape) for weight in weights]
+    return [NormalizedProduct(weight, *shape, each) for weight, each in zip(weights, normalizations, strict=True)]
+
+
+def _products_backward(settings: _Settings, gates: Tensor, normalizations: list[Normalization]) -> list[Product]:
+    turned = [settings.cell.weight_hidden.detach()[rows].t() for rows in settings.cell.rows()]
+    shape = gates.shape[1], gates.shape[0], settings.half
+    if not normalizations:
+        return [Product(weight, *shape) for weight in turned]
+    return [
+        NormalizedProductBackward(weight, *shape, each) for weight, each in zip(turned, normalizations, strict=True)
+    ]
 
 
 def _recurrent_gradients(
@@ -198,8 +261,10 @@ class _Order:
         self.saved = _by_step(saved, self._steps)
         mask = settings.mask
         self.masks = () if mask is None else mask.unsqueeze(-1).unbind(0)
-        # Only steps with padding pay for it.
-        self.ragged = [False] * self._steps if mask is None else (~mask.all(1)).tolist()
+        if mask is None or (settings.plain and graphed.applies(gates)):  # a graph is recorded for any mask
+            self.ragged = [mask is not None] * self._steps
+        else:  # only steps with padding pay for it
+            self.ragged = (~mask.all(1)).tolist()
 
     def flat(self) -> tuple[State, State]:
         """`before` and `made` of all steps, tensors `(time · batch, hidden)`."""
