@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from measure import Figure
-from unrolled.recurrence import CELLS, scan
+from unrolled.recurrence import CELLS, Cell, scan
 
 SHAPE = (64, 500, 256, 256)
 """(batch, time, input, hidden): long enough that the fixed costs of a process are small beside it."""
@@ -22,36 +22,43 @@ def memory(quick: bool) -> Iterator[Figure]:
     """Peaks of a forward pass, and of both passes, against what a scan has to keep; and growth over many calls.
 
     Forward: inputs (in the order of time), states, gates and what else a derivative needs. Backward: besides, the
-    gradients of inputs, outputs and parameters.
+    gradients of inputs and parameters.
     """
     if not Path("/proc/self/clear_refs").exists():
         return
     batch, steps, size, hidden = (16, 200, 256, 256) if quick else SHAPE
     inputs = torch.randn(batch, steps, size, requires_grad=True)
+    errors = torch.randn(batch, steps, hidden)
     for name in ("lstm", "gru", "mut1"):
         cell = CELLS[name](size, hidden)
         kept = size + hidden * (cell.tensors + cell.gates + cell.saved)
         weights = sum(parameter.numel() for parameter in cell.parameters())
 
-        def forward(cell: torch.nn.Module = cell) -> torch.Tensor:
+        def clear(cell: torch.nn.Module = cell) -> None:
             inputs.grad = None
             cell.zero_grad(set_to_none=True)
+
+        def forward(cell: Cell = cell) -> torch.Tensor:
             return scan(cell, inputs, engine="bptt")[0]
 
         def both() -> None:
-            forward().sum().backward()
+            forward().backward(errors)
 
         both()
-        peaks = {"forward": [_peak(forward) for _ in range(5)], "both": [_peak(both) for _ in range(5)]}
-        bounds = {"forward": batch * steps * kept, "both": batch * steps * (kept + size + hidden) + 4 * weights}
+        peaks = {"forward": [_peak(forward, clear) for _ in range(5)], "both": [_peak(both, clear) for _ in range(5)]}
+        # inputs.grad is a second copy of their gradient, in their own order
+        bounds = {"forward": batch * steps * kept, "both": batch * steps * (kept + 2 * size) + 2 * weights}
         for passes, bound in bounds.items():
             values = [peak / (4 * bound) for peak in peaks[passes]]
             baseline = "what must be kept" if passes == "forward" else "that and gradients"
             yield _figure(f"recurrence/{name}/memory/{passes}", values, 1.10, baseline)
-        before = _resident()
-        for _ in range(10 if quick else 30):
-            both()
-        yield _figure(f"recurrence/{name}/memory/growth", [_resident() / before], 1.02, "before 30 calls")
+        before, grown = _resident(), []
+        for _ in range(3):
+            for _ in range(10):
+                clear()
+                both()
+            grown.append(_resident() / before)
+        yield _figure(f"recurrence/{name}/memory/growth", grown, 1.02, "before 10 to 30 calls")
 
 
 def _figure(name: str, values: list[float], goal: float, baseline: str) -> Figure:
@@ -59,8 +66,9 @@ def _figure(name: str, values: list[float], goal: float, baseline: str) -> Figur
     return Figure(name, round(statistics.median(values), 3), goal, "lower", baseline, len(values), spread)
 
 
-def _peak(work: Callable[[], object]) -> int:
-    """Bytes that the process grows by while `work` runs."""
+def _peak(work: Callable[[], object], clear: Callable[[], None]) -> int:
+    """Bytes that the process grows by while `work` runs, `clear` before it."""
+    clear()
     _give_back()
     before = _resident()
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # starts the peak anew

@@ -138,7 +138,8 @@ def _learning_chart(train: Rows, validation: Rows, headline: str, best: float | 
         return None
     names = (headline, "bleu", "exact_match", "accuracy")
     scores = [name for name in names if name != "loss" and any(name in row for row in validation)]
-    titles = ["Loss (nats per token)", *(f"Validation {metric(name).label}" for name in scores[:1])]
+    unit = "squared error" if any("mse" in row for row in validation) else "nats per token"
+    titles = [f"Loss ({unit})", *(f"Validation {metric(name).label}" for name in scores[:1])]
     figure = _panels(titles, heights=[0.58, 0.42] if scores else [1.0], height=480 if scores else 320)
     _curve(figure, train, "loss", "Training loss", "var(--muted)", row=1)
     _curve(figure, validation, "loss", "Validation loss", "var(--series-greedy)", row=1, markers=True)

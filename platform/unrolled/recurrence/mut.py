@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unrolled.recurrence.cell import State
-from unrolled.recurrence.product import linear, weigh, weigh_backward, weight_gradient
+from unrolled.recurrence.cell import State, tanh_backward
+from unrolled.recurrence.product import weigh, weigh_backward, weight_gradient
 from unrolled.recurrence.reset import ResetBefore
 
 
@@ -35,32 +35,29 @@ class _Direct(ResetBefore):
             nn.init.xavier_uniform_(self.weight_match)
 
     def _direct(self, inputs: Tensor) -> Tensor:
-        return inputs if self.weight_match is None else functional.linear(inputs, self.weight_match)
+        """x̂, in the type of x."""
+        if self.weight_match is None:
+            return inputs
+        return functional.linear(inputs, self.weight_match.to(inputs.dtype))
 
     def project_forward(self, inputs: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
         (low, high), (first, last) = self._columns()
         kept = weigh(inputs, self.weight_input, self.bias[low:high], self.gain_input, gates[:, low:high])
-        if self.weight_match is None:
-            matched = inputs
-        else:
-            matched = gates.new_empty(len(gates), self.hidden_size)
-            linear(inputs, self.weight_match, None, matched)
-        matched = self._squash(matched)
-        torch.add(matched, self.bias[first:last].to(gates.dtype), out=gates[:, first:last])
-        return matched, *kept
+        direct = self._squash(self._direct(inputs))
+        torch.add(direct, self.bias[first:last].to(gates.dtype), out=gates[:, first:last])
+        return kept
 
     def project_backward(
         self, inputs: Tensor, kept: Sequence[Tensor], errors: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         (low, high), (first, last) = self._columns()
-        matched, *normalized = kept
         into_inputs, (weight, _, *gain) = weigh_backward(
-            inputs, normalized, errors[:, low:high], self.weight_input, self.gain_input
+            inputs, kept, errors[:, low:high], self.weight_input, self.gain_input
         )
         bias = errors.sum(0).to(self.bias.dtype)
-        direct = self._squash_backward(errors[:, first:last], matched)
+        direct = self._squash_backward(errors[:, first:last], inputs)
         if self.weight_match is None:
-            return into_inputs + direct, (weight, bias, *gain)
+            return into_inputs.add_(direct), (weight, bias, *gain)
         match = torch.empty_like(self.weight_match)
         weight_gradient(direct, inputs, match)
         return into_inputs.addmm_(direct, self.weight_match.to(errors.dtype)), (weight, bias, *gain, match)
@@ -77,7 +74,8 @@ class _Direct(ResetBefore):
     def _squash(self, matched: Tensor) -> Tensor:
         return matched
 
-    def _squash_backward(self, error: Tensor, squashed: Tensor) -> Tensor:
+    def _squash_backward(self, error: Tensor, inputs: Tensor) -> Tensor:
+        """From the gradient of what `_squash` gave to that of x̂."""
         return error
 
 
@@ -108,8 +106,10 @@ class MUT1(_Direct):
     def _squash(self, matched: Tensor) -> Tensor:
         return torch.tanh(matched)
 
-    def _squash_backward(self, error: Tensor, squashed: Tensor) -> Tensor:
-        return error * (1 - squashed * squashed)
+    def _squash_backward(self, error: Tensor, inputs: Tensor) -> Tensor:
+        squashed = torch.tanh(self._direct(inputs))  # once more, rather than kept over the whole pass
+        into: Tensor = tanh_backward(error, squashed, grad_input=squashed)
+        return into
 
 
 class MUT2(_Direct):
