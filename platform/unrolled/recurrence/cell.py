@@ -84,30 +84,26 @@ class Cell(nn.Module, ABC):
 
     def project(self, inputs: Tensor) -> Tensor:
         """`(…, input_size)` → `(…, gates · hidden_size)`: the input's share of every gate, with its bias."""
-        return (
-            self.weigh(inputs) + self.bias
-            if self.gain_input is not None
-            else functional.linear(inputs, self.weight_input, self.bias)
-        )
+        if self.gain_input is None:
+            return functional.linear(inputs, self.weight_input, self.bias)
+        return self.weigh(inputs) + self.bias
 
     def weigh(self, inputs: Tensor) -> Tensor:
         """W x, layer-normalised where the cell is."""
         weighted = functional.linear(inputs, self.weight_input)
-        return (
-            weighted
-            if self.gain_input is None
-            else functional.layer_norm(weighted, weighted.shape[-1:], self.gain_input)
-        )
+        if self.gain_input is None:
+            return weighted
+        return functional.layer_norm(weighted, weighted.shape[-1:], self.gain_input)
 
-    def recur(self, product: int, x: Tensor) -> Tensor:
-        """U x for the recurrent weights of one of the `products`, layer-normalised where the cell is."""
+    def recur(self, product: int, x: Tensor, onto: Tensor | float = 0.0) -> Tensor:
+        """`onto` + U x for the recurrent weights of one of the `products`, layer-normalised where the cell is."""
         rows = self.rows()[product]
+        if self.gain_hidden is None and isinstance(onto, Tensor):
+            return torch.addmm(onto, x, self.weight_hidden[rows].t())
         summed = functional.linear(x, self.weight_hidden[rows])
-        return (
-            summed
-            if self.gain_hidden is None
-            else functional.layer_norm(summed, summed.shape[-1:], self.gain_hidden[rows])
-        )
+        if self.gain_hidden is not None:
+            summed = functional.layer_norm(summed, summed.shape[-1:], self.gain_hidden[rows])
+        return onto + summed
 
     def rows(self) -> list[slice]:
         """The rows of the recurrent weights that each of the `products` takes."""

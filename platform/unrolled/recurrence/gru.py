@@ -109,6 +109,6 @@ class ChoGRU(ResetBefore):
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
         size = self.hidden_size
-        r, z = torch.sigmoid(projected[:, : 2 * size] + self.recur(0, h)).chunk(2, dim=-1)
-        n = torch.tanh(projected[:, 2 * size :] + self.recur(1, r * h))
+        r, z = torch.sigmoid(self.recur(0, h, projected[:, : 2 * size])).chunk(2, dim=-1)
+        n = torch.tanh(self.recur(1, r * h, projected[:, 2 * size :]))
         return (n + z * (h - n),)

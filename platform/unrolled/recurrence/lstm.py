@@ -36,7 +36,7 @@ class LSTM(Cell):
 
     def step(self, projected: Tensor, state: State) -> State:
         h, c = state
-        i, f, g, o = (projected + self.recur(0, h)).chunk(4, dim=-1)
+        i, f, g, o = self.recur(0, h, projected).chunk(4, dim=-1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
 
@@ -112,7 +112,7 @@ class PeepholeLSTM(Cell):
     def step(self, projected: Tensor, state: State) -> State:
         h, c = state
         p_i, p_f, p_o = self.peepholes
-        i, f, g, o = (projected + self.recur(0, h)).chunk(4, dim=-1)
+        i, f, g, o = self.recur(0, h, projected).chunk(4, dim=-1)
         new = torch.sigmoid(f + p_f * c) * c + torch.sigmoid(i + p_i * c) * torch.tanh(g)
         return torch.sigmoid(o + p_o * new) * torch.tanh(new), new
 

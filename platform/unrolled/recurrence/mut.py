@@ -99,8 +99,8 @@ class MUT1(_Direct):
         (h,) = state
         r, z, n = projected.chunk(3, dim=-1)
         z = torch.sigmoid(z)
-        r = torch.sigmoid(r + self.recur(0, h))
-        n = torch.tanh(n + self.recur(1, r * h))
+        r = torch.sigmoid(self.recur(0, h, r))
+        n = torch.tanh(self.recur(1, r * h, n))
         return (n * z + h * (1 - z),)
 
     def _squash(self, matched: Tensor) -> Tensor:
@@ -131,8 +131,8 @@ class MUT2(_Direct):
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
         size = self.hidden_size
-        r, z = torch.sigmoid(projected[:, : 2 * size] + self.recur(0, h)).chunk(2, dim=-1)
-        n = torch.tanh(projected[:, 2 * size :] + self.recur(1, r * h))
+        r, z = torch.sigmoid(self.recur(0, h, projected[:, : 2 * size])).chunk(2, dim=-1)
+        n = torch.tanh(self.recur(1, r * h, projected[:, 2 * size :]))
         return (n * z + h * (1 - z),)
 
 
@@ -150,7 +150,7 @@ class MUT3(ResetBefore):
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
         r, z, n = projected.chunk(3, dim=-1)
-        z = torch.sigmoid(z + self.recur(1, torch.tanh(h)))
-        r = torch.sigmoid(r + self.recur(0, h))
-        n = torch.tanh(n + self.recur(2, r * h))
+        z = torch.sigmoid(self.recur(1, torch.tanh(h), z))
+        r = torch.sigmoid(self.recur(0, h, r))
+        n = torch.tanh(self.recur(2, r * h, n))
         return (n * z + h * (1 - z),)

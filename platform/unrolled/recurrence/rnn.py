@@ -21,7 +21,7 @@ class RNN(Cell):
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
-        return (torch.tanh(projected + self.recur(0, h)),)
+        return (torch.tanh(self.recur(0, h, projected)),)
 
     def step_forward(
         self,
@@ -68,7 +68,7 @@ class IRNN(Cell):
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
-        return (torch.relu(projected + self.recur(0, h)),)
+        return (torch.relu(self.recur(0, h, projected)),)
 
     def step_forward(
         self,
