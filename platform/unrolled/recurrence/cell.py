@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unrolled.recurrence.product import Product, weigh, weigh_backward
+from unrolled.recurrence.product import Product, normalized, weigh, weigh_backward
 
 State = tuple[Tensor, ...]
 """The tensors `(batch, hidden)` that a cell carries from step to step; the first one is its output h."""
@@ -93,17 +93,17 @@ class Cell(nn.Module, ABC):
         weighted = functional.linear(inputs, self.weight_input)
         if self.gain_input is None:
             return weighted
-        return functional.layer_norm(weighted, weighted.shape[-1:], self.gain_input)
+        return normalized(weighted, self.gain_input)
 
-    def recur(self, product: int, x: Tensor, onto: Tensor | float = 0.0) -> Tensor:
-        """`onto` + U x for the recurrent weights of one of the `products`, layer-normalised where the cell is."""
+    def recur(self, product: int, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """U x, added to `onto` if there is one, for the recurrent weights of one of the `products`, layer-normalised where the cell is."""
         rows = self.rows()[product]
-        if self.gain_hidden is None and isinstance(onto, Tensor):
+        if self.gain_hidden is None and onto is not None:
             return torch.addmm(onto, x, self.weight_hidden[rows].t())
         summed = functional.linear(x, self.weight_hidden[rows])
         if self.gain_hidden is not None:
-            summed = functional.layer_norm(summed, summed.shape[-1:], self.gain_hidden[rows])
-        return onto + summed
+            summed = normalized(summed, self.gain_hidden[rows])
+        return summed if onto is None else onto + summed
 
     def rows(self) -> list[slice]:
         """The rows of the recurrent weights that each of the `products` takes."""

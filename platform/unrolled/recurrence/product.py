@@ -116,6 +116,12 @@ EPSILON = 1e-5
 """Is added to the variance by layer normalisation, as torch does."""
 
 
+def normalized(y: Tensor, gain: Tensor) -> Tensor:
+    """gain ⊙ (y − mean(y)) / √(var(y) + ε) over the last dimension."""
+    centred = y - y.mean(-1, keepdim=True)
+    return gain * centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + EPSILON)
+
+
 def normalization_backward(error: Tensor, normal: Tensor, scale: Tensor) -> Tensor:
     """∂L/∂y for n = (y − mean(y)) · s with s = 1 / √(var(y) + ε), row by row.
 
