@@ -96,7 +96,7 @@ class Cell(nn.Module, ABC):
         return normalized(weighted, self.gain_input)
 
     def recur(self, product: int, x: Tensor, onto: Tensor | None = None) -> Tensor:
-        """U x, added to `onto` if there is one, for the recurrent weights of one of the `products`, layer-normalised where the cell is."""
+        """U x of one of the `products`, layer-normalised where the cell is, added to `onto` if there is one."""
         rows = self.rows()[product]
         if self.gain_hidden is None and onto is not None:
             return torch.addmm(onto, x, self.weight_hidden[rows].t())

@@ -8,6 +8,7 @@ carries: h, and for an LSTM also c.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -177,7 +178,9 @@ def jacobian_singular_values(cell: Cell, projected: Tensor, state: State, rounds
         is_new = new > torch.finfo(new.dtype).eps ** 0.5 * length  # else the basis holds all that J can reach
         direction = torch.where(is_new, direction / new, 0.0)
         basis = torch.cat([basis, direction[:, None]], dim=1)
-        images.append(torch.func.jvp(step, (joined,), (direction,))[1])
+        with warnings.catch_warnings():  # torch's own forward mode loads what torch calls deprecated
+            warnings.simplefilter("ignore", FutureWarning)
+            images.append(torch.func.jvp(step, (joined,), (direction,))[1])
         (direction,) = pull_back(images[-1])
     largest: Tensor = torch.linalg.matrix_norm(torch.stack(images, dim=1), 2)
     return largest
