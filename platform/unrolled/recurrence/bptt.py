@@ -113,8 +113,7 @@ class _BackPropagation(torch.autograd.Function):
             gradient = _backward(settings, normalizations, memory, into_outputs, *last)
         into_gates = gates.flatten(0, 1)
         into_inputs, projecting = cell.project_backward(inputs, kept, into_gates)
-        order = _Order(settings, gates, states, fresh, saved)
-        flat = into_gates, *order.flat(), [buffer.flatten(0, 1) for buffer in saved]
+        flat = into_gates, *_around(settings, states, fresh), [buffer.flatten(0, 1) for buffer in saved]
         weights = _recurrent_gradients(cell, cell.recurrent_pairs(*flat), normalizations, gates.dtype)
         into_inputs = into_inputs.to(ctx.kind).view(*gates.shape[:2], -1)
         return (None, into_inputs, *gradient, *projecting, *weights, *cell.other_gradients(*flat))
@@ -219,6 +218,13 @@ def _products_backward(settings: _Settings, gates: Tensor, normalizations: list[
     ]
 
 
+def _around(settings: _Settings, states: list[Tensor], fresh: list[Tensor]) -> tuple[State, State]:
+    """The states before every step and what the cell made of them, tensors `(time · batch, hidden)`."""
+    early, late = ([buffer[place] for buffer in states] for place in (slice(None, -1), slice(1, None)))
+    before, after = (late, early) if settings.reverse else (early, late)
+    return tuple(buffer.flatten(0, 1) for buffer in before), tuple(buffer.flatten(0, 1) for buffer in fresh or after)
+
+
 def _recurrent_gradients(
     cell: Cell, pairs: list[tuple[Tensor, Tensor]], normalizations: list[Normalization], kind: torch.dtype
 ) -> list[Tensor]:
@@ -250,7 +256,7 @@ class _Order:
         self, settings: _Settings, gates: Tensor, states: list[Tensor], fresh: list[Tensor], saved: list[Tensor]
     ) -> None:
         size, self._reverse, self._steps = settings.cell.hidden_size, settings.reverse, len(gates)
-        self._stored, self._states, self._fresh = gates.unbind(0), states, fresh
+        self._stored = gates.unbind(0)
         self._work = None if gates.dtype == states[0].dtype else states[0].new_empty(gates.shape[1:])
         buffers = gates if self._work is None else self._work[None]
         spans = [buffers[:, :, low * size : high * size] for low, high in settings.cell.spans]
@@ -265,13 +271,6 @@ class _Order:
             self.ragged = [mask is not None] * self._steps
         else:  # only steps with padding pay for it
             self.ragged = (~mask.all(1)).tolist()
-
-    def flat(self) -> tuple[State, State]:
-        """`before` and `made` of all steps, tensors `(time · batch, hidden)`."""
-        first, second = (1, 0) if self._reverse else (0, 1)
-        before = tuple(buffer[first : first + self._steps].flatten(0, 1) for buffer in self._states)
-        made = self._fresh or [buffer[second : second + self._steps] for buffer in self._states]
-        return before, tuple(buffer.flatten(0, 1) for buffer in made)
 
     def load(self, t: int) -> tuple[Tensor, ...]:
         """The spans of a step's gates, in the type to compute in."""
