@@ -10,9 +10,9 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unrolled.cache import cache_folder
 from unrolled.config.translation import Data, Vocabulary
 from unrolled.data.batching import collate, plan
-from unrolled.data.cache import cache_folder
 from unrolled.data.corpus import prepare_pairs
 from unrolled.data.sources import open_split, pairs
 from unrolled.data.vocabulary import BEGIN, END, UNKNOWN, learn_vocabulary

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from unrolled.cache import made_once
 from unrolled.config.translation import Data
-from unrolled.data.cache import made_once
 from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import Vocabulary, learn_vocabulary
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unrolled.cache import made_once
 from unrolled.config.language_modeling import Data, LanguageModelingConfig
-from unrolled.data.cache import made_once
 from unrolled.data.symbols import Symbols, learn_symbols
 from unrolled.data.text import read_text
 from unrolled.errors import UserError

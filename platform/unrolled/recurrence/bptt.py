@@ -144,7 +144,7 @@ def _backward(
     order, zoneout = _Order(settings, *_parts(settings, memory)), settings.zoneout
     hidden = _products_backward(settings, memory[0], normalizations)
     into = errors.unbind(0)
-    gradient: State = tuple(tensor.clone() for tensor in last)
+    gradient: State = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in last)
     for t in order.backward():
         for normalization in normalizations:
             normalization.t = t

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from unrolled.recurrence import kernels
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
 from unrolled.recurrence.product import Product
 
@@ -29,6 +30,12 @@ class LSTM(Cell):
     products = (4,)
     tensors = 2
     kernel = "lstm"
+    unseen: Tensor
+    """The peepholes that this cell has not, zeros, for a compiled function that serves both kinds."""
+
+    def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
+        super().__init__(input_size, hidden_size, layer_norm=layer_norm)
+        self.register_buffer("unseen", torch.zeros(3, hidden_size), persistent=False)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -49,12 +56,16 @@ class LSTM(Cell):
         hidden: Sequence[Product],
     ) -> None:
         (h, c), (new_h, new_c), (all_gates, i, f, g, o) = state, after, gates
-        all_gates.add_(hidden[0](h))
+        summed = hidden[0](h)
+        if kernels.apply(summed):
+            return kernels.run("lstm_forward", h, all_gates, summed, self.unseen, c, new_h, new_c)
+        all_gates.add_(summed)
         g.mul_(2)  # tanh(a) = 2 σ(2a) − 1, so that one σ serves all gates
         all_gates.sigmoid_()
         g.mul_(2).sub_(1)
         torch.mul(f, c, out=new_c).addcmul_(i, g)
         torch.tanh(new_c, out=new_h).mul_(o)
+        return None
 
     def step_backward(
         self,
@@ -66,6 +77,9 @@ class LSTM(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh, dc), c, (all_gates, i, f, g, o) = gradient, state[1], gates
+        if kernels.apply(dh):
+            kernels.run("lstm_backward", dh, all_gates, self.unseen, c, after[1], dh, dc)
+            return hidden[0](all_gates), dc
         squashed = torch.tanh(after[1])
         reached = dh * o
         dc.add_(tanh_backward(reached, squashed, grad_input=reached))
@@ -125,14 +139,18 @@ class PeepholeLSTM(Cell):
         hidden: Sequence[Product],
     ) -> None:
         (h, c), (new_h, new_c), (all_gates, i, f, g, o) = state, after, gates
+        summed = hidden[0](h)
+        if kernels.apply(summed):
+            return kernels.run("lstm_forward", h, all_gates, summed, self.peepholes, c, new_h, new_c)
         p_i, p_f, p_o = self.peepholes
-        all_gates.add_(hidden[0](h))
+        all_gates.add_(summed)
         i.addcmul_(p_i, c).sigmoid_()
         f.addcmul_(p_f, c).sigmoid_()
         g.tanh_()
         torch.mul(f, c, out=new_c).addcmul_(i, g)
         o.addcmul_(p_o, new_c).sigmoid_()
         torch.tanh(new_c, out=new_h).mul_(o)
+        return None
 
     def step_backward(
         self,
@@ -144,6 +162,9 @@ class PeepholeLSTM(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh, dc), c, (all_gates, i, f, g, o) = gradient, state[1], gates
+        if kernels.apply(dh):
+            kernels.run("lstm_backward", dh, all_gates, self.peepholes, c, after[1], dh, dc)
+            return hidden[0](all_gates), dc
         p_i, p_f, p_o = self.peepholes
         squashed = torch.tanh(after[1])
         reached = dh * o

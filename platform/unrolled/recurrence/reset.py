@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from unrolled.recurrence import kernels
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
 from unrolled.recurrence.product import Product
 
@@ -38,13 +39,19 @@ class ResetBefore(Cell):
         hidden: Sequence[Product],
     ) -> None:
         (h,), (r_z, r, z, n) = state, gates
-        (r_z if self.products[0] == 2 else r).add_(hidden[0](h))
-        if len(self.products) == 3:
-            z.add_(hidden[1](torch.tanh(h)))
+        summed = hidden[0](h)
+        more = hidden[1](torch.tanh(h)) if len(self.products) == 3 else None
+        if kernels.apply(summed):
+            kernels.run("reset_gates", h, self.products[0], r_z, summed, more, h, saved[0])
+            return kernels.run("reset_mix", h, int(self.writes), r_z, hidden[-1](saved[0]), h, after[0])
+        (r_z if self.products[0] == 2 else r).add_(summed)
+        if more is not None:
+            z.add_(more)
         r_z.sigmoid_()
         candidate = hidden[-1](torch.mul(r, h, out=saved[0])).add_(n).tanh_()
         n.copy_(candidate)
         torch.lerp(h, candidate, z, out=after[0]) if self.writes else torch.lerp(candidate, h, z, out=after[0])
+        return None
 
     def step_backward(
         self,
@@ -56,18 +63,28 @@ class ResetBefore(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh,), (h,), (r_z, r, z, n) = gradient, state, gates
+        if kernels.apply(dh):
+            kept = torch.empty_like(dh)
+            kernels.run("reset_mix_backward", dh, int(self.writes), r_z, h, dh, kept)
+            kernels.run("reset_gates_backward", dh, r_z, hidden[-1](n), h, kept)
+        else:
+            kept = self._mix_backward(dh, h, z, n)
+            d_reset = hidden[-1](n)
+            kept.addcmul_(d_reset, r)
+            sigmoid_backward(d_reset.mul_(h), r, grad_input=r)
+        if len(self.products) == 3:
+            squashed = torch.tanh(h)
+            kept.add_(tanh_backward(hidden[1](z), squashed, grad_input=squashed))
+        return (hidden[0].plus(r_z if self.products[0] == 2 else r, kept),)
+
+    def _mix_backward(self, dh: Tensor, h: Tensor, z: Tensor, n: Tensor) -> Tensor:
+        """Overwrites z and n by the gradients of their sums; returns what of dh passes by them."""
         dz = (torch.sub(n, h) if self.writes else torch.sub(h, n)).mul_(dh)
         by_z = dh * z
         into_n, kept = (by_z, dh.sub_(by_z)) if self.writes else (dh.sub_(by_z), by_z)
         tanh_backward(into_n, n, grad_input=n)
         sigmoid_backward(dz, z, grad_input=z)
-        d_reset = hidden[-1](n)
-        kept.addcmul_(d_reset, r)
-        sigmoid_backward(d_reset.mul_(h), r, grad_input=r)
-        if len(self.products) == 3:
-            squashed = torch.tanh(h)
-            kept.add_(tanh_backward(hidden[1](z), squashed, grad_input=squashed))
-        return (hidden[0].plus(r_z if self.products[0] == 2 else r, kept),)
+        return kept
 
     def recurrent_pairs(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]

@@ -1,0 +1,92 @@
+"""The compiled element-wise functions: the same numbers as torch's operations, and nothing lost without a compiler."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from unrolled.recurrence import CELLS, kernels, scan
+
+NAMES = sorted(CELLS)
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+
+def passes(cell, inputs, errors, **options):
+    inputs = inputs.clone().requires_grad_()
+    cell.zero_grad()
+    outputs, last = scan(cell, inputs, engine="bptt", **options)
+    (sum(tensor.square().sum() for tensor in last) + (outputs * errors).sum()).backward()
+    return [outputs.detach(), inputs.grad, *(parameter.grad.clone() for parameter in cell.parameters())]
+
+
+def given(name, hidden, dtype=torch.float32):
+    torch.manual_seed(3)
+    cell = CELLS[name](5, hidden)
+    for parameter in cell.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return cell.to(dtype), torch.randn(3, 9, 5).to(dtype), torch.randn(3, 9, hidden).to(dtype)
+
+
+@needs_compiler
+@pytest.mark.parametrize("hidden", [1, 16, 37])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_and_plain_steps_make_the_same(name, reverse, hidden, monkeypatch):
+    cell, inputs, errors = given(name, hidden)
+    assert kernels.apply(inputs)
+    options = {"mask": torch.arange(9) < torch.tensor([9, 4, 0])[:, None], "reverse": reverse}
+    compiled = passes(cell, inputs, errors, **options)
+    monkeypatch.setattr(kernels, "_library", lambda: None)
+    plain = passes(cell, inputs, errors, **options)
+    for got, want in zip(compiled, plain, strict=True):
+        torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_steps_come_as_close_to_float64_as_torchs_own(name, monkeypatch):
+    exact = passes(*given(name, 64, torch.float64))
+    compiled = passes(*given(name, 64))
+    monkeypatch.setattr(kernels, "_library", lambda: None)
+    plain = passes(*given(name, 64))
+    for got, own, want in zip(compiled, plain, exact, strict=True):
+        error, allowed = (float((values.double() - want).norm() / want.norm()) for values in (got, own))
+        assert error <= 3 * allowed + 1e-6
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [1e4, -1e4, float("inf"), float("nan")])
+def test_large_and_non_finite_sums_end_as_torchs_do(name, value, monkeypatch):
+    cell, inputs, _ = given(name, 8)
+    inputs[0, 4, 2] = value
+    compiled, _ = scan(cell, inputs, engine="bptt")
+    monkeypatch.setattr(kernels, "_library", lambda: None)
+    plain, _ = scan(cell, inputs, engine="bptt")
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+@needs_compiler
+def test_threads_share_the_rows_and_change_nothing():
+    cell, inputs, errors = given("lstm", 37)
+    threads, found = torch.get_num_threads(), []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        found.append(passes(cell, inputs, errors))
+    torch.set_num_threads(threads)
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+
+
+def test_without_a_compiler_steps_run_with_torch(monkeypatch):
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    kernels._library.cache_clear()
+    try:
+        cell, inputs, errors = given("gru", 8)
+        assert not kernels.apply(inputs)
+        assert all(value.isfinite().all() for value in passes(cell, inputs, errors))
+    finally:
+        monkeypatch.undo()
+        kernels._library.cache_clear()
