@@ -58,7 +58,7 @@ def memory(quick: bool) -> Iterator[Figure]:
                 clear()
                 both()
             grown.append(_resident() / before)
-        yield _figure(f"recurrence/{name}/memory/growth", grown, 1.02, "before 10 to 30 calls")
+        yield _figure(f"recurrence/{name}/memory/growth", grown, 1.02, "first calls")
 
 
 def _figure(name: str, values: list[float], goal: float, baseline: str) -> Figure:

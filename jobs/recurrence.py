@@ -26,7 +26,7 @@ def recurrence(quick: bool) -> Iterator[Figure]:
     for threads in sorted({given} if quick else {1, given}):
         torch.set_num_threads(threads)
         for shape in [(32, 16, 64, 128)] if quick else SHAPES:
-            name, rounds = f"h{shape[3]}/{threads}-thread", 3 if quick else 9
+            name, rounds = f"h{shape[3]}/{threads}t", 3 if quick else 9
             yield from _against_torch(shape, name, rounds)
             yield from _with_padding(shape, name, rounds)
             yield from _against_autograd(shape, name, rounds)

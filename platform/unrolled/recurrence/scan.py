@@ -39,7 +39,8 @@ def scan(
         state: what the cell carries in, tensors `(batch, hidden)`; zeros if `None`.
         mask: `(batch, time)`, bool. Where it is False the state is carried through unchanged, so padding
             changes nothing. `None` stands for all True.
-        engine: `auto` takes `fused` wherever it applies, else `bptt`.
+        engine: `auto` takes the faster one of `fused` and `bptt`: `fused` wherever it applies, but not while training
+            on a CPU, unless for an LSTM without padding.
         reverse: from the last step to the first; outputs stay at their inputs' places.
         zoneout: share of the state that every step leaves as it was, drawn anew while the cell trains; see `Zoneout`.
 
@@ -62,7 +63,7 @@ def scan(
             "that are True for the first steps (one at least) and False after, no layer normalisation and no zoneout; "
             "use engine 'auto', 'bptt' or 'autograd'"
         )
-    if engine not in ("bptt", "autograd") and fusible:
+    if engine == "fused" or (engine == "auto" and fusible and not _bptt_is_faster(cell, inputs, mask)):
         return _fused(cell, inputs, carried, mask, lengths, reverse)
     keep = Zoneout.draw(zoneout, inputs.shape[1], carried, training=cell.training)
     if engine == "autograd":
@@ -70,6 +71,13 @@ def scan(
     turned = None if mask is None else mask.t()
     outputs, after = bptt(cell, inputs.transpose(0, 1), carried, turned, keep, reverse=reverse)
     return outputs.transpose(0, 1), after
+
+
+def _bptt_is_faster(cell: Cell, inputs: Tensor, mask: Tensor | None) -> bool:
+    """Whether `bptt` beats torch's own kernel, as measured by `jobs/benchmark.py recurrence`."""
+    if inputs.device.type != "cpu" or not torch.is_grad_enabled():
+        return False
+    return cell.kernel != "lstm" or (mask is not None and not bool(mask.all()))
 
 
 def _check(cell: Cell, inputs: Tensor, state: State | None, mask: Tensor | None) -> None:
