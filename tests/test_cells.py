@@ -107,6 +107,16 @@ def test_lstms_start_by_remembering(name):
     assert CELLS[name](3, 4).bias.view(4, 4).sum(1).tolist() == [0, 4, 0, 0]
 
 
+@pytest.mark.parametrize("name", ["mut1", "mut2", "mut3"])
+def test_muts_start_by_keeping_as_much_as_an_lstm(name):
+    cell, h = CELLS[name](3, 4), torch.randn(1, 4)
+    assert cell.bias.view(3, 4).sum(1).tolist() == [0, -4, 0]
+    torch.nn.init.zeros_(cell.weight_input)
+    torch.nn.init.zeros_(cell.weight_hidden)
+    _, (kept,) = scan(cell, torch.zeros(1, 1, 3), (h,))
+    torch.testing.assert_close(kept, h * torch.sigmoid(torch.tensor(1.0)))
+
+
 @pytest.mark.parametrize("sizes", [(0, 4), (4, 0)])
 def test_a_cell_has_features(sizes):
     with pytest.raises(ValueError, match="both must be 1 or more"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unrolled.recurrence import kernels
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
@@ -21,7 +21,9 @@ class ResetBefore(Cell):
         n = tanh(a_n + U_n (r ⊙ h))
         h' = h and n mixed by z
 
-    where a is the projected input. The subclasses write their equations in `step`; the derivative is here.
+    where a is the projected input. The subclasses write their equations in `step`; the derivative is here. Where z is
+    the share of the candidate, its bias starts at −1, so that a step keeps σ(1) of the state, as the LSTM's forget gate
+    does: MUT1's z sees the input alone and would take long to learn to keep.
     """
 
     gates = 3
@@ -29,6 +31,11 @@ class ResetBefore(Cell):
     saved = 1  # r ⊙ h
     writes: ClassVar[bool] = False
     """Whether z is the share of the candidate in the new state (else of the old state)."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if self.writes:
+            nn.init.constant_(self.bias.data.chunk(self.gates)[1], -1.0)
 
     def step_forward(
         self,
