@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import statistics
 import sys
@@ -158,9 +159,12 @@ def machine() -> str:
     """Returns the processor, its cores and vector units, torch and its threads in one line."""
     known = _cpu_info()
     flags = set(known.get("flags", "").split())
-    units = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16") if name in flags]
+    units = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
+    units = [name for name in units if name != "avx2" or "avx512f" not in units]  # which goes without saying
+    name = known.get("model name") or platform.processor() or platform.machine()
+    name = re.sub(r"\((R|TM)\)| (CPU|Processor)\b", "", name)
     return (
-        f"{known.get('model name') or platform.processor() or platform.machine()}, {cores()} cores "
+        f"{name}, {cores()} cores "
         f"({', '.join(units) or torch.backends.cpu.get_cpu_capability()}), torch {torch.__version__} "
         f"on {torch.get_num_threads()} of them"
     )
