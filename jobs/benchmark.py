@@ -57,7 +57,7 @@ def training(quick: bool) -> Iterator[Figure]:
         seconds["ours"],
         goal=1.0,
         better="higher",
-        baseline="plain PyTorch loop",
+        baseline="plain loop",
     )
 
 

@@ -50,7 +50,7 @@ def memory(quick: bool) -> Iterator[Figure]:
         bounds = {"forward": batch * steps * kept, "both": batch * steps * (kept + 2 * size) + 2 * weights}
         for passes, bound in bounds.items():
             values = [peak / (4 * bound) for peak in peaks[passes]]
-            baseline = "what must be kept" if passes == "forward" else "that and gradients"
+            baseline = "what is kept" if passes == "forward" else "with gradients"
             yield _figure(f"recurrence/{name}/memory/{passes}", values, 1.10, baseline)
         before, grown = _resident(), []
         for _ in range(3):

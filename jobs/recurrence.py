@@ -87,7 +87,7 @@ def _with_padding(shape: tuple[int, ...], name: str, rounds: int) -> Iterator[Fi
                 seconds["torch"],
                 goal=1.10,
                 better="lower",
-                baseline=f"nn.{cell.upper()}, packed",
+                baseline=f"nn.{cell.upper()} packed",
             )
 
 
@@ -131,7 +131,7 @@ def _in_half(shape: tuple[int, ...], name: str, rounds: int) -> Iterator[Figure]
         seconds["bptt"],
         goal=goals[1],
         better="higher",
-        baseline="nn.LSTM, autocast",
+        baseline="nn.LSTM bf16",
     )
 
 
