@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unrolled.recurrence import graphed
+from unrolled.recurrence import compiled, graphed
 from unrolled.recurrence.cell import Cell, State
 from unrolled.recurrence.normalized import Normalization, NormalizedProduct, NormalizedProductBackward
 from unrolled.recurrence.product import Product, weight_gradient
@@ -67,6 +67,11 @@ class _Settings:
     reverse: bool
 
     @property
+    def compiled(self) -> bool:
+        """Whether the loops run as compiled code."""
+        return self.plain and compiled.applies(self.cell, half=self.half)
+
+    @property
     def plain(self) -> bool:
         """Whether the steps need nothing but the tensors that `_forward` and `_backward` are given."""
         return self.zoneout is None and self.cell.gain_hidden is None
@@ -83,13 +88,16 @@ class _BackPropagation(torch.autograd.Function):
         states = [first.new_empty(steps + 1, batch, size) for _ in range(cell.tensors)]
         # What the cell made, before zoneout; the state itself without.
         fresh = [first.new_empty(steps, batch, size) for _ in states] if settings.zoneout else []
-        saved = [first.new_empty(steps, batch, size) for _ in range(cell.saved)]
+        kind = gates.dtype if settings.compiled else first.dtype
+        saved = [first.new_empty(steps, batch, size, dtype=kind) for _ in range(cell.saved)]
         for buffer, state in zip(states, given, strict=False):
             buffer[-1 if settings.reverse else 0] = state
         normalizations = _normalizations(cell, steps, batch)
         memory = [gates, *states, *fresh, *saved]
         if settings.plain and graphed.applies(gates):
             _record_forward(settings, memory)
+        elif settings.compiled:
+            compiled.forward(cell, gates, states, saved, settings.mask, settings.reverse)
         else:
             _forward(settings, normalizations, memory)
         ctx.save_for_backward(flat, *memory, *kept)
@@ -109,6 +117,9 @@ class _BackPropagation(torch.autograd.Function):
         gradient: State
         if settings.plain and graphed.applies(gates):
             gradient = _record_backward(settings, [gates, *saved], [*states, into_outputs, *last])
+        elif settings.compiled:
+            gradient = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in last)
+            compiled.backward(cell, gates, states, saved, settings.mask, settings.reverse, into_outputs, gradient)
         else:
             gradient = _backward(settings, normalizations, memory, into_outputs, *last)
         into_gates = gates.flatten(0, 1)

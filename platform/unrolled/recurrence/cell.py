@@ -56,6 +56,11 @@ class Cell(nn.Module, ABC):
     kernel: ClassVar[str | None] = None
     """The function of `torch` that computes the same equations over a whole sequence, if there is one."""
 
+    loop: ClassVar[str]
+    """The kind of steps in `compiled` that do the same as this class's, if there is one."""
+    writes: ClassVar[bool] = False
+    """Whether z is the share of the candidate in the new state (else of the old state)."""
+
     def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
         super().__init__()
         if input_size < 1 or hidden_size < 1:
@@ -212,6 +217,10 @@ class Cell(nn.Module, ABC):
     ) -> tuple[Tensor, ...]:
         """The gradients of `other_parameters`; arguments as in `recurrent_pairs`."""
         return ()
+
+    def loop_parameters(self) -> Tensor | None:
+        """The parameter that the steps of `loop` use besides the recurrent weights."""
+        return None
 
     def kernel_weights(self) -> list[Tensor]:
         """Returns `[W_ih, W_hh, b_ih, b_hh]` as torch's own kernels want them."""

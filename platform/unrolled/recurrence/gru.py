@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unrolled.recurrence import kernels
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
 from unrolled.recurrence.product import Product
 from unrolled.recurrence.reset import ResetBefore
@@ -29,6 +28,7 @@ class GRU(Cell):
     products = (3,)
     saved = 1  # U_n h + c_n
     kernel = "gru"
+    loop = "gru"
 
     def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
         super().__init__(input_size, hidden_size, layer_norm=layer_norm)
@@ -52,14 +52,11 @@ class GRU(Cell):
     ) -> None:
         (h,), (r_z, r, z, n), size = state, gates, self.hidden_size
         recurrent = hidden[0](h)
-        if kernels.apply(recurrent):
-            return kernels.run("gru_forward", h, r_z, recurrent, self.bias_reset, h, saved[0], after[0])
         r_z.add_(recurrent[:, : 2 * size]).sigmoid_()
         torch.add(recurrent[:, 2 * size :], self.bias_reset, out=saved[0])
         candidate = torch.addcmul(n, r, saved[0]).tanh_()
         n.copy_(candidate)
         torch.lerp(candidate, h, z, out=after[0])
-        return None
 
     def step_backward(
         self,
@@ -71,10 +68,6 @@ class GRU(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh,), (h,), (reset,), (r_z, r, z, n) = gradient, state, saved, gates
-        if kernels.apply(dh):
-            errors, kept = dh.new_empty(len(dh), 3 * self.hidden_size), torch.empty_like(dh)
-            kernels.run("gru_backward", dh, r_z, reset, h, dh, errors, kept)
-            return (hidden[0].plus(errors, kept),)
         dz = torch.sub(h, n).mul_(dh)
         kept = dh * z
         tanh_backward(dh.sub_(kept), n, grad_input=n)
@@ -96,7 +89,10 @@ class GRU(Cell):
     def other_gradients(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        return (saved[0].sum(0),)
+        return (saved[0].sum(0, dtype=self.bias_reset.dtype),)
+
+    def loop_parameters(self) -> Tensor:
+        return self.bias_reset
 
     def kernel_weights(self) -> list[Tensor]:
         gates = self.bias.new_zeros(2 * self.hidden_size)
@@ -113,6 +109,7 @@ class ChoGRU(ResetBefore):
     """
 
     products = (2, 1)
+    loop = "reset"
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state

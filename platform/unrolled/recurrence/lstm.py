@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unrolled.recurrence import kernels
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
 from unrolled.recurrence.product import Product
 
@@ -30,12 +29,7 @@ class LSTM(Cell):
     products = (4,)
     tensors = 2
     kernel = "lstm"
-    unseen: Tensor
-    """The peepholes that this cell has not, zeros, for a compiled function that serves both kinds."""
-
-    def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
-        super().__init__(input_size, hidden_size, layer_norm=layer_norm)
-        self.register_buffer("unseen", torch.zeros(3, hidden_size), persistent=False)
+    loop = "lstm"
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -56,16 +50,12 @@ class LSTM(Cell):
         hidden: Sequence[Product],
     ) -> None:
         (h, c), (new_h, new_c), (all_gates, i, f, g, o) = state, after, gates
-        summed = hidden[0](h)
-        if kernels.apply(summed):
-            return kernels.run("lstm_forward", h, all_gates, summed, self.unseen, c, new_h, new_c)
-        all_gates.add_(summed)
+        all_gates.add_(hidden[0](h))
         g.mul_(2)  # tanh(a) = 2 σ(2a) − 1, so that one σ serves all gates
         all_gates.sigmoid_()
         g.mul_(2).sub_(1)
         torch.mul(f, c, out=new_c).addcmul_(i, g)
         torch.tanh(new_c, out=new_h).mul_(o)
-        return None
 
     def step_backward(
         self,
@@ -77,9 +67,6 @@ class LSTM(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh, dc), c, (all_gates, i, f, g, o) = gradient, state[1], gates
-        if kernels.apply(dh):
-            kernels.run("lstm_backward", dh, all_gates, self.unseen, c, after[1], dh, dc)
-            return hidden[0](all_gates), dc
         squashed = torch.tanh(after[1])
         reached = dh * o
         dc.add_(tanh_backward(reached, squashed, grad_input=reached))
@@ -96,6 +83,11 @@ class LSTM(Cell):
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
         return [(gates, before[0])]
+
+    def loop_parameters(self) -> Tensor:
+        return self.bias.new_zeros(
+            3, self.hidden_size
+        )  # one loop serves both kinds: these are peepholes that see nothing
 
 
 class PeepholeLSTM(Cell):
@@ -114,6 +106,7 @@ class PeepholeLSTM(Cell):
     spans = ((0, 4), (0, 1), (1, 2), (2, 3), (3, 4))
     products = (4,)
     tensors = 2
+    loop = "lstm"
 
     def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
         super().__init__(input_size, hidden_size, layer_norm=layer_norm)
@@ -139,18 +132,14 @@ class PeepholeLSTM(Cell):
         hidden: Sequence[Product],
     ) -> None:
         (h, c), (new_h, new_c), (all_gates, i, f, g, o) = state, after, gates
-        summed = hidden[0](h)
-        if kernels.apply(summed):
-            return kernels.run("lstm_forward", h, all_gates, summed, self.peepholes, c, new_h, new_c)
         p_i, p_f, p_o = self.peepholes
-        all_gates.add_(summed)
+        all_gates.add_(hidden[0](h))
         i.addcmul_(p_i, c).sigmoid_()
         f.addcmul_(p_f, c).sigmoid_()
         g.tanh_()
         torch.mul(f, c, out=new_c).addcmul_(i, g)
         o.addcmul_(p_o, new_c).sigmoid_()
         torch.tanh(new_c, out=new_h).mul_(o)
-        return None
 
     def step_backward(
         self,
@@ -162,9 +151,6 @@ class PeepholeLSTM(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh, dc), c, (all_gates, i, f, g, o) = gradient, state[1], gates
-        if kernels.apply(dh):
-            kernels.run("lstm_backward", dh, all_gates, self.peepholes, c, after[1], dh, dc)
-            return hidden[0](all_gates), dc
         p_i, p_f, p_o = self.peepholes
         squashed = torch.tanh(after[1])
         reached = dh * o
@@ -192,3 +178,6 @@ class PeepholeLSTM(Cell):
         i, f, _, o = gates.chunk(4, dim=1)
         seen = [(i * before[1]).sum(0), (f * before[1]).sum(0), (o * after[1]).sum(0)]
         return (torch.stack(seen),)
+
+    def loop_parameters(self) -> Tensor:
+        return self.peepholes

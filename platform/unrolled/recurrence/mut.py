@@ -88,6 +88,7 @@ class MUT1(_Direct):
     """
 
     products = (1, 1)
+    loop = "reset"
     direct_first = False
 
     def project(self, inputs: Tensor) -> Tensor:
@@ -121,6 +122,7 @@ class MUT2(_Direct):
     """
 
     products = (2, 1)
+    loop = "reset"
     direct_first = True
 
     def project(self, inputs: Tensor) -> Tensor:
@@ -145,6 +147,7 @@ class MUT3(ResetBefore):
     """
 
     products = (1, 1, 1)
+    loop = "reset"
     writes = True
 
     def step(self, projected: Tensor, state: State) -> State:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from unrolled.recurrence import kernels
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
 from unrolled.recurrence.product import Product
 
@@ -29,8 +26,6 @@ class ResetBefore(Cell):
     gates = 3
     spans = ((0, 2), (0, 1), (1, 2), (2, 3))
     saved = 1  # r ⊙ h
-    writes: ClassVar[bool] = False
-    """Whether z is the share of the candidate in the new state (else of the old state)."""
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -48,9 +43,6 @@ class ResetBefore(Cell):
         (h,), (r_z, r, z, n) = state, gates
         summed = hidden[0](h)
         more = hidden[1](torch.tanh(h)) if len(self.products) == 3 else None
-        if kernels.apply(summed):
-            kernels.run("reset_gates", h, self.products[0], r_z, summed, more, h, saved[0])
-            return kernels.run("reset_mix", h, int(self.writes), r_z, hidden[-1](saved[0]), h, after[0])
         (r_z if self.products[0] == 2 else r).add_(summed)
         if more is not None:
             z.add_(more)
@@ -58,7 +50,6 @@ class ResetBefore(Cell):
         candidate = hidden[-1](torch.mul(r, h, out=saved[0])).add_(n).tanh_()
         n.copy_(candidate)
         torch.lerp(h, candidate, z, out=after[0]) if self.writes else torch.lerp(candidate, h, z, out=after[0])
-        return None
 
     def step_backward(
         self,
@@ -70,15 +61,10 @@ class ResetBefore(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh,), (h,), (r_z, r, z, n) = gradient, state, gates
-        if kernels.apply(dh):
-            kept = torch.empty_like(dh)
-            kernels.run("reset_mix_backward", dh, int(self.writes), r_z, h, dh, kept)
-            kernels.run("reset_gates_backward", dh, r_z, hidden[-1](n), h, kept)
-        else:
-            kept = self._mix_backward(dh, h, z, n)
-            d_reset = hidden[-1](n)
-            kept.addcmul_(d_reset, r)
-            sigmoid_backward(d_reset.mul_(h), r, grad_input=r)
+        kept = self._mix_backward(dh, h, z, n)
+        d_reset = hidden[-1](n)
+        kept.addcmul_(d_reset, r)
+        sigmoid_backward(d_reset.mul_(h), r, grad_input=r)
         if len(self.products) == 3:
             squashed = torch.tanh(h)
             kept.add_(tanh_backward(hidden[1](z), squashed, grad_input=squashed))

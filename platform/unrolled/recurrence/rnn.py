@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unrolled.recurrence import kernels
 from unrolled.recurrence.cell import Cell, State, tanh_backward
 from unrolled.recurrence.product import Product
 
@@ -19,6 +18,7 @@ class RNN(Cell):
     spans = ((0, 1),)
     products = (1,)
     kernel = "rnn_tanh"
+    loop = "rnn"
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
@@ -32,11 +32,7 @@ class RNN(Cell):
         saved: Sequence[Tensor],
         hidden: Sequence[Product],
     ) -> None:
-        summed = hidden[0](state[0])
-        if kernels.apply(summed):
-            kernels.run("rnn_forward", after[0], gates[0], summed, after[0])
-        else:
-            torch.add(gates[0], summed, out=after[0]).tanh_()
+        torch.add(gates[0], hidden[0](state[0]), out=after[0]).tanh_()
 
     def step_backward(
         self,
@@ -47,10 +43,7 @@ class RNN(Cell):
         gradient: State,
         hidden: Sequence[Product],
     ) -> State:
-        if kernels.apply(gates[0]):
-            kernels.run("rnn_backward", after[0], gates[0], after[0], gradient[0])
-        else:
-            tanh_backward(gradient[0], after[0], grad_input=gates[0])
+        tanh_backward(gradient[0], after[0], grad_input=gates[0])
         return (hidden[0](gates[0]),)
 
     def recurrent_pairs(
@@ -69,6 +62,7 @@ class IRNN(Cell):
     spans = ((0, 1),)
     products = (1,)
     kernel = "rnn_relu"
+    loop = "irnn"
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -86,11 +80,7 @@ class IRNN(Cell):
         saved: Sequence[Tensor],
         hidden: Sequence[Product],
     ) -> None:
-        summed = hidden[0](state[0])
-        if kernels.apply(summed):
-            kernels.run("irnn_forward", after[0], gates[0], summed, after[0])
-        else:
-            torch.add(gates[0], summed, out=after[0]).relu_()
+        torch.add(gates[0], hidden[0](state[0]), out=after[0]).relu_()
 
     def step_backward(
         self,
@@ -101,10 +91,7 @@ class IRNN(Cell):
         gradient: State,
         hidden: Sequence[Product],
     ) -> State:
-        if kernels.apply(gates[0]):
-            kernels.run("irnn_backward", after[0], gates[0], after[0], gradient[0])
-        else:
-            torch.mul(gradient[0], after[0] > 0, out=gates[0])
+        torch.mul(gradient[0], after[0] > 0, out=gates[0])
         return (hidden[0](gates[0]),)
 
     def recurrent_pairs(

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from unrolled.recurrence import CELLS, kernels, scan
+from unrolled.recurrence import CELLS, compiled, scan
 
 NAMES = sorted(CELLS)
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -35,12 +35,12 @@ def given(name, hidden, dtype=torch.float32):
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_and_plain_steps_make_the_same(name, reverse, hidden, monkeypatch):
     cell, inputs, errors = given(name, hidden)
-    assert kernels.apply(inputs)
+    assert compiled.applies(cell, half=False)
     options = {"mask": torch.arange(9) < torch.tensor([9, 4, 0])[:, None], "reverse": reverse}
-    compiled = passes(cell, inputs, errors, **options)
-    monkeypatch.setattr(kernels, "_library", lambda: None)
+    fast = passes(cell, inputs, errors, **options)
+    monkeypatch.setattr(compiled, "_library", lambda: None)
     plain = passes(cell, inputs, errors, **options)
-    for got, want in zip(compiled, plain, strict=True):
+    for got, want in zip(fast, plain, strict=True):
         torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-5)
 
 
@@ -48,10 +48,10 @@ def test_compiled_and_plain_steps_make_the_same(name, reverse, hidden, monkeypat
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_steps_come_as_close_to_float64_as_torchs_own(name, monkeypatch):
     exact = passes(*given(name, 64, torch.float64))
-    compiled = passes(*given(name, 64))
-    monkeypatch.setattr(kernels, "_library", lambda: None)
+    fast = passes(*given(name, 64))
+    monkeypatch.setattr(compiled, "_library", lambda: None)
     plain = passes(*given(name, 64))
-    for got, own, want in zip(compiled, plain, exact, strict=True):
+    for got, own, want in zip(fast, plain, exact, strict=True):
         error, allowed = (float((values.double() - want).norm() / want.norm()) for values in (got, own))
         assert error <= 3 * allowed + 1e-6
 
@@ -62,10 +62,10 @@ def test_compiled_steps_come_as_close_to_float64_as_torchs_own(name, monkeypatch
 def test_large_and_non_finite_sums_end_as_torchs_do(name, value, monkeypatch):
     cell, inputs, _ = given(name, 8)
     inputs[0, 4, 2] = value
-    compiled, _ = scan(cell, inputs, engine="bptt")
-    monkeypatch.setattr(kernels, "_library", lambda: None)
+    fast, _ = scan(cell, inputs, engine="bptt")
+    monkeypatch.setattr(compiled, "_library", lambda: None)
     plain, _ = scan(cell, inputs, engine="bptt")
-    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5, equal_nan=True)
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 @needs_compiler
@@ -82,11 +82,11 @@ def test_threads_share_the_rows_and_change_nothing():
 
 def test_without_a_compiler_steps_run_with_torch(monkeypatch):
     monkeypatch.setenv("CC", "/no/such/compiler")
-    kernels._library.cache_clear()
+    compiled._library.cache_clear()
     try:
         cell, inputs, errors = given("gru", 8)
-        assert not kernels.apply(inputs)
+        assert not compiled.applies(cell, half=False)
         assert all(value.isfinite().all() for value in passes(cell, inputs, errors))
     finally:
         monkeypatch.undo()
-        kernels._library.cache_clear()
+        compiled._library.cache_clear()

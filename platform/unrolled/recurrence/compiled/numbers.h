@@ -1,0 +1,45 @@
+/* Functions of single numbers, written so that the compiler can do many at a time. */
+
+#include <stdint.h>
+#include <string.h>
+
+typedef uint16_t half; /* bfloat16: the upper half of a float */
+
+/* exp by the polynomial of Cephes (Moshier), within 2 units in the last place; NaN stays NaN. */
+static inline float exponential(float x) {
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    float n = x * 1.44269504088896341f;
+    n = n + 12582912.0f; /* 1.5 · 2^23: rounds to a whole number */
+    n = n - 12582912.0f;
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float y = 1.9875691500e-4f;
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    int bits = ((int)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return y * power;
+}
+
+static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+static inline float tangent(float x) { return 1.0f - 2.0f / (1.0f + exponential(2.0f * x)); }
+
+static inline float widen(half x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float wide;
+    memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+
+/* To the nearest, ties to even; NaN stays NaN. */
+static inline half narrow(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return (half)((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 64 : rounded);
+}
