@@ -1,4 +1,4 @@
-"""The compiled element-wise functions: the same numbers as torch's operations, and nothing lost without a compiler."""
+"""Scans as compiled code: the same numbers as the cells' own steps, and nothing lost without a compiler."""
 
 from __future__ import annotations
 
@@ -69,15 +69,48 @@ def test_large_and_non_finite_sums_end_as_torchs_do(name, value, monkeypatch):
 
 
 @needs_compiler
-def test_threads_share_the_rows_and_change_nothing():
-    cell, inputs, errors = given("lstm", 37)
+@pytest.mark.parametrize("batch", [1, 3, 40])
+@pytest.mark.parametrize("name", ["lstm", "gru", "mut3"])
+@pytest.mark.parametrize("hidden", [37, 320])  # matrices that every core keeps, and those that cores share out
+def test_threads_change_nothing(hidden, name, batch):
+    cell, _, _ = given(name, hidden)
+    inputs, errors = torch.randn(batch, 4, 5), torch.randn(batch, 4, hidden)
     threads, found = torch.get_num_threads(), []
-    for count in (1, 2):
+    for count in (1, 2, 3):
         torch.set_num_threads(count)
         found.append(passes(cell, inputs, errors))
     torch.set_num_threads(threads)
-    for one, two in zip(*found, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("batch", "hidden", "threads"), [(9, 32, 1), (40, 64, 2), (33, 1056, 2)])
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"irnn"}))
+def test_compiled_scans_in_bfloat16_stay_within_its_roundings(name, batch, hidden, threads):
+    cell = CELLS[name](32, hidden)
+    if not compiled.applies(cell, half=True):
+        pytest.skip("this CPU has no matrix unit")
+    torch.manual_seed(4)
+    inputs, errors = torch.randn(batch, 5, 32), torch.randn(batch, 5, hidden)
+    options = {"mask": torch.rand(batch, 5) < 0.7, "reverse": True}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = passes(cell, inputs, errors, **options)
+    torch.set_num_threads(before)
+    exact = passes(cell.double(), inputs.double(), errors.double(), **options)
+    for got, want in zip(half, exact, strict=True):
+        assert float((got.double() - want).norm() / want.norm()) < 1e-2
+
+
+@needs_compiler
+def test_a_cell_that_inherits_its_steps_runs_them_itself():
+    class Changed(CELLS["rnn"]):
+        pass
+
+    assert not compiled.applies(Changed(3, 4), half=False)
 
 
 def test_without_a_compiler_steps_run_with_torch(monkeypatch):

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unrolled.recurrence.product import type_of_products
+
 CHUNK = 256
 """Rows of logits that exist at one time in the loss; small enough that a chunk stays in a core's cache."""
 
@@ -59,7 +61,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         wanted = any(ctx.needs_input_grad)
-        vocabulary, kind = len(weight), _type_of_products(hidden, weight)
+        vocabulary, kind = len(weight), type_of_products(weight)
         loss = weight.new_zeros(())
         gradients = [torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)] if wanted else []
         narrow_weight, narrow_bias = weight.to(kind), bias.to(kind)
@@ -86,10 +88,3 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
         return (*(gradient * outer[0] for gradient in ctx.saved_tensors), None, None)
-
-
-def _type_of_products(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    """The parameters' type, or a narrower one under autocast."""
-    device = hidden.device.type
-    narrow = torch.is_autocast_enabled(device) and weight.dtype == torch.float32
-    return torch.get_autocast_dtype(device) if narrow else weight.dtype

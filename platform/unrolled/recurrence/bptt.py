@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from unrolled.recurrence import compiled, graphed
 from unrolled.recurrence.cell import Cell, State
 from unrolled.recurrence.normalized import Normalization, NormalizedProduct, NormalizedProductBackward
-from unrolled.recurrence.product import Product, weight_gradient
+from unrolled.recurrence.product import Product, type_of_products, weight_gradient
 from unrolled.recurrence.zoneout import Zoneout
 
 
@@ -48,12 +48,11 @@ def bptt(
     Returns:
         The outputs `(time, batch, hidden)` and the state after the last step.
     """
-    device, kind = inputs.device.type, cell.bias.dtype
-    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
-    settings = _Settings(cell, half and kind == torch.float32, mask, zoneout, reverse)
+    half = cell.bias.dtype == torch.float32 and type_of_products(cell.bias) == torch.bfloat16
+    settings = _Settings(cell, half, mask, zoneout, reverse)
     gain = () if cell.gain_hidden is None else (cell.gain_hidden,)
     parameters = (*cell.input_parameters(), cell.weight_hidden, *gain, *cell.other_parameters())
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(inputs.device.type, enabled=False):
         outputs, *after = _BackPropagation.apply(settings, inputs, *state, *parameters)
     return outputs, tuple(after)
 

@@ -66,6 +66,13 @@ def _by_onednn(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
+def type_of_products(weight: Tensor) -> torch.dtype:
+    """What to multiply a parameter in: its own type, or the narrower one that autocast asks for."""
+    device = weight.device.type
+    narrow = torch.is_autocast_enabled(device) and weight.dtype == torch.float32
+    return torch.get_autocast_dtype(device) if narrow else weight.dtype
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, into: Tensor) -> None:
     """Fills `into` `(rows, outputs)` with x Wᵀ + b, multiplied in the type of x, which may be narrower than W's."""
     weight = weight.to(x.dtype).t()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from unrolled.recurrence import compiled
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.bptt import bptt
 from unrolled.recurrence.cell import Cell, State
@@ -39,8 +40,8 @@ def scan(
         state: what the cell carries in, tensors `(batch, hidden)`; zeros if `None`.
         mask: `(batch, time)`, bool. Where it is False the state is carried through unchanged, so padding
             changes nothing. `None` stands for all True.
-        engine: `auto` takes the faster one of `fused` and `bptt`: `fused` wherever it applies, but not while training
-            on a CPU, unless for an LSTM without padding.
+        engine: `auto` takes the faster one of `fused` and `bptt`: on a CPU with a compiler `bptt`, unless for an LSTM
+            without padding and without a gradient; elsewhere `fused` wherever it applies.
         reverse: from the last step to the first; outputs stay at their inputs' places.
         zoneout: share of the state that every step leaves as it was, drawn anew while the cell trains; see `Zoneout`.
 
@@ -75,9 +76,12 @@ def scan(
 
 def _bptt_is_faster(cell: Cell, inputs: Tensor, mask: Tensor | None) -> bool:
     """Whether `bptt` beats torch's own kernel, as measured by `jobs/benchmark.py recurrence`."""
-    if inputs.device.type != "cpu" or not torch.is_grad_enabled():
+    if inputs.device.type != "cpu":
         return False
-    return cell.kernel != "lstm" or (mask is not None and not bool(mask.all()))
+    unpadded_lstm = cell.kernel == "lstm" and (mask is None or bool(mask.all()))
+    if compiled.applies(cell, half=False):
+        return torch.is_grad_enabled() or not unpadded_lstm
+    return torch.is_grad_enabled() and not unpadded_lstm
 
 
 def _check(cell: Cell, inputs: Tensor, state: State | None, mask: Tensor | None) -> None:

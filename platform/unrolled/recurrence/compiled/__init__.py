@@ -49,7 +49,10 @@ class _Scan(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_long) for name in ("cell", "gate_count")),
         ("products", ctypes.c_long * 3),
-        *((name, ctypes.c_long) for name in ("writes", "threads", "steps", "batch", "size", "reverse")),
+        *(
+            (name, ctypes.c_long)
+            for name in ("writes", "threads", "steps", "batch", "size", "reverse", "errors_step", "errors_row")
+        ),
         *(
             (name, ctypes.c_void_p)
             for name in ("gates", "saved", "h", "c", "mask", "weights", "extra", "errors", "d_h", "d_c", "scratch")
@@ -98,7 +101,7 @@ def backward(
         errors: ∂L/∂outputs `(time, batch, hidden)`.
         gradient: ∂L/∂(last state); becomes that of the first.
     """
-    _run(cell, gates, states, saved, mask, reverse, errors.contiguous(), gradient)
+    _run(cell, gates, states, saved, mask, reverse, errors if errors.stride(2) == 1 else errors.contiguous(), gradient)
 
 
 def _run(
@@ -125,6 +128,8 @@ def _run(
         batch=batch,
         size=cell.hidden_size,
         reverse=int(reverse),
+        errors_step=0 if errors is None else errors.stride(0),
+        errors_row=0 if errors is None else errors.stride(1),
         gates=gates.data_ptr(),
         saved=saved[0].data_ptr() if saved else None,
         h=states[0].data_ptr(),

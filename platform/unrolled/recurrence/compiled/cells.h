@@ -12,13 +12,14 @@ struct NAME(part) {
     long gates_row;
     const float *y; /* (rows, blocks · GROUP) */
     long y_row;
+    const float *errors; /* ∂L/∂output, rows errors_row apart */
+    long errors_row;
     const float *extra; /* peepholes (3, size), or the bias inside the reset (size) */
     long writes;        /* whether z is the share of the candidate in the new state */
     /* (rows, size) all: */
     const float *h, *c;
     float *h2, *c2;
     KEPT *operand, *squashed; /* h2 and tanh(h2) for the next step's products, where those do not read h2 itself */
-    const float *errors;      /* ∂L/∂output */
     float *d_h, *d_c;         /* ∂L/∂h2 from the steps behind, and then what of ∂L/∂h passes by the products */
 };
 typedef const struct NAME(part) *NAME(in);
@@ -29,7 +30,7 @@ typedef const struct NAME(part) *NAME(in);
     const long at = b * p->size, size = p->size;                                 \
     KEPT *const g = p->gates + b * p->gates_row;                                 \
     const float *const u = p->y + b * p->y_row;                                  \
-    const float *const h = p->h + at, *const errors = p->errors + at;            \
+    const float *const h = p->h + at, *const errors = p->errors + b * p->errors_row;            \
     float *const h2 = p->h2 + at, *const d_h = p->d_h + at;                      \
     (void)size, (void)g, (void)u, (void)h, (void)errors, (void)h2, (void)d_h
 

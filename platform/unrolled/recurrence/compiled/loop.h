@@ -81,7 +81,8 @@ static struct NAME(part) NAME(part_of)(const struct NAME(share) * own, long n, l
         .h = s->h + before, .h2 = s->h + after,
         .c = s->c ? s->c + before : 0, .c2 = s->c ? s->c + after : 0,
         .operand = operand, .squashed = squashed,
-        .errors = s->errors ? s->errors + t * plane + corner : 0,
+        .errors = s->errors ? s->errors + t * s->errors_step + own->row * s->errors_row + unit : 0,
+        .errors_row = s->errors_row,
         .d_h = s->d_h ? s->d_h + corner : 0, .d_c = s->d_c ? s->d_c + corner : 0,
     };
 }

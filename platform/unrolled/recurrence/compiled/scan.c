@@ -10,10 +10,10 @@
 
 enum { RNN, IRNN, LSTM, GRU, RESET };
 
-/* As the fields of `Scan` in __init__.py; planes of (batch, size) one after the other, those of h and c one more than
- * steps. */
+/* As the fields of `_Scan` in __init__.py. Planes of (batch, size) lie one after the other, of h and c one more than
+ * steps; those of the errors and their rows lie so far apart as is said. */
 struct scan {
-    long cell, gate_count, products[3], writes, threads, steps, batch, size, reverse;
+    long cell, gate_count, products[3], writes, threads, steps, batch, size, reverse, errors_step, errors_row;
     void *gates, *saved;
     float *h, *c;
     const uint8_t *mask;
