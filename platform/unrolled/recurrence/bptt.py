@@ -101,6 +101,7 @@ class _BackPropagation(torch.autograd.Function):
             _forward(settings, normalizations, memory)
         ctx.save_for_backward(flat, *memory, *kept)
         ctx.settings, ctx.normalizations, ctx.kind = settings, normalizations, inputs.dtype
+        ctx.copied = flat.data_ptr() != inputs.data_ptr()
         outputs = states[0][:-1] if settings.reverse else states[0][1:]
         return (outputs, *(buffer[0 if settings.reverse else -1] for buffer in states))
 
@@ -122,7 +123,8 @@ class _BackPropagation(torch.autograd.Function):
         else:
             gradient = _backward(settings, normalizations, memory, into_outputs, *last)
         into_gates = gates.flatten(0, 1)
-        into_inputs, projecting = cell.project_backward(inputs, kept, into_gates)
+        into_inputs = inputs if ctx.copied else torch.empty_like(inputs)  # a copy has served when its gradient is due
+        projecting = cell.project_backward(inputs, kept, into_gates, into_inputs)
         flat = into_gates, *_around(settings, states, fresh), [buffer.flatten(0, 1) for buffer in saved]
         weights = _recurrent_gradients(cell, cell.recurrent_pairs(*flat), normalizations, gates.dtype)
         into_inputs = into_inputs.to(ctx.kind).view(*gates.shape[:2], -1)

@@ -128,19 +128,20 @@ class Cell(nn.Module, ABC):
         return weigh(inputs, self.weight_input, self.bias, self.gain_input, gates)
 
     def project_backward(
-        self, inputs: Tensor, kept: Sequence[Tensor], errors: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self, inputs: Tensor, kept: Sequence[Tensor], errors: Tensor, into: Tensor
+    ) -> tuple[Tensor, ...]:
         """The derivative of `project_forward`.
 
         Args:
             inputs: what it was given.
             kept: what it returned.
             errors: ∂L/∂gates, `(rows, gates · hidden_size)`.
+            into: is filled with ∂L/∂inputs; may be the memory of the inputs.
 
         Returns:
-            ∂L/∂inputs and the gradients of `input_parameters`.
+            The gradients of `input_parameters`.
         """
-        return weigh_backward(inputs, kept, errors, self.weight_input, self.gain_input)
+        return weigh_backward(inputs, kept, errors, self.weight_input, self.gain_input, into)
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
         """The parameters that `project` uses: weights, bias, and the gain where there is one."""

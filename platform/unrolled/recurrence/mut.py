@@ -43,24 +43,25 @@ class _Direct(ResetBefore):
     def project_forward(self, inputs: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
         (low, high), (first, last) = self._columns()
         kept = weigh(inputs, self.weight_input, self.bias[low:high], self.gain_input, gates[:, low:high])
-        direct = self._squash(self._direct(inputs))
-        torch.add(direct, self.bias[first:last].to(gates.dtype), out=gates[:, first:last])
+        gate = gates[:, first:last]
+        self._squash(self._direct(inputs), gate)
+        gate.add_(self.bias[first:last].to(gates.dtype))
         return kept
 
     def project_backward(
-        self, inputs: Tensor, kept: Sequence[Tensor], errors: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self, inputs: Tensor, kept: Sequence[Tensor], errors: Tensor, into: Tensor
+    ) -> tuple[Tensor, ...]:
         (low, high), (first, last) = self._columns()
-        into_inputs, (weight, _, *gain) = weigh_backward(
-            inputs, kept, errors[:, low:high], self.weight_input, self.gain_input
-        )
-        bias = errors.sum(0).to(self.bias.dtype)
-        direct = self._squash_backward(errors[:, first:last], inputs)
+        direct, match = self._squash_backward(errors[:, first:last], inputs), []
+        if self.weight_match is not None:
+            match.append(torch.empty_like(self.weight_match))
+            weight_gradient(direct, inputs, match[0])
+        weight, _, *gain = weigh_backward(inputs, kept, errors[:, low:high], self.weight_input, self.gain_input, into)
         if self.weight_match is None:
-            return into_inputs.add_(direct), (weight, bias, *gain)
-        match = torch.empty_like(self.weight_match)
-        weight_gradient(direct, inputs, match)
-        return into_inputs.addmm_(direct, self.weight_match.to(errors.dtype)), (weight, bias, *gain, match)
+            into.add_(direct)
+        else:
+            into.addmm_(direct, self.weight_match.to(errors.dtype))
+        return weight, errors.sum(0).to(self.bias.dtype), *gain, *match
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
         match = () if self.weight_match is None else (self.weight_match,)
@@ -71,8 +72,9 @@ class _Direct(ResetBefore):
         size = self.hidden_size
         return ((size, 3 * size), (0, size)) if self.direct_first else ((0, 2 * size), (2 * size, 3 * size))
 
-    def _squash(self, matched: Tensor) -> Tensor:
-        return matched
+    def _squash(self, matched: Tensor, into: Tensor) -> None:
+        """Fills `into` with what the gate takes of x̂."""
+        into.copy_(matched)
 
     def _squash_backward(self, error: Tensor, inputs: Tensor) -> Tensor:
         """From the gradient of what `_squash` gave to that of x̂."""
@@ -104,8 +106,8 @@ class MUT1(_Direct):
         n = torch.tanh(self.recur(1, r * h, n))
         return (n * z + h * (1 - z),)
 
-    def _squash(self, matched: Tensor) -> Tensor:
-        return torch.tanh(matched)
+    def _squash(self, matched: Tensor, into: Tensor) -> None:
+        torch.tanh(matched, out=into)
 
     def _squash_backward(self, error: Tensor, inputs: Tensor) -> Tensor:
         squashed = torch.tanh(self._direct(inputs))  # once more, rather than kept over the whole pass

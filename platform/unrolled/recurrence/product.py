@@ -106,17 +106,24 @@ def weigh(x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor | None, into: Te
 
 
 def weigh_backward(
-    x: Tensor, kept: Sequence[Tensor], errors: Tensor, weight: Tensor, gain: Tensor | None
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The derivative of `weigh`: ∂L/∂x and the gradients of weight, bias and gain, in the type of the errors and in
-    that of the weight."""
+    x: Tensor, kept: Sequence[Tensor], errors: Tensor, weight: Tensor, gain: Tensor | None, into: Tensor
+) -> tuple[Tensor, ...]:
+    """The derivative of `weigh`.
+
+    Args:
+        into: is filled with ∂L/∂x; may be the memory of x.
+
+    Returns:
+        The gradients of weight, bias and gain, in the type of the weight.
+    """
     into_weight, gradients = torch.empty_like(weight), [errors.sum(0).to(weight.dtype)]
     if gain is not None:
         normal, scale = kept
         gradients.append((errors * normal).sum(0).to(weight.dtype))
         errors = normalization_backward(errors * gain.to(errors.dtype), normal, scale).to(errors.dtype)
     weight_gradient(errors, x, into_weight)
-    return errors @ weight.to(errors.dtype), (into_weight, *gradients)
+    torch.mm(errors, weight.to(errors.dtype), out=into)
+    return into_weight, *gradients
 
 
 EPSILON = 1e-5
