@@ -72,6 +72,11 @@ class Training(SharedTraining):
         "loss", description="decides which checkpoint is best (validation)"
     )
     batch_tokens: Positive = Field(4000, description="padded tokens of the longer side in a batch, over all workers")
+    truncate: Positive | None = Field(
+        None,
+        description="gradients flow back within windows of so many steps, in encoder and decoder; null: through the "
+        "whole sequence",
+    )
     label_smoothing: Share = Field(0.1, description="probability spread over the whole vocabulary")
 
 

@@ -22,9 +22,10 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.embedding, self.stack, self.dropout = embedding, stack, dropout
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Memory:
-        """Encodes `tokens` `(batch, positions)`; the summary joins the last state h of every direction."""
+    def forward(self, tokens: Tensor, mask: Tensor, truncate: int | None = None) -> Memory:
+        """Encodes `tokens` `(batch, positions)`; the summary joins the last state h of every direction. `truncate` as
+        in `truncated_scan`."""
         embedded = self.dropout(self.embedding(tokens))
-        outputs, state = self.stack(embedded, mask=mask)
+        outputs, state = self.stack(embedded, mask=mask, truncate=truncate)
         summary = torch.cat([direction[0] for direction in state[-1]], dim=-1)
         return Memory(self.dropout(outputs), mask, summary)

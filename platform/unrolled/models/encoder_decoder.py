@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from unrolled.config.translation import Model
@@ -11,6 +13,7 @@ from unrolled.models.encoder import TextEncoder
 from unrolled.models.heads import VocabularyHead
 from unrolled.models.memory import Memory
 from unrolled.models.recurrent import build_dropout, build_stack
+from unrolled.recurrence import state as nest
 
 
 class EncoderDecoder(nn.Module):
@@ -20,15 +23,33 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.encoder, self.decoder, self.head = encoder, decoder, head
 
-    def encode(self, tokens: Tensor, mask: Tensor) -> Memory:
+    def encode(self, tokens: Tensor, mask: Tensor, truncate: int | None = None) -> Memory:
         """`(batch, positions)` → a memory ready for the decoder."""
-        return self.decoder.prepare(self.encoder(tokens, mask))
+        return self.decoder.prepare(self.encoder(tokens, mask, truncate))
 
     def loss(self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
         """Summed cross-entropy (nats) of the tokens `after` `(batch, time)` where `mask` is True, each given the
         tokens `before` `(batch, time)` up to its place."""
         outputs, _ = self.decoder(memory, before, self.decoder.start(memory))
         return self.head.loss(outputs[mask], after[mask], smoothing)
+
+    def window_losses(
+        self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor, smoothing: float, truncate: int
+    ) -> Iterator[Tensor]:
+        """`loss` in windows of `truncate` target steps, for truncated back-propagation through time.
+
+        Whoever takes a window's loss must have run its backward pass before taking the next one: then its graph is
+        gone. Gradients of the memory add up beside it, and when the last window is done they go back through the
+        encoder.
+        """
+        leaf = memory.leaf()
+        state = self.decoder.start(leaf)
+        for start in range(0, before.shape[1], truncate):
+            window = slice(start, start + truncate)
+            outputs, state = self.decoder(leaf, before[:, window], state)
+            yield self.head.loss(outputs[mask[:, window]], after[:, window][mask[:, window]], smoothing)
+            state = nest.detach(state)
+        memory.backward(leaf)
 
     def start(self, memory: Memory) -> DecoderState:
         """The state before the first token of every example."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -26,6 +27,22 @@ class Memory:
 
     def __len__(self) -> int:
         return len(self.states)
+
+    def leaf(self) -> Memory:
+        """The same values cut from the graph, ready to gather gradients of their own."""
+        cut = {name: value.detach().requires_grad_() for name, value in self._learned().items()}
+        return replace(self, **cut)
+
+    def backward(self, leaf: Memory) -> None:
+        """Sends the gradients that `leaf` has gathered on into the encoder."""
+        gathered = leaf._learned()
+        reached = {name: value for name, value in self._learned().items() if gathered[name].grad is not None}
+        if reached:
+            torch.autograd.backward(list(reached.values()), [gathered[name].grad for name in reached])
+
+    def _learned(self) -> dict[str, Tensor]:
+        values = {"states": self.states, "summary": self.summary, "keys": self.keys}
+        return {name: value for name, value in values.items() if value is not None}
 
     def select(self, rows: Tensor) -> Memory:
         """Takes the examples `rows` `(n,)`."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from unrolled.recurrence.anomaly import refuse_non_finite
 from unrolled.recurrence.cell import Cell, State
 from unrolled.recurrence.dropout import Dropout
-from unrolled.recurrence.scan import Engine, scan
+from unrolled.recurrence.scan import Engine
+from unrolled.recurrence.truncated import truncated_scan
 from unrolled.recurrence.zoneout import Zoneout
 
 StackState = tuple[tuple[State, ...], ...]
@@ -92,9 +93,13 @@ class Stack(nn.Module):
             yield from layer
 
     def forward(
-        self, inputs: Tensor, state: StackState | None = None, mask: Tensor | None = None
+        self,
+        inputs: Tensor,
+        state: StackState | None = None,
+        mask: Tensor | None = None,
+        truncate: int | None = None,
     ) -> tuple[Tensor, StackState]:
-        """Runs the whole sequence; arguments and results as in `scan`.
+        """Runs the whole sequence; arguments and results as in `scan`, `truncate` as in `truncated_scan`.
 
         Returns:
             The top layer's outputs `(batch, time, directions · hidden)`, and the state after the last step.
@@ -108,7 +113,9 @@ class Stack(nn.Module):
             read = self.dropout(inputs) if depth > 0 else inputs
             refuse_non_finite(self, f"the input of layer {depth + 1}", read, mask)
             runs = [
-                scan(cell, read, carried[d], mask, engine=self.engine, reverse=d == 1, zoneout=self.zoneout)
+                truncated_scan(
+                    cell, read, carried[d], mask, truncate, reverse=d == 1, engine=self.engine, zoneout=self.zoneout
+                )
                 for d, cell in enumerate(layer)
             ]
             outputs = torch.cat([outputs for outputs, _ in runs], dim=-1) if len(runs) > 1 else runs[0][0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +67,9 @@ class LanguageModeling:
         """Windows of all lanes in the order of the text, the same in every epoch."""
         return plan_windows(data.split("train"), self.config.training.lanes, self.config.training.truncate)
 
-    def loss(self, model: LanguageModel, part: Windows, state: Nest) -> tuple[Tensor, Nest]:
+    def losses(self, model: LanguageModel, part: Windows, state: Nest) -> Iterator[tuple[Tensor, Nest]]:
         """Cross-entropy of the next units, summed, and the state that the next window begins with."""
-        return model.loss(part.inputs, part.targets, state)
+        yield model.loss(part.inputs, part.targets, state)
 
     def validate(self, model: LanguageModel, data: PreparedText, rank: int, size: int) -> tuple[float, int]:
         """The summed loss of some lanes of the validation text, and its units."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,10 +101,10 @@ class Memory:
         starts = (size * step for step in range(epoch * steps, (epoch + 1) * steps))
         return [self._drawn("train", range(start, start + size)) for start in starts]
 
-    def loss(self, model: SequenceModel, part: Examples, state: Nest) -> tuple[Tensor, Nest]:
+    def losses(self, model: SequenceModel, part: Examples, state: Nest) -> Iterator[tuple[Tensor, Nest]]:
         """Squared error or cross-entropy, summed; no sequence goes on in the next batch."""
         outputs = model(_inputs(model, part), self.problem.targets, self.config.training.truncate)
-        return self.problem.loss(outputs, part.targets).sum(), None
+        yield self.problem.loss(outputs, part.targets).sum(), None
 
     def validate(self, model: SequenceModel, data: Generated, rank: int, size: int) -> tuple[float, float, int]:
         """Summed loss and score, and how many sequences they are of."""

@@ -7,7 +7,7 @@ texts out), `Answerer` (its texts are compared with references), `Examinee` (mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -88,14 +88,15 @@ class Task(Protocol):
         """The global batches of an epoch, from the config's seed and `epoch` alone."""
         ...
 
-    def loss(self, model: Any, part: Any, state: Nest) -> tuple[Tensor, Nest]:
-        """The training loss in nats, summed over the part's targets.
+    def losses(self, model: Any, part: Any, state: Nest) -> Iterator[tuple[Tensor, Nest]]:
+        """The training loss in nats, summed over the part's targets: in one piece, or window by window where
+        back-propagation through time is truncated. The backward pass of a piece must have run before the next is taken.
 
         Args:
             state: what the part before this one carried out, rows as in this part; `None` at an epoch's start.
 
-        Returns:
-            The sum, and what the next part reads on from; `None` where batches have nothing to do with each other.
+        Yields:
+            A sum, and what the next part reads on from; `None` where batches have nothing to do with each other.
         """
         ...
 

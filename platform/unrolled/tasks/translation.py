@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,15 @@ class Translation:
             Pairs(corpus, indices) for indices in plan(corpus.lengths, **limits, seed=self.config.seed, epoch=epoch)
         ]
 
-    def loss(self, model: EncoderDecoder, part: Batch, state: Nest) -> tuple[Tensor, Nest]:
+    def losses(self, model: EncoderDecoder, part: Batch, state: Nest) -> Iterator[tuple[Tensor, Nest]]:
         """Cross-entropy of every target token given those before it (teacher forcing), summed."""
-        return self._loss(model, part, self.config.training.label_smoothing), state
+        truncate, smoothing = self.config.training.truncate, self.config.training.label_smoothing
+        if truncate is None or truncate >= max(part.inputs.shape[1], part.before.shape[1]):
+            yield self._loss(model, part, smoothing), state
+            return
+        memory = model.encode(part.inputs, part.input_mask, truncate)
+        for loss in model.window_losses(memory, part.before, part.after, part.target_mask, smoothing, truncate):
+            yield loss, state
 
     def _loss(self, model: EncoderDecoder, part: Batch, smoothing: float = 0.0) -> Tensor:
         memory = model.encode(part.inputs, part.input_mask)
