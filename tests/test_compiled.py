@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from unrolled.recurrence import CELLS, compiled, scan
+from unrolled.recurrence.compiled import library
 
 NAMES = sorted(CELLS)
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -38,7 +39,7 @@ def test_compiled_and_plain_steps_make_the_same(name, reverse, hidden, monkeypat
     assert compiled.applies(cell, half=False)
     options = {"mask": torch.arange(9) < torch.tensor([9, 4, 0])[:, None], "reverse": reverse}
     fast = passes(cell, inputs, errors, **options)
-    monkeypatch.setattr(compiled, "_library", lambda: None)
+    monkeypatch.setattr(library, "load", lambda: None)
     plain = passes(cell, inputs, errors, **options)
     for got, want in zip(fast, plain, strict=True):
         torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-5)
@@ -49,7 +50,7 @@ def test_compiled_and_plain_steps_make_the_same(name, reverse, hidden, monkeypat
 def test_compiled_steps_come_as_close_to_float64_as_torchs_own(name, monkeypatch):
     exact = passes(*given(name, 64, torch.float64))
     fast = passes(*given(name, 64))
-    monkeypatch.setattr(compiled, "_library", lambda: None)
+    monkeypatch.setattr(library, "load", lambda: None)
     plain = passes(*given(name, 64))
     for got, own, want in zip(fast, plain, exact, strict=True):
         error, allowed = (float((values.double() - want).norm() / want.norm()) for values in (got, own))
@@ -63,7 +64,7 @@ def test_large_and_non_finite_sums_end_as_torchs_do(name, value, monkeypatch):
     cell, inputs, _ = given(name, 8)
     inputs[0, 4, 2] = value
     fast, _ = scan(cell, inputs, engine="bptt")
-    monkeypatch.setattr(compiled, "_library", lambda: None)
+    monkeypatch.setattr(library, "load", lambda: None)
     plain, _ = scan(cell, inputs, engine="bptt")
     torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5, equal_nan=True)
 
@@ -115,11 +116,11 @@ def test_a_cell_that_inherits_its_steps_runs_them_itself():
 
 def test_without_a_compiler_steps_run_with_torch(monkeypatch):
     monkeypatch.setenv("CC", "/no/such/compiler")
-    compiled._library.cache_clear()
+    library.load.cache_clear()
     try:
         cell, inputs, errors = given("gru", 8)
         assert not compiled.applies(cell, half=False)
         assert all(value.isfinite().all() for value in passes(cell, inputs, errors))
     finally:
         monkeypatch.undo()
-        compiled._library.cache_clear()
+        library.load.cache_clear()

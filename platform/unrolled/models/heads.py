@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unrolled.recurrence import compiled
 from unrolled.recurrence.product import type_of_products
 
-CHUNK = 256
-"""Rows of logits that exist at one time in the loss; small enough that a chunk stays in a core's cache."""
+CHUNK, NARROW_CHUNK = 256, 2048
+"""Rows of logits that exist at one time in the loss: few enough that a chunk stays in a core's cache. Narrow ones are
+multiplied so fast that what is done once a chunk counts, so their chunks are longer."""
 
 
 class VocabularyHead(nn.Module):
@@ -38,7 +40,7 @@ class VocabularyHead(nn.Module):
         return functional.linear(hidden, self.weight, self.bias).log_softmax(-1)
 
     def loss(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy in nats, summed over the rows.
+        """Cross-entropy in nats, summed over the rows. While training, its gradient can be asked for once.
 
         Args:
             hidden: `(rows, size)`, padding already left out.
@@ -46,7 +48,7 @@ class VocabularyHead(nn.Module):
             smoothing: ε of label smoothing (Szegedy et al. 2016): the target distribution is
                 (1 − ε) · one-hot + ε · uniform.
         """
-        loss: Tensor = _ChunkedCrossEntropy.apply(hidden, self.weight, self.bias, targets, smoothing)
+        loss: Tensor = _ChunkedCrossEntropy.apply(hidden, self.weight, self.bias, targets, smoothing, self.training)
         return loss
 
 
@@ -59,32 +61,49 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, once: bool
+    ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
-        vocabulary, kind = len(weight), type_of_products(weight)
+        kind = type_of_products(weight)
+        chunk = CHUNK if kind == weight.dtype else NARROW_CHUNK
         loss = weight.new_zeros(())
         gradients = [torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)] if wanted else []
-        narrow_weight, narrow_bias = weight.to(kind), bias.to(kind)
+        narrow_weight = weight.to(kind)
         with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, len(hidden), CHUNK):
-                rows, picked = hidden[start : start + CHUNK].to(kind), targets[start : start + CHUNK, None]
-                logs = torch.addmm(narrow_bias, rows, narrow_weight.t()).to(weight.dtype).log_softmax(-1)
-                loss -= (1 - smoothing) * logs.gather(1, picked).sum()
-                if smoothing:
-                    loss -= smoothing / vocabulary * logs.sum()
+            for start in range(0, len(hidden), chunk):
+                rows, picked = hidden[start : start + chunk].to(kind), targets[start : start + chunk]
+                logits = rows @ narrow_weight.t()
+                error, losses, into_bias = _errors(logits, bias, picked, smoothing)
+                loss += losses.sum()
                 if wanted:
-                    error = logs.exp_().sub_(smoothing / vocabulary) if smoothing else logs.exp_()
-                    error.scatter_add_(1, picked, error.new_full((1, 1), smoothing - 1).expand_as(picked))
-                    gradients[2] += error.sum(0)
-                    error = error.to(kind)
-                    gradients[0][start : start + CHUNK] = error @ narrow_weight
+                    gradients[2] += into_bias
+                    gradients[0][start : start + chunk] = error @ narrow_weight
                     if kind == weight.dtype:
                         gradients[1].addmm_(error.t(), rows)
                     else:
                         gradients[1] += error.t() @ rows
         ctx.save_for_backward(*gradients)
+        ctx.once = once
         return loss
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
-        return (*(gradient * outer[0] for gradient in ctx.saved_tensors), None, None)
+        # In place where one call is all there will be; a second one is then refused by the check of what was saved.
+        scaled = (gradient.mul_(outer[0]) if ctx.once else gradient * outer[0] for gradient in ctx.saved_tensors)
+        return (*scaled, None, None, None)
+
+
+def _errors(logits: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+    """softmax − target distribution, which may take the memory of the logits; the loss of every row; and the gradient
+    of the bias, which the logits are without."""
+    done = compiled.cross_entropy(logits, bias, targets, smoothing)
+    if done is not None:
+        return logits, *done
+    logs, picked = (logits.to(bias.dtype) + bias).log_softmax(-1), targets[:, None]
+    losses = -(1 - smoothing) * logs.gather(1, picked)[:, 0]
+    if smoothing:
+        losses -= smoothing / len(bias) * logs.sum(1)
+    error = logs.exp_().sub_(smoothing / len(bias)) if smoothing else logs.exp_()
+    error.scatter_add_(1, picked, error.new_full((1, 1), smoothing - 1).expand_as(picked))
+    return error.to(logits.dtype), losses, error.sum(0)

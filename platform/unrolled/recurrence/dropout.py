@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unrolled.recurrence import compiled
+
 
 class Dropout(nn.Module):
     """Sets a share of values to 0 while training and scales the others up, so that their mean stays.
@@ -22,10 +24,11 @@ class Dropout(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """`(batch, time, features)`, or `(batch, features)` for a single step."""
-        if not self.variational or values.ndim != 3:
-            return functional.dropout(values, self.share, self.training)
         if not self.training or self.share == 0:
             return values
+        if not self.variational or values.ndim != 3:
+            dropped = compiled.drop(values, self.share)
+            return functional.dropout(values, self.share) if dropped is None else dropped
         kept = torch.rand(len(values), 1, values.shape[-1], device=values.device) >= self.share
         return values * (kept / (1 - self.share)).to(values.dtype)
 

@@ -43,3 +43,5 @@ static inline half narrow(float x) {
     uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     return (half)((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 64 : rounded);
 }
+
+static inline float logarithm(float x) { return __builtin_logf(x); }

@@ -1,0 +1,95 @@
+/* Work over long rows that torch does in many passes: the loss over a vocabulary, and dropout. */
+
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "numbers.h"
+
+#define PRAGMA(words) _Pragma(#words)
+#define SIMD(...) PRAGMA(omp simd __VA_ARGS__)
+
+struct losses {
+    long threads, rows, columns;
+    float smoothing;
+    const float *bias;     /* (columns) */
+    const int64_t *target; /* (rows) */
+    float *loss;           /* (rows), is filled */
+    float *d_bias;         /* (threads, columns), is added to */
+};
+
+/* Cross-entropy of one row of logits without their bias; the row becomes ∂loss/∂logits. With label smoothing s the target
+ * is 1 − s at its place and s / columns everywhere. */
+static float row_loss(const struct losses *p, float *restrict x, long target, float *restrict d_bias) {
+    const long n = p->columns;
+    const float floor = p->smoothing / n;
+    float most = -3.0e38f, sum = 0.0f, all = 0.0f;
+    SIMD(reduction(max : most) reduction(+ : all))
+    for (long j = 0; j < n; j++) {
+        x[j] += p->bias[j];
+        most = x[j] > most ? x[j] : most;
+        all += x[j];
+    }
+    const float wanted = x[target];
+    SIMD(reduction(+ : sum))
+    for (long j = 0; j < n; j++) sum += x[j] = exponential(x[j] - most);
+    const float scale = 1.0f / sum;
+    SIMD()
+    for (long j = 0; j < n; j++) {
+        x[j] = x[j] * scale - floor;
+        d_bias[j] += x[j];
+    }
+    x[target] -= 1.0f - p->smoothing;
+    d_bias[target] -= 1.0f - p->smoothing;
+    const float log_sum = most + logarithm(sum);
+    return log_sum - (1.0f - p->smoothing) * wanted - floor * all;
+}
+
+void losses_float(const struct losses *p, float *logits) {
+#pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
+    for (long i = 0; i < p->rows; i++)
+        p->loss[i] = row_loss(p, logits + i * p->columns, p->target[i], p->d_bias + omp_get_thread_num() * p->columns);
+}
+
+/* `wide`: (threads, columns), to work in. */
+void losses_half(const struct losses *p, half *logits, float *wide) {
+#pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
+    for (long i = 0; i < p->rows; i++) {
+        half *const row = logits + i * p->columns;
+        float *const x = wide + omp_get_thread_num() * p->columns;
+        SIMD()
+        for (long j = 0; j < p->columns; j++) x[j] = widen(row[j]);
+        p->loss[i] = row_loss(p, x, p->target[i], p->d_bias + omp_get_thread_num() * p->columns);
+        SIMD()
+        for (long j = 0; j < p->columns; j++) row[j] = narrow(x[j]);
+    }
+}
+
+/* Whether a place keeps its value: whether a hash of place and seed (the finalizer of MurmurHash3, twice) is at least
+ * `threshold`. The way back asks again, so that no mask is kept. */
+static inline int keeps(uint32_t place, uint32_t seed, uint32_t more, uint32_t threshold) {
+    uint32_t h = place ^ seed;
+    h = (h ^ (h >> 16)) * 0x85ebca6bu;
+    h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+    h = (h ^ (h >> 16)) + more;
+    h = (h ^ (h >> 16)) * 0x85ebca6bu;
+    h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+    return (h ^ (h >> 16)) >= threshold;
+}
+
+struct drop {
+    long threads, count;
+    uint32_t seed, more, threshold;
+    float scale;
+};
+
+#define EACH _Pragma("omp parallel for simd num_threads(p->threads) if (p->threads > 1 && p->count > 16384)") \
+    for (long i = 0; i < p->count; i++)
+
+void dropout_float(const struct drop *p, const float *x, float *y) {
+    EACH y[i] = keeps(i, p->seed, p->more, p->threshold) ? x[i] * p->scale : 0.0f;
+}
+
+void dropout_half(const struct drop *p, const half *x, half *y) {
+    EACH y[i] = keeps(i, p->seed, p->more, p->threshold) ? narrow(widen(x[i]) * p->scale) : 0;
+}

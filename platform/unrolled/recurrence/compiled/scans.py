@@ -1,0 +1,122 @@
+"""A whole scan as compiled code: `scan.c`."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from unrolled.recurrence.compiled import library
+
+if TYPE_CHECKING:
+    from unrolled.recurrence.cell import Cell
+
+LOOPS = ("rnn", "irnn", "lstm", "gru", "reset")
+"""The kinds of steps, in the order of scan.c."""
+GROUP = 32
+"""Units that a thread sees to at a time, as in scan.c; in bfloat16 the hidden size must be a multiple."""
+
+
+class _Scan(ctypes.Structure):
+    """`struct scan` of scan.c."""
+
+    _fields_ = (
+        *library.fields(ctypes.c_long, "cell", "gate_count"),
+        ("products", ctypes.c_long * 3),
+        *library.fields(ctypes.c_long, "writes", "threads", "steps", "batch", "size", "reverse"),
+        *library.fields(ctypes.c_long, "errors_step", "errors_row"),
+        *library.fields(ctypes.c_void_p, "gates", "saved", "h", "c", "mask", "weights", "extra", "errors"),
+        *library.fields(ctypes.c_void_p, "d_h", "d_c", "scratch"),
+    )
+
+
+def applies(cell: Cell, *, half: bool) -> bool:
+    """Whether a scan of this cell can run as compiled code: float32 on a CPU, and with `half` products of bfloat16.
+
+    A class must name its loop itself: one that inherits may have changed the steps.
+    """
+    if cell.bias.dtype != torch.float32 or cell.bias.device.type != "cpu" or "loop" not in vars(type(cell)):
+        return False
+    if half and cell.hidden_size % GROUP != 0:
+        return False
+    return library.lent() if half else library.load() is not None
+
+
+def forward(
+    cell: Cell, gates: Tensor, states: list[Tensor], saved: list[Tensor], mask: Tensor | None, reverse: bool
+) -> None:
+    """All steps of a scan.
+
+    Args:
+        gates: the projected inputs `(time, batch, gates · hidden)`, float32 or bfloat16; become what `backward` needs.
+        states: `(time + 1, batch, hidden)`; the first state is given, the others are filled.
+        saved: `(time, batch, hidden)` in the type of the gates, is filled.
+        mask: `(time, batch)`, bool.
+    """
+    _run(cell, gates, states, saved, mask, reverse)
+
+
+def backward(
+    cell: Cell,
+    gates: Tensor,
+    states: list[Tensor],
+    saved: list[Tensor],
+    mask: Tensor | None,
+    reverse: bool,
+    errors: Tensor,
+    gradient: tuple[Tensor, ...],
+) -> None:
+    """The derivative of `forward`: `gates` and `saved` become gradients.
+
+    Args:
+        errors: ∂L/∂outputs `(time, batch, hidden)`.
+        gradient: ∂L/∂(last state); becomes that of the first.
+    """
+    _run(cell, gates, states, saved, mask, reverse, errors if errors.stride(2) == 1 else errors.contiguous(), gradient)
+
+
+def _run(
+    cell: Cell,
+    gates: Tensor,
+    states: list[Tensor],
+    saved: list[Tensor],
+    mask: Tensor | None,
+    reverse: bool,
+    errors: Tensor | None = None,
+    gradient: tuple[Tensor, ...] = (),
+) -> None:
+    functions = library.load()
+    assert functions is not None
+    steps, batch, _ = gates.shape
+    extra, mask = cell.loop_parameters(), None if mask is None else mask.contiguous()
+    scan = _Scan(
+        cell=LOOPS.index(cell.loop),
+        gate_count=cell.gates,
+        products=(ctypes.c_long * 3)(*cell.products),
+        writes=int(cell.writes),
+        threads=torch.get_num_threads(),
+        steps=steps,
+        batch=batch,
+        size=cell.hidden_size,
+        reverse=int(reverse),
+        errors_step=0 if errors is None else errors.stride(0),
+        errors_row=0 if errors is None else errors.stride(1),
+        gates=gates.data_ptr(),
+        saved=saved[0].data_ptr() if saved else None,
+        h=states[0].data_ptr(),
+        c=states[1].data_ptr() if len(states) > 1 else None,
+        mask=None if mask is None else mask.data_ptr(),
+        weights=cell.weight_hidden.data_ptr(),
+        extra=None if extra is None else extra.data_ptr(),
+        errors=None if errors is None else errors.data_ptr(),
+        d_h=gradient[0].data_ptr() if gradient else None,
+        d_c=gradient[1].data_ptr() if len(gradient) > 1 else None,
+    )
+    run = functions.scan_half if gates.dtype == torch.bfloat16 else functions.scan_float
+    back = int(errors is not None)
+    run.restype = ctypes.c_long
+    scratch = library.scratch(run(ctypes.byref(scan), back))
+    scan.scratch = scratch.data_ptr()
+    run(ctypes.byref(scan), back)
