@@ -133,7 +133,9 @@ def test_bad_input_gets_a_sentence_and_writes_nothing(tiny, tmp_path, capsys):
         (["train", tiny, "--local", "data.splits.train=learn"], "no split 'learn'"),
         (["train", tiny, "--local", "--resume"], "no run to resume"),
         (["train", tiny, "--local", "--workers", "2"], "--local"),
-        (["train", tiny, "--workers", "two"], "invalid int value"),
+        (["train", tiny, "--workers", "two"], "'two' is no number of workers, such as 2, or 1..4"),
+        (["train", tiny, "--workers", "3..2"], "--workers 3..2: the second number must not be smaller"),
+        (["train", tiny, "--local", "--workers", "1..2"], "--workers 1..2 cannot be kept"),
         (["train", tiny, "--wrkers", "2"], "--wrkers"),
         (["evaluate", tmp_path / "runs" / "tiny"], "is not a run folder"),
         (["config"], "--schema"),
@@ -157,6 +159,7 @@ def test_bad_evaluations_write_nothing(run, capsys):
 
 def test_a_diverging_run_ends_with_code_1(tiny, capsys):
     arguments = ["train", tiny, "--local", "training.optimizer.name=sgd", "training.optimizer.learning_rate=1e300"]
+    arguments += ["training.skip_non_finite=1"]
     assert "not finite" in fails(capsys, arguments, code=1)
 
 

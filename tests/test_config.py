@@ -76,7 +76,7 @@ def test_a_dumped_config_is_the_same_config(config):
         (SMALLEST, ["model.decoder.learned_state=true"], ["model.decoder.learned_state is not a key"]),
         (SMALLEST, ["model.engine=fused", "model.decoder.cell=mut1"], ["model.decoder.cell 'mut1'", "rnn, irnn, lstm"]),
         (SMALLEST, ["model.engine=fused", "model.encoder.zoneout=0.1"], ["does without model.encoder.zoneout"]),
-        (SMALLEST, ["training.precision=float16"], ["float32, float64 or bfloat16"]),
+        (SMALLEST, ["training.precision=float8"], ["auto, float32, float64, bfloat16 or float16"]),
         (SMALLEST, ["training.keep=0"], ["1 or more"]),
         (SMALLEST, ["training.label_smoothing=1.0"], ["less than 1"]),
         (SMALLEST, ["training.optimizer.learning_rate=true"], ["is true", "a number"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ from training_runs import start, train, train_together, weights
 from unrolled.config import Clipping, Schedule
 from unrolled.config_file import load_config
 from unrolled.errors import RunFailed, UserError
+from unrolled.tasks import make_task, prepare
 from unrolled.training import checkpoint
 from unrolled.training.comm import Alone
-from unrolled.training.gradients import GradientBuffer
+from unrolled.training.gradients import Gradients
 from unrolled.training.optimizer import Schedule as LearningRate
 from unrolled.training.optimizer import build_optimizer
 from unrolled.training.run import RunFolder, choose_checkpoint, claim, open_run
@@ -62,16 +65,14 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tiny, dropout):
 
 
 def test_an_interruption_leaves_a_checkpoint_and_resumes(tiny):
-    run, fingerprint = start(tiny, "training.epochs=3")
-    steps = []
+    run, fingerprint = start(tiny, "training.epochs=3", "training.log_every=1")
 
-    class StopsAtSeven(Alone):
-        def all_reduce(self, tensor):
-            steps.append(1)
-            if len(steps) == 7:
-                run.stop_file.touch()
+    def stop_after_seven(row):
+        if row["step"] == 7:
+            run.stop_file.touch()
 
-    progress = work(run, fingerprint, StopsAtSeven(), device=torch.device("cpu"), threads=1)
+    cpu = torch.device("cpu")
+    progress = work(run, fingerprint, Alone(), device=cpu, threads=1, show=stop_after_seven)
     assert not progress.finished and progress.step == 8
     assert checkpoint.last(run.checkpoints).name == "step-8"
     run.stop_file.unlink()
@@ -116,8 +117,9 @@ def test_time_runs_out(tiny):
 
 
 def test_a_loss_that_is_not_finite_ends_with_one_sentence(tiny):
-    run, fingerprint = start(tiny, "training.optimizer.name=sgd", "training.optimizer.learning_rate=1e300")
-    with pytest.raises(RunFailed, match=r"not finite.*learning_rate"):
+    options = ["training.optimizer.name=sgd", "training.optimizer.learning_rate=1e300", "training.skip_non_finite=1"]
+    run, fingerprint = start(tiny, *options)
+    with pytest.raises(RunFailed, match=r"step 3: .*not finite, 2 updates in a row.*learning_rate"):
         work(run, fingerprint, Alone(), device=torch.device("cpu"), threads=1)
 
 
@@ -140,7 +142,7 @@ def test_anomaly_detection_changes_no_number(tiny):
 
 
 def test_training_in_bfloat16_follows_float32(tiny):
-    exact, _ = train(tiny, "training.max_steps=20")
+    exact, _ = train(tiny, "training.max_steps=20", "training.precision=float32")
     half, _ = train(tiny, "training.max_steps=20", "training.precision=bfloat16", "model.engine=bptt", "name=half")
     assert {tensor.dtype for tensor in weights(half).values()} == {torch.float32}
     losses = [[row["loss"] for row in run.history() if row["kind"] == "validation"][-1] for run in (exact, half)]
@@ -199,7 +201,7 @@ def test_foreign_and_damaged_checkpoints_are_named(tiny):
     with pytest.raises(UserError, match=r"belongs to another model: .*\(12, 24\) there, \(12, 26\)"):
         load(other, other.config(), small, torch.device("cpu"))
     (small / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(UserError, match="cannot be read as a model"):
+    with pytest.raises(UserError, match=r"model\.safetensors: is damaged"):
         load(run, run.config(), small, torch.device("cpu"))
     (small / "progress.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="not a checkpoint's progress"):
@@ -216,7 +218,7 @@ def test_a_checkpoint_is_whole_or_absent(tiny, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(RunFailed, match=r"step-6: cannot be written \(no space left"):
         train(tiny, "training.max_steps=6", resume=True)
     assert checkpoint.last(run.checkpoints) == last
     weights(run)
@@ -244,16 +246,157 @@ def test_a_copied_run_folder_still_writes(tiny, tmp_path):
     assert outputs[0] == outputs[1] and len(outputs[0]) == 3
 
 
-def test_clipping_rescales_the_whole_gradient():
-    model = torch.nn.Linear(3, 2)
-    buffer = GradientBuffer(model, extra=1)
-    model(torch.ones(1, 3)).sum().backward()
-    expected = [parameter.grad.clone() for parameter in model.parameters()]
-    norm, clipped = buffer.clip(Clipping(threshold=1.0))
-    assert clipped and norm == pytest.approx(8**0.5)
-    for parameter, gradient in zip(model.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient / 8**0.5)
-    assert buffer.clip(Clipping(kind="none", threshold=0.1)) == (pytest.approx(1.0), False)
+def given_gradients(values):
+    model = torch.nn.Linear(2, 2).double()
+    model.weight.grad, model.bias.grad = torch.tensor(values[:4]).double().view(2, 2), torch.tensor(values[4:]).double()
+    return model, Gradients(model, extra=1)
+
+
+def flat(gradients):
+    return torch.cat([gradient.flatten() for gradient in gradients.all()])
+
+
+@pytest.mark.parametrize(
+    ("kind", "threshold", "expected"),
+    [
+        ("norm", 2.5, [1.5, 2.0, 0.0, 0.0, 0.0, 0.0]),
+        ("norm", 5.0, None),
+        ("lecture", 10.0, [1.2, 1.6, 0.0, 0.0, 0.0, 0.0]),  # Σg² = 25: g · 10 / 25
+        ("lecture", 25.0, None),
+        ("value", 3.5, [3.0, 3.5, 0.0, 0.0, 0.0, 0.0]),
+        ("value", 4.0, None),
+        ("none", 0.1, None),
+    ],
+)
+def test_clipping_does_what_its_kind_says(kind, threshold, expected):
+    _, gradients = given_gradients([3.0, 4.0, 0.0, 0.0, 0.0, 0.0])
+    before = flat(gradients)
+    assert gradients.norm() == 5.0
+    assert gradients.clip(Clipping(kind=kind, threshold=threshold), 5.0) is (expected is not None)
+    torch.testing.assert_close(flat(gradients), before if expected is None else torch.tensor(expected).double())
+
+
+def test_adaptive_clipping_measures_every_unit_by_its_weights():
+    model, gradients = given_gradients([3.0, 4.0, 0.3, 0.4, 0.0, 9.0])
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[6.0, 8.0], [6.0, 8.0]]))  # rows of norm 10
+        model.bias.zero_()
+    assert gradients.clip(Clipping(kind="adaptive", threshold=0.1), 99.0)
+    torch.testing.assert_close(flat(gradients), torch.tensor([0.6, 0.8, 0.3, 0.4, 0.0, 1e-4]).double())
+    assert not gradients.clip(Clipping(kind="adaptive", threshold=0.1), 99.0)
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_and_named(tiny, monkeypatch):
+    """Spoils one update on the way: all others must be made, and that one must change nothing."""
+    from unrolled.models import EncoderDecoder
+
+    whole, _ = train(tiny, "training.max_steps=3", "name=whole")
+    loss, calls = EncoderDecoder.loss, []
+
+    def spoiled(self, *given):
+        calls.append(self.training)
+        bad = self.training and calls.count(True) == 4
+        return loss(self, *given) * (float("nan") if bad else 1.0)
+
+    monkeypatch.setattr(EncoderDecoder, "loss", spoiled)
+    run, progress = train(tiny, "training.max_steps=4", "training.log_every=2")
+    want, got = weights(whole), weights(run)
+    assert progress.finished and progress.skipped == 1
+    assert all(torch.equal(got[name], value) for name, value in want.items())
+    (row,) = (row for row in run.history() if row["kind"] == "skipped")
+    assert (row["step"], row["loss"], row["in_a_row"]) == (4, "nan", 1)
+    assert any(name.startswith("decoder") for name in row["where"])
+    last = [row for row in run.history() if row["kind"] == "train"][-1]
+    assert last["skipped"] == 1 and last["loss"] == last["loss"]
+
+
+def test_norms_by_layer_make_up_the_whole(tiny):
+    run, _ = train(tiny, "training.max_steps=4", "training.log_every=1")
+    for row in (row for row in run.history() if row["kind"] == "train"):
+        assert sum(norm**2 for norm in row["layers"].values()) == pytest.approx(row["gradient_norm"] ** 2, rel=1e-4)
+        assert {"encoder.embedding", "decoder.readout", "head"} <= row["layers"].keys()
+
+
+def test_accumulated_batches_are_one_large_batch(tiny):
+    """Two batches an update must give what a batch of all their examples gives."""
+    options = [*EXACT[:1], "training.max_steps=1", "training.epochs=99", "model.encoder.dropout=0"]
+    options += ["model.decoder.dropout=0", "training.optimizer.name=sgd", "training.clipping.kind=none"]
+    config = load_config(tiny, options)
+    fresh = start(tiny, *options, "name=fresh")[0]
+    together, _ = train(tiny, *options, "training.accumulate=2", "name=together")
+    task = make_task(config, fresh.vocabulary)
+    torch.manual_seed(config.seed)
+    model = task.build_model().double().train()
+    batches = task.plan(prepare(config), 0)[:2]
+    tokens = sum(batch.tokens for batch in batches)
+    for batch in batches:
+        for loss, _ in task.losses(model, batch.part(0, 1), None):
+            (loss / tokens).backward()
+    for name, parameter in model.named_parameters():
+        expected = parameter.detach() - config.training.optimizer.learning_rate * parameter.grad
+        torch.testing.assert_close(weights(together)[name], expected, rtol=0, atol=1e-12)
+
+
+def test_a_moving_average_is_validated_kept_and_resumed(tiny):
+    options = ["training.precision=float64", "training.moving_average=0.5", "training.epochs=99", "training.keep=9"]
+    steps = []
+    for step in (1, 2, 3):
+        run, _ = train(tiny, *options[:1], *options[2:], f"training.max_steps={step}", f"name=raw{step}")
+        steps.append(weights(run))
+    torch.manual_seed(1)
+    config = load_config(tiny, options)
+    first = make_task(config, run.vocabulary).build_model().double().state_dict()
+    averaged, _ = train(tiny, *options, "training.max_steps=2")
+    averaged, _ = train(tiny, *options, "training.max_steps=3", resume=True)
+    for name, got in weights(averaged).items():
+        want = first[name]
+        for raw in steps:
+            want = 0.5 * want + 0.5 * raw[name]
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def shorten(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "training.pt", "progress.json"])
+@pytest.mark.parametrize("damage", [flip, shorten, Path.unlink])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tiny, file, damage):
+    options = ["training.epochs=99", "training.checkpoint_every=3", "training.validate_every=99", "training.keep=9"]
+    whole, _ = train(tiny, *options, "training.max_steps=9", "name=whole")
+    run, _ = train(tiny, *options, "training.max_steps=6")
+    damage(run.checkpoints / "step-6" / file)
+    with pytest.raises(UserError, match="step-6/" if damage is flip else rf"step-6/{file}"):
+        checkpoint.verify(run.checkpoints / "step-6")
+    run, _ = train(tiny, *options, "training.max_steps=9", resume=True)
+    (row,) = (row for row in run.history() if row["kind"] == "resume")
+    assert row["step"] == 3 and "step-6" in row["damaged"][0]
+    assert all(torch.equal(weights(run)[name], value) for name, value in weights(whole).items())
+
+
+def test_without_a_whole_checkpoint_nothing_is_resumed(tiny):
+    run, _ = train(tiny, "training.max_steps=3", "training.epochs=99")
+    flip(run.checkpoints / "step-3" / "model.safetensors")
+    with pytest.raises(UserError, match="No older checkpoint is whole"):
+        train(tiny, "training.max_steps=6", "training.epochs=99", resume=True)
+
+
+@pytest.mark.parametrize("background", ["true", "false"])
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_keeps_the_older_ones(tiny, background):
+    options = ["training.epochs=99", "training.checkpoint_every=3", f"training.checkpoint_in_background={background}"]
+    run, _ = train(tiny, *options, "training.max_steps=3")
+    before = weights(run)
+    (run.checkpoints / "step-6").mkdir()
+    (run.checkpoints / f".step-6.{os.getpid()}").write_text("in the way")
+    with pytest.raises(RunFailed, match=r"step-6: cannot be written .*older checkpoints are kept"):
+        train(tiny, *options, "training.max_steps=9", resume=True)
+    assert all(torch.equal(weights(run, "step-3")[name], value) for name, value in before.items())
 
 
 def test_the_learning_rate_warms_up_and_falls_on_a_plateau():

@@ -34,6 +34,7 @@ from unrolled.training.console import Console, duration, written
 from unrolled.training.launch import launch
 from unrolled.training.run import RunFolder, choose_checkpoint, claim, open_run
 from unrolled.training.signals import stopping
+from unrolled.training.trackers import check_trackers
 from unrolled.training.worker import work
 
 
@@ -136,7 +137,7 @@ def train(
     config: str | Path | Config,
     *,
     overrides: Sequence[str] = (),
-    workers: int = 1,
+    workers: int | tuple[int, int] = 1,
     local: bool = False,
     address: str | None = None,
     resume: bool = False,
@@ -149,7 +150,8 @@ def train(
     Args:
         config: a YAML file, or a config made in Python (then without `overrides`).
         overrides: such as ``model.decoder.cell=lstm``.
-        workers: data-parallel Ray Train workers, each with a GPU where there are as many.
+        workers: data-parallel Ray Train workers, each with a GPU where there are as many; `(least, most)`: as many as
+            the cluster has room for, fewer when nodes leave, more when nodes come.
         local: train in this process, without Ray.
         address: of a running Ray cluster; default: `$RAY_ADDRESS`, else a Ray of our own.
         resume: continue from the newest checkpoint.
@@ -161,21 +163,26 @@ def train(
         RunFailed: training began and could not end; its checkpoints are kept.
     """
     console = console or Console()
-    if local and workers != 1:
-        raise UserError(f"--local trains in one process, so --workers {workers} cannot be kept; leave one of them out.")
+    least, most = (workers, workers) if isinstance(workers, int) else workers
+    wanted = str(least) if least == most else f"{least}..{most}"
+    if most < least:
+        raise UserError(f"--workers {wanted}: the second number must not be smaller than the first.")
+    if local and most != 1:
+        raise UserError(f"--local trains in one process, so --workers {wanted} cannot be kept; leave one of them out.")
     settings = config if isinstance(config, Config) else load_config(config, overrides)
     settings = settings.smoke() if tiny else settings
+    check_trackers(settings)
     run = claim(settings, resume=resume, overwrite=overwrite)
     data = prepare(settings)
-    if resume and (newest := checkpoint.last(run.checkpoints)) is not None:
+    if resume and (newest := checkpoint.newest_whole(run.checkpoints)[0]) is not None:
         checkpoint.load_model(newest, make_task(settings, run.vocabulary).build_model())
     with ExitStack() as session:
         cpus, gpu = torch.get_num_threads(), torch.cuda.is_available()
         where = "this process, without Ray"
         if not local:
             resources = session.enter_context(connect(address, run.log))
-            cpus, gpu = resources.share(workers)
-            where = f"{workers} Ray worker{'s' if workers > 1 else ''} with {cpus} CPU{'s' if cpus > 1 else ''}"
+            cpus, gpu = resources.share(resources.up_to(least, most))
+            where = f"{wanted} Ray worker{'s' if most > 1 else ''} with {cpus} CPU{'s' if cpus > 1 else ''}"
             where += " and a GPU each" if gpu else " each"
         session.enter_context(run.held())
         run.start(settings, data, resume=resume)
@@ -190,7 +197,7 @@ def train(
                 run,
                 data.fingerprint,
                 console,
-                workers=workers,
+                workers=(least, most),
                 cpus=cpus,
                 gpu=gpu,
                 restarts=settings.training.restarts,

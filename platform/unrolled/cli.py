@@ -77,10 +77,20 @@ def _train(options: argparse.Namespace) -> int:
     return SIGINT_CODE if run.interrupted else 0
 
 
+def _workers(text: str) -> int | tuple[int, int]:
+    least, dots, most = text.partition("..")
+    try:
+        return (int(least), int(most)) if dots else int(least)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of workers, such as 2, or 1..4") from None
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from unrolled.api import load
     from unrolled.training.console import Console
 
+    if isinstance(options.workers, tuple):
+        raise UserError(f"--workers {'{}..{}'.format(*options.workers)}: an evaluation takes one number of workers.")
     console = Console(json_lines=options.json)
     report = load(options.run).evaluate(
         options.split,
@@ -186,7 +196,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     where = Parser(add_help=False)
-    where.add_argument("--workers", type=int, default=1, metavar="N", help="Ray workers that share the work (1)")
+    number = "Ray workers that share the work (1); train also takes 2..4: as many as there is room for"
+    where.add_argument("--workers", type=_workers, default=1, metavar="N", help=number)
     where.add_argument("--local", action="store_true", help="in this process, without Ray")
     where.add_argument("--address", metavar="HOST:PORT", help="a running Ray cluster (else $RAY_ADDRESS, else our own)")
     where.add_argument("--json", action="store_true", help="print JSON lines for machines")

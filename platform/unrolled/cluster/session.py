@@ -58,6 +58,10 @@ class Resources:
         most = int(self._settled(workers, (1, int(gpu))).free_cpus // workers)
         return next((cpus for cpus in range(most, 1, -1) if self.room(cpus, int(gpu)) >= workers), 1), gpu
 
+    def up_to(self, least: int, most: int) -> int:
+        """Returns the largest number of workers from `least` to `most` that can start now, or `least`."""
+        return next((n for n in range(most, least, -1) if min(self.room(1, 0), self.free_cpus) >= n), least)
+
     def _settled(self, workers: int, size: tuple[float, float]) -> Resources:
         """Returns the count, this one or a later one, in which the workers find room."""
         if workers < 1:

@@ -29,10 +29,7 @@ class Model(Unprompted):
 
 class Schedule(training.Schedule):
     # The loss rests long before it falls: a rate that halves at rest would keep it there.
-    name: Literal["constant", "plateau", "cosine"] = Field(
-        "constant",
-        description="learning rate after warm-up; cosine: falls to zero at the run's end, by steps or minutes",
-    )
+    name: training.ScheduleName = Field("constant", description=training.SCHEDULES)
 
 
 class Training(training.Training):

@@ -8,19 +8,24 @@ from pydantic import Field
 
 from unrolled.config.sections import Positive, Section, Share
 
+Precision = Literal["auto", "float32", "float64", "bfloat16", "float16"]
+
 
 class Optimizer(Section):
-    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="update rule")
+    name: Literal["adam", "adamw", "adafactor", "sgd"] = Field("adam", description="update rule")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="after warm-up, before any decay")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="L2 penalty (decoupled for adamw)")
     momentum: Share = Field(0.9, description="of sgd; beta 1 of adam and adamw")
 
 
+ScheduleName = Literal["constant", "plateau", "inverse_square_root", "cosine", "one_cycle"]
+SCHEDULES = (
+    "learning rate after warm-up; cosine and one_cycle end at zero when the run does, by steps, epochs or minutes"
+)
+
+
 class Schedule(Section):
-    name: Literal["constant", "plateau", "cosine"] = Field(
-        "plateau",
-        description="learning rate after warm-up; cosine: falls to zero at the run's end, by steps or minutes",
-    )
+    name: ScheduleName = Field("plateau", description=SCHEDULES)
     warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="steps of linear rise from zero")
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="plateau: rate is multiplied by this …")
     patience: Annotated[int, Field(ge=0)] = Field(
@@ -29,8 +34,13 @@ class Schedule(Section):
 
 
 class Clipping(Section):
-    kind: Literal["norm", "none"] = Field("norm", description="rescale the gradient to the threshold, or leave it")
-    threshold: Annotated[float, Field(gt=0)] = Field(1.0, description="largest global L2 norm")
+    kind: Literal["norm", "value", "lecture", "adaptive", "none"] = Field(
+        "norm",
+        description="norm: rescale a larger gradient to the threshold; value: every number into ±threshold; lecture: "
+        "where the sum of squares s is above the threshold, scale by threshold / s; adaptive: each unit's gradient to "
+        "at most threshold times the norm of its weights",
+    )
+    threshold: Annotated[float, Field(gt=0)] = Field(1.0, description="see kind; for adaptive 0.01 to 0.1 is usual")
 
 
 class EarlyStopping(Section):
@@ -43,10 +53,12 @@ class Training(Section):
     epochs: Positive = Field(20, description="passes over the training split, at most")
     max_steps: Positive | None = Field(None, description="stop after so many updates")
     max_minutes: Annotated[float, Field(gt=0)] | None = Field(None, description="stop after so long, resumes included")
-    precision: Literal["float32", "float64", "bfloat16"] = Field(
+    accumulate: Positive = Field(1, description="global batches whose gradients are added up for one update")
+    precision: Precision = Field(
+        "auto",
+        description="of parameters and arithmetic; bfloat16 and float16: float32, but matrices are multiplied in it "
+        "while training; auto: bfloat16 where the hardware has matrix units for it (GPUs, AMX, avx512_bf16), else "
         "float32",
-        description="of parameters and arithmetic; bfloat16: float32, but matrices are multiplied in bfloat16 while "
-        "training (fast with AMX and on GPUs)",
     )
     detect_anomaly: bool = Field(
         False, description="end a run whose numbers stop being finite with the place where they did (slow)"
@@ -54,12 +66,24 @@ class Training(Section):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     clipping: Clipping = Clipping()
+    skip_non_finite: Annotated[int, Field(ge=0)] = Field(
+        10, description="updates in a row that may be left out because loss or gradient is not finite; one more ends"
+    )
+    moving_average: Share = Field(
+        0.0,
+        description="decay of an average over the parameters of all updates, which is validated and kept as the model; "
+        "0: none",
+    )
     metric: str = Field("loss", description="decides which checkpoint is best (validation)")
     early_stopping: EarlyStopping = EarlyStopping()
     validate_every: Positive | None = Field(None, description="steps between validations; null: once an epoch")
     checkpoint_every: Positive | None = Field(None, description="steps between checkpoints; null: at validations")
+    checkpoint_in_background: bool = Field(True, description="training goes on while a checkpoint is written")
     keep: Positive = Field(2, description="newest checkpoints kept beside the best")
     log_every: Positive = Field(50, description="steps between rows of metrics.jsonl")
+    trackers: list[Literal["mlflow", "wandb"]] = Field(
+        [], description="where numbers go besides TensorBoard files; their packages must be installed"
+    )
     restarts: Annotated[int, Field(ge=0)] = Field(3, description="how often a failed group of workers is started again")
 
     @property

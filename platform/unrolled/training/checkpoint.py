@@ -1,20 +1,23 @@
-"""Checkpoints: a folder that is whole or does not exist."""
+"""Checkpoints: a folder that is whole or does not exist, and that knows when its files have changed since."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from unrolled.errors import UserError
+from unrolled.errors import RunFailed, UserError
+
+WEIGHTS, TRAINING, PROGRESS = "model.safetensors", "training.pt", "progress.json"
 
 
 @dataclass
@@ -28,6 +31,7 @@ class Progress:
         best, best_step: the metric's best value on validation, and the step that had it.
         waited: validations since then.
         validated: step of the last validation.
+        skipped: updates in a row, up to now, that were left out.
         finished: nothing is left to do under the config that trained it.
     """
 
@@ -39,31 +43,82 @@ class Progress:
     best_step: int | None = None
     waited: int = 0
     validated: int | None = None
+    skipped: int = 0
     finished: bool = False
 
 
-def save(folder: Path, model: nn.Module, training: dict[str, Any], progress: Progress, keep: int) -> Path:
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint will hold, copied to memory of its own: training may go on while it is written.
+
+    Attributes:
+        weights: of the model, by name.
+        training: states of optimizer, schedule and what else the loop keeps.
+    """
+
+    weights: dict[str, Tensor]
+    training: dict[str, Any]
+    progress: Progress
+
+    @classmethod
+    def of(cls, model: nn.Module, training: dict[str, Any], progress: Progress) -> Self:
+        # Tied matrices are one parameter under several names; a file holds each name with its own copy.
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        return cls(weights, _copied(training), replace(progress))
+
+
+def _copied(values: Any) -> Any:
+    if isinstance(values, Tensor):
+        return values.detach().cpu().clone()
+    if isinstance(values, dict):
+        return {key: _copied(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return type(values)(_copied(value) for value in values)
+    return values
+
+
+def save(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     """Writes `folder/step-N` atomically, then removes all but the `keep` newest and the best one.
 
     Args:
         folder: the run's `checkpoints`.
-        training: states of optimizer and schedule.
+
+    Raises:
+        RunFailed: the disk does not take it; what stood there before still does.
     """
-    target = folder / f"step-{progress.step}"
+    target = folder / f"step-{snapshot.progress.step}"
     building = folder / f".{target.name}.{os.getpid()}"
-    building.mkdir(parents=True, exist_ok=True)
-    # Tied matrices are one parameter under several names; a file holds each name with its own copy.
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    save_file(weights, building / "model.safetensors")
-    torch.save(training, building / "training.pt")
-    (building / "progress.json").write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
-    for path in (*building.iterdir(), building):
-        _sync(path)
-    shutil.rmtree(target, ignore_errors=True)
-    building.rename(target)
-    _sync(folder)
-    _prune(folder, keep, progress.best_step)
+    try:
+        _write(building, snapshot)
+        shutil.rmtree(target, ignore_errors=True)
+        building.rename(target)
+        _sync(folder)
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors wrap what the disk says
+        shutil.rmtree(building, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        raise RunFailed(f"{target}: cannot be written ({reason}); older checkpoints are kept.") from None
+    _prune(folder, keep, snapshot.progress.best_step)
     return target
+
+
+def _write(folder: Path, snapshot: Snapshot) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(snapshot.weights, folder / WEIGHTS)
+    torch.save(snapshot.training, folder / TRAINING)
+    values = asdict(snapshot.progress)
+    sums = {name: _checksum(folder / name) for name in (WEIGHTS, TRAINING)} | {PROGRESS: _sum_of(values)}
+    (folder / PROGRESS).write_text(json.dumps(values | {"sha256": sums}, indent=1), encoding="utf-8")
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
+
+
+def _sum_of(progress: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(progress, sort_keys=True).encode()).hexdigest()
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:
@@ -98,6 +153,43 @@ def last(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """Returns the newest checkpoint whose files are as they were written, and what is wrong with those after it.
+
+    Raises:
+        UserError: there are checkpoints, but none is whole.
+    """
+    wrong: list[str] = []
+    for path in reversed(everything(folder)):
+        try:
+            verify(path)
+        except UserError as error:
+            wrong.append(str(error))
+        else:
+            return path, wrong
+    if wrong:
+        raise UserError(f"{wrong[0]} No older checkpoint is whole; start anew with --overwrite.")
+    return None, []
+
+
+def verify(checkpoint: Path) -> None:
+    """Raises UserError where a file of the checkpoint is missing or not what was written."""
+    read_progress(checkpoint)
+    for name in (WEIGHTS, TRAINING):
+        _unchanged(checkpoint / name)
+
+
+def _unchanged(path: Path) -> Path:
+    try:
+        written = json.loads((path.parent / PROGRESS).read_text(encoding="utf-8"))["sha256"][path.name]
+        same = _checksum(path) == written
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be checked ({error}).") from None
+    if not same:
+        raise UserError(f"{path}: is damaged: its checksum is not the one it was written with.")
+    return path
+
+
 def best(folder: Path) -> Path | None:
     """Returns the best checkpoint by the run's metric; before any validation, the newest."""
     newest = last(folder)
@@ -114,12 +206,16 @@ def read_progress(checkpoint: Path) -> Progress:
     Raises:
         UserError: the file is missing or is not ours.
     """
-    path = checkpoint / "progress.json"
+    path = checkpoint / PROGRESS
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Progress(**{field.name: values[field.name] for field in fields(Progress)})
+        progress = Progress(**{field.name: values[field.name] for field in fields(Progress)})
+        whole = values["sha256"][PROGRESS] == _sum_of(asdict(progress))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is not a checkpoint's progress ({error}).") from None
+    if not whole:
+        raise UserError(f"{path}: is damaged: its checksum is not the one it was written with.")
+    return progress
 
 
 def load_model(checkpoint: Path, model: nn.Module) -> None:
@@ -128,9 +224,9 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
     Raises:
         UserError: the file is damaged, or belongs to another model.
     """
-    path = checkpoint / "model.safetensors"
+    path = checkpoint / WEIGHTS
     try:
-        weights = load_file(path)
+        weights = load_file(_unchanged(path))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as a model ({error}).") from None
     own = model.state_dict()
@@ -150,7 +246,7 @@ def load_training(checkpoint: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is damaged.
     """
-    path = checkpoint / "training.pt"
+    path = _unchanged(checkpoint / TRAINING)
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises whatever pickle, zip or the disk raised

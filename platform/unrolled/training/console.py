@@ -48,7 +48,12 @@ class Console:
             self._progress(row)
         elif row["kind"] == "validation":
             self._print(self._validation(row))
+        elif row["kind"] == "skipped" and row["in_a_row"] == 1:
+            where = f" in {row['where'][0]}" if row["where"] else ""
+            self._print(f"step {row['step']:,} left out: loss {row['loss']}, gradient {row['gradient_norm']}{where}")
         elif row["kind"] == "resume":
+            for sentence in row["damaged"]:
+                self._print(sentence)
             self._print(f"continuing from step {row['step']:,}")
 
     def evaluating(self, what: str, done: int, total: int, word: str) -> None:

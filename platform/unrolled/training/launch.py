@@ -24,9 +24,19 @@ POLL_SECONDS = 0.2
 
 
 def launch(
-    run: RunFolder, fingerprint: str, console: Console, *, workers: int, cpus: int, gpu: bool, restarts: int
+    run: RunFolder,
+    fingerprint: str,
+    console: Console,
+    *,
+    workers: tuple[int, int],
+    cpus: int,
+    gpu: bool,
+    restarts: int,
 ) -> Progress:
-    """Trains `run` on `workers` Ray Train workers of `cpus` CPUs (and one GPU each), restarting a failed group.
+    """Trains `run` on Ray Train workers of `cpus` CPUs (and one GPU each), restarting a failed group.
+
+    `workers` is the least and the most that there may be. Where these differ, Ray starts the group again whenever there
+    is room for another number; it goes on from the newest checkpoint, as any number of workers can.
 
     Ray must be initialised. Rows of metrics.jsonl are shown as they appear. The caller's thread stays free for
     signals; `run.stop_file` ends the workers.
@@ -36,13 +46,14 @@ def launch(
         RunFailed: workers failed more often than `restarts`.
     """
     _failure(run).unlink(missing_ok=True)
+    number = workers if workers[0] < workers[1] else workers[0]
     settings = {"run": str(run.path), "fingerprint": fingerprint, "threads": cpus}
     resources = {"CPU": float(cpus)} | ({"GPU": 1.0} if gpu else {})
     with tempfile.TemporaryDirectory(prefix="unrolled-ray-") as scratch:
         trainer = ray.train.torch.TorchTrainer(
             _worker,
             train_loop_config=settings,
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
+            scaling_config=ScalingConfig(num_workers=number, use_gpu=gpu, resources_per_worker=resources),
             run_config=RunConfig(
                 # Ray keeps nothing of value here: checkpoints are ours and lie in the run folder.
                 name=Path(scratch).name,

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,23 +20,19 @@ import torch
 from unrolled.config import Config
 from unrolled.errors import RunFailed
 from unrolled.metrics import metric
-from unrolled.recurrence import NotFinite, named_stacks
-from unrolled.recurrence import state as nest
-from unrolled.recurrence.state import Nest
 from unrolled.tasks import GlobalBatch, Prepared, Task
 from unrolled.training import carried, checkpoint
-from unrolled.training.checkpoint import Progress
+from unrolled.training.checkpoint import Progress, Snapshot
 from unrolled.training.comm import Comm
-from unrolled.training.gradients import GradientBuffer
-from unrolled.training.optimizer import Schedule, build_optimizer
 from unrolled.training.run import RunFolder
+from unrolled.training.update import Update, Updater
+from unrolled.training.writer import Writer
 
 Report = Callable[[dict[str, Any]], None]
 """Receives rows of metrics.jsonl; called by every worker with the same values."""
 
-INTERRUPTED, TIME, LOSS = 0, 1, 2
-"""Places behind the gradients: whether to stop and the share of the time that is over, both as the first worker
-sees it, and the loss."""
+INTERRUPTED, TIME = 0, 1
+"""Places of the flags: whether to stop and the share of the time that is over, both as the first worker sees it."""
 
 
 class Trainer:
@@ -64,11 +59,9 @@ class Trainer:
         self.report, self.interrupted = report, interrupted
         torch.manual_seed(config.seed)
         self.model = task.build_model().to(device, getattr(torch, self.training.parameter_type))
-        self.optimizer = build_optimizer(self.model, self.training.optimizer)
-        self.schedule = Schedule(self.training.schedule, self.training.optimizer.learning_rate)
-        self.gradients = GradientBuffer(self.model, extra=3)
+        self.updater = Updater(task, self.model, config, comm, device)
         self.progress = Progress()
-        self.state: Nest = None
+        self.writer = Writer(run.checkpoints, self.training.keep, background=self.training.checkpoint_in_background)
         self._batches = 1
         self._restore()
         self._began = time.perf_counter() - self.progress.seconds
@@ -78,20 +71,27 @@ class Trainer:
         """Trains until the config's limits, early stopping or an interruption; returns where the run stands.
 
         Raises:
-            RunFailed: the loss or its gradient is not finite.
+            RunFailed: loss or gradient are not finite, update after update.
         """
-        progress = self.progress
+        try:
+            return self._fit()
+        finally:
+            self.writer.wait()
+
+    def _fit(self) -> Progress:
+        progress, together = self.progress, self.training.accumulate
         stop = progress.finished = self._done()
         while not stop:
             batches = self.task.plan(self.data, progress.epoch)
-            self._batches = len(batches)
-            for batch in batches[progress.batch :]:
+            groups = [batches[start : start + together] for start in range(0, len(batches), together)]
+            self._batches = len(groups)
+            for group in groups[progress.batch :]:
                 if progress.batch == 0:
-                    self.state = None
-                flags = self._update(batch, self._done_share())
+                    self.updater.state = None
+                flags = self._update(group)
                 progress.step += 1
                 progress.batch += 1
-                ends_epoch = progress.batch == len(batches)
+                ends_epoch = progress.batch == len(groups)
                 if ends_epoch:
                     progress.epoch, progress.batch = progress.epoch + 1, 0
                 if progress.step % self.training.log_every == 0:
@@ -103,52 +103,33 @@ class Trainer:
                     break
         return progress
 
-    def _update(self, batch: GlobalBatch, done: float) -> list[float]:
-        """One optimizer step on a global batch; returns the numbers that travelled with the gradients.
+    def _update(self, batches: Sequence[GlobalBatch]) -> Sequence[float]:
+        """Makes an update or leaves it out; returns the flags of all workers."""
+        step = self.progress.step
+        layers = (step + 1) % self.training.log_every == 0
+        update = self.updater(batches, step, self._done_share(), self._flags(), layers=layers)
+        self._since.add(update)
+        self.progress.skipped = 0 if update.made else self.progress.skipped + 1
+        if not update.made:
+            self._left_out(update)
+        return update.flags
 
-        Args:
-            done: share of the run's steps and epochs that is over.
+    def _left_out(self, update: Update) -> None:
+        """Says that an update was not made.
+
+        Raises:
+            RunFailed: too many of them came in a row.
         """
-        self.model.train()
-        self.gradients.zero()
-        torch.manual_seed((self.config.seed * 1_000_003 + self.progress.step) * 65_537 + self.comm.rank)
-        loss, part = torch.zeros((), device=self.device), batch.part(self.comm.rank, self.comm.size)
-        if part is not None:
-            with self._anomalies():
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bfloat16"):
-                    summed, state = self.task.loss(self.model, part.to(self.device), self.state)
-                loss = summed / batch.tokens
-                torch.autograd.backward(loss)
-            self.state = nest.detach(state)
-        numbers = self.gradients.sum_over_workers(self.comm, [*self._flags(), loss.detach()])
-        norm, clipped = self.gradients.clip(self.training.clipping)
-        if not math.isfinite(norm) or not math.isfinite(numbers[LOSS]):
+        step, in_a_row = self.progress.step + 1, self.progress.skipped
+        where = [layer for layer, norm in update.layers.items() if not math.isfinite(norm)]
+        row = {"loss": str(update.loss), "gradient_norm": str(update.norm), "where": where, "in_a_row": in_a_row}
+        self.report({"kind": "skipped", **self._now(), "step": step, **row})
+        if in_a_row > self.training.skip_non_finite:
             raise RunFailed(
-                f"step {self.progress.step + 1}: loss {numbers[LOSS]:g}, gradient norm {norm:g}: not finite. Lower "
-                "training.optimizer.learning_rate or training.clipping.threshold; the last checkpoint is kept."
+                f"step {step}: loss {update.loss:g}, gradient norm {update.norm:g}: not finite, {in_a_row} updates in "
+                f"a row ({', '.join(where[:3]) or 'the loss alone'}). Lower training.optimizer.learning_rate or "
+                "training.clipping.threshold; the last checkpoint is kept."
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(self.progress.step, max(done, numbers[TIME]))
-        self.optimizer.step()
-        self._since.add(numbers[LOSS], batch.tokens, norm, clipped)
-        return numbers
-
-    @contextmanager
-    def _anomalies(self) -> Iterator[None]:
-        """Under `training.detect_anomaly`, turns a number that is not finite into a sentence that says where."""
-        wanted, step = self.training.detect_anomaly, f"step {self.progress.step + 1}"
-        try:
-            with torch.autograd.set_detect_anomaly(wanted) if wanted else nullcontext():
-                yield
-        except NotFinite as error:
-            name = next(name for name, stack in named_stacks(self.model) if stack is error.stack)
-            raise RunFailed(f"{step}: {name}: {error}. The last checkpoint is kept.") from None
-        except RuntimeError as error:
-            if not wanted or "returned nan values" not in str(error):
-                raise
-            raise RunFailed(
-                f"{step}: backward pass: {str(error).splitlines()[0]} The last checkpoint is kept."
-            ) from None
 
     def _flags(self) -> list[float]:
         if self.comm.rank != 0:
@@ -186,7 +167,8 @@ class Trainer:
 
     def _validate(self) -> None:
         progress = self.progress
-        share = self.task.validate(self.model, self.data, self.comm.rank, self.comm.size)
+        with self.updater.average.in_place():
+            share = self.task.validate(self.model, self.data, self.comm.rank, self.comm.size)
         scores = self.task.scores(self.comm.gather(share))
         value = scores[self.training.metric]
         better = progress.best is None or metric(self.training.metric).better(value, progress.best)
@@ -195,15 +177,17 @@ class Trainer:
         else:
             progress.waited += 1
         progress.validated = progress.step
-        self.schedule.after_validation(scores["loss"])
+        self.updater.schedule.after_validation(scores["loss"])
         self.report({"kind": "validation", **self._now(), **scores, "best": better})
 
     def _epochs(self) -> float:
         return self.progress.epoch + self.progress.batch / self._batches
 
     def _log(self) -> None:
-        rate = self.optimizer.param_groups[0]["lr"]
-        self.report({"kind": "train", **self._now(), "learning_rate": rate, **self._since.row()})
+        if not self._since.steps:
+            return
+        row = {"learning_rate": self.updater.rate, **self._since.row()}
+        self.report({"kind": "train", **self._now(), **row})
         self._since = _Since()
 
     def _now(self) -> dict[str, Any]:
@@ -215,29 +199,26 @@ class Trainer:
 
     def _save(self) -> None:
         self.progress.seconds = time.perf_counter() - self._began
-        state = carried.joined(self.comm.gather(carried.to_cpu(self.state)))
+        state = carried.joined(self.comm.gather(carried.to_cpu(self.updater.state)))
         if self.comm.rank == 0:
-            training = {
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state(),
-                "state": state,
-            }
-            checkpoint.save(self.run.checkpoints, self.model, training, self.progress, self.training.keep)
+            kept = self.updater.kept(state)
+            with self.updater.average.in_place():
+                self.writer.save(Snapshot.of(self.model, kept, self.progress))
 
     def _restore(self) -> None:
-        newest = checkpoint.last(self.run.checkpoints)
-        self.comm.gather(None)  # nobody writes before everybody has chosen
+        # The first worker chooses, and nobody writes before everybody knows.
+        chosen = checkpoint.newest_whole(self.run.checkpoints) if self.comm.rank == 0 else (None, [])
+        newest, damaged = self.comm.gather(chosen)[0]
         if newest is None:
             return
         checkpoint.load_model(newest, self.model)
-        training = checkpoint.load_training(newest)
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.schedule.load(training["schedule"])
-        self.state = carried.part(training["state"], self.comm.rank, self.comm.size, self.device)
+        kept = checkpoint.load_training(newest)
+        self.updater.load(kept, carried.part(kept["state"], self.comm.rank, self.comm.size, self.device))
         self.progress = checkpoint.read_progress(newest)
         if self.comm.rank == 0:
             self.run.rewind(self.progress.step)
-        self.report({"kind": "resume", "step": self.progress.step, "seconds": self.progress.seconds})
+        now = {"step": self.progress.step, "seconds": self.progress.seconds}
+        self.report({"kind": "resume", **now, "damaged": damaged})
 
 
 @dataclass
@@ -246,23 +227,34 @@ class _Since:
 
     loss: float = 0.0
     tokens: int = 0
+    learned: int = 0
     norm: float = 0.0
     clipped: int = 0
+    skipped: int = 0
     steps: int = 0
+    layers: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
-    def add(self, loss: float, tokens: int, norm: float, clipped: bool) -> None:
-        self.loss += loss * tokens
-        self.tokens += tokens
-        self.norm += norm
-        self.clipped += clipped
+    def add(self, update: Update) -> None:
+        self.tokens += update.tokens
+        if not update.made:
+            self.skipped += 1
+            return
         self.steps += 1
+        self.learned += update.tokens
+        self.loss += update.loss * update.tokens
+        self.norm += update.norm
+        self.clipped += update.clipped
+        self.layers = update.layers
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, Any]:
+        """Means over the updates that were made; `layers`: norms of the last gradient before clipping."""
         return {
-            "loss": self.loss / self.tokens,
+            "loss": self.loss / self.learned,
             "gradient_norm": self.norm / self.steps,
             "clipped": self.clipped / self.steps,
+            "skipped": self.skipped,
+            "layers": self.layers,
             "tokens_per_second": round(self.tokens / (time.perf_counter() - self.began), 1),
         }
 

@@ -12,6 +12,7 @@ from unrolled.training.checkpoint import Progress
 from unrolled.training.comm import Comm
 from unrolled.training.loop import fit
 from unrolled.training.run import RunFolder
+from unrolled.training.trackers import numbers, open_trackers
 
 
 def work(
@@ -33,16 +34,14 @@ def work(
     if threads is not None:
         torch.set_num_threads(threads)
     config = run.config()
-    board = _board(run) if comm.rank == 0 else None
+    trackers = open_trackers(run, config) if comm.rank == 0 else []
 
     def report(row: dict[str, Any]) -> None:
-        if board is None:
+        if comm.rank != 0:
             return
         run.append(row)
-        for name, value in row.items():
-            if isinstance(value, float) and name not in ("seconds", "epoch"):
-                board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
-        board.flush()
+        for tracker in trackers:
+            tracker.log(numbers(row), row["step"])
         if show is not None:
             show(row)
 
@@ -58,11 +57,5 @@ def work(
             interrupted=run.stop_file.exists,
         )
     finally:
-        if board is not None:
-            board.close()
-
-
-def _board(run: RunFolder) -> Any:
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and only one process needs it
-
-    return SummaryWriter(str(run.path / "tensorboard"))  # type: ignore[no-untyped-call]
+        for tracker in trackers:
+            tracker.close()

@@ -1,0 +1,47 @@
+"""Averages of parameters, which often do better than the parameters themselves (Polyak & Juditsky 1992)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class MovingAverage:
+    """ā ← decay · ā + (1 − decay) · parameter, after every update.
+
+    Args:
+        decay: 0 for none: then all of this does nothing.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._parameters: list[Tensor] = list(model.parameters()) if decay else []
+        self._decay = decay
+        self.values: list[Tensor] = [parameter.detach().clone() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Takes in the parameters of a finished update."""
+        if self.values:
+            torch._foreach_lerp_(self.values, self._parameters, 1 - self._decay)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Takes the parameters as they are for the averages."""
+        for value, parameter in zip(self.values, self._parameters, strict=True):
+            value.copy_(parameter)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """While open, the model's parameters are the averages."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for place, parameter in enumerate(self._parameters):
+            parameter.data, self.values[place] = self.values[place], parameter.data

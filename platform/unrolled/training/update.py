@@ -1,0 +1,169 @@
+"""One update of the parameters, made by all workers together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.config import Config
+from unrolled.errors import RunFailed
+from unrolled.recurrence import NotFinite, named_stacks
+from unrolled.recurrence import state as nest
+from unrolled.recurrence.state import Nest
+from unrolled.tasks import GlobalBatch, Task
+from unrolled.training.average import MovingAverage
+from unrolled.training.comm import Comm
+from unrolled.training.gradients import Gradients
+from unrolled.training.optimizer import Schedule, build_optimizer
+from unrolled.training.precision import LossScale, narrowed, resolve
+
+FLAGS = 2
+"""Numbers of the loop that travel behind the gradients, in front of the loss."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update did.
+
+    Attributes:
+        flags: the loop's numbers, summed over the workers.
+        loss: mean over the targets of the global batches.
+        norm: of the gradient before clipping.
+        made: False where loss or gradient is not finite: then parameters and state are as before.
+        layers: norms by layer, where they were asked for or the update was not made.
+    """
+
+    flags: Sequence[float]
+    loss: float
+    norm: float
+    tokens: int
+    made: bool
+    clipped: bool
+    layers: dict[str, float]
+
+
+class Updater:
+    """Makes updates, and keeps what they change: parameters, optimizer, averages, carried state.
+
+    Attributes:
+        state: what the model carries from batch to batch, on this worker.
+        rate: the last learning rate.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, config: Config, comm: Comm, device: torch.device) -> None:
+        self.task, self.model, self.comm, self.device = task, model, comm, device
+        self.seed, self.training = config.seed, config.training
+        self.optimizer = build_optimizer(model, self.training.optimizer)
+        self.schedule = Schedule(self.training.schedule, self.training.optimizer.learning_rate)
+        self.gradients = Gradients(model, extra=FLAGS + 1)
+        self.average = MovingAverage(model, self.training.moving_average)
+        self.precision = resolve(self.training.precision, device, comm)
+        self.scale = LossScale(2.0**16 if self.precision == "float16" else 1.0)
+        self.state: Nest = None
+        self.rate = 0.0
+
+    def __call__(
+        self, batches: Sequence[GlobalBatch], step: int, done: float, flags: Sequence[float], *, layers: bool
+    ) -> Update:
+        """Adds up the gradients of `batches` and takes one step.
+
+        Random numbers are drawn anew each step from (seed, step, rank).
+
+        Args:
+            step: the update's number, from 0.
+            done: share of the run that is over, as far as this worker knows; the flag behind it may know better.
+            flags: of this worker; `flags[1]` is another share of the run that is over.
+            layers: whether norms by layer are wanted.
+        """
+        self.model.train()
+        self.gradients.zero()
+        torch.manual_seed((self.seed * 1_000_003 + step) * 65_537 + self.comm.rank)
+        tokens = sum(batch.tokens for batch in batches)
+        loss, state = torch.zeros((), device=self.device), self.state
+        with self._anomalies(step):
+            for batch in batches:
+                part = batch.part(self.comm.rank, self.comm.size)
+                if part is not None:
+                    summed, state = self._both_passes(part.to(self.device), state, tokens)
+                    loss += summed
+        *flags, mean = self.gradients.sum_over_workers(self.comm, [*flags, loss])
+        if self.scale.value != 1:
+            self.gradients.scale(1 / self.scale.value)
+        norm = self.gradients.norm()
+        made = math.isfinite(norm) and math.isfinite(mean)
+        by_layer = self.gradients.by_layer() if layers or not made else {}
+        clipped = made and self._step(step, max(done, flags[1]), norm)
+        if made:
+            self.state = state
+        elif self.precision == "float16":
+            self.scale.failed()
+        return Update(flags, mean, norm, tokens, made, clipped, by_layer)
+
+    def _both_passes(self, part: Any, state: Nest, tokens: int) -> tuple[Tensor, Nest]:
+        """Forward and backward of a part, window by window. Returns its share of the mean loss and the state after."""
+        loss = torch.zeros((), device=self.device)
+        with narrowed(self.precision, self.device):
+            for summed, after in self.task.losses(self.model, part, state):
+                mean = summed / tokens
+                with torch.autocast(self.device.type, enabled=False):
+                    torch.autograd.backward(mean * self.scale.value if self.scale.value != 1 else mean)
+                loss += mean.detach()
+                state = nest.detach(after)
+        return loss, state
+
+    def _step(self, step: int, done: float, norm: float) -> bool:
+        """Clips and takes the optimizer's step; returns whether the gradient was clipped."""
+        clipped = self.gradients.clip(self.training.clipping, norm)
+        self.rate = self.schedule.rate(step, done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+        self.optimizer.step()
+        self.average.follow()
+        if self.precision == "float16":
+            self.scale.passed()
+        return clipped
+
+    @contextmanager
+    def _anomalies(self, step: int) -> Iterator[None]:
+        """Under `training.detect_anomaly`, turns a number that is not finite into a sentence that says where."""
+        wanted, place = self.training.detect_anomaly, f"step {step + 1}"
+        try:
+            with torch.autograd.set_detect_anomaly(wanted) if wanted else nullcontext():
+                yield
+        except NotFinite as error:
+            name = next(name for name, stack in named_stacks(self.model) if stack is error.stack)
+            raise RunFailed(f"{place}: {name}: {error}. The last checkpoint is kept.") from None
+        except RuntimeError as error:
+            if not wanted or "returned nan values" not in str(error):
+                raise
+            raise RunFailed(
+                f"{place}: backward pass: {str(error).splitlines()[0]} The last checkpoint is kept."
+            ) from None
+
+    def kept(self, state: Nest) -> dict[str, Any]:
+        """What a checkpoint keeps besides the model; `state` is that of all workers."""
+        raw = [parameter.detach() for parameter in self.model.parameters()] if self.average.values else []
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state(),
+            "scale": [self.scale.value, self.scale.good],
+            "parameters": raw,
+            "state": state,
+        }
+
+    def load(self, kept: dict[str, Any], state: Nest) -> None:
+        """Continues from `kept`, where the model already holds what the checkpoint calls the model."""
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.schedule.load(kept["schedule"])
+        self.scale.value, self.scale.good = kept["scale"]
+        self.state = state
+        if self.average.values:
+            self.average.restart()
+            for parameter, raw in zip(self.model.parameters(), kept["parameters"], strict=True):
+                parameter.data.copy_(raw)
