@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "jobs"))
 
 import benchmark
 import measure
+import training
 from measure import Figure
 from unrolled.config_file import load_config
 from unrolled.errors import UserError
@@ -153,23 +154,24 @@ def test_short_work_is_called_equally_often():
     assert counts["a"] == counts["b"] > 4
 
 
-def test_the_plain_translator_computes_the_same_loss():
+@pytest.mark.parametrize("name", sorted(training.MODELS))
+def test_the_plain_translator_computes_the_same_loss(name):
     """Else its speed would be the speed of something else."""
-    config = load_config(benchmark.CONFIG)
+    config = training.configured(*training.MODELS[name])
     torch.manual_seed(0)
-    ours = benchmark.translator(config).double().eval()
-    plain = benchmark.PlainTranslator(config.model, config.data.vocabulary.size).double().eval()
+    ours = training.translator(config).double().eval()
+    plain = training.PlainTranslator(config.model, config.data.vocabulary.size).double().eval()
     forward, backward = ours.encoder.stack.cells()[0]
     ((decoding,),) = ours.decoder.stack.cells()
     copies = {
         plain.reading.weight: ours.encoder.embedding.weight,
         plain.writing.weight: ours.decoder.embedding.weight,
-        plain.bridge.weight: ours.decoder.bridges[0][0].weight,
-        plain.bridge.bias: ours.decoder.bridges[0][0].bias,
         plain.key.weight: ours.decoder.attention.key.weight,
         plain.readout.weight: ours.decoder.readout.weight,
         plain.readout.bias: ours.decoder.readout.bias,
+        plain.output.weight: ours.head.weight,
         plain.output.bias: ours.head.bias,
+        **dict(zip(plain.bridges.parameters(), ours.decoder.bridges[0].parameters(), strict=True)),
         **dict(zip(plain.encoder.parameters(), forward.kernel_weights() + backward.kernel_weights(), strict=True)),
         **dict(zip(plain.decoder.parameters(), decoding.kernel_weights(), strict=True)),
     }
@@ -177,16 +179,31 @@ def test_the_plain_translator_computes_the_same_loss():
     with torch.no_grad():
         for parameter, value in copies.items():
             parameter.copy_(value)
-        (batch,) = benchmark.caption_batches(config, 100, count=1)
-        loss = ours.loss(
-            ours.encode(batch.inputs, batch.input_mask), batch.before, batch.after, batch.target_mask, smoothing=0.1
-        )
+        (batch,) = training.caption_batches(config, 100, count=1)
+        memory = ours.encode(batch.inputs, batch.input_mask)
+        loss = ours.loss(memory, batch.before, batch.after, batch.target_mask, smoothing=0.1)
         torch.testing.assert_close(plain.loss(batch, 0.1), loss / batch.target_mask.sum())
 
 
+def test_the_products_that_are_counted_are_those_of_the_model():
+    """By torch's own count, forward, of a batch without padding."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = training.configured(*training.LSTM, "model.engine=autograd")
+    model = training.translator(config).eval()
+    tokens = torch.randint(4, 8000, (3, 9))
+    everywhere = torch.ones(3, 9, dtype=torch.bool)
+    batch = training.Batch(tokens, everywhere, tokens, tokens, everywhere)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        hidden = model.decoder(memory := model.encode(tokens, everywhere), tokens, model.start(memory))[0]
+        model.head.log_probabilities(hidden.flatten(0, 1))
+    bridges = 2 * 2 * 3 * 512 * 512  # once a sentence: not counted
+    assert counter.get_total_flops() - bridges == sum(gemm.flops for gemm in training.gemms(config.model, batch))
+
+
 def test_batches_are_like_the_training_loops():
-    config = load_config(benchmark.CONFIG)
-    batches = benchmark.caption_batches(config, 400, count=3)
+    config = load_config(training.CONFIG)
+    batches = training.caption_batches(config, 400, count=3)
     assert len(batches) == 3
     for batch in batches:
         assert max(batch.inputs.numel(), batch.after.numel()) <= 400
