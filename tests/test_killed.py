@@ -67,7 +67,7 @@ class Disturbed:
 
     def start(self, *options, name="disturbed"):
         words = [sys.executable, "-m", "unrolled", "train", str(self.config), "--workers", "2"]
-        words += [f"training.max_steps={self.steps}", f"name={name}", *options]
+        words += [f"training.max_steps={self.steps}", f"name={name}", f"storage={self.run.parent}", *options]
         log = (self.config.parent / f"{name}.txt").open("ab")
         return subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
 
@@ -120,7 +120,7 @@ def disturb(folder, kills, seed, steps):
 
 
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
-    done, lost, (got, want) = disturb(tmp_path, kills=20, seed=1, steps=8000)
+    done, lost, (got, want) = disturb(tmp_path, kills=20, seed=1, steps=5000)
     assert done == 20
     assert max(lost) <= 2 * INTERVAL  # one interval, and one that was being written
     assert all(torch.equal(got[name], value) for name, value in want.items())
@@ -129,7 +129,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
 if __name__ == "__main__":
     given = [int(word) for word in sys.argv[1:]]
     with tempfile.TemporaryDirectory() as folder:
-        count, lost, (got, want) = disturb(Path(folder), *(*given, *(20, 1)[len(given) :]), steps=8000)
+        count, lost, (got, want) = disturb(Path(folder), *(*given, *(20, 1)[len(given) :]), steps=5000)
     same = all(torch.equal(got[name], value) for name, value in want.items())
     print(f"{count} kills, {max(lost)} steps lost at most, parameters {'equal' if same else 'DIFFERENT'}")
     sys.exit(0 if same else 1)
