@@ -67,6 +67,9 @@ def _one_worker(name: str, overrides: Sequence[str], quick: bool) -> Iterator[Fi
     }
     if torch.cpu._is_amx_tile_supported():
         work["half"] = our_step(configured(*overrides, "training.precision=bfloat16"), batches)
+    for function in work.values():
+        for _ in batches:
+            function()  # libraries choose their kernels by shape, once
     seconds = take_turns(work, 3 if quick else 2 * len(batches))
     yield ratio(
         f"{name}/gemm-share", seconds["gemms"], seconds["ours"], goal=0.75, better="higher", baseline="products alone"
@@ -256,7 +259,8 @@ def flops(model: Model, batch: Batch) -> int:
 
 def products(config: TranslationConfig, batches: Sequence[Batch]) -> Callable[[], None]:
     """The products of an update and nothing else: of each the forward one, and the two of its derivative."""
-    coming = itertools.cycle([_both_passes(gemm) for gemm in gemms(config.model, batch)] for batch in batches)
+    made = [[_both_passes(gemm) for gemm in gemms(config.model, batch)] for batch in batches]
+    coming = itertools.cycle(made)
 
     def run() -> None:
         for multiply in next(coming):
