@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from unrolled.recurrence import fused
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
 from unrolled.recurrence.product import Product
 
@@ -50,12 +51,16 @@ class LSTM(Cell):
         hidden: Sequence[Product],
     ) -> None:
         (h, c), (new_h, new_c), (all_gates, i, f, g, o) = state, after, gates
-        all_gates.add_(hidden[0](h))
+        summed = hidden[0](h)
+        if fused.applies(summed):
+            return fused.run("lstm_forward", h, all_gates, summed, self.loop_parameters(), c, new_h, new_c)
+        all_gates.add_(summed)
         g.mul_(2)  # tanh(a) = 2 σ(2a) − 1, so that one σ serves all gates
         all_gates.sigmoid_()
         g.mul_(2).sub_(1)
         torch.mul(f, c, out=new_c).addcmul_(i, g)
         torch.tanh(new_c, out=new_h).mul_(o)
+        return None
 
     def step_backward(
         self,
@@ -67,6 +72,9 @@ class LSTM(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh, dc), c, (all_gates, i, f, g, o) = gradient, state[1], gates
+        if fused.applies(dh):
+            fused.run("lstm_backward", dh, all_gates, self.loop_parameters(), c, after[1], dh, dc)
+            return hidden[0](all_gates), dc
         squashed = torch.tanh(after[1])
         reached = dh * o
         dc.add_(tanh_backward(reached, squashed, grad_input=reached))
@@ -133,13 +141,17 @@ class PeepholeLSTM(Cell):
     ) -> None:
         (h, c), (new_h, new_c), (all_gates, i, f, g, o) = state, after, gates
         p_i, p_f, p_o = self.peepholes
-        all_gates.add_(hidden[0](h))
+        summed = hidden[0](h)
+        if fused.applies(summed):
+            return fused.run("lstm_forward", h, all_gates, summed, self.loop_parameters(), c, new_h, new_c)
+        all_gates.add_(summed)
         i.addcmul_(p_i, c).sigmoid_()
         f.addcmul_(p_f, c).sigmoid_()
         g.tanh_()
         torch.mul(f, c, out=new_c).addcmul_(i, g)
         o.addcmul_(p_o, new_c).sigmoid_()
         torch.tanh(new_c, out=new_h).mul_(o)
+        return None
 
     def step_backward(
         self,
@@ -152,6 +164,9 @@ class PeepholeLSTM(Cell):
     ) -> State:
         (dh, dc), c, (all_gates, i, f, g, o) = gradient, state[1], gates
         p_i, p_f, p_o = self.peepholes
+        if fused.applies(dh):
+            fused.run("lstm_backward", dh, all_gates, self.loop_parameters(), c, after[1], dh, dc)
+            return hidden[0](all_gates), dc
         squashed = torch.tanh(after[1])
         reached = dh * o
         dc.add_(tanh_backward(reached, squashed, grad_input=reached))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from unrolled.recurrence import fused
 from unrolled.recurrence.cell import Cell, State, tanh_backward
 from unrolled.recurrence.product import Product
 
@@ -32,7 +33,11 @@ class RNN(Cell):
         saved: Sequence[Tensor],
         hidden: Sequence[Product],
     ) -> None:
-        torch.add(gates[0], hidden[0](state[0]), out=after[0]).tanh_()
+        summed = hidden[0](state[0])
+        if fused.applies(summed):
+            return fused.run("rnn_forward", after[0], gates[0], summed, after[0])
+        torch.add(gates[0], summed, out=after[0]).tanh_()
+        return None
 
     def step_backward(
         self,
@@ -43,7 +48,10 @@ class RNN(Cell):
         gradient: State,
         hidden: Sequence[Product],
     ) -> State:
-        tanh_backward(gradient[0], after[0], grad_input=gates[0])
+        if fused.applies(gates[0]):
+            fused.run("rnn_backward", after[0], gates[0], after[0], gradient[0])
+        else:
+            tanh_backward(gradient[0], after[0], grad_input=gates[0])
         return (hidden[0](gates[0]),)
 
     def recurrent_pairs(
@@ -80,7 +88,11 @@ class IRNN(Cell):
         saved: Sequence[Tensor],
         hidden: Sequence[Product],
     ) -> None:
-        torch.add(gates[0], hidden[0](state[0]), out=after[0]).relu_()
+        summed = hidden[0](state[0])
+        if fused.applies(summed):
+            return fused.run("irnn_forward", after[0], gates[0], summed, after[0])
+        torch.add(gates[0], summed, out=after[0]).relu_()
+        return None
 
     def step_backward(
         self,
@@ -91,7 +103,10 @@ class IRNN(Cell):
         gradient: State,
         hidden: Sequence[Product],
     ) -> State:
-        torch.mul(gradient[0], after[0] > 0, out=gates[0])
+        if fused.applies(gates[0]):
+            fused.run("irnn_backward", after[0], gates[0], after[0], gradient[0])
+        else:
+            torch.mul(gradient[0], after[0] > 0, out=gates[0])
         return (hidden[0](gates[0]),)
 
     def recurrent_pairs(
