@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unrolled.recurrence import fused
+from unrolled.recurrence import gpu
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
 from unrolled.recurrence.product import Product
 from unrolled.recurrence.reset import ResetBefore
@@ -53,8 +53,8 @@ class GRU(Cell):
     ) -> None:
         (h,), (r_z, r, z, n), size = state, gates, self.hidden_size
         recurrent = hidden[0](h)
-        if fused.applies(recurrent):
-            return fused.run("gru_forward", h, r_z, recurrent, self.bias_reset, h, saved[0], after[0])
+        if gpu.applies(recurrent):
+            return gpu.run("gru_forward", h, r_z, recurrent, self.bias_reset, h, saved[0], after[0])
         r_z.add_(recurrent[:, : 2 * size]).sigmoid_()
         torch.add(recurrent[:, 2 * size :], self.bias_reset, out=saved[0])
         candidate = torch.addcmul(n, r, saved[0]).tanh_()
@@ -72,9 +72,9 @@ class GRU(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh,), (h,), (reset,), (r_z, r, z, n) = gradient, state, saved, gates
-        if fused.applies(dh):
+        if gpu.applies(dh):
             errors, kept = dh.new_empty(len(dh), 3 * self.hidden_size), torch.empty_like(dh)
-            fused.run("gru_backward", dh, r_z, reset, h, dh, errors, kept)
+            gpu.run("gru_backward", dh, r_z, reset, h, dh, errors, kept)
             return (hidden[0].plus(errors, kept),)
         dz = torch.sub(h, n).mul_(dh)
         kept = dh * z

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unrolled.recurrence import fused
+from unrolled.recurrence import gpu
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
 from unrolled.recurrence.product import Product
 
@@ -45,10 +45,10 @@ class ResetBefore(Cell):
         (h,), (r_z, r, z, n) = state, gates
         summed = hidden[0](h)
         more = hidden[1](torch.tanh(h)) if len(self.products) == 3 else None
-        if fused.applies(summed):
+        if gpu.applies(summed):
             width = self.products[0] if more is None else 3
-            fused.run("reset_gates", h, r_z, summed, summed if more is None else more, h, saved[0], width=width)
-            return fused.run("reset_mix", h, r_z, hidden[-1](saved[0]), h, after[0], writes=int(self.writes))
+            gpu.run("reset_gates", h, r_z, summed, summed if more is None else more, h, saved[0], width=width)
+            return gpu.run("reset_mix", h, r_z, hidden[-1](saved[0]), h, after[0], writes=int(self.writes))
         (r_z if self.products[0] == 2 else r).add_(summed)
         if more is not None:
             z.add_(more)
@@ -68,10 +68,10 @@ class ResetBefore(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh,), (h,), (r_z, r, z, n) = gradient, state, gates
-        if fused.applies(dh):
+        if gpu.applies(dh):
             kept = torch.empty_like(dh)
-            fused.run("reset_mix_backward", dh, r_z, h, dh, kept, writes=int(self.writes))
-            fused.run("reset_gates_backward", dh, r_z, hidden[-1](n), h, kept)
+            gpu.run("reset_mix_backward", dh, r_z, h, dh, kept, writes=int(self.writes))
+            gpu.run("reset_gates_backward", dh, r_z, hidden[-1](n), h, kept)
         else:
             kept = self._mix_backward(dh, h, z, n)
             d_reset = hidden[-1](n)

@@ -21,7 +21,7 @@ def applies(tensor: Tensor) -> bool:
 
 
 def run(name: str, state: Tensor, *arguments: Tensor, **constants: int) -> None:
-    """Starts a kernel of `fused_kernels.py`.
+    """Starts a kernel of `gpu_kernels.py`.
 
     Args:
         state: `(batch, hidden)`, gives the shape.
@@ -42,7 +42,7 @@ def _interpreted() -> bool:
 @lru_cache(maxsize=1)
 def _kernels() -> ModuleType | None:
     try:
-        from unrolled.recurrence import fused_kernels
+        from unrolled.recurrence import gpu_kernels
     except ImportError:
         return None
-    return fused_kernels
+    return gpu_kernels

@@ -1,4 +1,4 @@
-"""What `fused` starts: the steps of the cells, element by element. Letters as in the cells' equations; u is what the
+"""What `gpu` starts: the steps of the cells, element by element. Letters as in the cells' equations; u is what the
 recurrent product gave, d_ stands for a gradient. Gates lie as (batch, gates · hidden), all else as (batch, hidden)."""
 
 from __future__ import annotations
