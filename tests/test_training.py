@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
 
 from training_runs import start, train, train_together, weights
-from unrolled.config import Clipping, Schedule
+from unrolled.config import Schedule
 from unrolled.config_file import load_config
 from unrolled.errors import RunFailed, UserError
 from unrolled.tasks import make_task, prepare
 from unrolled.training import checkpoint
 from unrolled.training.comm import Alone
-from unrolled.training.gradients import Gradients
 from unrolled.training.optimizer import Schedule as LearningRate
 from unrolled.training.optimizer import build_optimizer
 from unrolled.training.run import RunFolder, choose_checkpoint, claim, open_run
@@ -246,46 +243,6 @@ def test_a_copied_run_folder_still_writes(tiny, tmp_path):
     assert outputs[0] == outputs[1] and len(outputs[0]) == 3
 
 
-def given_gradients(values):
-    model = torch.nn.Linear(2, 2).double()
-    model.weight.grad, model.bias.grad = torch.tensor(values[:4]).double().view(2, 2), torch.tensor(values[4:]).double()
-    return model, Gradients(model, extra=1)
-
-
-def flat(gradients):
-    return torch.cat([gradient.flatten() for gradient in gradients.all()])
-
-
-@pytest.mark.parametrize(
-    ("kind", "threshold", "expected"),
-    [
-        ("norm", 2.5, [1.5, 2.0, 0.0, 0.0, 0.0, 0.0]),
-        ("norm", 5.0, None),
-        ("lecture", 10.0, [1.2, 1.6, 0.0, 0.0, 0.0, 0.0]),  # Σg² = 25: g · 10 / 25
-        ("lecture", 25.0, None),
-        ("value", 3.5, [3.0, 3.5, 0.0, 0.0, 0.0, 0.0]),
-        ("value", 4.0, None),
-        ("none", 0.1, None),
-    ],
-)
-def test_clipping_does_what_its_kind_says(kind, threshold, expected):
-    _, gradients = given_gradients([3.0, 4.0, 0.0, 0.0, 0.0, 0.0])
-    before = flat(gradients)
-    assert gradients.norm() == 5.0
-    assert gradients.clip(Clipping(kind=kind, threshold=threshold), 5.0) is (expected is not None)
-    torch.testing.assert_close(flat(gradients), before if expected is None else torch.tensor(expected).double())
-
-
-def test_adaptive_clipping_measures_every_unit_by_its_weights():
-    model, gradients = given_gradients([3.0, 4.0, 0.3, 0.4, 0.0, 9.0])
-    with torch.no_grad():
-        model.weight.copy_(torch.tensor([[6.0, 8.0], [6.0, 8.0]]))  # rows of norm 10
-        model.bias.zero_()
-    assert gradients.clip(Clipping(kind="adaptive", threshold=0.1), 99.0)
-    torch.testing.assert_close(flat(gradients), torch.tensor([0.6, 0.8, 0.3, 0.4, 0.0, 1e-4]).double())
-    assert not gradients.clip(Clipping(kind="adaptive", threshold=0.1), 99.0)
-
-
 def test_a_gradient_that_is_not_finite_is_left_out_and_named(tiny, monkeypatch):
     """Spoils one update on the way: all others must be made, and that one must change nothing."""
     from unrolled.models import EncoderDecoder
@@ -353,50 +310,6 @@ def test_a_moving_average_is_validated_kept_and_resumed(tiny):
         for raw in steps:
             want = 0.5 * want + 0.5 * raw[name]
         torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
-
-
-def shorten(path):
-    path.write_bytes(path.read_bytes()[:-9])
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "training.pt", "progress.json"])
-@pytest.mark.parametrize("damage", [flip, shorten, Path.unlink])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tiny, file, damage):
-    options = ["training.epochs=99", "training.checkpoint_every=3", "training.validate_every=99", "training.keep=9"]
-    whole, _ = train(tiny, *options, "training.max_steps=9", "name=whole")
-    run, _ = train(tiny, *options, "training.max_steps=6")
-    damage(run.checkpoints / "step-6" / file)
-    with pytest.raises(UserError, match="step-6/" if damage is flip else rf"step-6/{file}"):
-        checkpoint.verify(run.checkpoints / "step-6")
-    run, _ = train(tiny, *options, "training.max_steps=9", resume=True)
-    (row,) = (row for row in run.history() if row["kind"] == "resume")
-    assert row["step"] == 3 and "step-6" in row["damaged"][0]
-    assert all(torch.equal(weights(run)[name], value) for name, value in weights(whole).items())
-
-
-def test_without_a_whole_checkpoint_nothing_is_resumed(tiny):
-    run, _ = train(tiny, "training.max_steps=3", "training.epochs=99")
-    flip(run.checkpoints / "step-3" / "model.safetensors")
-    with pytest.raises(UserError, match="No older checkpoint is whole"):
-        train(tiny, "training.max_steps=6", "training.epochs=99", resume=True)
-
-
-@pytest.mark.parametrize("background", ["true", "false"])
-def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_keeps_the_older_ones(tiny, background):
-    options = ["training.epochs=99", "training.checkpoint_every=3", f"training.checkpoint_in_background={background}"]
-    run, _ = train(tiny, *options, "training.max_steps=3")
-    before = weights(run)
-    (run.checkpoints / "step-6").mkdir()
-    (run.checkpoints / f".step-6.{os.getpid()}").write_text("in the way")
-    with pytest.raises(RunFailed, match=r"step-6: cannot be written .*older checkpoints are kept"):
-        train(tiny, *options, "training.max_steps=9", resume=True)
-    assert all(torch.equal(weights(run, "step-3")[name], value) for name, value in before.items())
 
 
 def test_the_learning_rate_warms_up_and_falls_on_a_plateau():

@@ -96,7 +96,7 @@ class _BackPropagation(torch.autograd.Function):
         if settings.plain and graphed.applies(gates):
             _record_forward(settings, memory)
         elif settings.compiled:
-            compiled.forward(cell, gates, states, saved, settings.mask, settings.reverse)
+            compiled.run(cell, gates, states, saved, settings.mask, settings.reverse)
         else:
             _forward(settings, normalizations, memory)
         ctx.save_for_backward(flat, *memory, *kept)
@@ -119,7 +119,7 @@ class _BackPropagation(torch.autograd.Function):
             gradient = _record_backward(settings, [gates, *saved], [*states, into_outputs, *last])
         elif settings.compiled:
             gradient = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in last)
-            compiled.backward(cell, gates, states, saved, settings.mask, settings.reverse, into_outputs, gradient)
+            compiled.run(cell, gates, states, saved, settings.mask, settings.reverse, into_outputs, gradient)
         else:
             gradient = _backward(settings, normalizations, memory, into_outputs, *last)
         into_gates = gates.flatten(0, 1)

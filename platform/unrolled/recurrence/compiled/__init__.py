@@ -10,6 +10,6 @@ cache folder.
 """
 
 from unrolled.recurrence.compiled.rows import cross_entropy, drop
-from unrolled.recurrence.compiled.scans import applies, backward, forward
+from unrolled.recurrence.compiled.scans import applies, run
 
-__all__ = ["applies", "backward", "cross_entropy", "drop", "forward"]
+__all__ = ["applies", "cross_entropy", "drop", "run"]

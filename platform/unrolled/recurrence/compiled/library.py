@@ -34,9 +34,11 @@ def load() -> ctypes.CDLL | None:
     digest = hashlib.sha256("\n".join([*sources, *command, _processor()]).encode())
     try:
         folder = made_once(f"compiled-{digest.hexdigest()[:20]}", lambda folder: _compile(command, folder))
-        return ctypes.CDLL(str(folder / "compiled.so"))
+        library = ctypes.CDLL(str(folder / "compiled.so"))
     except (OSError, subprocess.SubprocessError):
         return None
+    library.scan_float.restype = library.scan_half.restype = ctypes.c_long
+    return library
 
 
 def _compile(command: list[str], folder: Path) -> None:

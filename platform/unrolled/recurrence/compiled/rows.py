@@ -49,13 +49,14 @@ def cross_entropy(logits: Tensor, bias: Tensor, targets: Tensor, smoothing: floa
         return None
     if not narrow and logits.dtype != torch.float32:
         return None
-    threads, losses, targets = torch.get_num_threads(), bias.new_empty(len(logits)), targets.contiguous()
+    threads, losses = torch.get_num_threads(), bias.new_empty(len(logits))
+    bias, targets = bias.contiguous(), targets.contiguous()
     into_bias = bias.new_zeros(threads, len(bias))
     given = _Losses(
         threads,
         *logits.shape,
         smoothing,
-        *(tensor.data_ptr() for tensor in (bias.contiguous(), targets, losses, into_bias)),
+        *(tensor.data_ptr() for tensor in (bias, targets, losses, into_bias)),
     )
     if narrow:
         wide = library.scratch(4 * threads * len(bias))

@@ -10,7 +10,7 @@
 
 enum { RNN, IRNN, LSTM, GRU, RESET };
 
-/* As the fields of `_Scan` in __init__.py. Planes of (batch, size) lie one after the other, of h and c one more than
+/* As the fields of `_Scan` in scans.py. Planes of (batch, size) lie one after the other, of h and c one more than
  * steps; those of the errors and their rows lie so far apart as is said. */
 struct scan {
     long cell, gate_count, products[3], writes, threads, steps, batch, size, reverse, errors_step, errors_row;

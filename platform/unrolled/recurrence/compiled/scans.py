@@ -44,40 +44,7 @@ def applies(cell: Cell, *, half: bool) -> bool:
     return library.lent() if half else library.load() is not None
 
 
-def forward(
-    cell: Cell, gates: Tensor, states: list[Tensor], saved: list[Tensor], mask: Tensor | None, reverse: bool
-) -> None:
-    """All steps of a scan.
-
-    Args:
-        gates: the projected inputs `(time, batch, gates · hidden)`, float32 or bfloat16; become what `backward` needs.
-        states: `(time + 1, batch, hidden)`; the first state is given, the others are filled.
-        saved: `(time, batch, hidden)` in the type of the gates, is filled.
-        mask: `(time, batch)`, bool.
-    """
-    _run(cell, gates, states, saved, mask, reverse)
-
-
-def backward(
-    cell: Cell,
-    gates: Tensor,
-    states: list[Tensor],
-    saved: list[Tensor],
-    mask: Tensor | None,
-    reverse: bool,
-    errors: Tensor,
-    gradient: tuple[Tensor, ...],
-) -> None:
-    """The derivative of `forward`: `gates` and `saved` become gradients.
-
-    Args:
-        errors: ∂L/∂outputs `(time, batch, hidden)`.
-        gradient: ∂L/∂(last state); becomes that of the first.
-    """
-    _run(cell, gates, states, saved, mask, reverse, errors if errors.stride(2) == 1 else errors.contiguous(), gradient)
-
-
-def _run(
+def run(
     cell: Cell,
     gates: Tensor,
     states: list[Tensor],
@@ -87,10 +54,23 @@ def _run(
     errors: Tensor | None = None,
     gradient: tuple[Tensor, ...] = (),
 ) -> None:
+    """All steps of a scan, or with `errors` its derivative.
+
+    Args:
+        gates: the projected inputs `(time, batch, gates · hidden)`, float32 or bfloat16; become what the derivative
+            needs, and by it gradients.
+        states: `(time + 1, batch, hidden)`; the first state is given, the others are filled.
+        saved: `(time, batch, hidden)` in the type of the gates; filled, and by the derivative overwritten by gradients.
+        mask: `(time, batch)`, bool.
+        errors: ∂L/∂outputs `(time, batch, hidden)`.
+        gradient: ∂L/∂(last state); becomes that of the first.
+    """
     functions = library.load()
     assert functions is not None
     steps, batch, _ = gates.shape
     extra, mask = cell.loop_parameters(), None if mask is None else mask.contiguous()
+    if errors is not None and errors.stride(2) != 1:
+        errors = errors.contiguous()
     scan = _Scan(
         cell=LOOPS.index(cell.loop),
         gate_count=cell.gates,
@@ -114,9 +94,8 @@ def _run(
         d_h=gradient[0].data_ptr() if gradient else None,
         d_c=gradient[1].data_ptr() if len(gradient) > 1 else None,
     )
-    run = functions.scan_half if gates.dtype == torch.bfloat16 else functions.scan_float
+    function = functions.scan_half if gates.dtype == torch.bfloat16 else functions.scan_float
     back = int(errors is not None)
-    run.restype = ctypes.c_long
-    scratch = library.scratch(run(ctypes.byref(scan), back))
+    scratch = library.scratch(function(ctypes.byref(scan), back))
     scan.scratch = scratch.data_ptr()
-    run(ctypes.byref(scan), back)
+    function(ctypes.byref(scan), back)

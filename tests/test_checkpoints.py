@@ -1,0 +1,57 @@
+"""Damaged checkpoints, and disks that take no more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from training_runs import train, weights
+from unrolled.errors import RunFailed, UserError
+from unrolled.training import checkpoint
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def shorten(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "training.pt", "progress.json"])
+@pytest.mark.parametrize("damage", [flip, shorten, Path.unlink])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tiny, file, damage):
+    options = ["training.epochs=99", "training.checkpoint_every=3", "training.validate_every=99", "training.keep=9"]
+    whole, _ = train(tiny, *options, "training.max_steps=9", "name=whole")
+    run, _ = train(tiny, *options, "training.max_steps=6")
+    damage(run.checkpoints / "step-6" / file)
+    with pytest.raises(UserError, match="step-6/" if damage is flip else rf"step-6/{file}"):
+        checkpoint.verify(run.checkpoints / "step-6")
+    run, _ = train(tiny, *options, "training.max_steps=9", resume=True)
+    (row,) = (row for row in run.history() if row["kind"] == "resume")
+    assert row["step"] == 3 and "step-6" in row["damaged"][0]
+    assert all(torch.equal(weights(run)[name], value) for name, value in weights(whole).items())
+
+
+def test_without_a_whole_checkpoint_nothing_is_resumed(tiny):
+    run, _ = train(tiny, "training.max_steps=3", "training.epochs=99")
+    flip(run.checkpoints / "step-3" / "model.safetensors")
+    with pytest.raises(UserError, match="No older checkpoint is whole"):
+        train(tiny, "training.max_steps=6", "training.epochs=99", resume=True)
+
+
+@pytest.mark.parametrize("background", ["true", "false"])
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_keeps_the_older_ones(tiny, background):
+    options = ["training.epochs=99", "training.checkpoint_every=3", f"training.checkpoint_in_background={background}"]
+    run, _ = train(tiny, *options, "training.max_steps=3")
+    before = weights(run)
+    (run.checkpoints / "step-6").mkdir()
+    (run.checkpoints / f".step-6.{os.getpid()}").write_text("in the way")
+    with pytest.raises(RunFailed, match=r"step-6: cannot be written .*older checkpoints are kept"):
+        train(tiny, *options, "training.max_steps=9", resume=True)
+    assert all(torch.equal(weights(run, "step-3")[name], value) for name, value in before.items())

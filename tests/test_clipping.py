@@ -1,0 +1,49 @@
+"""Clipping of gradients, kind by kind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unrolled.config import Clipping
+from unrolled.training.gradients import Gradients
+
+
+def given_gradients(values):
+    model = torch.nn.Linear(2, 2).double()
+    model.weight.grad, model.bias.grad = torch.tensor(values[:4]).double().view(2, 2), torch.tensor(values[4:]).double()
+    return model, Gradients(model, extra=1)
+
+
+def flat(gradients):
+    return torch.cat([gradient.flatten() for gradient in gradients.all()])
+
+
+@pytest.mark.parametrize(
+    ("kind", "threshold", "expected"),
+    [
+        ("norm", 2.5, [1.5, 2.0, 0.0, 0.0, 0.0, 0.0]),
+        ("norm", 5.0, None),
+        ("lecture", 10.0, [1.2, 1.6, 0.0, 0.0, 0.0, 0.0]),  # Σg² = 25: g · 10 / 25
+        ("lecture", 25.0, None),
+        ("value", 3.5, [3.0, 3.5, 0.0, 0.0, 0.0, 0.0]),
+        ("value", 4.0, None),
+        ("none", 0.1, None),
+    ],
+)
+def test_clipping_does_what_its_kind_says(kind, threshold, expected):
+    _, gradients = given_gradients([3.0, 4.0, 0.0, 0.0, 0.0, 0.0])
+    before = flat(gradients)
+    assert gradients.norm() == 5.0
+    assert gradients.clip(Clipping(kind=kind, threshold=threshold), 5.0) is (expected is not None)
+    torch.testing.assert_close(flat(gradients), before if expected is None else torch.tensor(expected).double())
+
+
+def test_adaptive_clipping_measures_every_unit_by_its_weights():
+    model, gradients = given_gradients([3.0, 4.0, 0.3, 0.4, 0.0, 9.0])
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[6.0, 8.0], [6.0, 8.0]]))  # rows of norm 10
+        model.bias.zero_()
+    assert gradients.clip(Clipping(kind="adaptive", threshold=0.1), 99.0)
+    torch.testing.assert_close(flat(gradients), torch.tensor([0.6, 0.8, 0.3, 0.4, 0.0, 1e-4]).double())
+    assert not gradients.clip(Clipping(kind="adaptive", threshold=0.1), 99.0)
