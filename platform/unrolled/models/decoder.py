@@ -5,7 +5,7 @@
   (Luong et al. 2015, eq. 5); with input feeding that vector also enters the next step (their section 3.3).
 
 Without input feeding no step waits for the attention of the one before: all steps run in one scan and attention
-is one batched product. With it, the steps run one by one.
+is one batched product. With it, the steps run one by one, their derivative by hand where `feeding` can.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from unrolled.models import feeding
 from unrolled.models.attention import Attention
 from unrolled.models.memory import Memory
 from unrolled.recurrence import Dropout, Stack, StackState
@@ -87,12 +88,20 @@ class Decoder(nn.Module):
         embedded = self._embed(tokens)
         if not self.input_feeding:
             hidden, after = self.stack(embedded, state[0])
-            return self._read_out(hidden, memory), (after, None)
-        outputs = []
-        for step in embedded.unbind(1):
-            output, state = self._advance(step, state, memory)
-            outputs.append(output)
-        return torch.stack(outputs, dim=1), state
+            return self.dropout(self._see(hidden, memory)), (after, None)
+        kept = self.dropout(embedded.new_ones(*embedded.shape[:2], self.output_size))
+        if feeding.applies(self.stack):
+            carried, fed = state
+            assert self.attention is not None and fed is not None
+            outputs, after = feeding.feed(
+                self.stack, self.attention, self.readout, embedded, memory, carried, fed, kept
+            )
+            return outputs, (after, outputs[:, -1])
+        each = []
+        for step, share in zip(embedded.unbind(1), kept.unbind(1), strict=True):
+            output, state = self._advance(step, state, memory, share)
+            each.append(output)
+        return torch.stack(each, dim=1), state
 
     def step(self, memory: Memory, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Reads one token a row.
@@ -110,16 +119,20 @@ class Decoder(nn.Module):
         embedded: Tensor = self.dropout(self.embedding(tokens))
         return embedded
 
-    def _advance(self, embedded: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState]:
+    def _advance(
+        self, embedded: Tensor, state: DecoderState, memory: Memory, kept: Tensor | None = None
+    ) -> tuple[Tensor, DecoderState]:
+        """One step; `kept`: what dropout multiplies its output by, drawn here if `None`."""
         carried, fed = state
         inputs = embedded if fed is None else torch.cat([embedded, fed], dim=-1)
         hidden, after = self.stack.step(inputs, carried)
-        output = self._read_out(hidden.view(len(memory), -1, hidden.shape[-1]), memory).flatten(0, 1)
+        output = self._see(hidden.view(len(memory), -1, hidden.shape[-1]), memory).flatten(0, 1)
+        output = self.dropout(output) if kept is None else output * kept
         return output, (after, output if self.input_feeding else None)
 
-    def _read_out(self, hidden: Tensor, memory: Memory) -> Tensor:
+    def _see(self, hidden: Tensor, memory: Memory) -> Tensor:
+        """Joins states h `(batch, steps, hidden)` with what they see of the memory."""
         if self.attention is not None:
             context, _ = self.attention(hidden, memory)
             hidden = torch.cat([hidden, context], dim=-1)
-        output: Tensor = self.dropout(torch.tanh(self.readout(hidden)))
-        return output
+        return torch.tanh(self.readout(hidden))

@@ -15,6 +15,7 @@ from unrolled.recurrence.mut import MUT1, MUT2, MUT3
 from unrolled.recurrence.rnn import IRNN, RNN
 from unrolled.recurrence.scan import Engine, scan
 from unrolled.recurrence.stack import Stack, StackState, named_stacks
+from unrolled.recurrence.steps import Steps
 
 CELLS: dict[str, type[Cell]] = {
     "rnn": RNN,
@@ -46,6 +47,7 @@ __all__ = [
     "Stack",
     "StackState",
     "State",
+    "Steps",
     "named_stacks",
     "scan",
     "state",

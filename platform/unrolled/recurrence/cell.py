@@ -93,6 +93,11 @@ class Cell(nn.Module, ABC):
             return functional.linear(inputs, self.weight_input, self.bias)
         return self.weigh(inputs) + self.bias
 
+    @property
+    def projects_linearly(self) -> bool:
+        """Whether `project` is W x + b, so that the shares of parts of x can be added up."""
+        return type(self).project_forward is Cell.project_forward and self.gain_input is None
+
     def weigh(self, inputs: Tensor) -> Tensor:
         """W x, layer-normalised where the cell is."""
         weighted = functional.linear(inputs, self.weight_input)

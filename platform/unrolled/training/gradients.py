@@ -42,7 +42,7 @@ class Gradients:
         if comm.size == 1:
             return [float(number) for number in numbers]
         if self._buffer is None:
-            self._buffer = self._make_buffer()
+            self._buffer = self._make_buffer(comm)
         torch._foreach_copy_(self._views, self.all())
         for parameter, view in zip(self._named.values(), self._views, strict=True):
             parameter.grad = view
@@ -52,10 +52,10 @@ class Gradients:
         comm.all_reduce(self._buffer)
         return [float(number) for number in extra]
 
-    def _make_buffer(self) -> Tensor:
+    def _make_buffer(self, comm: Comm) -> Tensor:
         """One tensor for all gradients, so that workers exchange it in one piece."""
         sizes = [parameter.numel() for parameter in self._named.values()]
-        buffer = next(iter(self._named.values())).new_zeros(sum(sizes) + self._extra)
+        buffer = comm.memory(sum(sizes) + self._extra, next(iter(self._named.values())).detach())
         pieces = torch.split(buffer[: sum(sizes)], sizes)
         self._views = [piece.view_as(value) for piece, value in zip(pieces, self._named.values(), strict=True)]
         return buffer
