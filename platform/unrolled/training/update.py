@@ -85,7 +85,7 @@ class Updater:
         self.gradients.zero()
         torch.manual_seed((self.seed * 1_000_003 + step) * 65_537 + self.comm.rank)
         tokens = sum(batch.tokens for batch in batches)
-        loss, state = torch.zeros((), device=self.device), self.state
+        loss, state = torch.zeros((), dtype=torch.float64, device=self.device), self.state
         with self._anomalies(step):
             for batch in batches:
                 part = batch.part(self.comm.rank, self.comm.size)
@@ -107,7 +107,7 @@ class Updater:
 
     def _both_passes(self, part: Any, state: Nest, tokens: int) -> tuple[Tensor, Nest]:
         """Forward and backward of a part, window by window. Returns its share of the mean loss and the state after."""
-        loss = torch.zeros((), device=self.device)
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
         with narrowed(self.precision, self.device):
             for summed, after in self.task.losses(self.model, part, state):
                 mean = summed / tokens
