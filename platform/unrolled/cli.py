@@ -15,6 +15,8 @@ from typing import NoReturn
 from unrolled.errors import RunFailed, UserError, listing, nearest
 
 OVERRIDE = re.compile(r"^[a-z_][\w.]*=")
+OVERRIDDEN = ("train", "evaluate", "gradients", "profile", "config")
+"""Commands whose overrides may stand anywhere, between options too."""
 SIGINT_CODE = 130
 
 
@@ -51,7 +53,13 @@ def _run(given: list[str]) -> int:
         parser.print_help()
         return 2
     overrides: list[str] = []
-    if given[0] in ("train", "evaluate", "gradients", "config"):  # overrides may stand anywhere, between options too
+    if given[0] in (
+        "train",
+        "evaluate",
+        "gradients",
+        "profile",
+        "config",
+    ):  # overrides may stand anywhere, between options too
         overrides = [word for word in given if OVERRIDE.match(word)]
         given = [word for word in given if not OVERRIDE.match(word)]
     options = parser.parse_args(given)
@@ -141,6 +149,15 @@ def _gradients(options: argparse.Namespace) -> int:
     return 0
 
 
+def _profile(options: argparse.Namespace) -> int:
+    from unrolled.training.profile import profile
+    from unrolled.training.profile_table import table
+
+    measured = profile(options.source, overrides=options.overrides, steps=options.steps, workers=options.workers)
+    print(*table(measured), sep="\n")
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
     import unrolled
     from unrolled.evaluation.curves import compare, table, write_comparison
@@ -182,6 +199,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "generate": _generate,
     "gradients": _gradients,
+    "profile": _profile,
     "report": _report,
     "config": _config,
     "runs": _runs,
@@ -228,6 +246,11 @@ def _parser() -> argparse.ArgumentParser:
     gradients = commands.add_parser("gradients", help="measure how far gradients reach back through time")
     gradients.add_argument("source", metavar="CONFIG|RUN", help="YAML file (with key.path=value overrides) or a run")
     gradients.add_argument("--checkpoint", metavar="NAME", help="of a run: best, last or step-N (best)")
+
+    profile = commands.add_parser("profile", help="measure where the time of training updates goes")
+    profile.add_argument("source", metavar="CONFIG|RUN", help="YAML file or a run; key.path=value overrides its config")
+    profile.add_argument("--steps", type=int, default=20, metavar="N", help="updates that are measured (20)")
+    profile.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the work (1)")
 
     report = commands.add_parser("report", help="compare the learning curves of runs in one page")
     report.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")

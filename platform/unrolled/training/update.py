@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,10 @@ from unrolled.training.precision import LossScale, narrowed, resolve
 
 FLAGS = 2
 """Numbers of the loop that travel behind the gradients, in front of the loss."""
+
+
+def _unheard(part: str) -> None:
+    """Nobody measures."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Updater:
     Attributes:
         state: what the model carries from batch to batch, on this worker.
         rate: the last learning rate.
+        lap: called with the name of a part of the update whenever one is over; `unrolled.training.profile` listens.
     """
 
     def __init__(self, task: Task, model: nn.Module, config: Config, comm: Comm, device: torch.device) -> None:
@@ -67,6 +72,7 @@ class Updater:
         self.scale = LossScale(2.0**16 if self.precision == "float16" else 1.0)
         self.state: Nest = None
         self.rate = 0.0
+        self.lap: Callable[[str], None] = _unheard
 
     def __call__(
         self, batches: Sequence[GlobalBatch], step: int, done: float, flags: Sequence[float], *, layers: bool
@@ -86,13 +92,17 @@ class Updater:
         torch.manual_seed((self.seed * 1_000_003 + step) * 65_537 + self.comm.rank)
         tokens = sum(batch.tokens for batch in batches)
         loss, state = torch.zeros((), dtype=torch.float64, device=self.device), self.state
+        self.lap("other")
         with self._anomalies(step):
             for batch in batches:
                 part = batch.part(self.comm.rank, self.comm.size)
                 if part is not None:
-                    summed, state = self._both_passes(part.to(self.device), state, tokens)
+                    part = part.to(self.device)
+                    self.lap("data")
+                    summed, state = self._both_passes(part, state, tokens)
                     loss += summed
         *flags, mean = self.gradients.sum_over_workers(self.comm, [*flags, loss])
+        self.lap("communication")
         if self.scale.value != 1:
             self.gradients.scale(1 / self.scale.value)
         norm = self.gradients.norm()
@@ -103,6 +113,7 @@ class Updater:
             self.state = state
         elif self.precision == "float16":
             self.scale.failed()
+        self.lap("optimizer")
         return Update(flags, mean, norm, tokens, made, clipped, by_layer)
 
     def _both_passes(self, part: Any, state: Nest, tokens: int) -> tuple[Tensor, Nest]:
@@ -110,11 +121,14 @@ class Updater:
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         with narrowed(self.precision, self.device):
             for summed, after in self.task.losses(self.model, part, state):
+                self.lap("forward")
                 mean = summed / tokens
                 with torch.autocast(self.device.type, enabled=False):
                     torch.autograd.backward(mean * self.scale.value if self.scale.value != 1 else mean)
                 loss += mean.detach()
                 state = nest.detach(after)
+                self.lap("backward")
+            self.lap("backward")  # behind its last window a task may walk back what the windows have read
         return loss, state
 
     def _step(self, step: int, done: float, norm: float) -> bool:
