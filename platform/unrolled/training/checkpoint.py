@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -218,15 +219,29 @@ def read_progress(checkpoint: Path) -> Progress:
     return progress
 
 
-def load_model(checkpoint: Path, model: nn.Module) -> None:
-    """Fills the model's parameters.
+def load_model(checkpoints: Sequence[Path], model: nn.Module) -> None:
+    """Fills the model's parameters: with those of one checkpoint, or with the arithmetic mean of several, taken in
+    float64.
 
     Raises:
-        UserError: the file is damaged, or belongs to another model.
+        UserError: a file is damaged, or belongs to another model.
     """
+    first, *others = checkpoints
+    weights = _weights(first, model)
+    if others:
+        weights = {name: tensor.double() for name, tensor in weights.items()}
+        for other in others:
+            for name, tensor in _weights(other, model).items():
+                weights[name] += tensor
+        weights = {name: total / len(checkpoints) for name, total in weights.items()}
+    model.load_state_dict(weights)
+
+
+def _weights(checkpoint: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Reads weights that fit the model."""
     path = checkpoint / WEIGHTS
     try:
-        weights = load_file(_unchanged(path))
+        weights: dict[str, Tensor] = load_file(_unchanged(path))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as a model ({error}).") from None
     own = model.state_dict()
@@ -237,7 +252,7 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
             raise UserError(
                 f"{path}: belongs to another model: {name} is {there} there, {here} in the model of the config."
             )
-    model.load_state_dict(weights)
+    return weights
 
 
 def load_training(checkpoint: Path) -> dict[str, Any]:

@@ -211,7 +211,7 @@ class Trainer:
         newest, damaged = self.comm.gather(chosen)[0]
         if newest is None:
             return
-        checkpoint.load_model(newest, self.model)
+        checkpoint.load_model([newest], self.model)
         kept = checkpoint.load_training(newest)
         self.updater.load(kept, carried.part(kept["state"], self.comm.rank, self.comm.size, self.device))
         self.progress = checkpoint.read_progress(newest)
