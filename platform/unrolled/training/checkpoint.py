@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,7 +30,7 @@ class Progress:
         epoch, batch: the next global batch of the plan.
         seconds: of training, resumes included.
         best, best_step: the metric's best value on validation, and the step that had it.
-        waited: validations since then.
+        regular_best, waited: the best value of the regular validations, and how many of these came since then.
         validated: step of the last validation.
         skipped: updates in a row, up to now, that were left out.
         finished: nothing is left to do under the config that trained it.
@@ -42,6 +42,7 @@ class Progress:
     seconds: float = 0.0
     best: float | None = None
     best_step: int | None = None
+    regular_best: float | None = None
     waited: int = 0
     validated: int | None = None
     skipped: int = 0
@@ -210,8 +211,9 @@ def read_progress(checkpoint: Path) -> Progress:
     path = checkpoint / PROGRESS
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        progress = Progress(**{field.name: values[field.name] for field in fields(Progress)})
-        whole = values["sha256"][PROGRESS] == _sum_of(asdict(progress))
+        sums = values["sha256"]
+        written = {name: value for name, value in values.items() if name != "sha256"}
+        progress, whole = Progress(**written), sums[PROGRESS] == _sum_of(written)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is not a checkpoint's progress ({error}).") from None
     if not whole:
