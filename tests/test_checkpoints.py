@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -55,3 +57,21 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_keeps_the_older_on
     with pytest.raises(RunFailed, match=r"step-6: cannot be written .*older checkpoints are kept"):
         train(tiny, *options, "training.max_steps=9", resume=True)
     assert all(torch.equal(weights(run, "step-3")[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_a_checkpoint_without_later_additions_to_its_progress_is_read(tiny, spoiled):
+    run, _ = train(tiny, "training.max_steps=3", "training.epochs=99")
+    path = run.checkpoints / "step-3" / "progress.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    sums = values.pop("sha256")
+    del values["regular_best"]
+    sums["progress.json"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    if spoiled:
+        values["step"] = 2
+    path.write_text(json.dumps(values | {"sha256": sums}), encoding="utf-8")
+    if spoiled:
+        with pytest.raises(UserError, match="damaged"):
+            checkpoint.read_progress(path.parent)
+    else:
+        assert checkpoint.read_progress(path.parent).step == 3

@@ -32,7 +32,7 @@ def ray_session(tmp_path_factory):
 
 
 def weights(folder: Path):
-    return load_file(choose_checkpoint(RunFolder(folder), "last") / "model.safetensors")
+    return load_file(choose_checkpoint(RunFolder(folder), "last").folders[0] / "model.safetensors")
 
 
 def test_two_ray_workers_train_and_evaluate_as_one_process_does(ray_session, tiny, capfd):
@@ -49,6 +49,8 @@ def test_two_ray_workers_train_and_evaluate_as_one_process_does(ray_session, tin
     outputs = (shared.path.parent / "outputs.jsonl").read_text(encoding="utf-8")
     together.evaluate(local=True)
     assert (shared.path.parent / "outputs.jsonl").read_text(encoding="utf-8") == outputs
+    here, there = (together.evaluate(checkpoint="average", local=local) for local in (True, False))
+    assert here.scores["greedy"]["bleu"] == there.scores["greedy"]["bleu"] != shared.scores["greedy"]["bleu"]
 
 
 def test_more_workers_than_the_cluster_holds_are_refused(ray_session, tiny, tmp_path):
@@ -64,7 +66,7 @@ def test_more_workers_than_the_cluster_holds_are_refused(ray_session, tiny, tmp_
 
 def test_a_mistake_that_only_workers_can_see_is_one_sentence(ray_session, tiny, tmp_path):
     run = api.train(tiny, local=True, overrides=["training.max_steps=2"])
-    (choose_checkpoint(run.folder) / "training.pt").write_bytes(b"torn")
+    (choose_checkpoint(run.folder).folders[0] / "training.pt").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"training\.pt: is damaged.*No older checkpoint is whole"):
         api.train(tiny, workers=1, resume=True)
 

@@ -192,18 +192,19 @@ def test_changed_data_is_noticed_on_resume(tiny, tmp_path):
 def test_foreign_and_damaged_checkpoints_are_named(tiny):
     run, _ = train(tiny, "training.max_steps=2")
     small = choose_checkpoint(run)
+    folder = small.folders[0]
     other, _ = train(tiny, "name=other", "training.max_steps=2", "model.encoder.hidden=13")
     from unrolled.evaluation.trained import load
 
     with pytest.raises(UserError, match=r"belongs to another model: .*\(12, 24\) there, \(12, 26\)"):
         load(other, other.config(), small, torch.device("cpu"))
-    (small / "model.safetensors").write_bytes(b"torn")
+    (folder / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"model\.safetensors: is damaged"):
         load(run, run.config(), small, torch.device("cpu"))
-    (small / "progress.json").write_text("{}", encoding="utf-8")
+    (folder / "progress.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="not a checkpoint's progress"):
         choose_checkpoint(run)
-    with pytest.raises(UserError, match=r"best, last, step-2\. Did you mean 'step-2'"):
+    with pytest.raises(UserError, match=r"best, last, average or step-2\. Did you mean 'step-2'"):
         choose_checkpoint(run, "step-3")
 
 

@@ -31,7 +31,7 @@ def train(path, *overrides, comm=None, **options):
 
 
 def weights(run, which="last"):
-    return load_file(choose_checkpoint(run, which) / "model.safetensors")
+    return load_file(choose_checkpoint(run, which).folders[0] / "model.safetensors")
 
 
 def _process(rank, size, run, fingerprint, port):

@@ -73,7 +73,8 @@ class Run:
             split: `train`, `validation`, `test`, or another split of the data.
             decode: `greedy`, `sample`, `beam`; all three if empty.
             overrides: of the run's config, such as ``decoding.beam.size=10``.
-            checkpoint: `best`, `last` or `step-N`.
+            checkpoint: `best`, `last` or `step-N`; `average` takes the mean of the weights of all checkpoints that the
+                run kept, `average-N` of the N newest.
             workers: Ray workers that share the split; with `local`, this process does it all.
             address: of a running Ray cluster; default: `$RAY_ADDRESS`, else a Ray of our own.
 
@@ -86,7 +87,9 @@ class Run:
         task = make_task(config, self.folder.vocabulary)
         conduct = prepare_evaluation(task, config, split, decode)
         given = ["unrolled", "evaluate", str(self.path), "--split", split]
-        given += (["--decode", ",".join(decode)] if decode else []) + list(overrides)
+        given += ["--decode", ",".join(decode)] if decode else []
+        given += ["--checkpoint", checkpoint] if checkpoint != "best" else []
+        given += overrides
         evaluation = Evaluation(
             self.folder, config, chosen, split, shlex.join(given), unrolled.__version__, console.evaluating
         )
@@ -175,7 +178,7 @@ def train(
     run = claim(settings, resume=resume, overwrite=overwrite)
     data = prepare(settings)
     if resume and (newest := checkpoint.newest_whole(run.checkpoints)[0]) is not None:
-        checkpoint.load_model(newest, make_task(settings, run.vocabulary).build_model())
+        checkpoint.load_model([newest], make_task(settings, run.vocabulary).build_model())
     with ExitStack() as session:
         cpus, gpu = torch.get_num_threads(), torch.cuda.is_available()
         where = "this process, without Ray"

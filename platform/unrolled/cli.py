@@ -220,7 +220,8 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--address", metavar="HOST:PORT", help="a running Ray cluster (else $RAY_ADDRESS, else our own)")
     where.add_argument("--json", action="store_true", help="print JSON lines for machines")
     decoded = Parser(add_help=False)
-    decoded.add_argument("--checkpoint", default="best", metavar="NAME", help="best, last or step-N (best)")
+    names = "best, last, step-N; average, average-N: the mean weights of all kept, of the N newest"
+    decoded.add_argument("--checkpoint", default="best", metavar="NAME", help=f"{names} (best)")
 
     train = commands.add_parser("train", parents=[where], help="train what a config describes")
     train.add_argument("config", help="YAML file; follow it with key.path=value to override")
@@ -245,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
 
     gradients = commands.add_parser("gradients", help="measure how far gradients reach back through time")
     gradients.add_argument("source", metavar="CONFIG|RUN", help="YAML file (with key.path=value overrides) or a run")
-    gradients.add_argument("--checkpoint", metavar="NAME", help="of a run: best, last or step-N (best)")
+    gradients.add_argument("--checkpoint", metavar="NAME", help=f"of a run: {names} (best)")
 
     profile = commands.add_parser("profile", help="measure where the time of training updates goes")
     profile.add_argument("source", metavar="CONFIG|RUN", help="YAML file or a run; key.path=value overrides its config")

@@ -11,7 +11,7 @@ from typing import Any
 from unrolled.config import Config
 from unrolled.evaluation.job import Advance, Workforce
 from unrolled.tasks import make_task
-from unrolled.training.run import RunFolder
+from unrolled.training.run import Chosen, RunFolder
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Evaluation:
 
     run: RunFolder
     config: Config
-    checkpoint: Path
+    checkpoint: Chosen
     split: str
     command: str
     version: str

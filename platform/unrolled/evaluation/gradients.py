@@ -49,7 +49,7 @@ def measure(path: str | Path, *, overrides: Sequence[str] = (), checkpoint: str 
     Args:
         path: a run's folder, or a YAML file.
         overrides: of the config, such as ``model.decoder.cell=lstm``.
-        checkpoint: of a run: `best` (default), `last` or `step-N`.
+        checkpoint: of a run: `best` (default), `last`, `step-N`, `average` or `average-N`.
 
     Raises:
         UserError: something given cannot be used.
@@ -65,7 +65,7 @@ def measure(path: str | Path, *, overrides: Sequence[str] = (), checkpoint: str 
         raise UserError(f"data.source: the data have changed since {run.path} was trained, so its batches are gone.")
     task = make_task(config, run.vocabulary)
     model = task.build_model()
-    load_model(chosen, model)
+    load_model(chosen.folders, model)
     targets, flows = _on_first_batch(task, model, data)
     return Measurement(run.name, f"checkpoint {chosen.name}", targets, flows, run.path / "gradients.html")
 

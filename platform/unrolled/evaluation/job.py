@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,7 +11,7 @@ from ray.util import ActorPool
 from unrolled.config import Config
 from unrolled.decoding import Strategy
 from unrolled.evaluation.trained import Trained
-from unrolled.training.run import RunFolder
+from unrolled.training.run import Chosen, RunFolder
 
 CHUNK = 128
 """Examples that a worker takes at a time: small enough to share evenly, large enough for full batches."""
@@ -24,8 +23,8 @@ Advance = Callable[[int], None]
 class Here:
     """Works in this process."""
 
-    def __init__(self, run: RunFolder, config: Config, checkpoint: Path) -> None:
-        self._trained = Trained(run, config, checkpoint)
+    def __init__(self, run: RunFolder, config: Config, chosen: Chosen) -> None:
+        self._trained = Trained(run, config, chosen)
         self.device = self._trained.device.type
         self.workers = 1
 
@@ -38,9 +37,9 @@ class Here:
 class OnRay:
     """Works in Ray actors, each with the model in memory. Ray must be initialised."""
 
-    def __init__(self, run: RunFolder, config: Config, checkpoint: Path, *, workers: int, cpus: int, gpu: bool) -> None:
+    def __init__(self, run: RunFolder, config: Config, chosen: Chosen, *, workers: int, cpus: int, gpu: bool) -> None:
         actor = ray.remote(Trained).options(num_cpus=cpus, num_gpus=int(gpu), max_restarts=2, max_task_retries=2)
-        self._actors = [actor.remote(run, config, checkpoint, cpus) for _ in range(workers)]
+        self._actors = [actor.remote(run, config, chosen, cpus) for _ in range(workers)]
         self.device = "cuda" if gpu else "cpu"
         self.workers = workers
         # Loading is not decoding: wait for it here, so that speeds are of the search alone.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,21 +12,21 @@ from unrolled.config import Config
 from unrolled.decoding import Strategy
 from unrolled.tasks import Examinee, Findings, Task, Writer, make_task
 from unrolled.training.checkpoint import load_model
-from unrolled.training.run import RunFolder
+from unrolled.training.run import Chosen, RunFolder
 
 
-def load(run: RunFolder, config: Config, checkpoint: Path, device: torch.device) -> tuple[Task, nn.Module]:
-    """Returns the run's task and its model with the checkpoint's parameters.
+def load(run: RunFolder, config: Config, chosen: Chosen, device: torch.device) -> tuple[Task, nn.Module]:
+    """Returns the run's task and its model with the chosen parameters.
 
     Args:
         config: the run's, with the settings of this evaluation.
 
     Raises:
-        UserError: the checkpoint is damaged or belongs to another model.
+        UserError: a checkpoint is damaged or belongs to another model.
     """
     task = make_task(config, run.vocabulary)
     model = task.build_model().to(getattr(torch, config.training.parameter_type))
-    load_model(checkpoint, model)
+    load_model(chosen.folders, model)
     return task, model.to(device).eval()
 
 
@@ -37,16 +36,16 @@ class Trained:
     Args:
         run: folder of the run.
         config: the run's, with the settings of this evaluation.
-        checkpoint: folder of the checkpoint.
+        chosen: the checkpoint, or those to average.
         threads: of torch; `None` leaves its own choice.
     """
 
-    def __init__(self, run: RunFolder, config: Config, checkpoint: Path, threads: int | None = None) -> None:
+    def __init__(self, run: RunFolder, config: Config, chosen: Chosen, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         self.config = config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.task, self.model = load(run, config, checkpoint, self.device)
+        self.task, self.model = load(run, config, chosen, self.device)
 
     def ready(self) -> None:
         """Returns once the model is loaded."""

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,7 +30,7 @@ class Progress:
         epoch, batch: the next global batch of the plan.
         seconds: of training, resumes included.
         best, best_step: the metric's best value on validation, and the step that had it.
-        waited: validations since then.
+        regular_best, waited: the best value of the regular validations, and how many of these came since then.
         validated: step of the last validation.
         skipped: updates in a row, up to now, that were left out.
         finished: nothing is left to do under the config that trained it.
@@ -41,6 +42,7 @@ class Progress:
     seconds: float = 0.0
     best: float | None = None
     best_step: int | None = None
+    regular_best: float | None = None
     waited: int = 0
     validated: int | None = None
     skipped: int = 0
@@ -209,8 +211,9 @@ def read_progress(checkpoint: Path) -> Progress:
     path = checkpoint / PROGRESS
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        progress = Progress(**{field.name: values[field.name] for field in fields(Progress)})
-        whole = values["sha256"][PROGRESS] == _sum_of(asdict(progress))
+        sums = values["sha256"]
+        written = {name: value for name, value in values.items() if name != "sha256"}
+        progress, whole = Progress(**written), sums[PROGRESS] == _sum_of(written)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is not a checkpoint's progress ({error}).") from None
     if not whole:
@@ -218,15 +221,29 @@ def read_progress(checkpoint: Path) -> Progress:
     return progress
 
 
-def load_model(checkpoint: Path, model: nn.Module) -> None:
-    """Fills the model's parameters.
+def load_model(checkpoints: Sequence[Path], model: nn.Module) -> None:
+    """Fills the model's parameters: with those of one checkpoint, or with the arithmetic mean of several, taken in
+    float64.
 
     Raises:
-        UserError: the file is damaged, or belongs to another model.
+        UserError: a file is damaged, or belongs to another model.
     """
+    first, *others = checkpoints
+    weights = _weights(first, model)
+    if others:
+        weights = {name: tensor.double() for name, tensor in weights.items()}
+        for other in others:
+            for name, tensor in _weights(other, model).items():
+                weights[name] += tensor
+        weights = {name: total / len(checkpoints) for name, total in weights.items()}
+    model.load_state_dict(weights)
+
+
+def _weights(checkpoint: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Reads weights that fit the model."""
     path = checkpoint / WEIGHTS
     try:
-        weights = load_file(_unchanged(path))
+        weights: dict[str, Tensor] = load_file(_unchanged(path))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as a model ({error}).") from None
     own = model.state_dict()
@@ -237,7 +254,7 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
             raise UserError(
                 f"{path}: belongs to another model: {name} is {there} there, {here} in the model of the config."
             )
-    model.load_state_dict(weights)
+    return weights
 
 
 def load_training(checkpoint: Path) -> dict[str, Any]:

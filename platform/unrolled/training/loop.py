@@ -79,12 +79,11 @@ class Trainer:
             self.writer.wait()
 
     def _fit(self) -> Progress:
-        progress, together = self.progress, self.training.accumulate
+        progress = self.progress
+        self._catch_up()
         stop = progress.finished = self._done()
         while not stop:
-            batches = self.task.plan(self.data, progress.epoch)
-            groups = [batches[start : start + together] for start in range(0, len(batches), together)]
-            self._batches = len(groups)
+            groups = self._plan()
             for group in groups[progress.batch :]:
                 if progress.batch == 0:
                     self.updater.state = None
@@ -97,11 +96,18 @@ class Trainer:
                 if progress.step % self.training.log_every == 0:
                     self._log()
                 stop = flags[INTERRUPTED] > 0 or flags[TIME] >= 1 or self._done()
-                self._look_back(ends_epoch, stop, interrupted=flags[INTERRUPTED] > 0)
+                self._look_back(stop, interrupted=flags[INTERRUPTED] > 0)
                 stop = stop or self._done()
                 if stop or ends_epoch:
                     break
         return progress
+
+    def _plan(self) -> list[Sequence[GlobalBatch]]:
+        """Returns the global batches of this epoch, those of one update together."""
+        batches, together = self.task.plan(self.data, self.progress.epoch), self.training.accumulate
+        groups = [batches[start : start + together] for start in range(0, len(batches), together)]
+        self._batches = len(groups)
+        return groups
 
     def _update(self, batches: Sequence[GlobalBatch]) -> Sequence[float]:
         """Makes an update or leaves it out; returns the flags of all workers."""
@@ -152,33 +158,50 @@ class Trainer:
             or (patience is not None and progress.waited >= patience)
         )
 
-    def _look_back(self, ends_epoch: bool, stop: bool, *, interrupted: bool) -> None:
+    def _catch_up(self) -> None:
+        """Makes the validation that an interruption left out at the step from which the run goes on."""
+        done, progress = self._done(), self.progress
+        if progress.step and progress.validated != progress.step and (done or self._regular()):
+            self._plan()
+            self._look_back(done, interrupted=False)
+
+    def _regular(self) -> bool:
+        """Whether a validation belongs here wherever the run ends."""
+        every = self.training.validate_every
+        return self.progress.batch == 0 if every is None else self.progress.step % every == 0
+
+    def _look_back(self, stop: bool, *, interrupted: bool) -> None:
         """Validates and saves where it is time to; an interruption only saves."""
         began = time.perf_counter()
-        every, step = self.training.validate_every, self.progress.step
-        due = (ends_epoch if every is None else step % every == 0) or stop
+        due = self._regular() or stop
         if due and not interrupted:
             self._validate()
         every = self.training.checkpoint_every
-        if due or (every is not None and step % every == 0):
+        if due or (every is not None and self.progress.step % every == 0):
             self.progress.finished = not interrupted and (stop or self._done())
             self._save()
         self._since.began += time.perf_counter() - began  # tokens per second are of training alone
 
     def _validate(self) -> None:
+        """Scores the model. A validation that is made only because the run ends here may find the best model; schedule
+        and early stopping do not count it, so that a run that goes on from here is as if it had never ended."""
         progress = self.progress
         with self.updater.average.in_place():
             share = self.task.validate(self.model, self.data, self.comm.rank, self.comm.size)
         scores = self.task.scores(self.comm.gather(share))
         value = scores[self.training.metric]
-        better = progress.best is None or metric(self.training.metric).better(value, progress.best)
-        if better:
-            progress.best, progress.best_step, progress.waited = value, progress.step, 0
-        else:
+        if better := self._better(value, progress.best):
+            progress.best, progress.best_step = value, progress.step
+        if self._regular():
+            self.updater.schedule.after_validation(scores["loss"])
             progress.waited += 1
+            if self._better(value, progress.regular_best):
+                progress.regular_best, progress.waited = value, 0
         progress.validated = progress.step
-        self.updater.schedule.after_validation(scores["loss"])
         self.report({"kind": "validation", **self._now(), **scores, "best": better})
+
+    def _better(self, value: float, best: float | None) -> bool:
+        return best is None or metric(self.training.metric).better(value, best)
 
     def _epochs(self) -> float:
         return self.progress.epoch + self.progress.batch / self._batches
@@ -211,7 +234,7 @@ class Trainer:
         newest, damaged = self.comm.gather(chosen)[0]
         if newest is None:
             return
-        checkpoint.load_model(newest, self.model)
+        checkpoint.load_model([newest], self.model)
         kept = checkpoint.load_training(newest)
         self.updater.load(kept, carried.part(kept["state"], self.comm.rank, self.comm.size, self.device))
         self.progress = checkpoint.read_progress(newest)

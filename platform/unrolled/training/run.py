@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,18 +184,51 @@ def open_run(path: str | Path) -> RunFolder:
     return RunFolder(folder)
 
 
-def choose_checkpoint(run: RunFolder, which: str = "best") -> Path:
-    """Returns the checkpoint `best`, `last` or `step-N` of a run.
+@dataclass(frozen=True)
+class Chosen:
+    """A checkpoint, or several whose weights are averaged (Junczys-Dowmunt et al. 2016; Vaswani et al. 2017, section
+    6.1)."""
+
+    folders: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """As a report says it: `step-9`, or `average of step-6, step-9`."""
+        names = ", ".join(folder.name for folder in self.folders)
+        return names if len(self.folders) == 1 else f"average of {names}"
+
+
+def choose_checkpoint(run: RunFolder, which: str = "best") -> Chosen:
+    """Returns the checkpoint `best`, `last` or `step-N` of a run; for `average` all that it kept, for `average-N` the
+    N newest of them.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or there are fewer.
     """
-    if which in ("best", "last"):
-        found = checkpoint.best(run.checkpoints) if which == "best" else checkpoint.last(run.checkpoints)
-        if found is None:
-            raise UserError(f"{run.path}: has no checkpoint yet; train it first.")
-        return found
-    names = [path.name for path in checkpoint.everything(run.checkpoints)]
+    kept = checkpoint.everything(run.checkpoints)
+    if which == "best" and (best := checkpoint.best(run.checkpoints)) is not None:
+        return Chosen((best,))
+    if not kept:
+        raise UserError(f"{run.path}: has no checkpoint yet; train it first.")
+    if which == "last":
+        return Chosen((kept[-1],))
+    if which.partition("-")[0] == "average":
+        return Chosen(tuple(kept[-_count(run, which, kept) :]))
+    names = [path.name for path in kept]
     if which not in names:
-        raise UserError(f"--checkpoint {which}: {run.path} has best, last, {listing(names)}.{nearest(which, names)}")
-    return run.checkpoints / which
+        known = ["best", "last", "average", *names]
+        raise UserError(f"--checkpoint {which}: {run.path} has {listing(known)}.{nearest(which, known)}")
+    return Chosen((run.checkpoints / which,))
+
+
+def _count(run: RunFolder, which: str, kept: Sequence[Path]) -> int:
+    """Returns how many of the `kept` checkpoints `average` or `average-N` takes."""
+    number = which.removeprefix("average").removeprefix("-")
+    count = len(kept) if which == "average" else int(number) if number.isdecimal() else 0
+    if not 1 <= count <= len(kept):
+        names = ", ".join(path.name for path in kept)
+        raise UserError(
+            f"--checkpoint {which}: {run.path} has {len(kept)} to average ({names}); "
+            f"give average, or average-N with N from 1 to {len(kept)}."
+        )
+    return count
