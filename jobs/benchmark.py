@@ -20,6 +20,7 @@ JOBS = Path(__file__).resolve().parent
 sys.path[:] = [str(JOBS.parent / "platform"), *(path for path in sys.path if Path(path) != JOBS), str(JOBS)]
 
 from measure import Benchmark, Figure, main, ratio, take_turns
+from ray_path import ray_path
 from recurrence import recurrence
 from training import configured, training, translator
 from unrolled.data.vocabulary import BEGIN, END, PAD, SPECIAL, UNKNOWN
@@ -59,6 +60,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "recurrence": recurrence,
     "training": training,
     "decoding": decoding,
+    "ray": ray_path,
 }
 
 if __name__ == "__main__":
