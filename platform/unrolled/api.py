@@ -101,6 +101,7 @@ class Run:
                 resources = session.enter_context(connect(address, self.folder.log))
                 cpus, gpu = resources.share(workers)
                 workforce = OnRay(self.folder, config, chosen, workers=workers, cpus=cpus, gpu=gpu)
+            evaluation.make_folder()
             return conduct(evaluation, workforce)
 
     def generate(

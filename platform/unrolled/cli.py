@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunFailed as error:
         print(f"unrolled: {error}", file=sys.stderr)
         return 1
+    except PermissionError as error:
+        print(f"unrolled: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return SIGINT_CODE
     except BrokenPipeError:  # the reader of our output has seen enough

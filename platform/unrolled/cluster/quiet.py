@@ -51,8 +51,8 @@ class LateFile(io.TextIOBase):
             return len(text)
         with self._lock:
             self._waiting.append(text)
-            # A folder that vanishes between the two calls only means waiting longer.
-            with contextlib.suppress(FileNotFoundError):
+            # A folder that vanishes between the two calls only means waiting longer, and so does a disk that is full.
+            with contextlib.suppress(OSError):
                 if self._path.parent.is_dir():
                     with self._path.open("a", encoding="utf-8") as file:
                         file.writelines(self._waiting)

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from unrolled.cache import made_once
+from unrolled.cache import cache_folder, made_once
 from unrolled.config.translation import Data
 from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import Vocabulary, learn_vocabulary
+from unrolled.files import writing
 
 FORMAT = 1
 """Raise when the files change their meaning, so that older ones are made again."""
@@ -111,13 +112,15 @@ def prepare_pairs(data: Data, fingerprint: str | None = None) -> PreparedPairs:
             machine has no such folder yet.
 
     Raises:
-        UserError: the data cannot be used; see `sources.open_split`.
+        UserError: the data cannot be used; see `sources.open_split`; or the cache cannot be written.
     """
     texts: dict[str, tuple[list[str], list[str]]] = {}
     if fingerprint is None:
         texts = _read(data)
         fingerprint = _fingerprint(data, texts)
-    return PreparedPairs(made_once(fingerprint, lambda folder: _build(folder, data, texts or _read(data))))
+    with writing(cache_folder()):
+        folder = made_once(fingerprint, lambda folder: _build(folder, data, texts or _read(data)))
+    return PreparedPairs(folder)
 
 
 def _read(data: Data) -> dict[str, tuple[list[str], list[str]]]:

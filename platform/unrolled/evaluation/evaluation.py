@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from unrolled.config import Config
 from unrolled.evaluation.job import Advance, Workforce
+from unrolled.files import writing
 from unrolled.tasks import make_task
 from unrolled.training.run import Chosen, RunFolder
 
@@ -36,6 +38,16 @@ class Evaluation:
     def folder(self) -> Path:
         """Where its files go."""
         return self.run.path / "evaluation" / self.split
+
+    def make_folder(self) -> None:
+        """Makes sure, before work begins, that its files can be written.
+
+        Raises:
+            UserError: they cannot.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=self.folder).close()
 
     def progress(self, what: str, total: int, word: str) -> Advance:
         """Returns what counts on to `total` and shows it."""

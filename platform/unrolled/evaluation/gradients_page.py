@@ -10,9 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from unrolled.errors import RunFailed
 from unrolled.evaluation.charts import Chart, as_json, layout, look
 from unrolled.evaluation.gradients import RULE, Measurement
 from unrolled.evaluation.wording import joined
+from unrolled.files import write_whole, writing
 from unrolled.recurrence.diagnostics import Flow, textbook
 
 VERBS = {"exploding": "explodes", "vanishing": "vanishes", "steady": "stays steady"}
@@ -42,8 +44,9 @@ def write_page(measurement: Measurement, *, version: str) -> None:
         version=version,
         plotly=Markup(get_plotlyjs()),  # the library itself, no data in it
     )
-    measurement.page.parent.mkdir(parents=True, exist_ok=True)
-    measurement.page.write_text(page, encoding="utf-8", newline="\n")
+    with writing(measurement.page, RunFailed):
+        measurement.page.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(measurement.page, page)
 
 
 def _headline(flows: Sequence[Flow]) -> str:

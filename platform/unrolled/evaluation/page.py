@@ -12,8 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from unrolled.errors import RunFailed
 from unrolled.evaluation.charts import Chart
 from unrolled.evaluation.wording import Results, finite
+from unrolled.files import write_whole, writing
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ def write_page(path: Path, template: str, charts: Mapping[str, Sequence[Chart]],
     Args:
         charts: by the section they stand in.
         content: what else the template names.
+
+    Raises:
+        RunFailed: it cannot be written.
     """
     environment = Environment(
         loader=PackageLoader("unrolled.evaluation"),
@@ -45,8 +50,9 @@ def write_page(path: Path, template: str, charts: Mapping[str, Sequence[Chart]],
         plotly=Markup(get_plotlyjs()),  # the library itself, no data in it
         **content,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", errors="replace", newline="\n")
+    with writing(path, RunFailed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, page, errors="replace")
 
 
 def size_and_training(results: Results, history: Sequence[Mapping[str, Any]]) -> list[Card]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ import numpy as np
 import sacrebleu
 
 from unrolled.decoding import Strategy
+from unrolled.errors import RunFailed
+from unrolled.files import write_whole, writing
 from unrolled.metrics import bootstrap_interval
 from unrolled.tasks import Answerer
 
@@ -85,17 +86,12 @@ def output_rows(
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces `path` by a JSON document, whole or not at all."""
-    _replace(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Replaces `path` by a JSON document, whole or not at all; raises `RunFailed` where it cannot be written."""
+    with writing(path, RunFailed):
+        write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Replaces `path` by JSON lines, whole or not at all."""
-    _replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    """Replaces `path` by JSON lines, whole or not at all; raises `RunFailed` where it cannot be written."""
+    with writing(path, RunFailed):
+        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -106,7 +106,8 @@ def save(folder: Path, snapshot: Snapshot, keep: int) -> Path:
 def _write(folder: Path, snapshot: Snapshot) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(snapshot.weights, folder / WEIGHTS)
-    torch.save(snapshot.training, folder / TRAINING)
+    with (folder / TRAINING).open("wb") as file:  # given a path instead, torch would not say why a disk refuses
+        torch.save(snapshot.training, file)
     values = asdict(snapshot.progress)
     sums = {name: _checksum(folder / name) for name in (WEIGHTS, TRAINING)} | {PROGRESS: _sum_of(values)}
     (folder / PROGRESS).write_text(json.dumps(values | {"sha256": sums}, indent=1), encoding="utf-8")

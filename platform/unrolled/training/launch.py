@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from unrolled.errors import RunFailed, UserError
+from unrolled.files import write_whole
 from unrolled.training.checkpoint import Progress
 from unrolled.training.comm import Distributed
 from unrolled.training.console import Console
@@ -66,6 +68,9 @@ def launch(
     if _failure(run).exists():
         kind, _, message = _failure(run).read_text(encoding="utf-8").partition("\n")
         raise {"UserError": UserError, "RunFailed": RunFailed}[kind](message)
+    for failure in getattr(outcome, "worker_failures", {}).values():
+        if isinstance(failure, (UserError, RunFailed)):  # which a full disk kept out of the file
+            raise failure
     if isinstance(outcome, BaseException):
         reason = str(outcome).strip().splitlines()[-1] if str(outcome).strip() else type(outcome).__name__
         raise RunFailed(f"the workers failed and {restarts} restarts did not help: {reason}. Details: {run.log}")
@@ -88,7 +93,8 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any] | None:
         comm = Distributed()
         progress = work(run, settings["fingerprint"], comm, device=device, threads=settings["threads"])
     except (UserError, RunFailed) as error:
-        _failure(run).write_text(f"{type(error).__name__}\n{error}", encoding="utf-8")
+        with suppress(OSError):  # the disk may be what failed
+            write_whole(_failure(run), f"{type(error).__name__}\n{error}")
         raise
     return asdict(progress)
 

@@ -14,9 +14,13 @@ from filelock import FileLock, Timeout
 
 from unrolled.config import Config
 from unrolled.config_file import dump_config, load_config, resolve_storage, runs_folder
-from unrolled.errors import UserError, listing, nearest
+from unrolled.errors import RunFailed, UserError, listing, nearest
+from unrolled.files import write_whole, writing
 from unrolled.tasks import Prepared
 from unrolled.training import checkpoint
+
+KEPT = "; the checkpoints are kept"
+"""How a sentence ends about a disk that refuses something during training."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,16 @@ class RunFolder:
         """While open, no other process trains this run; a process that dies lets go of it.
 
         Raises:
-            UserError: another process holds it.
+            UserError: another process holds it, or nothing can be written there.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         # Beside the folder, which `--overwrite` removes.
         lock = FileLock(self.path.with_name(f".{self.name}.lock"), timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UserError(f"{self.path} is being trained by another process: wait for it or stop it.") from None
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise UserError(f"{self.path} is being trained by another process: wait for it or stop it.") from None
         try:
             yield
         finally:
@@ -77,26 +82,31 @@ class RunFolder:
         """Writes what makes the folder self-sufficient; without `resume`, what stood there before is gone.
 
         Raises:
-            UserError: the run to resume was trained on other data.
+            UserError: the run to resume was trained on other data, or the folder cannot be written; what a run to
+                resume needs is then as it was.
         """
         mark = self.vocabulary / "fingerprint"
-        if resume and mark.is_file() and mark.read_text(encoding="utf-8") != data.fingerprint:
+        known = resume and mark.is_file()
+        if known and mark.read_text(encoding="utf-8") != data.fingerprint:
             raise UserError(
                 f"data: their content has changed since {self.path} was trained; a resumed run needs the same."
             )
-        if not resume:
-            shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        data.save(self.vocabulary)
-        mark.write_text(data.fingerprint, encoding="utf-8")
+        with writing(self.path):
+            if not resume and self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path / "config.yaml", dump_config(config))
+            if not known:
+                data.save(self.vocabulary)
+                write_whole(mark, data.fingerprint)
+            self.checkpoints.mkdir(exist_ok=True)
 
     def history(self) -> list[dict[str, Any]]:
         """Reads all rows of metrics.jsonl."""
         return list(self._rows())
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        if not self.metrics.exists():
+        if not self.metrics.is_file():
             return
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
             try:
@@ -105,16 +115,23 @@ class RunFolder:
                 continue  # a line that a killed process left half written
 
     def append(self, row: dict[str, Any]) -> None:
-        """Adds a row to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        """Adds a row to metrics.jsonl.
+
+        Raises:
+            RunFailed: the disk does not take it.
+        """
+        with writing(self.metrics, RunFailed, KEPT), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drops the rows behind `step`: a run that continues from there writes them again."""
-        rows = [row for row in self._rows() if row["step"] <= step]
-        shorter = self.metrics.with_suffix(".new")
-        shorter.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        shorter.replace(self.metrics)
+        """Drops the rows behind `step`: a run that continues from there writes them again.
+
+        Raises:
+            RunFailed: the disk does not take them.
+        """
+        with writing(self.metrics, RunFailed, KEPT):
+            rows = [row for row in self._rows() if row["step"] <= step]
+            write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def claim(config: Config, *, resume: bool, overwrite: bool) -> RunFolder:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from unrolled.errors import RunFailed
+from unrolled.files import writing
 from unrolled.training.console import Console
-from unrolled.training.run import RunFolder
+from unrolled.training.run import KEPT, RunFolder
 
 
 @contextmanager
@@ -24,7 +26,8 @@ def stopping(run: RunFolder, console: Console) -> Iterator[None]:
     def handle(_number: int, _frame: FrameType | None) -> None:
         if run.stop_file.exists():
             raise KeyboardInterrupt
-        run.stop_file.touch()
+        with writing(run.stop_file, RunFailed, KEPT):
+            run.stop_file.touch()
         console.say("stopping after this step, with a checkpoint (once more: stop at once)")
 
     previous: dict[signal.Signals, Any] = {}
@@ -36,4 +39,5 @@ def stopping(run: RunFolder, console: Console) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        run.stop_file.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written any more, why has been said
+            run.stop_file.unlink(missing_ok=True)

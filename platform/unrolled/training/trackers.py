@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 from unrolled.config import Config
-from unrolled.errors import UserError
-from unrolled.training.run import RunFolder
+from unrolled.errors import RunFailed, UserError
+from unrolled.files import writing
+from unrolled.training.run import KEPT, RunFolder
 
 
 class Tracker(Protocol):
@@ -21,20 +24,39 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run's folder."""
+    """An event file in the run's folder. TensorBoard's own writers write in a thread, where a full disk cannot be
+    answered.
+
+    Raises:
+        RunFailed: the disk does not take it; so do the methods.
+    """
 
     def __init__(self, run: RunFolder) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only one process needs it
+        # Slow to import, and only one process needs them.
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer: Any = SummaryWriter(str(run.path / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder, now = run.path / "tensorboard", time.time()
+        self._path = folder / f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
+        with writing(folder, RunFailed, KEPT):
+            folder.mkdir(exist_ok=True)
+            self._file = self._path.open("wb")
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        numbers = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._write(step=step, summary=self._summary(value=numbers))
+
+    def _write(self, **content: Any) -> None:
+        with writing(self._path, RunFailed, KEPT):
+            self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+            self._file.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        with writing(self._path, RunFailed, KEPT):
+            self._file.close()
 
 
 class MLflow:
