@@ -1,7 +1,7 @@
 """How fast the package is, next to the plainest PyTorch that does the same.
 
     python jobs/benchmark.py recurrence training            some of them
-    python jobs/benchmark.py all --quick --check            in under a minute; exit code 1 if a goal is missed
+    python jobs/benchmark.py all --quick --check            in two minutes; exit code 1 if a goal is missed
     python jobs/benchmark.py all --json FILE --markdown FILE
 
 A benchmark is a function from `quick` to figures and a line in `BENCHMARKS`.
