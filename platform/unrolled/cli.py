@@ -56,13 +56,7 @@ def _run(given: list[str]) -> int:
         parser.print_help()
         return 2
     overrides: list[str] = []
-    if given[0] in (
-        "train",
-        "evaluate",
-        "gradients",
-        "profile",
-        "config",
-    ):  # overrides may stand anywhere, between options too
+    if given[0] in OVERRIDDEN:
         overrides = [word for word in given if OVERRIDE.match(word)]
         given = [word for word in given if not OVERRIDE.match(word)]
     options = parser.parse_args(given)

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from unrolled.cache import cache_folder, made_once
+from unrolled.cache import made_once
 from unrolled.config.translation import Data
 from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import Vocabulary, learn_vocabulary
-from unrolled.files import writing
 
 FORMAT = 1
 """Raise when the files change their meaning, so that older ones are made again."""
@@ -118,9 +117,7 @@ def prepare_pairs(data: Data, fingerprint: str | None = None) -> PreparedPairs:
     if fingerprint is None:
         texts = _read(data)
         fingerprint = _fingerprint(data, texts)
-    with writing(cache_folder()):
-        folder = made_once(fingerprint, lambda folder: _build(folder, data, texts or _read(data)))
-    return PreparedPairs(folder)
+    return PreparedPairs(made_once(fingerprint, lambda folder: _build(folder, data, texts or _read(data))))
 
 
 def _read(data: Data) -> dict[str, tuple[list[str], list[str]]]:

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrolled.cache import cache_folder, made_once
+from unrolled.cache import made_once
 from unrolled.config.language_modeling import Data, LanguageModelingConfig
 from unrolled.data.symbols import Symbols, learn_symbols
 from unrolled.data.text import read_text
 from unrolled.errors import UserError
-from unrolled.files import writing
 
 FORMAT = 1
 """Raise when the files change their meaning, so that older ones are made again."""
@@ -69,8 +68,7 @@ def prepare_text(config: LanguageModelingConfig, fingerprint: str | None = None)
     if fingerprint is None:
         texts = _read(config.data)
         fingerprint = _fingerprint(config.data, texts)
-    with writing(cache_folder()):
-        folder = made_once(fingerprint, lambda folder: _build(folder, config.data, texts or _read(config.data)))
+    folder = made_once(fingerprint, lambda folder: _build(folder, config.data, texts or _read(config.data)))
     prepared = PreparedText(folder, config.data.limit)
     _check(prepared, config)
     return prepared

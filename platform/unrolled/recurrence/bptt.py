@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from unrolled.recurrence import compiled, graphed
 from unrolled.recurrence.cell import Cell, State
 from unrolled.recurrence.normalized import Normalization, NormalizedProduct, NormalizedProductBackward
-from unrolled.recurrence.product import Product, type_of_products, weight_gradient
+from unrolled.recurrence.product import Product, type_of_products, weight_gradients
 from unrolled.recurrence.zoneout import Zoneout
 
 
@@ -249,10 +249,8 @@ def _recurrent_gradients(
             (each.normal.flatten(0, 1), operands[rows.start])
             for rows, each in zip(cell.rows(), normalizations, strict=True)
         ]
-    weights, row = torch.empty_like(cell.weight_hidden), 0
-    for errors, operand in pairs:
-        weight_gradient(errors.to(kind), operand, weights[row : row + errors.shape[1]])
-        row += errors.shape[1]
+    weights = torch.empty_like(cell.weight_hidden)
+    weight_gradients(pairs, kind, weights)
     return [weights, torch.cat([each.into_gain for each in normalizations])] if normalizations else [weights]
 
 

@@ -90,6 +90,14 @@ def weight_gradient(errors: Tensor, operand: Tensor, into: Tensor) -> None:
         into.copy_((turned @ errors).t().contiguous())
 
 
+def weight_gradients(pairs: Sequence[tuple[Tensor, Tensor]], kind: torch.dtype, into: Tensor) -> None:
+    """`weight_gradient` of errors and operands for one block of rows after the other, multiplied in the type `kind`."""
+    row = 0
+    for errors, operand in pairs:
+        weight_gradient(errors.to(kind), operand, into[row : row + errors.shape[1]])
+        row += errors.shape[1]
+
+
 def weigh(x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor | None, into: Tensor) -> tuple[Tensor, ...]:
     """Fills `into` `(rows, outputs)` with W x + b, or with gain ⊙ normalised(W x) + b.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unrolled.recurrence.cell import Cell, State
-from unrolled.recurrence.product import Product, weight_gradient
+from unrolled.recurrence.product import Product, weight_gradients
 
 
 class Steps:
@@ -64,11 +64,9 @@ class Steps:
         """Of the recurrent weights and of `other_parameters`, when all steps have gone back."""
         before, after = (tuple(buffer[place].flatten(0, 1) for buffer in self._states) for place in _EDGES)
         flat = self.gates.flatten(0, 1), before, after, [buffer.flatten(0, 1) for buffer in self._saved]
-        weights, row = torch.empty_like(self.cell.weight_hidden), 0
-        for errors, operand in self.cell.recurrent_pairs(*flat):
-            rows = weights[row : row + errors.shape[1]]
-            weight_gradient(errors.bfloat16() if self._half else errors, operand, rows)
-            row += errors.shape[1]
+        weights = torch.empty_like(self.cell.weight_hidden)
+        kind = torch.bfloat16 if self._half else self.gates.dtype
+        weight_gradients(self.cell.recurrent_pairs(*flat), kind, weights)
         return weights, *self.cell.other_gradients(*flat)
 
     def _around(self, t: int) -> tuple[State, State]:

@@ -53,8 +53,9 @@ class Distributed:
         self._shared: list[Segments] = []
 
     def memory(self, count: int, like: Tensor) -> Tensor:
-        barrier = torch.distributed.barrier
-        segments = share(count, like.dtype, self.rank, self.gather, barrier) if like.device.type == "cpu" else None
+        if like.device.type != "cpu":
+            return like.new_zeros(count)
+        segments = share(count, like.dtype, self.rank, self.size, self.gather, torch.distributed.barrier)
         if segments is None:
             return like.new_zeros(count)
         self._shared.append(segments)

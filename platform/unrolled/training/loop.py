@@ -25,7 +25,7 @@ from unrolled.training import carried, checkpoint
 from unrolled.training.checkpoint import Progress, Snapshot
 from unrolled.training.comm import Comm
 from unrolled.training.run import RunFolder
-from unrolled.training.update import Update, Updater
+from unrolled.training.update import Update, Updater, by_update, fresh_model
 from unrolled.training.writer import Writer
 
 Report = Callable[[dict[str, Any]], None]
@@ -57,8 +57,7 @@ class Trainer:
         self.task, self.data, self.run, self.comm, self.device = task, data, run, comm, device
         self.config, self.training = config, config.training
         self.report, self.interrupted = report, interrupted
-        torch.manual_seed(config.seed)
-        self.model = task.build_model().to(device, getattr(torch, self.training.parameter_type))
+        self.model = fresh_model(task, config, device)
         self.updater = Updater(task, self.model, config, comm, device)
         self.progress = Progress()
         self.writer = Writer(run.checkpoints, self.training.keep, background=self.training.checkpoint_in_background)
@@ -104,8 +103,7 @@ class Trainer:
 
     def _plan(self) -> list[Sequence[GlobalBatch]]:
         """Returns the global batches of this epoch, those of one update together."""
-        batches, together = self.task.plan(self.data, self.progress.epoch), self.training.accumulate
-        groups = [batches[start : start + together] for start in range(0, len(batches), together)]
+        groups = by_update(self.task.plan(self.data, self.progress.epoch), self.config)
         self._batches = len(groups)
         return groups
 

@@ -22,7 +22,7 @@ from unrolled.errors import RunFailed, UserError
 from unrolled.tasks import GlobalBatch, make_task, prepare
 from unrolled.training.comm import Alone, Comm, Distributed
 from unrolled.training.run import open_run
-from unrolled.training.update import FLAGS, Updater
+from unrolled.training.update import FLAGS, Updater, by_update, fresh_model
 
 PARTS = ("data", "forward", "backward", "communication", "optimizer", "other")
 """In the order of an update; `other` is what happens before and between them."""
@@ -149,9 +149,7 @@ class _Job:
         device = torch.device("cuda", comm.rank) if self.gpu else torch.device("cpu")
         updater = self._updater(comm, device)
         batches = updater.task.plan(prepare(self.config, self.fingerprint), epoch=0)
-        together = self.config.training.accumulate
-        starts = range(0, len(batches), together)[: self.steps]
-        groups = [batches[start : start + together] for start in starts]
+        groups = by_update(batches, self.config)[: self.steps]
         _run(updater, groups, WARM_UP[device.type] * len(groups))
         updater.lap = watch = Stopwatch(device)
         tokens, made = _run(updater, groups, self.steps)
@@ -170,9 +168,7 @@ class _Job:
 
     def _updater(self, comm: Comm, device: torch.device) -> Updater:
         task = make_task(self.config, self.folder / "vocabulary")
-        torch.manual_seed(self.config.seed)
-        model = task.build_model().to(device, getattr(torch, self.config.training.parameter_type))
-        return Updater(task, model, self.config, comm, device)
+        return Updater(task, fresh_model(task, self.config, device), self.config, comm, device)
 
     def _where(self, device: torch.device) -> str:
         who = "1 process" if self.workers == 1 else f"{self.workers} processes"

@@ -46,12 +46,11 @@ class Segments:
 
 
 def share(
-    count: int, dtype: torch.dtype, rank: int, gather: Callable[[Any], list[Any]], barrier: Callable[[], Any]
+    count: int, dtype: torch.dtype, rank: int, size: int, gather: Callable[[Any], list[Any]], barrier: Callable[[], Any]
 ) -> Segments | None:
     """Makes a tensor of `count` numbers for every worker; `None`, for all of them, where they do not share a machine or
     it has not got so much shared memory."""
-    sizes = gather(count)
-    length = len(sizes) * count * dtype.itemsize
+    length = size * count * dtype.itemsize
     path = FOLDER / f"unrolled-{secrets.token_hex(16)}" if rank == 0 else None
     made = path is not None and _make(path, length)
     path, possible = gather((path, made))[0]
@@ -59,7 +58,7 @@ def share(
     everywhere = all(gather(memory is not None))
     if rank == 0:
         path.unlink(missing_ok=True)  # what is mapped stays, and goes with the last worker
-    return Segments(memory, rank, len(sizes), dtype, barrier) if everywhere and memory is not None else None
+    return Segments(memory, rank, size, dtype, barrier) if everywhere and memory is not None else None
 
 
 def _make(path: Path, length: int) -> bool:

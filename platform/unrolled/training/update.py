@@ -31,6 +31,18 @@ def _unheard(part: str) -> None:
     """Nobody measures."""
 
 
+def fresh_model(task: Task, config: Config, device: torch.device) -> nn.Module:
+    """Makes the model that a run begins with, from the config's seed."""
+    torch.manual_seed(config.seed)
+    return task.build_model().to(device, getattr(torch, config.training.parameter_type))
+
+
+def by_update(batches: Sequence[GlobalBatch], config: Config) -> list[Sequence[GlobalBatch]]:
+    """Groups the global batches of an epoch by the update that they are for."""
+    together = config.training.accumulate
+    return [batches[start : start + together] for start in range(0, len(batches), together)]
+
+
 @dataclass(frozen=True)
 class Update:
     """What an update did.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from unrolled.cache import made_once
+from unrolled.errors import UserError
 
 FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
@@ -35,7 +36,7 @@ def load() -> ctypes.CDLL | None:
     try:
         folder = made_once(f"compiled-{digest.hexdigest()[:20]}", lambda folder: _compile(command, folder))
         library = ctypes.CDLL(str(folder / "compiled.so"))
-    except (OSError, subprocess.SubprocessError):
+    except (UserError, OSError, subprocess.SubprocessError):
         return None
     library.scan_float.restype = library.scan_half.restype = ctypes.c_long
     return library
