@@ -25,6 +25,7 @@ from unrolled.config_file import load_config
 from unrolled.data.batching import Batch, collate, plan
 from unrolled.data.vocabulary import PAD, SPECIAL
 from unrolled.models import EncoderDecoder, build_translator
+from unrolled.training.ahead import Work
 from unrolled.training.comm import Alone, Comm, Distributed
 from unrolled.training.update import Updater
 
@@ -117,20 +118,6 @@ def translator(config: TranslationConfig) -> EncoderDecoder:
     return build_translator(config.model, config.data.vocabulary.size, config.data.vocabulary.size)
 
 
-@dataclass(frozen=True)
-class Dealt:
-    """A global batch, dealt out to any number of workers."""
-
-    batch: Batch
-
-    @property
-    def tokens(self) -> int:
-        return int(self.batch.target_mask.sum())
-
-    def part(self, rank: int, size: int) -> Batch:
-        return Batch(**{name: tensor[rank::size] for name, tensor in vars(self.batch).items()})
-
-
 class _Captions:
     """As much of a task as an update asks for."""
 
@@ -144,14 +131,19 @@ class _Captions:
 
 def our_step(config: TranslationConfig, batches: Sequence[Batch], comm: Comm | None = None) -> Callable[[], None]:
     """An update as the training loop makes it; each call takes the next batch."""
-    model = translator(config).train()
-    update = Updater(_Captions(config), model, config, comm or Alone(), torch.device("cpu"))  # type: ignore[arg-type]
-    coming = itertools.cycle(Dealt(batch) for batch in batches)
+    model, comm = translator(config).train(), comm or Alone()
+    update = Updater(_Captions(config), model, config, comm, torch.device("cpu"))  # type: ignore[arg-type]
+    coming = itertools.cycle(_work(batch, comm) for batch in batches)
 
     def run() -> None:
-        update([next(coming)], 0, 0.0, [0.0, 0.0], layers=False)
+        update(next(coming), 0, 0.0, [0.0, 0.0], layers=False)
 
     return run
+
+
+def _work(batch: Batch, comm: Comm) -> Work:
+    mine = {name: tensor[comm.rank :: comm.size] for name, tensor in vars(batch).items()}
+    return Work([Batch(**mine)], int(batch.target_mask.sum()))
 
 
 def plain_step(config: TranslationConfig, batches: Sequence[Batch]) -> Callable[[], None]:

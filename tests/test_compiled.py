@@ -42,7 +42,8 @@ def test_compiled_and_plain_steps_make_the_same(name, reverse, hidden, monkeypat
     monkeypatch.setattr(library, "load", lambda: None)
     plain = passes(cell, inputs, errors, **options)
     for got, want in zip(fast, plain, strict=True):
-        torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-5)
+        # By norm: gradients of the rectified network are thousands, and what cancels in one of them leaves roundings.
+        assert (got - want).norm() <= 1e-5 * want.norm() + 1e-6
 
 
 @needs_compiler

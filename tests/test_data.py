@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from unrolled.cache import cache_folder
 from unrolled.config.translation import Data, Vocabulary
-from unrolled.data.batching import collate, plan
+from unrolled.data.batching import collate, padding, plan
 from unrolled.data.corpus import prepare_pairs
 from unrolled.data.sources import open_split, pairs
 from unrolled.data.vocabulary import BEGIN, END, UNKNOWN, learn_vocabulary
@@ -212,6 +213,23 @@ def test_a_plan_holds_every_usable_example_once_within_the_budget(lengths, budge
     assert sorted(int(i) for batch in batches for i in batch) == usable
     for batch in batches:
         assert len(batch) == 1 or array[batch].max() * len(batch) <= budget
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=30))
+def test_padding_is_what_batches_hold_beside_tokens(lengths):
+    array = np.array(lengths)
+    batches = plan(array, batch_tokens=30, max_length=9, seed=0, epoch=0)
+    texts = [[[np.full(length - 1, 7) for length in side] for side in array[batch].T] for batch in batches]
+    masks = [mask for both in texts for mask in attrgetter("input_mask", "target_mask")(collate(*both))]
+    empty, places = sum(int((~mask).sum()) for mask in masks), sum(mask.numel() for mask in masks)
+    assert padding(array, batches) == pytest.approx(empty / places)
+
+
+def test_pairs_that_are_all_too_long_are_refused():
+    data = Data.model_validate({"source": "dates", "limit": 5, "max_length": 3})
+    with pytest.raises(UserError, match=r"data\.max_length: 3 leaves no pair of dates .* shortest has 6 tokens"):
+        prepare_pairs(data)
 
 
 def test_a_plan_depends_on_seed_and_epoch_alone():

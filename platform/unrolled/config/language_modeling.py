@@ -43,6 +43,15 @@ class Training(SharedTraining):
     truncate: Positive = Field(
         100, description="steps of a window, through which gradients flow back; the state is carried on"
     )
+    sequence: Positive | None = Field(
+        None,
+        description="steps whose windows add up their gradients for one update; null: every window is an update",
+    )
+
+    @property
+    def update_steps(self) -> int:
+        """Steps of each lane that an update is made from."""
+        return self.sequence or self.truncate
 
 
 class Decoding(sections.Decoding):
@@ -60,7 +69,7 @@ class Evaluation(Section):
 
 
 class LanguageModelingConfig(Config):
-    fixed: ClassVar[tuple[str, ...]] = (*Config.fixed, "training.lanes", "training.truncate")
+    fixed: ClassVar[tuple[str, ...]] = (*Config.fixed, "training.lanes", "training.truncate", "training.sequence")
 
     task: Literal["language_modeling"] = Field(description="what is learned")
     data: Data
@@ -76,8 +85,11 @@ class LanguageModelingConfig(Config):
         if model.tie and model.embedding != model.hidden:
             size = "null" if model.embedding is None else model.embedding
             raise ValueError(f"model.tie needs model.embedding ({size}) equal to model.hidden ({model.hidden})")
+        sequence, truncate = self.training.sequence, self.training.truncate
+        if sequence is not None and sequence < truncate:
+            raise ValueError(f"training.sequence ({sequence}) is less than training.truncate ({truncate}), its windows")
         return self
 
     def _shrink(self, values: dict[str, Any]) -> None:
-        values["data"]["limit"] = 2 * self.training.lanes * self.training.truncate + 1  # two windows
+        values["data"]["limit"] = 2 * self.training.lanes * self.training.update_steps + 1  # two updates
         values["decoding"]["max_length"] = min(50, self.decoding.max_length)

@@ -78,6 +78,12 @@ def _cuts(lengths: np.ndarray, budget: int) -> list[int]:
     return cuts
 
 
+def padding(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
+    """The share of padding in planned batches, both sides together; arguments as `plan` has and returns them."""
+    padded = sum(len(batch) * int(lengths[batch].max(0).sum()) for batch in batches)
+    return 1 - sum(int(lengths[batch].sum()) for batch in batches) / padded
+
+
 def pad(rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Stacks rows of tokens: `(batch, longest)` and its mask."""
     lengths = torch.tensor([len(row) for row in rows])

@@ -15,6 +15,7 @@ from unrolled.cache import made_once
 from unrolled.config.translation import Data
 from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import Vocabulary, learn_vocabulary
+from unrolled.errors import UserError
 
 FORMAT = 1
 """Raise when the files change their meaning, so that older ones are made again."""
@@ -117,7 +118,14 @@ def prepare_pairs(data: Data, fingerprint: str | None = None) -> PreparedPairs:
     if fingerprint is None:
         texts = _read(data)
         fingerprint = _fingerprint(data, texts)
-    return PreparedPairs(made_once(fingerprint, lambda folder: _build(folder, data, texts or _read(data))))
+    prepared = PreparedPairs(made_once(fingerprint, lambda folder: _build(folder, data, texts or _read(data))))
+    shortest = int(prepared.split("train").lengths.max(1).min())
+    if shortest > data.max_length:
+        raise UserError(
+            f"data.max_length: {data.max_length} leaves no pair of {data.source} to learn from; the shortest has "
+            f"{shortest} tokens, end symbols included."
+        )
+    return prepared
 
 
 def _read(data: Data) -> dict[str, tuple[list[str], list[str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +125,11 @@ class Windows:
     inputs: Tensor
     targets: Tensor
 
+    def split(self, steps: int) -> Iterator[Windows]:
+        """Cuts them into shorter ones, the last as long as what is left."""
+        for pair in zip(torch.split(self.inputs, steps, 1), torch.split(self.targets, steps, 1), strict=True):
+            yield Windows(*pair)
+
     def to(self, device: torch.device) -> Windows:
         """Moves both."""
         return Windows(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True))
@@ -175,7 +181,7 @@ class Window:
         return self.lanes.windows(mine, self.start, self.stop) if mine else None
 
 
-def plan_windows(units: np.ndarray, lanes: int, truncate: int) -> list[Window]:
-    """Plans an epoch: every lane read once from its beginning, `truncate` steps at a time, the last window shorter."""
+def plan_windows(units: np.ndarray, lanes: int, steps: int) -> list[Window]:
+    """Plans an epoch: every lane read once from its beginning, `steps` at a time, the last window shorter."""
     cut = Lanes.whole(units, lanes)
-    return [Window(cut, start, min(start + truncate, cut.steps)) for start in range(0, cut.steps, truncate)]
+    return [Window(cut, start, min(start + steps, cut.steps)) for start in range(0, cut.steps, steps)]

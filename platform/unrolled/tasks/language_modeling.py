@@ -18,6 +18,7 @@ from unrolled.decoding import Strategy, decode
 from unrolled.errors import UserError
 from unrolled.models import LanguageModel, build_language_model
 from unrolled.models.language_model import PRIME
+from unrolled.recurrence import state as nest
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.explanation import STEPS, explain
 from unrolled.tasks.language_findings import find
@@ -30,9 +31,10 @@ READ = 256
 class LanguageModeling:
     """A recurrent language model over one stream of characters, words or byte pairs.
 
-    In training the stream is cut into lanes that are read side by side, a window of `training.truncate` steps an
-    update, the state carried on and cut from the graph: classical truncated back-propagation through time (Williams &
-    Peng 1990). An examination reads lanes of its own, from empty states, each to its end.
+    In training the stream is cut into lanes that are read side by side in windows of `training.truncate` steps, the
+    state carried on and cut from the graph: truncated back-propagation through time (Williams & Peng 1990). Every
+    window is an update, the classical form, or the windows of `training.sequence` steps are one. An examination reads
+    lanes of its own, from empty states, each to its end.
     """
 
     default_strategy = "sample"
@@ -55,21 +57,25 @@ class LanguageModeling:
         """Cells and their input; units and vocabulary."""
         model, training = self.config.model, self.config.training
         reads = "one-hot units" if model.embedding is None else f"embeddings of {model.embedding}"
-        kind = self.config.data.vocabulary.kind
+        kind, sequence = self.config.data.vocabulary.kind, training.sequence
+        together = "" if sequence is None else f", an update after {sequence:,}"
         return (
             f"{model.cell} {' + '.join([str(model.hidden)] * model.layers)} over {reads}; lanes {training.lanes}, "
-            f"truncated after {training.truncate} steps",
+            f"truncated after {training.truncate} steps{together}",
             f"{self.config.data.source}: {len(data.split('train')):,} units to learn from, "
             f"{len(data.split('validation')):,} to validate; {kind} vocabulary of {len(self.symbols):,}",
         )
 
     def plan(self, data: PreparedText, epoch: int) -> list[Window]:
         """Windows of all lanes in the order of the text, the same in every epoch."""
-        return plan_windows(data.split("train"), self.config.training.lanes, self.config.training.truncate)
+        return plan_windows(data.split("train"), self.config.training.lanes, self.config.training.update_steps)
 
     def losses(self, model: LanguageModel, part: Windows, state: Nest) -> Iterator[tuple[Tensor, Nest]]:
         """Cross-entropy of the next units, summed, and the state that the next window begins with."""
-        yield model.loss(part.inputs, part.targets, state)
+        for window in part.split(self.config.training.truncate):
+            loss, state = model.loss(window.inputs, window.targets, state)
+            state = nest.detach(state)
+            yield loss, state
 
     def validate(self, model: LanguageModel, data: PreparedText, rank: int, size: int) -> tuple[float, int]:
         """The summed loss of some lanes of the validation text, and its units."""

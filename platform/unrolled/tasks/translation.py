@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unrolled.config.translation import TranslationConfig
-from unrolled.data.batching import Batch, collate, collate_inputs, plan
+from unrolled.data.batching import Batch, collate, collate_inputs, padding, plan
 from unrolled.data.corpus import Corpus, PreparedPairs, Vocabularies, prepare_pairs
 from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import BEGIN, END, PAD, UNKNOWN
@@ -58,16 +58,20 @@ class Translation:
         return build_translator(self.config.model, len(self.vocabularies.input), len(self.vocabularies.target))
 
     def introduce(self, data: PreparedPairs) -> tuple[str, str]:
-        """Cells, sizes and conditioning; pairs and vocabulary."""
+        """Cells, sizes and conditioning; pairs, vocabulary and what of the first epoch's batches is padding."""
         encoder, decoder, words = self.config.model.encoder, self.config.model.decoder, self.vocabularies
         sees = f"{decoder.attention.score} attention" if decoder.conditioning == "attention" else "the summary alone"
         both = "bidirectional " if encoder.bidirectional else ""
         shared = self.config.data.vocabulary.shared
         size = f"{len(words.input):,} shared" if shared else f"{len(words.input):,} + {len(words.target):,}"
+        lengths, batches = data.split("train").lengths, [batch.indices for batch in self.plan(data, epoch=0)]
+        learned = sum(map(len, batches))
+        long = f" ({len(lengths) - learned:,} too long)" if learned < len(lengths) else ""
         return (
             f"{both}{encoder.cell} {encoder.hidden} → {decoder.cell} {decoder.hidden} with {sees}",
-            f"{self.config.data.source}: {len(data.split('train')):,} pairs to learn from, "
-            f"{len(data.split('validation')):,} to validate; {self.config.data.vocabulary.kind} vocabulary of {size}",
+            f"{self.config.data.source}: {learned:,} pairs to learn from{long}, "
+            f"{len(data.split('validation')):,} to validate; {self.config.data.vocabulary.kind} vocabulary of {size}; "
+            f"padding {100 * padding(lengths, batches):.1f} %",
         )
 
     def plan(self, data: PreparedPairs, epoch: int) -> list[Pairs]:

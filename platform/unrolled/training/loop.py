@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from unrolled.errors import RunFailed
 from unrolled.metrics import metric
 from unrolled.tasks import GlobalBatch, Prepared, Task
 from unrolled.training import carried, checkpoint
+from unrolled.training.ahead import Work, ahead
 from unrolled.training.checkpoint import Progress, Snapshot
 from unrolled.training.comm import Comm
 from unrolled.training.run import RunFolder
@@ -83,23 +85,28 @@ class Trainer:
         stop = progress.finished = self._done()
         while not stop:
             groups = self._plan()
-            for group in groups[progress.batch :]:
-                if progress.batch == 0:
-                    self.updater.state = None
-                flags = self._update(group)
-                progress.step += 1
-                progress.batch += 1
-                ends_epoch = progress.batch == len(groups)
-                if ends_epoch:
-                    progress.epoch, progress.batch = progress.epoch + 1, 0
-                if progress.step % self.training.log_every == 0:
-                    self._log()
-                stop = flags[INTERRUPTED] > 0 or flags[TIME] >= 1 or self._done()
-                self._look_back(stop, interrupted=flags[INTERRUPTED] > 0)
-                stop = stop or self._done()
-                if stop or ends_epoch:
-                    break
+            with closing(ahead(groups[progress.batch :], self.comm)) as works:
+                for work in works:
+                    stop = self._advance(work)
+                    if stop:
+                        break
         return progress
+
+    def _advance(self, work: Work) -> bool:
+        """Makes an update and what is due after it; returns whether the run ends here."""
+        progress = self.progress
+        if progress.batch == 0:
+            self.updater.state = None
+        flags = self._update(work)
+        progress.step += 1
+        progress.batch += 1
+        if progress.batch == self._batches:
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        if progress.step % self.training.log_every == 0:
+            self._log()
+        stop = flags[INTERRUPTED] > 0 or flags[TIME] >= 1 or self._done()
+        self._look_back(stop, interrupted=flags[INTERRUPTED] > 0)
+        return stop or self._done()
 
     def _plan(self) -> list[Sequence[GlobalBatch]]:
         """Returns the global batches of this epoch, those of one update together."""
@@ -107,11 +114,11 @@ class Trainer:
         self._batches = len(groups)
         return groups
 
-    def _update(self, batches: Sequence[GlobalBatch]) -> Sequence[float]:
+    def _update(self, work: Work) -> Sequence[float]:
         """Makes an update or leaves it out; returns the flags of all workers."""
         step = self.progress.step
         layers = (step + 1) % self.training.log_every == 0
-        update = self.updater(batches, step, self._done_share(), self._flags(), layers=layers)
+        update = self.updater(work, step, self._done_share(), self._flags(), layers=layers)
         self._since.add(update)
         self.progress.skipped = 0 if update.made else self.progress.skipped + 1
         if not update.made:

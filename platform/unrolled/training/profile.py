@@ -20,6 +20,7 @@ from unrolled.config import Config
 from unrolled.config_file import load_config
 from unrolled.errors import RunFailed, UserError
 from unrolled.tasks import GlobalBatch, make_task, prepare
+from unrolled.training.ahead import ahead
 from unrolled.training.comm import Alone, Comm, Distributed
 from unrolled.training.run import open_run
 from unrolled.training.update import FLAGS, Updater, by_update, fresh_model
@@ -181,12 +182,12 @@ class _Job:
 def _run(updater: Updater, groups: Sequence[Sequence[GlobalBatch]], steps: int) -> tuple[int, int]:
     """Makes updates as the loop does, from the beginning of the epoch; returns their tokens and how many were made."""
     tokens = made = 0
-    for step in range(steps):
-        place = step % len(groups)
-        if place == 0:
+    for step, work in enumerate(ahead([groups[step % len(groups)] for step in range(steps)], updater.comm)):
+        updater.lap("data")
+        if step % len(groups) == 0:
             updater.state = None
         with record_function(OUTSIDE):  # what is left to it under torch.profiler
-            update = updater(groups[place], step, 0.0, [0.0] * FLAGS, layers=False)
+            update = updater(work, step, 0.0, [0.0] * FLAGS, layers=False)
         updater.lap("other")
         tokens, made = tokens + update.tokens, made + update.made
     return tokens, made

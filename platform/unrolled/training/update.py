@@ -16,7 +16,8 @@ from unrolled.errors import RunFailed
 from unrolled.recurrence import NotFinite, named_stacks
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.state import Nest
-from unrolled.tasks import GlobalBatch, Task
+from unrolled.tasks import GlobalBatch, Part, Task
+from unrolled.training.ahead import Work
 from unrolled.training.average import MovingAverage
 from unrolled.training.comm import Comm
 from unrolled.training.gradients import Gradients
@@ -86,10 +87,8 @@ class Updater:
         self.rate = 0.0
         self.lap: Callable[[str], None] = _unheard
 
-    def __call__(
-        self, batches: Sequence[GlobalBatch], step: int, done: float, flags: Sequence[float], *, layers: bool
-    ) -> Update:
-        """Adds up the gradients of `batches` and takes one step.
+    def __call__(self, work: Work, step: int, done: float, flags: Sequence[float], *, layers: bool) -> Update:
+        """Adds up the gradients of all parts and takes one step.
 
         Random numbers are drawn anew each step from (seed, step, rank).
 
@@ -102,17 +101,14 @@ class Updater:
         self.model.train()
         self.gradients.zero()
         torch.manual_seed((self.seed * 1_000_003 + step) * 65_537 + self.comm.rank)
-        tokens = sum(batch.tokens for batch in batches)
         loss, state = torch.zeros((), dtype=torch.float64, device=self.device), self.state
         self.lap("other")
         with self._anomalies(step):
-            for batch in batches:
-                part = batch.part(self.comm.rank, self.comm.size)
-                if part is not None:
-                    part = part.to(self.device)
-                    self.lap("data")
-                    summed, state = self._both_passes(part, state, tokens)
-                    loss += summed
+            for part in work.parts:
+                here = part.to(self.device)
+                self.lap("data")
+                summed, state = self._both_passes(here, state, work.tokens)
+                loss += summed
         *flags, mean = self.gradients.sum_over_workers(self.comm, [*flags, loss])
         self.lap("communication")
         if self.scale.value != 1:
@@ -126,9 +122,9 @@ class Updater:
         elif self.precision == "float16":
             self.scale.failed()
         self.lap("optimizer")
-        return Update(flags, mean, norm, tokens, made, clipped, by_layer)
+        return Update(flags, mean, norm, work.tokens, made, clipped, by_layer)
 
-    def _both_passes(self, part: Any, state: Nest, tokens: int) -> tuple[Tensor, Nest]:
+    def _both_passes(self, part: Part, state: Nest, tokens: int) -> tuple[Tensor, Nest]:
         """Forward and backward of a part, window by window. Returns its share of the mean loss and the state after."""
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         with narrowed(self.precision, self.device):
