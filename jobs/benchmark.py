@@ -1,7 +1,7 @@
 """How fast the package is, next to the plainest PyTorch that does the same.
 
     python jobs/benchmark.py recurrence training            some of them
-    python jobs/benchmark.py all --quick --check            in two minutes; exit code 1 if a goal is missed
+    python jobs/benchmark.py all --quick --check            in a few minutes; exit code 1 if a goal is missed
     python jobs/benchmark.py all --json FILE --markdown FILE
 
 A benchmark is a function from `quick` to figures and a line in `BENCHMARKS`.
@@ -23,6 +23,7 @@ from measure import Benchmark, Figure, main, ratio, take_turns
 from ray_path import ray_path
 from recurrence import recurrence
 from training import configured, training, translator
+from truncation import truncation
 from unrolled.data.vocabulary import BEGIN, END, PAD, SPECIAL, UNKNOWN
 from unrolled.decoding import Beam, Greedy, Sample, Strategy, decode
 
@@ -61,6 +62,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "training": training,
     "decoding": decoding,
     "ray": ray_path,
+    "truncation": truncation,
 }
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ def _parse(benchmarks: Iterable[str], argv: Sequence[str]) -> argparse.Namespace
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a page with their table here")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a figure misses its goal")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller shapes: two minutes for all")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, smaller shapes")
     parser.add_argument("--threads", type=_threads, default=cores(), metavar="N", help="of torch (default: all cores)")
     return parser.parse_args(argv)
 

@@ -45,7 +45,7 @@ def memory(quick: bool) -> Iterator[Figure]:
             forward().backward(errors)
 
         both()
-        peaks = {"forward": [_peak(forward, clear) for _ in range(5)], "both": [_peak(both, clear) for _ in range(5)]}
+        peaks = {"forward": [peak(forward, clear) for _ in range(5)], "both": [peak(both, clear) for _ in range(5)]}
         # inputs.grad is a second copy of their gradient, in their own order
         bounds = {"forward": batch * steps * kept, "both": batch * steps * (kept + 2 * size) + 2 * weights}
         for passes, bound in bounds.items():
@@ -66,7 +66,7 @@ def _figure(name: str, values: list[float], goal: float, baseline: str) -> Figur
     return Figure(name, round(statistics.median(values), 3), goal, "lower", baseline, len(values), spread)
 
 
-def _peak(work: Callable[[], object], clear: Callable[[], None]) -> int:
+def peak(work: Callable[[], object], clear: Callable[[], None]) -> int:
     """Bytes that the process grows by while `work` runs, `clear` before it."""
     clear()
     _give_back()

@@ -53,10 +53,8 @@ def test_a_sequence_of_one_window_is_the_window(config):
 
 def test_gradients_stop_at_windows_and_not_at_sequences(config):
     """Two cuts of the same sequence differ, and an uncut one is again another."""
-    runs = [
-        train(config, f"name=by{truncate}", "training.sequence=24", f"training.truncate={truncate}", "training.epochs=1")
-        for truncate in (8, 12, 24)
-    ]
+    options = ("training.sequence=24", "training.epochs=1")
+    runs = [train(config, f"name=by{steps}", f"training.truncate={steps}", *options) for steps in (8, 12, 24)]
     steps, first = {progress.step for _, progress in runs}, [losses(run)[0] for run, _ in runs]
     assert len(steps) == 1 and len(set(first)) == 3
 

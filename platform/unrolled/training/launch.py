@@ -124,19 +124,21 @@ class _Tail:
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self._file, self._seen, self._resumed = self._read()[1:]
+        self._file = self._size = self._seen = self._resumed = 0
+        self.new_rows()
 
     def new_rows(self) -> list[dict[str, Any]]:
-        rows, file, count, resumed = self._read()
-        if file != self._file and self._file is not None:
-            # Workers that start again replace the file by its rows up to their checkpoint; a row then says so.
-            self._seen = resumed[-1] if len(resumed) > len(self._resumed) else count
-        new = rows[self._seen :]
-        self._file, self._seen, self._resumed = file, count, resumed
-        return new
-
-    def _read(self) -> tuple[list[dict[str, Any]], int | None, int, list[int]]:
-        """Returns the rows, which file they are from, how many they are, and which of them tell of a new start."""
-        file = self._run.metrics.stat().st_ino if self._run.metrics.exists() else None
+        if not self._run.metrics.exists():
+            return []
+        stat, file = self._run.metrics.stat(), self._file
+        if (stat.st_ino, stat.st_size) == (file, self._size):
+            return []
+        self._file, self._size = stat.st_ino, stat.st_size
         rows = self._run.history()
-        return rows, file, len(rows), [place for place, row in enumerate(rows) if row["kind"] == "resume"]
+        resumed = [place for place, row in enumerate(rows) if row["kind"] == "resume"]
+        if file not in (0, self._file):
+            # Workers that start again replace the file by its rows up to their checkpoint; a row then says so.
+            self._seen = resumed[-1] if len(resumed) > self._resumed else len(rows)
+        new = rows[self._seen :]
+        self._seen, self._resumed = len(rows), len(resumed)
+        return new
