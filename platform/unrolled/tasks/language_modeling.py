@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from unrolled.config.language_modeling import LanguageModelingConfig
 from unrolled.data.stream import Lanes, PreparedText, Window, Windows, plan_windows, prepare_text
@@ -21,7 +20,7 @@ from unrolled.models.language_model import PRIME
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.explanation import STEPS, explain
 from unrolled.tasks.language_findings import find
-from unrolled.tasks.task import Findings
+from unrolled.tasks.task import Findings, Piece
 
 READ = 256
 """Steps that an examination reads at a time: bounds the memory of the scores, changes no result."""
@@ -67,9 +66,9 @@ class LanguageModeling:
         """Windows of all lanes in the order of the text, the same in every epoch."""
         return plan_windows(data.split("train"), self.config.training.lanes, self.config.training.truncate)
 
-    def losses(self, model: LanguageModel, part: Windows, state: Nest) -> Iterator[tuple[Tensor, Nest]]:
+    def losses(self, model: LanguageModel, part: Windows, state: Nest) -> Iterator[Piece]:
         """Cross-entropy of the next units, summed, and the state that the next window begins with."""
-        yield model.loss(part.inputs, part.targets, state)
+        yield Piece(*model.loss(part.inputs, part.targets, state), last=True)
 
     def validate(self, model: LanguageModel, data: PreparedText, rank: int, size: int) -> tuple[float, int]:
         """The summed loss of some lanes of the validation text, and its units."""
