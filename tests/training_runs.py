@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from unrolled.config_file import load_config
 from unrolled.tasks import prepare
-from unrolled.training import buckets, shared_memory
+from unrolled.training import buckets
 from unrolled.training.comm import Alone, Distributed
 from unrolled.training.run import choose_checkpoint, claim
 from unrolled.training.worker import work
@@ -36,8 +36,8 @@ def weights(run, which="last"):
 
 
 def travelling():
-    """Makes gradients of this process travel, in many buckets, as between machines that share no memory."""
-    shared_memory.FOLDER = shared_memory.FOLDER / "nowhere"
+    """Makes gradients of this process travel, in many buckets, as on a system that has no files in memory."""
+    del os.memfd_create
     buckets.BYTES = 1000
 
 
