@@ -25,6 +25,7 @@ from unrolled.config_file import load_config
 from unrolled.data.batching import Batch, collate, plan
 from unrolled.data.vocabulary import PAD, SPECIAL
 from unrolled.models import EncoderDecoder, build_translator
+from unrolled.tasks import Piece
 from unrolled.training.ahead import Work
 from unrolled.training.comm import Alone, Comm, Distributed
 from unrolled.training.update import Updater
@@ -124,9 +125,9 @@ class _Captions:
     def __init__(self, config: TranslationConfig) -> None:
         self.smoothing = config.training.label_smoothing
 
-    def losses(self, model: EncoderDecoder, part: Batch, state: Any) -> Iterator[tuple[Tensor, Any]]:
+    def losses(self, model: EncoderDecoder, part: Batch, state: Any) -> Iterator[Piece]:
         memory = model.encode(part.inputs, part.input_mask)
-        yield model.loss(memory, part.before, part.after, part.target_mask, self.smoothing), state
+        yield Piece(model.loss(memory, part.before, part.after, part.target_mask, self.smoothing), state, last=True)
 
 
 def our_step(config: TranslationConfig, batches: Sequence[Batch], comm: Comm | None = None) -> Callable[[], None]:

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from unrolled.config import Clipping
+from unrolled.training.comm import Alone
 from unrolled.training.gradients import Gradients
 
 
 def given_gradients(values):
     model = torch.nn.Linear(2, 2).double()
     model.weight.grad, model.bias.grad = torch.tensor(values[:4]).double().view(2, 2), torch.tensor(values[4:]).double()
-    return model, Gradients(model, extra=1)
+    return model, Gradients(model, 1, Alone())
 
 
 def flat(gradients):

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clusters import Cluster, cluster, free_port
 from unrolled.cluster import package
 from unrolled.cluster.package import pack
 from unrolled.cluster.quiet import LateFile
@@ -36,12 +30,6 @@ KNOWN = ("train", "evaluate", "runs")
 def resources(*nodes: tuple[float, float]) -> Resources:
     cpus, gpus = sum(node[0] for node in nodes), sum(node[1] for node in nodes)
     return Resources(cpus, gpus, cpus, gpus, nodes)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 # Resources
@@ -242,69 +230,11 @@ def test_a_private_session_is_quiet_and_ends(tmp_path):
 # A real cluster
 
 
-@dataclass(frozen=True)
-class Head:
-    """A cluster of one node with its own token."""
-
-    address: str
-    url: str
-    environment: dict[str, str]
-
-
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
+def head() -> Iterator[Cluster]:
     pytest.importorskip("aiohttp_cors", reason="the job server needs ray[default]")
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray puts sockets there, whose paths are limited
-    port, dashboard, client, agent = (free_port() for _ in range(4))
-    token = secrets.token_hex(32)
-    binaries = Path(sys.executable).parent
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {
-        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",  # jobs run `python`
-        "RAY_AUTH_TOKEN": token,
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    options = {
-        "port": port,
-        "dashboard-port": dashboard,
-        "ray-client-server-port": client,
-        "dashboard-agent-listen-port": agent,
-        "num-cpus": 2,
-        "temp-dir": folder,
-    }
-    command = [
-        str(binaries / "ray"),
-        "start",
-        "--head",
-        "--block",
-        *(f"--{key}={value}" for key, value in options.items()),
-    ]
-    with (folder / "head.txt").open("w") as output:
-        process = subprocess.Popen(
-            command,
-            env=environment | {"RAY_AUTH_MODE": "token"},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    cluster = Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", environment)
-    try:
-        wait_for(cluster.url, token, process)
-        yield cluster
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # this head and its processes; `ray stop` would end others' too
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_for(url: str, token: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(requests.RequestException):
-            if requests.get(f"{url}/api/version", headers={"Authorization": f"Bearer {token}"}, timeout=5).ok:
-                return
-        time.sleep(0.5)
-    pytest.fail("the head of the test cluster did not start")
+    with cluster(cpus=2) as running:
+        yield running
 
 
 def unrolled(*words: str, environment: dict[str, str], folder: Path) -> subprocess.Popen[str]:

@@ -35,9 +35,11 @@ def windowed(model, truncate):
     inputs, input_mask, before, after, mask = examples()
     model.zero_grad()
     memory, total = model.encode(inputs, input_mask, truncate), 0.0
-    for loss in model.window_losses(memory, before, after, mask, 0.1, truncate):
+    leaf = memory.leaf()
+    for loss in model.window_losses(leaf, before, after, mask, 0.1, truncate):
         loss.backward()
         total += loss.item()
+    memory.behind(leaf).backward()
     return total, {name: value.grad.clone() for name, value in model.named_parameters()}
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from unrolled.config_file import load_config
 from unrolled.tasks import prepare
+from unrolled.training import buckets
 from unrolled.training.comm import Alone, Distributed
 from unrolled.training.run import choose_checkpoint, claim
 from unrolled.training.worker import work
@@ -34,7 +35,15 @@ def weights(run, which="last"):
     return load_file(choose_checkpoint(run, which).folders[0] / "model.safetensors")
 
 
-def _process(rank, size, run, fingerprint, port):
+def travelling():
+    """Makes gradients of this process travel, in many buckets, as on a system that has no files in memory."""
+    del os.memfd_create
+    buckets.BYTES = 1000
+
+
+def _process(rank, size, run, fingerprint, port, setup):
+    if setup is not None:
+        setup()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
     work(run, fingerprint, Distributed(), device=torch.device("cpu"), threads=1)
@@ -42,10 +51,10 @@ def _process(rank, size, run, fingerprint, port):
     os._exit(0)  # gloo's threads may still let go of tensors, which ends a Python that is shutting down with an abort
 
 
-def train_together(path, size, *overrides, **options):
+def train_together(path, size, *overrides, setup=None, **options):
     run, fingerprint = start(path, *overrides, **options)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (size, run, fingerprint, port), nprocs=size)
+    torch.multiprocessing.spawn(_process, (size, run, fingerprint, port, setup), nprocs=size)
     return run

@@ -92,7 +92,7 @@ def _on_first_batch(task: Task, model: nn.Module, data: Prepared) -> tuple[int, 
 
 def _loss(task: Task, model: nn.Module, part: Any) -> Tensor:
     """The loss in one piece. An encoder that training walks back by itself, window after window, is not behind it."""
-    return torch.stack([loss for loss, _ in task.losses(model, part, None)]).sum()
+    return torch.stack([piece.loss for piece in task.losses(model, part, None)]).sum()
 
 
 def distances(flows: Sequence[Flow]) -> list[int]:

@@ -39,17 +39,14 @@ class EncoderDecoder(nn.Module):
         """`loss` in windows of `truncate` target steps, for truncated back-propagation through time.
 
         Whoever takes a window's loss must have run its backward pass before taking the next one: then its graph is
-        gone. Gradients of the memory add up beside it, and when the last window is done they go back through the
-        encoder.
+        gone. With the leaf of a memory in its place, gradients of the memory add up there.
         """
-        leaf = memory.leaf()
-        state = self.decoder.start(leaf)
+        state = self.decoder.start(memory)
         for start in range(0, before.shape[1], truncate):
             window = slice(start, start + truncate)
-            outputs, state = self.decoder(leaf, before[:, window], state)
+            outputs, state = self.decoder(memory, before[:, window], state)
             yield self.head.loss(outputs[mask[:, window]], after[:, window][mask[:, window]], smoothing)
             state = nest.detach(state)
-        memory.backward(leaf)
 
     def start(self, memory: Memory) -> DecoderState:
         """The state before the first token of every example."""

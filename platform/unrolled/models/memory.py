@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,12 +35,12 @@ class Memory:
         cut = {name: value.detach().requires_grad_() for name, value in self._learned().items()}
         return replace(self, **cut)
 
-    def backward(self, leaf: Memory) -> None:
-        """Sends the gradients that `leaf` has gathered on into the encoder."""
-        gathered = leaf._learned()
-        reached = {name: value for name, value in self._learned().items() if gathered[name].grad is not None}
-        if reached:
-            torch.autograd.backward(list(reached.values()), [gathered[name].grad for name in reached])
+    def behind(self, leaf: Memory) -> Tensor:
+        """A loss of zero whose backward pass sends the gradients that `leaf` has gathered on into the encoder."""
+        gathered = {name: value.grad for name, value in leaf._learned().items() if value.grad is not None}
+        values = self._learned()
+        zero: Tensor = _Behind.apply(self.summary.detach(), gathered.values(), *(values[name] for name in gathered))
+        return zero
 
     def _learned(self) -> dict[str, Tensor]:
         values = {"states": self.states, "summary": self.summary, "keys": self.keys}
@@ -48,3 +50,16 @@ class Memory:
         """Takes the examples `rows` `(n,)`."""
         keys = None if self.keys is None else self.keys[rows]
         return Memory(self.states[rows], self.mask[rows], self.summary[rows], keys)
+
+
+class _Behind(torch.autograd.Function):
+    """Zero. Its gradients are those given, whatever comes in: the losses that they are from were scaled already."""
+
+    @staticmethod
+    def forward(ctx: Any, like: Tensor, gradients: Iterable[Tensor], *_: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return like.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        return None, None, *ctx.gradients

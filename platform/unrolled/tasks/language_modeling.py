@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from unrolled.config.language_modeling import LanguageModelingConfig
 from unrolled.data.stream import Lanes, PreparedText, Window, Windows, plan_windows, prepare_text
@@ -22,7 +21,7 @@ from unrolled.recurrence import state as nest
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.explanation import STEPS, explain
 from unrolled.tasks.language_findings import find
-from unrolled.tasks.task import Findings
+from unrolled.tasks.task import Findings, Piece
 
 READ = 256
 """Steps that an examination reads at a time: bounds the memory of the scores, changes no result."""
@@ -70,12 +69,13 @@ class LanguageModeling:
         """Windows of all lanes in the order of the text, the same in every epoch."""
         return plan_windows(data.split("train"), self.config.training.lanes, self.config.training.update_steps)
 
-    def losses(self, model: LanguageModel, part: Windows, state: Nest) -> Iterator[tuple[Tensor, Nest]]:
+    def losses(self, model: LanguageModel, part: Windows, state: Nest) -> Iterator[Piece]:
         """Cross-entropy of the next units, summed, and the state that the next window begins with."""
-        for window in part.split(self.config.training.truncate):
+        windows = list(part.split(self.config.training.truncate))
+        for window in windows:
             loss, state = model.loss(window.inputs, window.targets, state)
             state = nest.detach(state)
-            yield loss, state
+            yield Piece(loss, state, last=window is windows[-1])
 
     def validate(self, model: LanguageModel, data: PreparedText, rank: int, size: int) -> tuple[float, int]:
         """The summed loss of some lanes of the validation text, and its units."""

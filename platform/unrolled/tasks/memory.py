@@ -17,7 +17,7 @@ from unrolled.metrics import mean_interval, metric
 from unrolled.models.recurrent import build_dropout, build_stack
 from unrolled.models.sequence import SequenceModel
 from unrolled.recurrence.state import Nest
-from unrolled.tasks.task import Findings, Table
+from unrolled.tasks.task import Findings, Piece, Table
 
 SHARE = 100
 """Sequences that an evaluation worker takes at a time."""
@@ -101,10 +101,10 @@ class Memory:
         starts = (size * step for step in range(epoch * steps, (epoch + 1) * steps))
         return [self._drawn("train", range(start, start + size)) for start in starts]
 
-    def losses(self, model: SequenceModel, part: Examples, state: Nest) -> Iterator[tuple[Tensor, Nest]]:
+    def losses(self, model: SequenceModel, part: Examples, state: Nest) -> Iterator[Piece]:
         """Squared error or cross-entropy, summed; no sequence goes on in the next batch."""
         outputs = model(_inputs(model, part), self.problem.targets, self.config.training.truncate)
-        yield self.problem.loss(outputs, part.targets).sum(), None
+        yield Piece(self.problem.loss(outputs, part.targets).sum(), None, last=True)
 
     def validate(self, model: SequenceModel, data: Generated, rank: int, size: int) -> tuple[float, float, int]:
         """Summed loss and score, and how many sequences they are of."""

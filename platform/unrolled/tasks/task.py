@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,21 @@ class GlobalBatch(Protocol):
     def part(self, rank: int, size: int) -> Part | None:
         """The rows `rank::size`; `None` where there are none."""
         ...
+
+
+class Piece(NamedTuple):
+    """A part's loss, or a window of it, that is to be walked back before the next one is made.
+
+    Attributes:
+        loss: in nats, summed over the targets of the piece.
+        state: what the next part reads on from; `None` where batches have nothing to do with each other.
+        last: whether this piece's backward pass is known to be the part's last. Nobody else can know while it is still
+            to come; where it is said, workers send gradients while the pass makes the others.
+    """
+
+    loss: Tensor
+    state: Nest
+    last: bool = False
 
 
 class Prepared(Protocol):
@@ -88,15 +103,12 @@ class Task(Protocol):
         """The global batches of an epoch, from the config's seed and `epoch` alone."""
         ...
 
-    def losses(self, model: Any, part: Any, state: Nest) -> Iterator[tuple[Tensor, Nest]]:
-        """The training loss in nats, summed over the part's targets: in one piece, or window by window where
-        back-propagation through time is truncated. The backward pass of a piece must have run before the next is taken.
+    def losses(self, model: Any, part: Any, state: Nest) -> Iterator[Piece]:
+        """The training loss of the part: in one piece, or window by window where back-propagation through time is
+        truncated. The backward pass of a piece must have run before the next is taken.
 
         Args:
             state: what the part before this one carried out, rows as in this part; `None` at an epoch's start.
-
-        Yields:
-            A sum, and what the next part reads on from; `None` where batches have nothing to do with each other.
         """
         ...
 

@@ -21,6 +21,7 @@ from unrolled.decoding import Greedy, Strategy, decode
 from unrolled.metrics import score
 from unrolled.models import EncoderDecoder, build_translator
 from unrolled.recurrence.state import Nest
+from unrolled.tasks.task import Piece
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,17 @@ class Translation:
             Pairs(corpus, indices) for indices in plan(corpus.lengths, **limits, seed=self.config.seed, epoch=epoch)
         ]
 
-    def losses(self, model: EncoderDecoder, part: Batch, state: Nest) -> Iterator[tuple[Tensor, Nest]]:
+    def losses(self, model: EncoderDecoder, part: Batch, state: Nest) -> Iterator[Piece]:
         """Cross-entropy of every target token given those before it (teacher forcing), summed."""
         truncate, smoothing = self.config.training.truncate, self.config.training.label_smoothing
         if truncate is None or truncate >= max(part.inputs.shape[1], part.before.shape[1]):
-            yield self._loss(model, part, smoothing), state
+            yield Piece(self._loss(model, part, smoothing), state, last=True)
             return
         memory = model.encode(part.inputs, part.input_mask, truncate)
-        for loss in model.window_losses(memory, part.before, part.after, part.target_mask, smoothing, truncate):
-            yield loss, state
+        leaf = memory.leaf()
+        for loss in model.window_losses(leaf, part.before, part.after, part.target_mask, smoothing, truncate):
+            yield Piece(loss, state)
+        yield Piece(memory.behind(leaf), state, last=True)
 
     def _loss(self, model: EncoderDecoder, part: Batch, smoothing: float = 0.0) -> Tensor:
         memory = model.encode(part.inputs, part.input_mask)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.config import Clipping
+from unrolled.training.buckets import Buckets
 from unrolled.training.comm import Comm
 
 EPSILON = 1e-3
@@ -20,45 +21,31 @@ class Gradients:
 
     Args:
         model: its parameters must share a type and a device.
-        extra: numbers that travel with them in the same all-reduce.
+        extra: numbers that are summed over the workers with them.
     """
 
-    def __init__(self, model: nn.Module, extra: int) -> None:
+    def __init__(self, model: nn.Module, extra: int, comm: Comm) -> None:
         self._named = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self._extra = extra
-        self._buffer: Tensor | None = None
-        self._views: list[Tensor] = []
+        self._buckets = Buckets(list(self._named.values()), extra, comm) if comm.size > 1 else None
 
     def zero(self) -> None:
         """Starts the next sum. The backward pass then leaves its own memory, which costs no copy."""
         for parameter in self._named.values():
             parameter.grad = None
 
-    def sum_over_workers(self, comm: Comm, numbers: Sequence[float | Tensor]) -> list[float]:
+    def last_pass(self, loss: Tensor) -> None:
+        """Says that the backward pass from `loss`, now to begin, is the last before the sum over the workers."""
+        if self._buckets is not None:
+            self._buckets.last_pass(loss)
+
+    def sum_over_workers(self, numbers: Sequence[float | Tensor]) -> list[float]:
         """Adds up gradients and `numbers` over the workers; returns the numbers' sums."""
+        if self._buckets is not None:
+            return self._buckets.sum(numbers)
         for parameter in self._named.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        if comm.size == 1:
-            return [float(number) for number in numbers]
-        if self._buffer is None:
-            self._buffer = self._make_buffer(comm)
-        torch._foreach_copy_(self._views, self.all())
-        for parameter, view in zip(self._named.values(), self._views, strict=True):
-            parameter.grad = view
-        extra = self._buffer[-self._extra :]
-        for place, number in enumerate(numbers):
-            extra[place] = number
-        comm.all_reduce(self._buffer)
-        return [float(number) for number in extra]
-
-    def _make_buffer(self, comm: Comm) -> Tensor:
-        """One tensor for all gradients, so that workers exchange it in one piece."""
-        sizes = [parameter.numel() for parameter in self._named.values()]
-        buffer = comm.memory(sum(sizes) + self._extra, next(iter(self._named.values())).detach())
-        pieces = torch.split(buffer[: sum(sizes)], sizes)
-        self._views = [piece.view_as(value) for piece, value in zip(pieces, self._named.values(), strict=True)]
-        return buffer
+        return [float(number) for number in numbers]
 
     def all(self) -> list[Tensor]:
         """The gradients, in the order of the parameters."""

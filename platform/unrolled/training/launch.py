@@ -48,7 +48,8 @@ def launch(
         RunFailed: workers failed more often than `restarts`.
     """
     _failure(run).unlink(missing_ok=True)
-    number = workers if workers[0] < workers[1] else workers[0]
+    least, most = workers
+    number = least if least == most else workers
     settings = {"run": str(run.path), "fingerprint": fingerprint, "threads": cpus}
     resources = {"CPU": float(cpus)} | ({"GPU": 1.0} if gpu else {})
     with tempfile.TemporaryDirectory(prefix="unrolled-ray-") as scratch:
@@ -61,7 +62,10 @@ def launch(
                 name=Path(scratch).name,
                 storage_path=scratch,
                 # A group that finds no place is not waited for without end: CPUs may have gone since they were counted.
-                failure_config=FailureConfig(max_failures=restarts, controller_failure_limit=1),
+                # Where their number is free, Ray counts them anew, but a lost node for up to 20 s still among them.
+                failure_config=FailureConfig(
+                    max_failures=restarts, controller_failure_limit=1 if least == most else restarts + 1
+                ),
             ),
         )
         outcome = _watch(trainer, run, console)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-FOLDER = Path("/dev/shm")
 PIECE = 2**15
 """Numbers that are summed at a time: few enough that they stay in a core's cache."""
 
@@ -49,31 +48,41 @@ def share(
     count: int, dtype: torch.dtype, rank: int, size: int, gather: Callable[[Any], list[Any]], barrier: Callable[[], Any]
 ) -> Segments | None:
     """Makes a tensor of `count` numbers for every worker; `None`, for all of them, where they do not share a machine or
-    it has not got so much shared memory."""
+    it has not got so much memory.
+
+    The memory is a file without a place in any folder, which the others open through the first worker's `/proc` entry:
+    whoever is killed at whatever moment, it goes with the last process that has it open.
+    """
     length = size * count * dtype.itemsize
-    path = FOLDER / f"unrolled-{secrets.token_hex(16)}" if rank == 0 else None
-    made = path is not None and _make(path, length)
-    path, possible = gather((path, made))[0]
-    memory = _open(path, length) if possible else None
+    made = gather(_make(length) if rank == 0 else None)[0]
+    memory = None if made is None else _open(made, length)
     everywhere = all(gather(memory is not None))
-    if rank == 0:
-        path.unlink(missing_ok=True)  # what is mapped stays, and goes with the last worker
+    if rank == 0 and made is not None:
+        os.close(made[0])  # what is mapped stays
     return Segments(memory, rank, size, dtype, barrier) if everywhere and memory is not None else None
 
 
-def _make(path: Path, length: int) -> bool:
+def _make(length: int) -> tuple[int, Path, Path] | None:
+    """Returns the file, where others find it, and what they find there."""
     try:
-        with path.open("xb") as file:
-            os.posix_fallocate(file.fileno(), 0, length)  # or the first write beyond what is free would be fatal
+        file = os.memfd_create(f"unrolled-{secrets.token_hex(16)}")
+    except (AttributeError, OSError):  # not every system has such files
+        return None
+    place = Path(f"/proc/{os.getpid()}/fd/{file}")
+    try:
+        os.posix_fallocate(file, 0, length)  # or the first write beyond what is free would be fatal
+        return file, place, place.readlink()
     except OSError:
-        path.unlink(missing_ok=True)
-        return False
-    return True
+        os.close(file)
+        return None
 
 
-def _open(path: Path, length: int) -> mmap.mmap | None:
+def _open(made: tuple[int, Path, Path], length: int) -> mmap.mmap | None:
+    _, place, name = made
     try:
-        with path.open("r+b") as file:
+        if place.readlink() != name:  # on this machine, another process has that number
+            return None
+        with place.open("r+b") as file:
             return mmap.mmap(file.fileno(), length)
     except OSError:
         return None

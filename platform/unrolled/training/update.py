@@ -79,7 +79,7 @@ class Updater:
         self.seed, self.training = config.seed, config.training
         self.optimizer = build_optimizer(model, self.training.optimizer)
         self.schedule = Schedule(self.training.schedule, self.training.optimizer.learning_rate)
-        self.gradients = Gradients(model, extra=FLAGS + 1)
+        self.gradients = Gradients(model, FLAGS + 1, comm)
         self.average = MovingAverage(model, self.training.moving_average)
         self.precision = resolve(self.training.precision, device, comm)
         self.scale = LossScale(2.0**16 if self.precision == "float16" else 1.0)
@@ -107,9 +107,9 @@ class Updater:
             for part in work.parts:
                 here = part.to(self.device)
                 self.lap("data")
-                summed, state = self._both_passes(here, state, work.tokens)
+                summed, state = self._both_passes(here, state, work.tokens, last=part is work.parts[-1])
                 loss += summed
-        *flags, mean = self.gradients.sum_over_workers(self.comm, [*flags, loss])
+        *flags, mean = self.gradients.sum_over_workers([*flags, loss])
         self.lap("communication")
         if self.scale.value != 1:
             self.gradients.scale(1 / self.scale.value)
@@ -124,19 +124,24 @@ class Updater:
         self.lap("optimizer")
         return Update(flags, mean, norm, work.tokens, made, clipped, by_layer)
 
-    def _both_passes(self, part: Part, state: Nest, tokens: int) -> tuple[Tensor, Nest]:
-        """Forward and backward of a part, window by window. Returns its share of the mean loss and the state after."""
+    def _both_passes(self, part: Part, state: Nest, tokens: int, *, last: bool) -> tuple[Tensor, Nest]:
+        """Forward and backward of a part, window by window. Returns its share of the mean loss and the state after.
+
+        Args:
+            last: whether no other part follows before the sum over the workers.
+        """
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         with narrowed(self.precision, self.device):
-            for summed, after in self.task.losses(self.model, part, state):
+            for piece in self.task.losses(self.model, part, state):
                 self.lap("forward")
-                mean = summed / tokens
+                mean = piece.loss / tokens
+                if last and piece.last:
+                    self.gradients.last_pass(mean)
                 with torch.autocast(self.device.type, enabled=False):
                     torch.autograd.backward(mean * self.scale.value if self.scale.value != 1 else mean)
                 loss += mean.detach()
-                state = nest.detach(after)
+                state = nest.detach(piece.state)
                 self.lap("backward")
-            self.lap("backward")  # behind its last window a task may walk back what the windows have read
         return loss, state
 
     def _step(self, step: int, done: float, norm: float) -> bool:
