@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import struct
+import subprocess
 import sys
 import threading
 from collections import defaultdict
@@ -11,10 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from test_killed import processes, wait_for
 from unrolled import api
 from unrolled.cli import main
 from unrolled.errors import RunFailed
 from unrolled.training.console import Console
+from unrolled.training.run import RunFolder
 from unrolled.training.tensorboard import numbers
 
 CONFIG = """\
@@ -191,6 +196,40 @@ def test_weights_and_biases_has_config_rows_and_state(tiny, wandb, tmp_path, mon
     assert rows == logged(run) and code == 0 and config["training"]["epochs"] == 98
 
 
+@pytest.mark.slow
+def test_killed_workers_and_drivers_lose_no_row(tiny, store, tmp_path):
+    endless = ["training.max_steps=99999", "training.checkpoint_every=40", MLFLOW]
+    folder = RunFolder(tmp_path / "runs" / "adding")
+
+    def command(*arguments):
+        words = [sys.executable, "-m", "unrolled", "train", str(tiny), "--workers", "2", *arguments]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def step():
+        return max((row["step"] for row in folder.history()), default=0)
+
+    driver = command(*endless)
+    wait_for(lambda: step() >= 100, "steps")
+    os.kill(next(iter(processes("ray::RayTrainWorker"))), signal.SIGKILL)
+    wait_for(lambda: any(row["kind"] == "resume" for row in folder.history()), "a new group of workers")
+    reached = step()
+    wait_for(lambda: step() >= reached + 100, "more steps")
+    driver.kill()
+    driver.wait()
+    wait_for(lambda: not processes("ray::RayTrainWorker"), "the workers' end", 60)
+    assert only_run(store).info.status == "RUNNING"
+    resumed = command("--resume", f"training.max_steps={step() + 20}", *endless[1:])
+    said, _ = resumed.communicate(timeout=180)
+    assert resumed.returncode == 0, said
+    found = only_run(store)
+    assert found.info.status == "FINISHED"
+    for name, rows in logged(api.load(folder.path)).items():
+        sent = [(one.step, one.value) for one in store.get_metric_history(found.info.run_id, name)]
+        assert set(sent) >= set(rows)
+        if not name.endswith("tokens_per_second"):
+            assert set(sent) == set(rows)  # what was sent twice, between a checkpoint and a kill, is the same
+
+
 class Server(ThreadingHTTPServer):
     """What MLflow's client asks of its server while one run trains; silent while `down`."""
 
@@ -267,8 +306,8 @@ def test_no_server_at_the_start(tiny, tmp_path, capsys, monkeypatch):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    want = "unrolled: training.trackers: mlflow cannot be used (Connection refused).\n"
-    assert refused(capsys, tiny, "--local", MLFLOW) == want
+    want = "training.trackers: mlflow cannot be used (Connection refused); MLFLOW_TRACKING_URI names its server."
+    assert refused(capsys, tiny, "--local", MLFLOW) == f"unrolled: {want}\n"
     assert not (tmp_path / "runs").exists()
 
 

@@ -22,6 +22,7 @@ MLFLOW_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's own patience with a server is more than an hour
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # which may be read by a machine
 }
 WANDB_SECONDS = 30.0
@@ -47,10 +48,12 @@ class Tracker(Protocol):
 
     Attributes:
         name: as `training.trackers` has it.
+        hint: what helps where it cannot be used.
         late: how rows that it did not take in time get there.
     """
 
     name: str
+    hint: str
     late: str
 
     def begin(self, run: RunFolder, config: Config, known: Mark | None) -> Mark:
@@ -71,6 +74,7 @@ class MLflow:
     MLflow keeps its runs by default. If MLflow no longer has a resumed run, it gets a new one, with all rows."""
 
     name = "mlflow"
+    hint = "MLFLOW_TRACKING_URI names its server"
     late = "they follow later, or with --resume"
 
     def __init__(self) -> None:
@@ -129,15 +133,16 @@ class WeightsAndBiases:
     those before."""
 
     name = "wandb"
+    hint = "WANDB_MODE=offline needs no server"
     late = "`wandb sync` on the run's folder wandb/ sends them"
 
     def __init__(self) -> None:
         import wandb
 
         self._wandb: Any = wandb
-        self._online = wandb.setup().settings.mode in ("online", "run", "shared")
+        self._online = wandb.setup(settings=wandb.Settings(silent=True)).settings.mode in ("online", "run", "shared")
         if self._online and not wandb.login(prompt=False, verify=True):
-            raise UserError("no API key: give one by `wandb login` or WANDB_API_KEY, or set WANDB_MODE=offline")
+            raise UserError("no API key: give one by `wandb login` or WANDB_API_KEY")
 
     def begin(self, run: RunFolder, config: Config, known: Mark | None) -> Mark:
         patience = {"init_timeout": WANDB_SECONDS, "finish_timeout": WANDB_SECONDS, "finish_timeout_raises": True}
@@ -171,19 +176,20 @@ def reach_trackers(config: Config) -> list[Tracker]:
     Raises:
         UserError: one's package is not installed, or its server does not answer or does not let us in.
     """
-    known: dict[str, Callable[[], Tracker]] = {"mlflow": MLflow, "wandb": WeightsAndBiases}
+    known: dict[str, type[Tracker]] = {"mlflow": MLflow, "wandb": WeightsAndBiases}
     for name in config.training.trackers:
         if find_spec(name) is None:
             raise UserError(f"training.trackers names {name}, which is not installed: pip install {name}.")
-    return [attempt(name, known[name]) for name in config.training.trackers]
+    return [attempt(known[name], known[name]) for name in config.training.trackers]
 
 
-def attempt(name: str, action: Callable[[], T]) -> T:
+def attempt(tracker: Tracker | type[Tracker], action: Callable[[], T]) -> T:
     """Returns what the action returns; raises UserError for whatever a tracker's package raises."""
     try:
         return action()
     except Exception as error:
-        raise UserError(f"training.trackers: {name} cannot be used ({reason(error)}).") from error
+        name, hint = tracker.name, tracker.hint
+        raise UserError(f"training.trackers: {name} cannot be used ({reason(error)}); {hint}.") from error
 
 
 def reason(error: BaseException) -> str:

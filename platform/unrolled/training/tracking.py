@@ -75,7 +75,7 @@ class _Follower:
         self.rows: SimpleQueue[dict[str, Any] | State] = SimpleQueue()
         self._tracker, self._say, self._said = tracker, say, False
         self._file = run.path / f"{tracker.name}.json"
-        self._note(attempt(tracker.name, lambda: tracker.begin(run, config, _read(self._file))))
+        self._note(attempt(tracker, lambda: tracker.begin(run, config, _read(self._file))))
         say(f"{tracker.name:<8} {tracker.where()}")
         for row in run.history():
             if _place(row) > self._mark.row:
