@@ -156,7 +156,7 @@ def records(file):
 
     content, place, whole = file.read_bytes(), 7, b""
     while place + 7 <= len(content):
-        if (rest := -place % 32768) < 7:  # no header fits into what is left of the block
+        if 0 < (rest := -place % 32768) < 7:  # no header fits into what is left of the block
             place += rest
             continue
         _checksum, length, kind = struct.unpack_from("<IHB", content, place)

@@ -130,7 +130,7 @@ class MLflow:
 class WeightsAndBiases:
     """A run of the project `unrolled`, or of $WANDB_PROJECT; the package's own variables say who, where and whether
     offline. Offline files of a resumed run have its id and all its rows, since the newest that is synchronised replaces
-    those before."""
+    those before; so has a resumed run that the server does not know."""
 
     name = "wandb"
     hint = "WANDB_MODE=offline needs no server"
@@ -158,7 +158,7 @@ class WeightsAndBiases:
         )
         # Its own count of rows cannot go back to a checkpoint, as ours does.
         self._run.define_metric("*", step_metric="step")
-        return known if known and self._online else Mark(self._run.id)
+        return known if known and self._run.resumed else Mark(self._run.id)
 
     def where(self) -> str:
         return str(self._run.url) if self._online else f"run {self._run.id}, offline in {self._run.settings.sync_dir}"
