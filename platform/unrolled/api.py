@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,7 +35,8 @@ from unrolled.training.console import Console, duration, written
 from unrolled.training.launch import launch
 from unrolled.training.run import RunFolder, choose_checkpoint, claim, open_run
 from unrolled.training.signals import stopping
-from unrolled.training.trackers import check_trackers
+from unrolled.training.trackers import reach_trackers
+from unrolled.training.tracking import Tracking
 from unrolled.training.worker import work
 
 
@@ -175,8 +177,8 @@ def train(
         raise UserError(f"--local trains in one process, so --workers {wanted} cannot be kept; leave one of them out.")
     settings = config if isinstance(config, Config) else load_config(config, overrides)
     settings = settings.smoke() if tiny else settings
-    check_trackers(settings)
     run = claim(settings, resume=resume, overwrite=overwrite)
+    trackers = reach_trackers(settings)
     data = prepare(settings)
     if resume and (newest := checkpoint.newest_whole(run.checkpoints)[0]) is not None:
         checkpoint.load_model([newest], make_task(settings, run.vocabulary).build_model())
@@ -192,20 +194,27 @@ def train(
         run.start(settings, data, resume=resume)
         task = make_task(settings, run.vocabulary)
         console.begin(settings, _introduction(task, run, data, where), task.shown)
+        tracking = session.enter_context(Tracking(trackers, run, settings, console.say))
         session.enter_context(stopping(run, console))
+
+        def show(row: dict[str, Any]) -> None:
+            console.show(row)
+            tracking.take(row)
+
         if local:
             device = torch.device("cuda" if gpu else "cpu")
-            progress = work(run, data.fingerprint, Alone(), device=device, threads=None, show=console.show)
+            progress = work(run, data.fingerprint, Alone(), device=device, threads=None, show=show)
         else:
             progress = launch(
                 run,
                 data.fingerprint,
-                console,
+                show,
                 workers=(least, most),
                 cpus=cpus,
                 gpu=gpu,
                 restarts=settings.training.restarts,
             )
+        tracking.state = "finished" if progress.finished else "killed"
     _conclude(console, settings, run, progress, task)
     return Run(run, interrupted=not progress.finished)
 

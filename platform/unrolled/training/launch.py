@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,6 @@ from unrolled.errors import RunFailed, UserError
 from unrolled.files import write_whole
 from unrolled.training.checkpoint import Progress
 from unrolled.training.comm import Distributed
-from unrolled.training.console import Console
 from unrolled.training.run import RunFolder
 from unrolled.training.worker import work
 
@@ -28,7 +28,7 @@ POLL_SECONDS = 0.2
 def launch(
     run: RunFolder,
     fingerprint: str,
-    console: Console,
+    show: Callable[[dict[str, Any]], None],
     *,
     workers: tuple[int, int],
     cpus: int,
@@ -68,7 +68,7 @@ def launch(
                 ),
             ),
         )
-        outcome = _watch(trainer, run, console)
+        outcome = _watch(trainer, run, show)
     if _failure(run).exists():
         kind, _, message = _failure(run).read_text(encoding="utf-8").partition("\n")
         raise {"UserError": UserError, "RunFailed": RunFailed}[kind](message)
@@ -103,7 +103,7 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any] | None:
     return asdict(progress)
 
 
-def _watch(trainer: ray.train.torch.TorchTrainer, run: RunFolder, console: Console) -> Any:
+def _watch(trainer: ray.train.torch.TorchTrainer, run: RunFolder, show: Callable[[dict[str, Any]], None]) -> Any:
     """Runs the trainer in a thread of its own and shows metrics.jsonl as it grows; returns the result or the error."""
     outcome: list[Any] = []
 
@@ -119,7 +119,7 @@ def _watch(trainer: ray.train.torch.TorchTrainer, run: RunFolder, console: Conso
     while thread.is_alive():
         thread.join(POLL_SECONDS)
         for row in shown.new_rows():
-            console.show(row)
+            show(row)
     return outcome[0]
 
 

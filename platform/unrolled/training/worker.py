@@ -12,7 +12,7 @@ from unrolled.training.checkpoint import Progress
 from unrolled.training.comm import Comm
 from unrolled.training.loop import fit
 from unrolled.training.run import RunFolder
-from unrolled.training.trackers import numbers, open_trackers
+from unrolled.training.tensorboard import TensorBoard
 
 
 def work(
@@ -34,14 +34,13 @@ def work(
     if threads is not None:
         torch.set_num_threads(threads)
     config = run.config()
-    trackers = open_trackers(run, config) if comm.rank == 0 else []
+    board = TensorBoard(run) if comm.rank == 0 else None
 
     def report(row: dict[str, Any]) -> None:
-        if comm.rank != 0:
+        if board is None:
             return
         run.append(row)
-        for tracker in trackers:
-            tracker.log(numbers(row), row["step"])
+        board.log(row)
         if show is not None:
             show(row)
 
@@ -57,5 +56,5 @@ def work(
             interrupted=run.stop_file.exists,
         )
     finally:
-        for tracker in trackers:
-            tracker.close()
+        if board is not None:
+            board.close()
