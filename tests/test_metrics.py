@@ -97,6 +97,11 @@ def test_bleu_of_a_case_worked_by_hand() -> None:
     assert "tok:13a" in result["signature"]
 
 
+def test_bleu_counts_half_a_quadruple_where_none_is_right() -> None:
+    value = score(["bleu"], ["a b c x e f"], ["a b c d e f"])["bleu"]
+    assert value == pytest.approx(100 * (5 / 6 * 3 / 5 * 1 / 4 * 0.5 / 3) ** 0.25)
+
+
 def test_short_predictions_are_penalised() -> None:
     result = Bleu().compute(predictions=["a b c d"], references=["a b c d e f g h"])
     assert result["bleu"] == pytest.approx(100 * np.exp(1 - 8 / 4))
