@@ -228,6 +228,7 @@ def test_an_unknown_metric_is_answered_with_the_nearest() -> None:
         (["a", "b"], [["a"], "b"], "mix texts with lists"),
         (["a", None], ["a", "b"], "Prediction 2 or its reference is None"),
         (["a"], [[3]], "Prediction 1 or its reference is 3"),
+        (["a"], [None], "Prediction 1 or its reference is None"),
     ],
 )
 def test_unpaired_texts_are_refused(predictions: list[str], references: list[str], message: str) -> None:

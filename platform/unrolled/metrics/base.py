@@ -18,8 +18,8 @@ import evaluate
 from unrolled.errors import UserError
 
 Texts = Sequence[str]
-References = Sequence[str] | Sequence[Sequence[str]]
-"""One reference text to each prediction, or several to each."""
+References = Sequence[str] | Sequence[list[str]]
+"""One reference text to each prediction, or a list of several to each."""
 Statistics = NDArray[np.float64]
 
 _TEXT = datasets.Value("string")
@@ -132,9 +132,9 @@ def check_pairs(predictions: Texts, references: References) -> None:
         raise UserError("There are no predictions to score: at least one is needed.")
     if len({isinstance(each, str) for each in references}) > 1:
         raise UserError("The references mix texts with lists of texts: give every prediction a list.")
-    for number, (prediction, truths) in enumerate(zip(predictions, grouped(references), strict=True), start=1):
-        if not truths:
+    for number, (prediction, truths) in enumerate(zip(predictions, references, strict=True), start=1):
+        if isinstance(truths, list | tuple) and not truths:
             raise UserError(f"Prediction {number} has no reference: at least one is needed.")
-        for text in (prediction, *truths):
+        for text in (prediction, *(truths if isinstance(truths, list | tuple) else [truths])):
             if not isinstance(text, str):
                 raise UserError(f"Prediction {number} or its reference is {text!r}, not a text.")
