@@ -21,6 +21,8 @@ from unrolled.config.sections import (
 )
 from unrolled.config.training import Training as SharedTraining
 
+Score = Literal["bleu", "chrf", "chrf++", "ter", "exact_match"]
+
 
 class Columns(Section):
     input: str = Field("input", description="column that the encoder reads")
@@ -68,9 +70,7 @@ class Model(Section):
 
 
 class Training(SharedTraining):
-    metric: Literal["loss", "bleu", "chrf", "exact_match"] = Field(
-        "loss", description="decides which checkpoint is best (validation)"
-    )
+    metric: Literal["loss", Score] = Field("loss", description="decides which checkpoint is best (validation)")
     batch_tokens: Positive = Field(4000, description="padded tokens of the longer side in a batch, over all workers")
     truncate: Positive | None = Field(
         None,
@@ -81,7 +81,7 @@ class Training(SharedTraining):
 
 
 class Evaluation(Section):
-    metrics: list[Literal["bleu", "chrf", "exact_match"]] = Field(
+    metrics: list[Score] = Field(
         ["bleu", "chrf", "exact_match"],
         min_length=1,
         description="scores of an evaluation; the first leads the report",

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+from unrolled.metrics.answers import ExactMatch, VqaAccuracy, normalised_answer
+from unrolled.metrics.base import CorpusMetric, SummedMetric
+from unrolled.metrics.captioning import CaptionBleu, CiderD, RougeL
+from unrolled.metrics.letters import compact_letters, holm
+from unrolled.metrics.likelihood import BitsPerCharacter, Perplexity
+from unrolled.metrics.meteor import Meteor
 from unrolled.metrics.named import Metric, metric
-from unrolled.metrics.significance import bootstrap_interval, mean_interval
-from unrolled.metrics.text import METRICS, Bleu, ChrF, ExactMatch, TextMetric, higher_is_better, score
+from unrolled.metrics.significance import Comparison, bootstrap_interval, compare, mean_interval, randomization
+from unrolled.metrics.text import METRICS, score
+from unrolled.metrics.translation import Bleu, ChrF, ChrFPlusPlus, Ter
+from unrolled.metrics.words import Distinct, LengthRatio
 
 __all__ = [
     "METRICS",
+    "BitsPerCharacter",
     "Bleu",
+    "CaptionBleu",
     "ChrF",
+    "ChrFPlusPlus",
+    "CiderD",
+    "Comparison",
+    "CorpusMetric",
+    "Distinct",
     "ExactMatch",
+    "LengthRatio",
+    "Meteor",
     "Metric",
-    "TextMetric",
+    "Perplexity",
+    "RougeL",
+    "SummedMetric",
+    "Ter",
+    "VqaAccuracy",
     "bootstrap_interval",
-    "higher_is_better",
+    "compact_letters",
+    "compare",
+    "holm",
     "mean_interval",
     "metric",
+    "normalised_answer",
+    "randomization",
     "score",
 ]

@@ -36,9 +36,56 @@ NAMED = {
         "chrF compares runs of characters instead of words, so a word with a nearly right ending still earns "
         "credit. 0 is worst, 100 best.",
     ),
+    "chrf++": Metric(
+        "chrF++",
+        "chrF++ is chrF that also counts the words and word pairs that the outputs share with their references. "
+        "0 is worst, 100 best.",
+    ),
+    "ter": Metric(
+        "Translation edit rate",
+        "TER counts the words to insert, delete, replace or move until an output equals its reference, in percent of "
+        "the reference's words. 0 is best.",
+        higher_is_better=False,
+    ),
     "exact_match": Metric(
         "Exact match", "The share of outputs that equal their reference, character by character.", PERCENT
     ),
+    **{
+        f"bleu_{order}": Metric(
+            f"BLEU-{order}",
+            f"BLEU-{order} of captions: how many runs of up to {order} words, case and punctuation aside, stand in "
+            "some reference too, less when the outputs are too short. 0 is worst, 100 best.",
+        )
+        for order in (1, 2, 3, 4)
+    },
+    "rouge_l": Metric(
+        "ROUGE-L",
+        "ROUGE-L measures the longest row of words, gaps allowed, that an output shares with a reference. "
+        "0 is worst, 100 best.",
+    ),
+    "meteor": Metric(
+        "METEOR (without synonyms)",
+        "METEOR pairs words with the same stem, weighs the words found in the reference most, and lowers the score "
+        "when they come in many pieces. 0 is worst, 100 best.",
+    ),
+    "cider_d": Metric(
+        "CIDEr-D",
+        "CIDEr-D compares runs of one to four words and lets those count most that few pictures have in their "
+        "references: saying what is special pays. 0 is worst; good captions score around 100.",
+    ),
+    "vqa_accuracy": Metric(
+        "VQA accuracy", "An answer is wholly right if three of the other people asked gave it, too.", PERCENT
+    ),
+    **{
+        f"distinct_{order}": Metric(
+            f"Distinct-{order}",
+            f"The share of all {('words', 'word pairs')[order - 1]} written that are different ones: low where a model "
+            "repeats itself.",
+            PERCENT,
+        )
+        for order in (1, 2)
+    },
+    "length_ratio": Metric("Length ratio", "Words written over words of the references; 1 is equal length.", digits=2),
     "accuracy": Metric("Accuracy", "The share of examples with the right answer.", PERCENT),
     "mse": Metric(
         "Mean squared error", "The mean of the squared distance from the target; lower is better.", "", False, 4

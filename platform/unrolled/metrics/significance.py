@@ -1,16 +1,29 @@
-"""How far a score could have come out otherwise: confidence intervals by resampling sentences."""
+"""How far scores could have come out otherwise: confidence intervals and tests by resampling sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unrolled.errors import UserError
-from unrolled.metrics.text import check_pairs, text_metric
+from unrolled.metrics.base import References, Statistics, SummedMetric, Texts, check_pairs
+from unrolled.metrics.letters import compact_letters, holm
+from unrolled.metrics.named import metric as named
+from unrolled.metrics.text import text_metric
+
+SAMPLES = 1000
+"""Corpora that a bootstrap draws."""
+SHUFFLES = 10_000
+"""Exchanges of a randomization test: no p is below 1 / (SHUFFLES + 1), and Holm multiplies it by up to all pairs."""
+BLOCK = 2**22  # numbers of a block of draws: bounds memory whatever the corpus
+EQUAL = 1e-9  # differences of scores (0 to 100) up to this are rounding
 
 
-def mean_interval(values: Sequence[float], samples: int = 1000, seed: int = 1) -> tuple[float, float]:
+def mean_interval(values: Sequence[float], samples: int = SAMPLES, seed: int = 1) -> tuple[float, float]:
     """Returns the 95 % confidence interval of the mean of independent values by bootstrap resampling (Efron 1979).
 
     Args:
@@ -18,14 +31,13 @@ def mean_interval(values: Sequence[float], samples: int = 1000, seed: int = 1) -
         samples: how often as many are drawn anew, with replacement.
         seed: of the draws; the same seed gives the same interval.
     """
-    generator, known = np.random.default_rng(seed), np.asarray(values)
-    means = [known[generator.integers(len(known), size=len(known))].mean() for _ in range(samples)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    known = np.asarray(values, dtype=np.float64)
+    low, high = _interval(_bootstrap(known[:, None], samples, seed)[:, 0] / len(known))
+    return low, high
 
 
 def bootstrap_interval(
-    name: str, predictions: Sequence[str], references: Sequence[str], samples: int = 1000, seed: int = 1
+    name: str, predictions: Texts, references: References, samples: int = SAMPLES, seed: int = 1
 ) -> tuple[float, float]:
     """Returns the 95 % confidence interval of a corpus score by bootstrap resampling.
 
@@ -37,7 +49,7 @@ def bootstrap_interval(
     Args:
         name: A name in `unrolled.metrics.METRICS`.
         predictions: The texts to score.
-        references: One reference text to each prediction, in the same order.
+        references: One reference text to each prediction, in the same order, or a list of several to each.
         samples: How many corpora are drawn.
         seed: Of the draws; the same seed gives the same interval.
 
@@ -45,15 +57,162 @@ def bootstrap_interval(
         The lower and the upper end, in the units of the metric.
 
     Raises:
-        UserError: The name is unknown, predictions and references do not pair up, or there is no sample.
+        UserError: The name is unknown or its score no function of sums over sentences, predictions and
+            references do not pair up, or there is no sample.
     """
     check_pairs(predictions, references)
-    if samples < 1:
-        raise UserError(f"A bootstrap interval needs at least 1 sample, not {samples}.")
-    metric = text_metric(name)
+    _check_samples("A bootstrap interval", samples)
+    metric = _summed(name)
     statistics = metric.sentence_statistics(predictions, references)
+    return _interval(metric.from_statistics(_bootstrap(statistics, samples, seed)))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several systems on the same examples, by one metric.
+
+    Attributes:
+        systems: their names.
+        scores: `(systems,)`.
+        intervals: lower and upper end of the 95 % bootstrap interval of each score, `(systems, 2)`.
+        p_values: of the paired approximate randomization test of every two systems, not corrected for their
+            number, `(systems, systems)`, symmetric, 1 on the diagonal.
+        higher_is_better: which score is the better one.
+    """
+
+    systems: tuple[str, ...]
+    scores: NDArray[np.float64]
+    intervals: NDArray[np.float64]
+    p_values: NDArray[np.float64]
+    higher_is_better: bool
+
+    def corrected(self) -> NDArray[np.float64]:
+        """Returns the p-values corrected by Holm for the number of pairs, `(systems, systems)`."""
+        return holm(self.p_values)
+
+    def letters(self, level: float = 0.05) -> dict[str, str]:
+        """Returns each system's significance letters, ``a`` for the best: two that share a letter do not differ
+        significantly at `level`, after Holm's correction; two that share none do."""
+        merits = self.scores if self.higher_is_better else -self.scores
+        return dict(zip(self.systems, compact_letters(self.corrected() <= level, merits), strict=True))
+
+
+def compare(
+    name: str,
+    outputs: Mapping[str, Texts],
+    references: References,
+    samples: int = SAMPLES,
+    shuffles: int = SHUFFLES,
+    seed: int = 1,
+) -> Comparison:
+    """Compares systems that wrote outputs for the same inputs.
+
+    Every two of them are tested by approximate randomization (Noreen 1989; Riezler and Maxwell 2005), in pairs:
+    if it made no difference which system wrote a sentence, exchanging the outputs of a random half of the
+    sentences would move the scores as far apart as they are quite often.  p is how often it did,
+    (times + 1) / (shuffles + 1), two-sided.  The same draws serve all systems.
+
+    Args:
+        name: A name in `unrolled.metrics.METRICS`.
+        outputs: The texts of each system, in the order of the references.
+        references: One reference text to each output, or a list of several to each.
+        samples: How many corpora a bootstrap interval draws.
+        shuffles: How many exchanges a test makes.
+        seed: Of all draws.
+
+    Raises:
+        UserError: As for `bootstrap_interval`, or there is no system.
+    """
+    _check_samples("A bootstrap interval", samples)
+    _check_samples("A randomization test", shuffles)
+    if not outputs:
+        raise UserError("There are no systems to compare: at least one is needed.")
+    for texts in outputs.values():
+        check_pairs(texts, references)
+    metric = _summed(name)
+    statistics = np.stack([metric.sentence_statistics(texts, references) for texts in outputs.values()], axis=1)
+    drawn = metric.from_statistics(_bootstrap(statistics, samples, seed))
+    return Comparison(
+        tuple(outputs),
+        metric.from_statistics(statistics.sum(axis=0)),
+        np.percentile(drawn, [2.5, 97.5], axis=0).T,
+        randomization(metric.from_statistics, statistics, shuffles, seed),
+        named(name).higher_is_better,
+    )
+
+
+def randomization(
+    score: Callable[[Statistics], Statistics], statistics: Statistics, shuffles: int = SHUFFLES, seed: int = 1
+) -> NDArray[np.float64]:
+    """Returns the p-value of the paired approximate randomization test of every two systems.
+
+    Args:
+        score: From summed statistics, `(…, statistics)`, to scores, `(…)`.
+        statistics: Of every sentence of every system, `(sentences, systems, statistics)`.
+        shuffles: How many exchanges are made.
+        seed: Of the exchanges.
+
+    Returns:
+        `(systems, systems)`, symmetric, 1 on the diagonal.
+    """
+    totals = statistics.sum(axis=0)
+    scores = score(totals)
     generator = np.random.default_rng(seed)
-    draws = (generator.integers(len(statistics), size=len(statistics)) for _ in range(samples))
-    scores = [metric.from_statistics(statistics[draw].sum(axis=0)) for draw in draws]
+
+    def exchanges(count: int, sentences: int) -> NDArray[np.float64]:
+        return generator.integers(2, size=(count, sentences), dtype=np.uint8).astype(np.float64)
+
+    # What each system gives away in each shuffle: the scores of a pair follow from this and the totals.
+    given = _drawn_sums(exchanges, statistics, shuffles)
+    p_values = np.ones((len(totals), len(totals)))
+    for one, other in itertools.combinations(range(len(totals)), 2):
+        moved = given[:, other] - given[:, one]
+        apart = np.abs(score(totals[one] + moved) - score(totals[other] - moved))
+        times = int((apart >= abs(scores[one] - scores[other]) - EQUAL).sum())
+        p_values[one, other] = p_values[other, one] = (times + 1) / (shuffles + 1)
+    return p_values
+
+
+def _bootstrap(statistics: Statistics, samples: int, seed: int) -> Statistics:
+    """Returns the summed statistics of drawn corpora, `(samples, …)`, of those of sentences, `(sentences, …)`."""
+    generator = np.random.default_rng(seed)
+
+    def counts(count: int, sentences: int) -> NDArray[np.float64]:
+        drawn = generator.integers(sentences, size=(count, sentences))
+        drawn += sentences * np.arange(count)[:, None]
+        return np.bincount(drawn.ravel(), minlength=count * sentences).reshape(count, sentences).astype(np.float64)
+
+    return _drawn_sums(counts, statistics, samples)
+
+
+def _drawn_sums(
+    draw: Callable[[int, int], NDArray[np.float64]], statistics: Statistics, samples: int
+) -> NDArray[np.float64]:
+    """Returns the statistics summed over sentences, each as often as `draw(samples, sentences)` says."""
+    sentences = len(statistics)
+    flat = statistics.reshape(sentences, -1)
+    sums = [draw(count, sentences) @ flat for count in _blocks(samples, max(1, BLOCK // sentences))]
+    return np.concatenate(sums).reshape(samples, *statistics.shape[1:])
+
+
+def _blocks(total: int, largest: int) -> Iterator[int]:
+    """Yields counts up to `largest` that add up to `total`."""
+    for start in range(0, total, largest):
+        yield min(largest, total - start)
+
+
+def _interval(scores: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.percentile(scores, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _summed(name: str) -> SummedMetric:
+    metric = text_metric(name)
+    if not isinstance(metric, SummedMetric):
+        raise UserError(f"{name} is no function of sums over sentences, so resampling sentences says nothing of it.")
+    return metric
+
+
+def _check_samples(what: str, samples: int) -> None:
+    if samples < 1:
+        raise UserError(f"{what} needs at least 1 sample, not {samples}.")

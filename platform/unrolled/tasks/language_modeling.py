@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from unrolled.data.symbols import Symbols
 from unrolled.data.text import read_text
 from unrolled.decoding import Strategy, decode
 from unrolled.errors import UserError
+from unrolled.metrics import BitsPerCharacter, Perplexity
 from unrolled.models import LanguageModel, build_language_model
 from unrolled.models.language_model import PRIME
 from unrolled.recurrence import state as nest
@@ -90,7 +90,7 @@ class LanguageModeling:
 
     def in_all_units(self, loss: float) -> dict[str, float]:
         """A loss in nats a unit, and the same as bits per character and perplexity."""
-        scores = {"loss": loss, "bits_per_character": loss / math.log(2), "perplexity": math.exp(min(loss, 700.0))}
+        scores = {"loss": loss} | {metric.key: float(metric.of_loss(loss)) for metric in (BitsPerCharacter, Perplexity)}
         return {name: scores[name] for name in ("loss", *self.shown)}
 
     def open(self, split: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from unrolled.data.corpus import Corpus, PreparedPairs, Vocabularies, prepare_pa
 from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import Greedy, Strategy, decode
-from unrolled.metrics import score
+from unrolled.metrics import Perplexity, score
 from unrolled.models import EncoderDecoder, build_translator
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.task import Piece
@@ -127,7 +126,7 @@ class Translation:
         losses, tokens, outputs, references = zip(*shares, strict=True)
         loss = sum(losses) / sum(tokens)
         scores = self.score(_interleaved(outputs), _interleaved(references))
-        perplexity = math.exp(min(loss, 700.0))
+        perplexity = float(Perplexity.of_loss(loss))
         return {"loss": loss, "perplexity": perplexity} | {name: scores[name] for name in self.shown}
 
     def texts(self, split: str) -> tuple[list[str], list[str]]:
