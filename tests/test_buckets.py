@@ -11,6 +11,7 @@ from test_trajectories import FAMILIES, config_of
 from training_runs import start, train, train_together, travelling, weights
 from unrolled.tasks import make_task, prepare
 from unrolled.training import buckets
+from unrolled.training.ahead import ahead
 from unrolled.training.buckets import Buckets
 from unrolled.training.comm import Alone
 from unrolled.training.update import Updater
@@ -50,9 +51,10 @@ def updates(path, options, count=3):
     model = task.build_model().double()
     updater = Updater(task, model, config, comm, torch.device("cpu"))
     updater.lap = comm.events.append
-    for step, batch in enumerate(task.plan(prepare(config, fingerprint), 0)[:count]):
+    batches = task.plan(prepare(config, fingerprint), 0)[:count]
+    for step, work in enumerate(ahead([[batch] for batch in batches], comm)):
         comm.events.clear()
-        updater([batch], step, 0.0, [0.0, 0.0], layers=False)
+        updater(work, step, 0.0, [0.0, 0.0], layers=False)
     return [parameter.detach() for parameter in model.parameters()], comm
 
 
