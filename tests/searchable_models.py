@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unrolled.decoding import Beam, Decoded, Greedy, Sample, Strategy, decode
+from unrolled.decoding import Beam, Best, Decoded, Greedy, Sample, Strategy, decode
+from unrolled.models import Rows
 
 BEGIN, END = 0, 1
 DEVICES = [
@@ -22,10 +24,13 @@ DEVICES = [
 EVERY_STRATEGY = [
     Greedy(),
     Sample(temperature=0.8, top_k=4, top_p=0.9, seed=3),
-    Sample(temperature=1.3),
-    Beam(4, 1.0),
+    Sample(temperature=1.3, typical=0.9),
+    Best(samples=3),
+    Beam(4, 1.0, best=2),
     Beam(3, 0.0),
+    Beam(4, "average", groups=2, diversity=0.7),
 ]
+IDS = ["greedy", "sample-cut", "sample-typical", "best", "beam-4", "beam-3", "beam-groups"]
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,53 @@ class Network:
     def start(self, memory: Vectors) -> Any:
         return memory.values.tanh(), (None, torch.zeros(len(memory), 1, dtype=self.dtype, device=self.device))
 
-    def step(self, tokens: Tensor, state: Any, memory: Vectors) -> tuple[Tensor, Any]:
+    def step(self, tokens: Tensor, state: Any, memory: Vectors, rows: Rows) -> tuple[Tensor, Any]:
         self.rows.append(len(tokens))
         hidden, (nothing, steps) = state
-        assert len(tokens) == len(hidden) == len(steps)
-        seen = memory.values.repeat_interleave(len(tokens) // len(memory), dim=0)
+        assert len(tokens) == len(hidden) == len(steps) == len(rows) and len(memory) == rows.examples
+        seen = memory.values[rows.owners]
         hidden = torch.tanh(self.embed[tokens] + hidden @ self.recur + seen + 0.1 * steps)
         return torch.log_softmax(self.spread * hidden @ self.out, dim=1), (hidden, (nothing, steps + 1))
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A memory to look at: vectors `(n, positions, features)`, of which `mask` `(n, positions)` says which count."""
+
+    values: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def select(self, rows: Tensor) -> Positions:
+        return Positions(self.values[rows], self.mask[rows])
+
+
+class Looking(Network):
+    """A network that attends to its memory."""
+
+    attends = True
+
+    def memory(self, n: int) -> Positions:
+        draw = torch.Generator().manual_seed(self.seed + 1)
+        values = torch.randn(n, 4, 6, generator=draw, dtype=torch.float64)
+        lengths = torch.randint(1, 5, (n, 1), generator=draw)
+        return Positions(values.to(self.device, self.dtype), (torch.arange(4) < lengths).to(self.device))
+
+    def start(self, memory: Positions) -> Any:
+        return super().start(Vectors(memory.values[:, 0]))
+
+    def step(self, tokens: Tensor, state: Any, memory: Positions, rows: Rows) -> tuple[Tensor, Any]:
+        return self.look(tokens, state, memory, rows)[:2]
+
+    def look(self, tokens: Tensor, state: Any, memory: Positions, rows: Rows) -> tuple[Tensor, Any, Tensor]:
+        scores = (memory.values[rows.owners] @ state[0][:, :, None])[:, :, 0]
+        weights = scores.masked_fill(~memory.mask[rows.owners], -math.inf).softmax(1)
+        seen = (weights[:, None] @ memory.values[rows.owners])[:, 0]
+        own = Rows.even(len(rows), 1, tokens.device)
+        logits, state = super().step(tokens, state, Vectors(seen), own)
+        return logits, state, weights
 
 
 @dataclass(frozen=True)
@@ -84,7 +129,7 @@ class Table:
     def start(self, memory: Vectors) -> None:
         return None
 
-    def step(self, tokens: Tensor, state: None, memory: Vectors) -> tuple[Tensor, None]:
+    def step(self, tokens: Tensor, state: None, memory: Vectors, rows: Rows) -> tuple[Tensor, None]:
         return self.log_probabilities[tokens], None
 
 
@@ -92,18 +137,51 @@ def table(*rows: list[float]) -> Table:
     return Table(torch.tensor(rows, dtype=torch.float64).log())
 
 
-def run(model: Any, memory: Vectors, strategy: Strategy, **settings: Any) -> Decoded:
+def run(model: Any, memory: Any, strategy: Strategy, **settings: Any) -> Decoded:
     return decode(model, memory, strategy, begin=BEGIN, end=END, **settings)
 
 
-def score(model: Any, memory: Vectors, tokens: list[int], max_length: int, alpha: float = 0.0) -> float:
+Written = tuple[int, ...]
+Allowed = Callable[[Written, int], bool]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One, grown token by token for a memory of one sentence."""
+
+    total: float
+    written: Written
+    state: Any
+    attended: Tensor | None = None
+
+    def grow(self, model: Any, memory: Any) -> tuple[list[float], Any, Tensor | None]:
+        """Log-probabilities of all tokens, the state after and what has been attended to."""
+        last, one = torch.tensor([self.written[-1] if self.written else BEGIN]), Rows.even(1, 1, torch.device("cpu"))
+        weights = None
+        if isinstance(model, Looking):
+            logits, state, weights = model.look(last, self.state, memory, one)
+            weights = weights if self.attended is None else weights + self.attended
+        else:
+            logits, state = model.step(last, self.state, memory, one)
+        return logits[0].log_softmax(0).tolist(), state, weights
+
+    def worth(self, strategy: Beam, memory: Any) -> float:
+        length = len(self.written)
+        alpha = strategy.length_penalty
+        value = self.total / (length if alpha == "average" else ((5 + length) / 6) ** alpha)
+        if strategy.coverage_penalty and self.attended is not None:
+            attended = self.attended[memory.mask].tolist()
+            value += strategy.coverage_penalty * sum(math.log(min(share, 1.0)) for share in attended)
+        return value
+
+
+def score(model: Any, memory: Any, tokens: list[int], max_length: int, strategy: Beam | None = None) -> float:
     """What these tokens, and the end token if they fit one, are worth for a memory of one sentence."""
-    emitted = [*tokens, END][:max_length]
-    state, total = model.start(memory), 0.0
-    for last, token in zip([BEGIN, *emitted], emitted, strict=False):
-        log_probabilities, state = model.step(torch.tensor([last]), state, memory)
-        total += float(log_probabilities[0, token])
-    return float(total / ((5 + len(emitted)) / 6) ** alpha)
+    hypothesis = Hypothesis(0.0, (), model.start(memory))
+    for token in [*tokens, END][:max_length]:
+        logs, state, attended = hypothesis.grow(model, memory)
+        hypothesis = Hypothesis(hypothesis.total + logs[token], (*hypothesis.written, token), state, attended)
+    return hypothesis.worth(strategy or Beam(length_penalty=0.0), memory)
 
 
 def every_sentence(vocabulary: int, max_length: int, forbidden: set[int]) -> Iterator[list[int]]:
@@ -112,19 +190,28 @@ def every_sentence(vocabulary: int, max_length: int, forbidden: set[int]) -> Ite
         yield from (list(sentence) for sentence in itertools.product(words, repeat=length))
 
 
-def plain_beam(model: Any, memory: Vectors, strategy: Beam, vocabulary: int) -> float:
-    """Beam search over lists, which never stops early: the best score."""
-    alive: list[tuple[float, int, Any]] = [(0.0, BEGIN, model.start(memory))]
-    best = -math.inf
+def plain_beam(
+    model: Any, memory: Any, strategy: Beam, vocabulary: int, allowed: Allowed = lambda written, token: True
+) -> list[tuple[float, Written]]:
+    """Beam search over lists, which neither stops early nor drops anything: the n-best with their scores."""
+    share, done = strategy.size // strategy.groups, {}
+    alive = [[Hypothesis(0.0, (), model.start(memory))] for _ in range(strategy.groups)]
     for length in range(1, strategy.max_length + 1):
-        grown = []
-        for total, last, state in alive:
-            log_probabilities, after = model.step(torch.tensor([last]), state, memory)
-            more = log_probabilities[0].tolist()
-            grown += [(total + more[token], token, after) for token in range(vocabulary)]
-        grown.sort(key=lambda hypothesis: -hypothesis[0])
-        for total, last, _ in grown[: strategy.size]:
-            if last == END or length == strategy.max_length:
-                best = max(best, total / ((5 + length) / 6) ** strategy.length_penalty)
-        alive = [hypothesis for hypothesis in grown if hypothesis[1] != END][: strategy.size]
-    return best
+        taken: Counter[int] = Counter()
+        for group, hypotheses in enumerate(alive):
+            grown = []
+            for one in hypotheses:
+                logs, state, attended = one.grow(model, memory)
+                grown += [
+                    Hypothesis(one.total + logs[token], (*one.written, token), state, attended)
+                    for token in range(vocabulary)
+                    if allowed(one.written, token)
+                ]
+            penalty = {token: strategy.diversity * count for token, count in taken.items()}
+            grown.sort(key=lambda one: penalty.get(one.written[-1], 0.0) - one.total)
+            for one in grown[:share]:
+                if one.written[-1] == END or length == strategy.max_length:
+                    done[one.written] = one.worth(strategy, memory)
+            alive[group] = [one for one in grown if one.written[-1] != END][:share]
+            taken.update(one.written[-1] for one in alive[group])
+    return sorted(((value, written) for written, value in done.items()), reverse=True)[: strategy.best]

@@ -205,7 +205,7 @@ def test_steps_are_the_windows_of_a_forward_pass(variant):
     for place in range(4, 9):
         log, state = model.step(tokens[:, place], state, primed)
         logs.append(log)
-    want = model.head.log_probabilities(model(tokens)[0].flatten(0, 1)).view(2, 9, 5)[:, 3:]
+    want = model.head.logits(model(tokens)[0].flatten(0, 1)).view(2, 9, 5)[:, 3:]
     torch.testing.assert_close(torch.stack(logs, dim=1), want)
 
 

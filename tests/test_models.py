@@ -78,11 +78,11 @@ def test_step_equals_window(variant, cell, layers):
     memory = model.encode(*source())
     tokens = torch.randint(0, 12, (3, 5))
     outputs, _ = model.decoder(memory, tokens, model.start(memory))
-    expected = model.head.log_probabilities(outputs)
+    expected = model.head.logits(outputs)
     carried = model.start(memory)
     for t in range(5):
-        logs, carried = model.step(tokens[:, t], carried, memory)
-        torch.testing.assert_close(logs, expected[:, t])
+        logits, carried = model.step(tokens[:, t], carried, memory)
+        torch.testing.assert_close(logits, expected[:, t])
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

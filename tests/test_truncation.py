@@ -67,7 +67,7 @@ def cut_by_hand(model, truncate):
     state, outputs = model.decoder.start(memory), []
     for t in range(8):
         state = nest.detach(state) if t and t % truncate == 0 else state
-        output, state = model.decoder.step(memory, before[:, t], state)
+        output, state, _ = model.decoder.step(memory, before[:, t], state)
         outputs.append(output)
     outputs = torch.stack(outputs, dim=1)
     loss = model.head.loss(outputs[mask], after[mask], 0.1)

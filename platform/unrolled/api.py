@@ -21,7 +21,7 @@ import unrolled
 from unrolled.cluster.session import connect
 from unrolled.config import Config
 from unrolled.config_file import load_config
-from unrolled.decoding import STRATEGIES, choose
+from unrolled.decoding import USUAL, choose
 from unrolled.errors import UserError
 from unrolled.evaluation.evaluation import Evaluation, Report
 from unrolled.evaluation.job import Here, OnRay, Workforce
@@ -73,7 +73,7 @@ class Run:
 
         Args:
             split: `train`, `validation`, `test`, or another split of the data.
-            decode: `greedy`, `sample`, `beam`; all three if empty.
+            decode: strategies, such as `greedy`, `sample` or `beam:size=10`; these three if empty.
             overrides: of the run's config, such as ``decoding.beam.size=10``.
             checkpoint: `best`, `last` or `step-N`; `average` takes the mean of the weights of all checkpoints that the
                 run kept, `average-N` of the N newest.
@@ -239,5 +239,5 @@ def _conclude(console: Console, config: Config, run: RunFolder, progress: Progre
         console.say(f"continue with: unrolled train {run.path / 'config.yaml'} --resume")
         return
     console.say(f"trained: {done}")
-    options = f"--split test --decode {','.join(STRATEGIES)}" if isinstance(task, Answerer) else "--split validation"
+    options = f"--split test --decode {','.join(USUAL)}" if isinstance(task, Answerer) else "--split validation"
     console.say(f"evaluate with: unrolled evaluate {run.path} {options}")

@@ -92,6 +92,7 @@ def _workers(text: str) -> int | tuple[int, int]:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from unrolled.api import load
+    from unrolled.decoding import split
     from unrolled.training.console import Console
 
     if isinstance(options.workers, tuple):
@@ -99,7 +100,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     console = Console(json_lines=options.json)
     report = load(options.run).evaluate(
         options.split,
-        options.decode.split(",") if options.decode else (),
+        split(options.decode) if options.decode else (),
         overrides=options.overrides,
         checkpoint=options.checkpoint,
         workers=options.workers,
@@ -229,13 +230,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", parents=[where, decoded], help="score a run and write its report")
     evaluate.add_argument("run", help="folder of the run; follow it with key.path=value to override its config")
     evaluate.add_argument("--split", default="test", help="train, validation, test or another split (test)")
-    evaluate.add_argument("--decode", default="", help="strategies, separated by commas (greedy,sample,beam)")
+    which = "greedy, sample, beam, best or mbr, with options as in beam:size=10,length_penalty=0.6"
+    evaluate.add_argument("--decode", default="", help=f"strategies, separated by commas: {which} (greedy,sample,beam)")
 
     generate = commands.add_parser("generate", parents=[decoded], help="write outputs for new inputs")
     generate.add_argument("run", help="folder of the run")
     generate.add_argument("texts", nargs="*", metavar="TEXT", help="inputs; default: lines of --file")
     generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
-    generate.add_argument("--decode", help="greedy, sample or beam (what suits the task)")
+    generate.add_argument("--decode", help=f"{which} (what suits the task)")
     generate.add_argument(
         "--explain", nargs="?", const="", metavar="TEXT", help="print what a character model computes, step by step"
     )

@@ -86,16 +86,36 @@ class Sample(Section):
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="below 1 sharpens, above 1 flattens")
     top_k: Annotated[int, Field(ge=0)] = Field(0, description="draw from the k likeliest only; 0: from all")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="draw from the likeliest that hold this share")
+    typical: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="draw from the most typical, nearest the entropy, that hold this share"
+    )
     seed: int = Field(1, description="with the sentence's number it fixes every draw")
 
 
 class Beam(Section):
     size: Positive = Field(5, description="hypotheses kept a step")
-    length_penalty: Annotated[float, Field(ge=0)] = Field(1.0, description="exponent of length normalisation; 0: none")
+    length_penalty: Annotated[float, Field(ge=0)] | Literal["average"] = Field(
+        1.0, description="exponent of length normalisation; 0: none; average: divide by the length"
+    )
+    coverage_penalty: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="weight of input that attention passed over; 0: none"
+    )
+    groups: Positive = Field(1, description="beams that share the size, each avoiding what those before it chose")
+    diversity: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="log-probability that a token loses for every earlier group that chose it"
+    )
 
 
 class Decoding(Section):
+    min_length: Positive = Field(1, description="least tokens of an output, the end included")
     max_length: Positive = Field(100, description="most tokens of an output")
+    length_factor: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="with it an output also has at most length_factor · input tokens + length_offset"
+    )
+    length_offset: Annotated[int, Field(ge=0)] = Field(10, description="see length_factor")
+    no_repeat: Annotated[int, Field(ge=0)] = Field(0, description="so many tokens in a row occur once at most; 0: any")
+    banned: list[str] = Field([], description="words or phrases never written, as the tokens they are made of")
     batch: Positive = Field(64, description="sentences decoded together")
+    samples: Positive = Field(20, description="samples among which best and mbr choose")
     sample: Sample = Sample()
     beam: Beam = Beam()

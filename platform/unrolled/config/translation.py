@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from unrolled.config import sections
 from unrolled.config.base import Config
 from unrolled.config.sections import (
-    Decoding,
     Engine,
     Positive,
     Recurrent,
@@ -78,6 +77,10 @@ class Training(SharedTraining):
         "whole sequence",
     )
     label_smoothing: Share = Field(0.1, description="probability spread over the whole vocabulary")
+
+
+class Decoding(sections.Decoding):
+    prefix: str = Field("", description="what every output begins with")
 
 
 class Evaluation(Section):

@@ -1,24 +1,35 @@
 """Search over anything that can `start` and `step`: greedy, sampling and beam search, batched over sentences.
 
-One function, `decode`, and one frozen dataclass a strategy.
+One function, `decode`, and one frozen dataclass a strategy; `texts` makes its result readable.
 """
 
 from __future__ import annotations
 
-from unrolled.decoding.interface import Memory, Searchable
-from unrolled.decoding.named import STRATEGIES, choose
-from unrolled.decoding.search import Decoded, decode
-from unrolled.decoding.strategies import Beam, Greedy, Sample, Strategy
+from unrolled.decoding.ensemble import Ensemble, Memories
+from unrolled.decoding.interface import Attentive, Memory, Searchable
+from unrolled.decoding.named import STRATEGIES, USUAL, choose, split
+from unrolled.decoding.risk import texts
+from unrolled.decoding.search import Decoded, Hypothesis, decode
+from unrolled.decoding.strategies import MBR, Beam, Best, Greedy, Sample, Strategy
 
 __all__ = [
+    "MBR",
     "STRATEGIES",
+    "USUAL",
+    "Attentive",
     "Beam",
+    "Best",
     "Decoded",
+    "Ensemble",
     "Greedy",
+    "Hypothesis",
+    "Memories",
     "Memory",
     "Sample",
     "Searchable",
     "Strategy",
     "choose",
     "decode",
+    "split",
+    "texts",
 ]

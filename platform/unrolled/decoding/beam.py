@@ -1,127 +1,106 @@
-"""Beam search over tensors of sentences by hypotheses, exact in when it stops."""
+"""Beam search over rows of hypotheses, exact in when it stops and in what it drops."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from unrolled.decoding.candidates import expand
 from unrolled.decoding.interface import M
-from unrolled.decoding.problem import Problem, check
+from unrolled.decoding.problem import Live, Problem
 from unrolled.decoding.strategies import Beam
-from unrolled.recurrence import state as nest
+from unrolled.decoding.worth import Worth, coverage
+
+NEVER = -float("inf")
 
 
 @dataclass(frozen=True)
-class Hypotheses:
-    """k hypotheses of each of n sentences, the best first.
+class Finished:
+    """The best finished hypotheses of m sentences, the best first.
 
-    Args:
-        scores: `(n, k)`; -inf marks one that is impossible and only fills its place.
-        tokens: `(n, k, length)`.
+    Attributes:
+        scores: `(m, best)`; -inf where there are not as many.
+        tokens: `(m, best, longest)`, filled up with the end token.
     """
 
     scores: Tensor
     tokens: Tensor
 
-    def select(self, sentences: Tensor) -> Hypotheses:
-        """Returns the hypotheses of the sentences `(m,)`."""
-        return Hypotheses(self.scores[sentences], self.tokens[sentences])
+    def select(self, sentences: Tensor) -> Finished:
+        """Returns those of the sentences `(k,)`."""
+        return Finished(self.scores[sentences], self.tokens[sentences])
 
-    def choose(self, places: Tensor) -> Hypotheses:
-        """Returns the hypotheses at `places` `(n, j)` of each sentence."""
-        length = self.tokens.shape[2]
-        tokens = self.tokens.gather(1, places[:, :, None].expand(-1, -1, length))
-        return Hypotheses(self.scores.gather(1, places), tokens)
+    def add(self, scores: Tensor, tokens: Tensor, end: int) -> Finished:
+        """Keeps the best of these and of others, scores `(m, j)` and tokens `(m, j, length)`."""
+        scores = torch.cat([self.scores, scores], dim=1)
+        tokens = torch.cat([self.tokens, pad(tokens, (0, self.tokens.shape[2] - tokens.shape[2]), value=end)], dim=1)
+        best, places = scores.topk(self.scores.shape[1])
+        return Finished(best, tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2])))
 
 
 def beam_search(problem: Problem[M], strategy: Beam) -> tuple[Tensor, Tensor]:
-    """Returns the best hypothesis of every sentence.
+    """Returns the best hypotheses of every sentence, the best first.
 
-    Sums of log-probabilities only fall as a hypothesis grows, and the length penalty is largest at the
-    sentence's limit, so nothing unfinished can end above its sum divided by that penalty. A sentence leaves
-    the batch once its best finished hypothesis reaches this bound: searching on would not change the result.
-    What is unfinished at the limit competes as it is.
+    A hypothesis is dropped, and a sentence without any leaves the batch, once it cannot come to a higher score than the
+    worst of the sentence's `best` finished ones; `Worth.bound` says why that changes nothing. What is unfinished at
+    the limit competes as it is. With groups no hypothesis is dropped before its sentence, as it still tells later
+    groups what to avoid.
 
     Returns:
-        Tokens `(n, length)`, filled up with the end token, and scores `(n,)`, divided by the length penalty.
+        Tokens `(n, best, length)`, filled up with the end token, and scores `(n, best)`; -inf where there are not as
+        many hypotheses.
     """
-    state, memory, limits = problem.state, problem.memory, problem.limits
-    sentences = torch.arange(len(limits), device=limits.device)
-    tokens = torch.full((len(limits), int(limits.max())), problem.end, device=limits.device)
-    scores = torch.zeros(len(limits), dtype=torch.float64, device=limits.device)
-    # One hypothesis a sentence to begin with, and none finished.
-    alive = Hypotheses(scores.new_zeros((len(limits), 1), dtype=torch.float32), tokens[:, None, :0])
-    finished = Hypotheses(alive.scores[:, :0], alive.tokens[:, :0])
-    last = torch.full_like(sentences, problem.begin)
-    for length in range(1, tokens.shape[1] + 1):
-        log_probabilities, state = problem.step(last, state, memory)
-        candidates, parents = extend(alive, log_probabilities, 2 * strategy.size)
-        ended = candidates.tokens[:, :, -1] == problem.end
-        at_limit = limits == length
-        finished = collect(finished, candidates, ended | at_limit[:, None], strategy, problem.end)
-        check(torch.maximum(candidates.scores[:, 0], finished.scores[:, 0]), sentences, length)
+    worth = Worth(strategy.length_penalty, strategy.coverage_penalty)
+    live, limits = problem.first(), problem.limits
+    n, longest = len(limits), int(limits.max())
+    tokens = torch.full((n, strategy.best, longest), problem.end, device=limits.device)
+    scores = torch.full((n, strategy.best), NEVER, dtype=torch.float64, device=limits.device)
+    finished = Finished(scores, tokens)
+    sums = scores.new_zeros(n)
+    attended: Tensor | None = None
+    for length in range(1, longest + 1):
+        scored = problem.step(live, look=strategy.coverage_penalty > 0)
+        if scored.weights is not None:
+            attended = scored.weights if attended is None else attended + scored.weights
+        ending, growing = expand(live.rows, sums, scored, strategy, problem.end)
+        at_limit = limits[live.sentences] == length
+        ending = ending.only((ending.tokens == problem.end) | at_limit[:, None])
+        if bool((ending.sums > NEVER).any()):
+            sequences = torch.cat([live.written[ending.parents], ending.tokens[:, :, None]], dim=2)
+            if strategy.groups > 1:
+                ending = ending.only(~_repeated(sequences, ending.sums))
+            covered = None if attended is None else _coverage(live, attended)[ending.parents]
+            finished = finished.add(worth.score(ending.sums, length, covered), sequences, problem.end)
+        reachable = growing.sums.amax(1).masked_fill(at_limit, NEVER)
+        problem.check(live.sentences, length, torch.maximum(reachable, finished.scores[:, 0]))
 
-        # Each hypothesis has one ended continuation, so this many others are among the candidates.
-        width = min(strategy.size, alive.scores.shape[1] * (log_probabilities.shape[1] - 1))
-        unfinished = replace(candidates, scores=candidates.scores.masked_fill(ended, -float("inf")))
-        places = unfinished.scores.topk(width).indices
-        alive, rows = unfinished.choose(places), parents.gather(1, places)
-        bound = alive.scores[:, 0] / length_penalty(limits.double(), strategy.length_penalty)
-        done = at_limit | (finished.scores[:, 0] >= bound)
-        if bool(done.any()):
-            tokens[sentences[done], :length] = finished.tokens[done, 0]
-            scores[sentences[done]] = finished.scores[done, 0].double()
-            going = (~done).nonzero()[:, 0]
-            if len(going) == 0:
+        bound = worth.bound(growing.sums, limits[live.sentences])
+        keep = (bound > finished.scores[:, -1:]) & ~at_limit[:, None]
+        if strategy.groups > 1:
+            keep = keep.any(1, keepdim=True).expand_as(keep)
+        going = keep.any(1)
+        if not bool(going.all()):
+            done = live.sentences[~going]
+            tokens[done], scores[done] = finished.tokens[~going], finished.scores[~going]
+            finished = finished.select(going)
+            if not bool(going.any()):
                 break
-            alive, finished, memory = alive.select(going), finished.select(going), memory.select(going)
-            rows, sentences, limits = rows[going], sentences[going], limits[going]
-        state = nest.select(state, rows.flatten())
-        last = alive.tokens[:, :, -1].flatten()
+        parents, sums = growing.parents[keep], growing.sums[keep]
+        attended = None if attended is None else attended[parents]
+        live = live.follow(scored.state, parents, keep.nonzero()[:, 0], growing.tokens[keep])
     return tokens, scores
 
 
-def length_penalty(length: int | Tensor, alpha: float) -> float | Tensor:
-    """Returns ((5 + length) / 6)^alpha (Wu et al. 2016, eq. 14)."""
-    return ((5 + length) / 6) ** alpha
+def _coverage(live: Live[M], attended: Tensor) -> Tensor:
+    memory: Any = live.memory
+    return coverage(attended, memory.mask[live.rows.owners])
 
 
-def extend(alive: Hypotheses, log_probabilities: Tensor, count: int) -> tuple[Hypotheses, Tensor]:
-    """Returns the `count` best continuations by one token, fewer if there are not as many.
-
-    With twice the beam's size, enough unfinished ones remain whichever of them have ended.
-
-    Args:
-        alive: `(n, k)` hypotheses, scored by their sums of log-probabilities.
-        log_probabilities: of the next token, `(n · k, vocabulary)`.
-
-    Returns:
-        The continuations `(n, count)`, and the model's row `(n, count)` that each came from.
-    """
-    n, k = alive.scores.shape
-    vocabulary = log_probabilities.shape[1]
-    sums = alive.scores[:, :, None] + log_probabilities.reshape(n, k, vocabulary)
-    scores, flat = sums.view(n, k * vocabulary).topk(min(count, k * vocabulary))
-    parents = flat // vocabulary
-    earlier = alive.choose(parents).tokens
-    tokens = torch.cat([earlier, (flat % vocabulary)[:, :, None]], dim=2)
-    return Hypotheses(scores, tokens), parents + k * torch.arange(n, device=flat.device)[:, None]
-
-
-def collect(finished: Hypotheses, candidates: Hypotheses, ended: Tensor, strategy: Beam, end: int) -> Hypotheses:
-    """Adds the candidates that `ended` `(n, count)` to the finished ones and keeps each sentence's best.
-
-    Only a candidate within the beam's size may finish: one behind it has no place in the beam, ended or not.
-    So a beam of one without length penalty is greedy search.
-    """
-    length = candidates.tokens.shape[2]
-    normalised = candidates.scores / length_penalty(length, strategy.length_penalty)
-    normalised = normalised.masked_fill(~ended, -float("inf"))[:, : strategy.size]
-    scores = torch.cat([finished.scores, normalised], dim=1)
-    longer = pad(finished.tokens, (0, 1), value=end)
-    tokens = torch.cat([longer, candidates.tokens[:, : strategy.size]], dim=1)
-    places = scores.topk(min(strategy.size, scores.shape[1])).indices
-    return Hypotheses(scores, tokens).choose(places)
+def _repeated(sequences: Tensor, sums: Tensor) -> Tensor:
+    """Returns which of the sequences `(m, j, length)` stand further left too, where groups came to the same one."""
+    same = (sequences[:, :, None] == sequences[:, None]).all(3) & (sums > NEVER)[:, None]
+    return same.tril(-1).any(2)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 from torch import Tensor
 
+from unrolled.models.rows import Rows
 from unrolled.recurrence.state import Nest
 
 
@@ -26,26 +27,42 @@ M_contra = TypeVar("M_contra", bound=Memory, contravariant=True)
 
 
 class Searchable(Protocol[M_contra]):
-    """A decoder that can begin and take one token at a time.
-
-    A step sees `rows = n · k` hypotheses of the n sentences in memory, k for each: row r belongs to sentence
-    r // k, so memory is never copied per hypothesis. k may change from step to step.
-    """
+    """A decoder that can begin and take one token at a time."""
 
     def start(self, memory: M_contra) -> Nest:
         """Returns the state before the first token, a nest of tensors `(n, …)`."""
         ...
 
-    def step(self, tokens: Tensor, state: Nest, memory: M_contra) -> tuple[Tensor, Nest]:
+    def step(self, tokens: Tensor, state: Nest, memory: M_contra, rows: Rows) -> tuple[Tensor, Nest]:
         """Feeds one token to every hypothesis.
 
         Args:
             tokens: `(rows,)`, long.
             state: the nest that `start` or `step` returned, its tensors `(rows, …)`.
             memory: of n sentences.
+            rows: which sentence each hypothesis belongs to, so that memory is never copied per hypothesis. How many
+                a sentence has may change from step to step.
 
         Returns:
-            Log-probabilities of the next token `(rows, vocabulary)` in float32 or float64, never above 0 and
-            -inf where a token is impossible, and the new state.
+            Logits of the next token `(rows, vocabulary)` in float32 or float64, of which a softmax makes probabilities
+            (log-probabilities are logits too), -inf where a token is impossible; the search overwrites them. And the
+            new state.
         """
+        ...
+
+
+@runtime_checkable
+class Attentive(Protocol):
+    """What some searchable models offer besides: a step that says where it looked.
+
+    Their memory has a `mask` `(n, positions)`, False on padding.
+    """
+
+    @property
+    def attends(self) -> bool:
+        """Returns whether this model looks at its memory at all."""
+        ...
+
+    def look(self, tokens: Tensor, state: Nest, memory: Memory, rows: Rows) -> tuple[Tensor, Nest, Tensor]:
+        """As `step`, and the weights of each hypothesis over the positions `(rows, positions)`, which sum to 1."""
         ...

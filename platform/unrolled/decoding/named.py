@@ -1,33 +1,92 @@
-"""Strategies by the names that the command line and results.json give them."""
+"""Strategies as the command line and results.json spell them: `beam`, or `beam:size=10,length_penalty=0.6`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 from unrolled.config import Decoding
-from unrolled.decoding.strategies import Beam, Greedy, Sample, Strategy
+from unrolled.decoding.strategies import MBR, Beam, Best, Greedy, Sample, Strategy
 from unrolled.errors import UserError, listing, nearest
 
-STRATEGIES: dict[str, Callable[[Decoding], Strategy]] = {
-    "greedy": lambda config: Greedy(max_length=config.max_length),
-    "sample": lambda config: Sample(**config.sample.model_dump(), max_length=config.max_length),
-    "beam": lambda config: Beam(**config.beam.model_dump(), max_length=config.max_length),
-}
+STRATEGIES: dict[str, type[Strategy]] = {each.name(): each for each in (Greedy, Sample, Beam, Best, MBR)}
+USUAL = ("greedy", "sample", "beam")
+"""What an evaluation compares if nothing else is asked for."""
 
 
-def choose(names: Sequence[str], config: Decoding) -> dict[str, Strategy]:
-    """Returns the strategies `names` with the settings of the config's `decoding` section.
+def split(text: str) -> list[str]:
+    """Splits `greedy,beam:size=10,length_penalty=0.6` into strategies: options go on after a comma."""
+    spellings: list[str] = []
+    for piece in text.split(","):
+        if spellings and ":" in spellings[-1] and "=" in piece and ":" not in piece:
+            spellings[-1] += f",{piece}"
+        else:
+            spellings.append(piece)
+    return spellings
+
+
+def choose(spellings: Sequence[str], config: Decoding) -> dict[str, Strategy]:
+    """Returns strategies by their spellings: the settings of the config's `decoding` section, but the options spelled.
 
     Raises:
-        UserError: no such strategy, or a name given twice.
+        UserError: no such strategy or option, a value that is not accepted, or a spelling given twice.
     """
     chosen: dict[str, Strategy] = {}
-    for name in names:
-        if name not in STRATEGIES:
-            raise UserError(
-                f"--decode: {name!r} is not a strategy; there is {listing(STRATEGIES)}.{nearest(name, STRATEGIES)}"
-            )
-        if name in chosen:
-            raise UserError(f"--decode: {name!r} is given twice.")
-        chosen[name] = STRATEGIES[name](config)
+    for spelling in spellings:
+        if spelling in chosen:
+            raise UserError(f"--decode: {spelling!r} is given twice.")
+        chosen[spelling] = _strategy(spelling, config)
     return chosen
+
+
+def _strategy(spelling: str, config: Decoding) -> Strategy:
+    name, colon, options = spelling.partition(":")
+    if name not in STRATEGIES:
+        raise UserError(
+            f"--decode: {name!r} is not a strategy; there is {listing(STRATEGIES)}.{nearest(name, STRATEGIES)}"
+        )
+    kind = STRATEGIES[name]
+    settings = _configured(kind, config)
+    given = _options(spelling, options) if colon else {}
+    for key in given:
+        if key not in settings:
+            takers = [other for other, each in STRATEGIES.items() if key in _configured(each, config)]
+            hint = f" {listing(takers)} has it." if takers else nearest(key, settings)
+            raise UserError(f"--decode {spelling}: {name} has no option {key!r}; it has {listing(settings)}.{hint}")
+    return kind(**settings | given)
+
+
+def _configured(kind: type[Strategy], config: Decoding) -> dict[str, Any]:
+    """Returns the settings that the config gives a strategy: what may be spelled, too."""
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Strategy)}
+    if issubclass(kind, Sample):
+        settings |= config.sample.model_dump()
+    if issubclass(kind, Best | MBR):
+        settings["samples"] = config.samples
+    if issubclass(kind, Beam):
+        settings |= config.beam.model_dump()
+    return settings
+
+
+def _options(spelling: str, options: str) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for option in options.split(","):
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise UserError(f"--decode {spelling}: {option!r} is no option; accepted is key=value, such as size=10.")
+        if key in given:
+            raise UserError(f"--decode {spelling}: {key} is given twice.")
+        given[key] = _value(value)
+    return given
+
+
+def _value(text: str) -> Any:
+    if text == "null":
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

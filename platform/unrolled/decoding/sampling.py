@@ -14,22 +14,24 @@ import torch
 from torch import Tensor
 
 
-def uniforms(seed: int, sentence_ids: Sequence[int], steps: int) -> Tensor:
-    """Returns uniform numbers of [0, 1), float64 `(sentences, steps)`.
+def uniforms(seed: int, sentence_ids: Sequence[int], samples: int, steps: int) -> Tensor:
+    """Returns uniform numbers of [0, 1), float64 `(sentences · samples, steps)`, the samples of a sentence adjacent.
 
-    Row i is a stream of its own, keyed by (seed, sentence_ids[i]) and counter-based (Philox, Salmon et al.
-    2011); with more steps it begins with the same numbers.
+    Every row is a stream of its own, keyed by (seed, sentence id), beginning at a place of the sample's number and
+    counter-based (Philox, Salmon et al. 2011); with more steps or samples it begins with the same numbers.
     """
-    table = np.empty((len(sentence_ids), steps))
-    for row, sentence in zip(table, sentence_ids, strict=True):
+    table = np.empty((len(sentence_ids), samples, steps))
+    for rows, sentence in zip(table, sentence_ids, strict=True):
         key = np.array([seed, sentence], dtype=np.uint64)
-        np.random.Generator(np.random.Philox(key=key)).random(out=row)
-    return torch.from_numpy(table)
+        for number, row in enumerate(rows):
+            counter = np.array([0, 0, 0, number], dtype=np.uint64)
+            np.random.Generator(np.random.Philox(key=key, counter=counter)).random(out=row)
+    return torch.from_numpy(table).flatten(0, 1)
 
 
-def sharpen(log_probabilities: Tensor, temperature: float) -> Tensor:
+def sharpen(logits: Tensor, temperature: float) -> Tensor:
     """Returns weights proportional to p^(1/temperature), the largest of each row 1."""
-    return ((log_probabilities - log_probabilities.amax(1, keepdim=True)) / temperature).exp()
+    return ((logits - logits.amax(1, keepdim=True)) / temperature).exp()
 
 
 def truncate(weights: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -61,6 +63,22 @@ def _keep(weights: Tensor, largest: Tensor, counts: Tensor) -> Tensor:
     above, equal = weights > cutoff, weights == cutoff
     spare = counts - above.sum(1, keepdim=True)
     return weights.where(above | (equal & (equal.cumsum(1) <= spare)), 0)
+
+
+def keep_typical(weights: Tensor, mass: float) -> Tensor:
+    """Sets to 0 what is not typical (Meister et al. 2023, "Locally typical sampling", eq. 10).
+
+    Kept are the fewest tokens that together have `mass` when those come first whose information -log p is nearest the
+    entropy of the distribution; 1 keeps all.
+    """
+    if mass == 1:
+        return weights
+    p = weights.double() / weights.sum(1, keepdim=True, dtype=torch.float64)
+    entropy = -torch.xlogy(p, p).sum(1, keepdim=True)
+    order = (-p.log() - entropy).abs().sort(dim=1, stable=True).indices
+    sorted_p = p.gather(1, order)
+    cut = sorted_p.cumsum(1) - sorted_p >= mass
+    return weights.masked_fill(torch.zeros_like(cut).scatter(1, order, cut), 0)
 
 
 def draw(weights: Tensor, uniform: Tensor) -> Tensor:

@@ -4,31 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unrolled.decoding.beam import beam_search
-from unrolled.decoding.interface import M, Searchable
+from unrolled.decoding.interface import Attentive, M, Searchable
 from unrolled.decoding.problem import Problem
+from unrolled.decoding.rules import Rules, phrases, prefix_table
 from unrolled.decoding.single import greedy, sample
-from unrolled.decoding.strategies import Beam, Greedy, Sample, Strategy
+from unrolled.decoding.strategies import Beam, Best, Greedy, Sample, Strategy
 from unrolled.errors import UserError
 from unrolled.recurrence import state as nest
+
+
+class Hypothesis(NamedTuple):
+    """An output: its tokens, without begin and end, and its score: the model's log-probability of them and of the end
+    token; with `Beam` as its penalties have it."""
+
+    tokens: list[int]
+    score: float
 
 
 @dataclass(frozen=True)
 class Decoded:
     """What a search found, in the order of the memory's sentences.
 
-    Args:
-        tokens: of each sentence, without begin and end.
-        scores: of each sentence: the model's log-probability of its tokens and the end token; with `Beam`
-            divided by the length penalty.
+    Attributes:
+        hypotheses: of each sentence, one or more; the best first, except that `Sample` and `MBR` leave samples in the
+            order of their numbers.
     """
 
-    tokens: list[list[int]]
-    scores: list[float]
+    hypotheses: list[list[Hypothesis]]
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        """Returns the tokens of every sentence's first hypothesis."""
+        return [each[0].tokens for each in self.hypotheses]
+
+    @property
+    def scores(self) -> list[float]:
+        """Returns the score of every sentence's first hypothesis."""
+        return [each[0].score for each in self.hypotheses]
 
 
 @torch.no_grad()
@@ -40,8 +58,11 @@ def decode(
     begin: int,
     end: int,
     max_length: int | Sequence[int] | None = None,
+    input_lengths: Sequence[int] | None = None,
     sentence_ids: Sequence[int] | None = None,
     forbidden: Sequence[int] = (),
+    banned: Sequence[Sequence[int]] = (),
+    prefixes: Sequence[Sequence[int]] | None = None,
 ) -> Decoded:
     """Decodes every sentence of `memory`; how they are batched changes no result.
 
@@ -49,26 +70,34 @@ def decode(
         model: begins and steps; a module should be in evaluation mode.
         memory: of n sentences.
         begin: the token fed first.
-        end: the token that ends a sentence.
+        end: the token that ends a sentence; one below 0 never comes.
         max_length: tokens at most, the end token included: one number, or one for each sentence; the
             strategy's own if `None`.
+        input_lengths: of the sentences' inputs in tokens, for `length_factor`.
         sentence_ids: with the seed these key the draws of `Sample`; 0 … n - 1 if `None`. Give ids of the
             whole data set, so that a sentence draws the same in whatever batch it is.
         forbidden: tokens never emitted: padding, begin, unknown.
+        banned: sequences of tokens never emitted.
+        prefixes: the tokens that each sentence begins with, whatever forbids them; scored like all others.
 
     Raises:
-        UserError: a maximal length below 1, a negative sentence id, or not one of them for each sentence.
+        UserError: a maximal length below 1, a negative sentence id, or not one of them for each sentence; a prefix that
+            does not fit; a coverage penalty for a model without attention.
         RunFailed: the model gave NaN or left no token possible.
     """
     n = len(memory)
-    limits = _limits(strategy.max_length if max_length is None else max_length, n)
+    limits = _limits(strategy, max_length, input_lengths, n)
     ids = _ids(sentence_ids, n)
+    if isinstance(strategy, Beam) and strategy.coverage_penalty > 0:
+        _check_attention(model)
     if n == 0:
-        return Decoded([], [])
+        return Decoded([])
     state = model.start(memory)
     device = _device(state)
-    never = torch.tensor(list(forbidden), dtype=torch.long, device=device)
-    problem = Problem(model, memory, state, begin, end, never, torch.tensor(limits, device=device))
+    single, longer = phrases(banned, device)
+    never = torch.tensor(sorted({*forbidden, *single} - {-1}), dtype=torch.long, device=device)
+    rules = Rules(end, never, longer, strategy.min_length, strategy.no_repeat, prefix_table(prefixes, limits, device))
+    problem = Problem(model, memory, state, begin, end, ids, torch.tensor(limits, device=device), rules)
     match strategy:
         case Greedy():
             tokens, scores = greedy(problem)
@@ -76,18 +105,39 @@ def decode(
             tokens, scores = sample(problem, strategy, ids)
         case Beam():
             tokens, scores = beam_search(problem, strategy)
-    ended = [row[: row.index(end)] if end in row else row for row in tokens.tolist()]
-    return Decoded(ended, scores.tolist())
+        case _:
+            raise TypeError(f"no search for {strategy!r}")
+    return Decoded(_hypotheses(tokens, scores, end, sort=isinstance(strategy, Best)))
 
 
-def _limits(max_length: int | Sequence[int], n: int) -> list[int]:
-    limits = [max_length] * n if isinstance(max_length, int) else list(max_length)
+def _hypotheses(tokens: Tensor, scores: Tensor, end: int, *, sort: bool) -> list[list[Hypothesis]]:
+    every = []
+    for rows, values in zip(tokens.tolist(), scores.tolist(), strict=True):
+        found = [
+            Hypothesis(row[: row.index(end)] if end in row else row, value)
+            for row, value in zip(rows, values, strict=True)
+            if value > -float("inf")
+        ]
+        every.append(sorted(found, key=lambda one: -one.score) if sort else found)
+    return every
+
+
+def _limits(
+    strategy: Strategy, max_length: int | Sequence[int] | None, input_lengths: Sequence[int] | None, n: int
+) -> list[int]:
+    given = strategy.max_length if max_length is None else max_length
+    limits = [given] * n if isinstance(given, int) else list(given)
     if len(limits) != n or any(limit < 1 for limit in limits):
         raise UserError(
-            f"max_length is {max_length!r}; accepted is a whole number, 1 or more, or one such number for "
+            f"max_length is {given!r}; accepted is a whole number, 1 or more, or one such number for "
             f"each of {n} sentences."
         )
-    return limits
+    if strategy.length_factor is None:
+        return limits
+    if input_lengths is None or len(input_lengths) != n:
+        raise UserError(f"{strategy.name()}.length_factor wants the length of each input; here they are not given.")
+    own = [int(strategy.length_factor * length) + strategy.length_offset for length in input_lengths]
+    return [max(strategy.min_length, min(limit, most)) for limit, most in zip(limits, own, strict=True)]
 
 
 def _ids(sentence_ids: Sequence[int] | None, n: int) -> list[int]:
@@ -95,6 +145,14 @@ def _ids(sentence_ids: Sequence[int] | None, n: int) -> list[int]:
     if len(ids) != n or any(not 0 <= i < 2**64 for i in ids):
         raise UserError(f"sentence_ids are {ids}; accepted is one for each of {n} sentences, 0 or more.")
     return ids
+
+
+def _check_attention(model: object) -> None:
+    if not isinstance(model, Attentive) or not model.attends:
+        raise UserError(
+            "beam.coverage_penalty wants to know where the model looks in its input, but this model has no attention; "
+            "set it to 0."
+        )
 
 
 def _device(state: nest.Nest) -> torch.device:

@@ -1,4 +1,4 @@
-"""Greedy and sampling: one hypothesis a sentence, grown token by token until all have ended."""
+"""Greedy and sampling: hypotheses that never part, grown token by token until all have ended."""
 
 from __future__ import annotations
 
@@ -9,54 +9,64 @@ from torch import Tensor
 
 from unrolled.decoding import sampling
 from unrolled.decoding.interface import M
-from unrolled.decoding.problem import Problem, check
+from unrolled.decoding.logits import largest
+from unrolled.decoding.problem import Problem
 from unrolled.decoding.strategies import Sample
-from unrolled.recurrence import state as nest
 
-Choose = Callable[[Tensor, Tensor, int], Tensor]
-"""Picks tokens `(rows,)`, given log-probabilities `(rows, vocabulary)`, sentences `(rows,)` and the step."""
+Draw = Callable[[Tensor, Tensor, int], Tensor]
+"""Picks tokens `(rows,)`, given logits `(rows, vocabulary)`, the hypotheses' numbers `(rows,)` and the step."""
 
 
 def greedy(problem: Problem[M]) -> tuple[Tensor, Tensor]:
     """Takes the most probable token at every step, the first of equals; returns what `grow` does."""
-    return grow(problem, lambda log_probabilities, _sentences, _step: log_probabilities.argmax(1))
+    return grow(problem, None, 1)
 
 
 def sample(problem: Problem[M], strategy: Sample, sentence_ids: list[int]) -> tuple[Tensor, Tensor]:
-    """Draws every token with the next number of its sentence's own stream; returns what `grow` does."""
-    device = problem.limits.device
-    uniforms = sampling.uniforms(strategy.seed, sentence_ids, int(problem.limits.max())).to(device)
+    """Draws every token with the next number of its sample's own stream; returns what `grow` does."""
+    steps = int(problem.limits.max())
+    uniforms = sampling.uniforms(strategy.seed, sentence_ids, strategy.samples, steps).to(problem.limits.device)
 
-    def choose(log_probabilities: Tensor, sentences: Tensor, step: int) -> Tensor:
-        weights = sampling.sharpen(log_probabilities, strategy.temperature)
+    def draw(logits: Tensor, numbers: Tensor, step: int) -> Tensor:
+        weights = sampling.sharpen(logits, strategy.temperature)
         weights = sampling.truncate(weights, strategy.top_k, strategy.top_p)
-        return sampling.draw(weights, uniforms[sentences, step])
+        weights = sampling.keep_typical(weights, strategy.typical)
+        return sampling.draw(weights, uniforms[numbers, step])
 
-    return grow(problem, choose)
+    return grow(problem, draw, strategy.samples)
 
 
-def grow(problem: Problem[M], choose: Choose) -> tuple[Tensor, Tensor]:
-    """Grows one hypothesis a sentence; a row leaves the batch at the step that ends it.
+def grow(problem: Problem[M], draw: Draw | None, copies: int) -> tuple[Tensor, Tensor]:
+    """Grows hypotheses, `copies` of every sentence; each leaves the batch at the step that ends it.
+
+    Args:
+        draw: picks each token; `None` picks the most probable.
 
     Returns:
-        Tokens `(n, length)`, filled up with the end token, and the sums of their log-probabilities `(n,)`,
-        the end token's included.
+        Tokens `(n, copies, length)`, filled up with the end token, and the sums of their log-probabilities
+        `(n, copies)`, the end token's included.
     """
-    state, memory, limits = problem.state, problem.memory, problem.limits
-    sentences = torch.arange(len(limits), device=limits.device)
-    tokens = torch.full((len(limits), int(limits.max())), problem.end, device=limits.device)
-    scores = torch.zeros(len(limits), dtype=torch.float64, device=limits.device)
-    last = torch.full_like(sentences, problem.begin)
-    for step in range(tokens.shape[1]):
-        log_probabilities, state = problem.step(last, state, memory)
-        check(log_probabilities.amax(1), sentences, step + 1)
-        last = choose(log_probabilities, sentences, step)
-        tokens[sentences, step] = last
-        scores[sentences] += log_probabilities.gather(1, last[:, None])[:, 0].double()
-        going = ((last != problem.end) & (limits > step + 1)).nonzero()[:, 0]
+    live, limits = problem.first(), problem.limits
+    n, longest = len(limits), int(limits.max())
+    numbers = torch.arange(n * copies, device=limits.device)
+    tokens = torch.full((n * copies, longest), problem.end, device=limits.device)
+    scores = torch.zeros(n * copies, dtype=torch.float64, device=limits.device)
+    for step in range(longest):
+        scored = problem.step(live)
+        logits, sums, parents = scored.logits, scored.sums, torch.arange(len(live.rows), device=limits.device)
+        if step == 0 and copies > 1:  # until now all copies of a sentence are one row
+            parents = parents.repeat_interleave(copies)
+            logits, sums = logits[parents], sums[parents]
+        owners = live.rows.owners[parents]
+        sentences = live.sentences[owners]
+        most, likeliest = largest(logits, 1)
+        problem.check(sentences, step + 1, most[:, 0])
+        last = likeliest[:, 0] if draw is None else draw(logits, numbers, step)
+        tokens[numbers, step] = last
+        scores[numbers] += (logits.gather(1, last[:, None]) - sums)[:, 0].double()
+        going = ((last != problem.end) & (limits[sentences] > step + 1)).nonzero()[:, 0]
         if len(going) == 0:
             break
-        if len(going) < len(last):
-            state, memory = nest.select(state, going), memory.select(going)
-            sentences, limits, last = sentences[going], limits[going], last[going]
-    return tokens, scores
+        numbers = numbers[going]
+        live = live.follow(scored.state, parents[going], owners[going], last[going])
+    return tokens.view(n, copies, longest), scores.view(n, copies)

@@ -5,26 +5,61 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from unrolled.errors import UserError
 
 
-@dataclass(frozen=True)
-class Greedy:
-    """The most probable token at every step.
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """What all strategies share.
 
     Args:
+        min_length: tokens at least, the end token included.
         max_length: tokens at most, the end token included.
+        length_factor: with it, at most ⌊length_factor · S⌋ + length_offset tokens too, S being the length of the input
+            in tokens (never below `min_length`).
+        length_offset: see there.
+        no_repeat: no sequence of so many tokens occurs twice (Paulus et al. 2018, section 2.5); 0: any may.
     """
 
+    min_length: int = 1
     max_length: int = 100
+    length_factor: float | None = None
+    length_offset: int = 10
+    no_repeat: int = 0
 
     def __post_init__(self) -> None:
-        _check_max_length(self)
+        self._check("min_length", int, lambda x: x >= 1, "whole number, 1 or more")
+        self._check("max_length", int, lambda x: x >= 1, "whole number, 1 or more")
+        if self.length_factor is not None:
+            self._check("length_factor", float, lambda x: 0 <= x < math.inf, "number, 0 or more, or null")
+        self._check("length_offset", int, lambda x: x >= 0, "whole number, 0 or more")
+        self._check("no_repeat", int, lambda x: x >= 0, "whole number, 0 or more")
+        if self.min_length > self.max_length:
+            raise UserError(
+                f"{self.name()}.min_length is {self.min_length}, more than its max_length, {self.max_length}."
+            )
+
+    @classmethod
+    def name(cls) -> str:
+        """Returns what the command line calls it."""
+        return cls.__name__.lower()
+
+    def _check(self, field: str, kind: type, fits: Callable[[float], bool], accepted: str) -> None:
+        value = getattr(self, field)
+        right = isinstance(value, int | kind) and not isinstance(value, bool)
+        if not right or not fits(value):
+            raise UserError(f"{self.name()}.{field} is {value!r}; accepted is a {accepted}.")
 
 
 @dataclass(frozen=True)
-class Sample:
+class Greedy(Strategy):
+    """The most probable token at every step."""
+
+
+@dataclass(frozen=True)
+class Sample(Strategy):
     """Tokens drawn from the model's distribution p, made sharper or flatter and cut to its head.
 
     Args:
@@ -32,55 +67,83 @@ class Sample:
         top_k: only the k most probable tokens; 0 for all (Fan et al. 2018).
         top_p: only the nucleus, the fewest tokens that together have this probability after `temperature` and
             `top_k`; 1 for all (Holtzman et al. 2020).
-        seed: with a sentence's id, decides its draws.
-        max_length: tokens at most, the end token included.
+        typical: of what these leave, only the fewest tokens that together have this probability, the most typical
+            first; 1 for all (Meister et al. 2023).
+        seed: with a sentence's id and the sample's number, decides its draws.
+        samples: of every sentence.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    typical: float = 1.0
     seed: int = 1
-    max_length: int = 100
+    samples: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         # The least temperature is greedy in all but name, and far from where float32 would overflow.
-        _check(self, "temperature", float, lambda x: 0.001 <= x < math.inf, "number, 0.001 or more")
-        _check(self, "top_k", int, lambda x: x >= 0, "whole number, 0 or more")
-        _check(self, "top_p", float, lambda x: 0 < x <= 1, "number above 0, up to 1")
-        _check(self, "seed", int, lambda x: 0 <= x < 2**64, "whole number from 0 to 2^64 - 1")
-        _check_max_length(self)
+        self._check("temperature", float, lambda x: 0.001 <= x < math.inf, "number, 0.001 or more")
+        self._check("top_k", int, lambda x: x >= 0, "whole number, 0 or more")
+        self._check("top_p", float, lambda x: 0 < x <= 1, "number above 0, up to 1")
+        self._check("typical", float, lambda x: 0 < x <= 1, "number above 0, up to 1")
+        self._check("seed", int, lambda x: 0 <= x < 2**64, "whole number from 0 to 2^64 - 1")
+        self._check("samples", int, lambda x: x >= 1, "whole number, 1 or more")
 
 
 @dataclass(frozen=True)
-class Beam:
-    """The best finished hypothesis of a beam search.
+class Best(Sample):
+    """The most probable of several samples."""
+
+    samples: int = 20
+
+
+@dataclass(frozen=True)
+class MBR(Sample):
+    """Of several samples the one that is most like all of them, the least risk (Eikema & Aziz 2020, section 5; 2022).
+
+    The risk is estimated with every sample as a reference; the likeness is sentence-level chrF.
+    """
+
+    samples: int = 20
+
+
+@dataclass(frozen=True)
+class Beam(Strategy):
+    """The best finished hypotheses of a beam search.
 
     Args:
         size: unfinished hypotheses kept of every sentence.
         length_penalty: α of GNMT (Wu et al. 2016, eq. 14): a hypothesis Y is worth
-            log p(Y) / ((5 + |Y|) / 6)^α, |Y| counting the end token. 0 compares plain log-probabilities.
-        max_length: tokens at most, the end token included.
+            log p(Y) / ((5 + |Y|) / 6)^α, |Y| counting the end token. 0 compares plain log-probabilities. "average"
+            divides by |Y|.
+        coverage_penalty: β there: adds β Σ_i log min(Σ_j p_ij, 1), p_ij being the weight of input position i when token
+            j was written; wants a model with attention.
+        best: how many hypotheses are returned.
+        groups: beams of equal size that share `size`; each avoids what those before it chose at the same step
+            (Vijayakumar et al. 2018).
+        diversity: λ there, taken off a token's log-probability for every time that they chose it.
     """
 
     size: int = 5
-    length_penalty: float = 1.0
-    max_length: int = 100
+    length_penalty: float | Literal["average"] = 1.0
+    coverage_penalty: float = 0.0
+    best: int = 1
+    groups: int = 1
+    diversity: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self, "size", int, lambda x: x >= 1, "whole number, 1 or more")
-        _check(self, "length_penalty", float, lambda x: 0 <= x < math.inf, "number, 0 or more")
-        _check_max_length(self)
-
-
-Strategy = Greedy | Sample | Beam
-
-
-def _check(strategy: Strategy, field: str, kind: type, fits: Callable[[float], bool], accepted: str) -> None:
-    value, name = getattr(strategy, field), f"{type(strategy).__name__.lower()}.{field}"
-    right = isinstance(value, int | kind) and not isinstance(value, bool)
-    if not right or not fits(value):
-        raise UserError(f"{name} is {value!r}; accepted is a {accepted}.")
-
-
-def _check_max_length(strategy: Strategy) -> None:
-    _check(strategy, "max_length", int, lambda x: x >= 1, "whole number, 1 or more")
+        super().__post_init__()
+        self._check("size", int, lambda x: x >= 1, "whole number, 1 or more")
+        if self.length_penalty != "average":
+            self._check("length_penalty", float, lambda x: 0 <= x < math.inf, "number, 0 or more, or 'average'")
+        self._check("coverage_penalty", float, lambda x: 0 <= x < math.inf, "number, 0 or more")
+        self._check("best", int, lambda x: 1 <= x <= self.size, f"whole number from 1 to the size, {self.size}")
+        divides = "whole number, 1 or more, that divides the size"
+        self._check("groups", int, lambda x: x >= 1 and self.size % x == 0, f"{divides}, {self.size}")
+        self._check("diversity", float, lambda x: 0 <= x < math.inf, "number, 0 or more")
+        if (self.groups > 1) != (self.diversity > 0):
+            raise UserError(
+                f"beam.groups is {self.groups} and beam.diversity {self.diversity}: several groups need a diversity "
+                "above 0, and one group has none."
+            )

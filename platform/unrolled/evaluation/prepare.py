@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from unrolled.config import Config
-from unrolled.decoding import STRATEGIES, choose
+from unrolled.decoding import USUAL, choose
 from unrolled.errors import UserError
 from unrolled.evaluation.decoded import evaluate_decoded
 from unrolled.evaluation.evaluation import Evaluation, Report
@@ -21,13 +21,13 @@ def prepare_evaluation(
     """Opens the split and returns what conducts the evaluation.
 
     Args:
-        decode: names of strategies; all if empty.
+        decode: strategies, such as `beam` or `beam:size=10`; the usual ones if empty.
 
     Raises:
         UserError: an unknown strategy or split, or strategies for a task that is not decoded.
     """
     if isinstance(task, Answerer):
-        strategies = choose(decode or list(STRATEGIES), task.decoding)
+        strategies = choose(decode or USUAL, task.decoding)
         texts = task.texts(split)
         return partial(evaluate_decoded, task=task, strategies=strategies, texts=texts)
     if decode:

@@ -9,6 +9,7 @@ from unrolled.models.encoder_decoder import EncoderDecoder, build_translator
 from unrolled.models.heads import VocabularyHead
 from unrolled.models.language_model import LanguageModel, build_language_model
 from unrolled.models.memory import Memory
+from unrolled.models.rows import Rows
 
 __all__ = [
     "Attention",
@@ -17,6 +18,7 @@ __all__ = [
     "EncoderDecoder",
     "LanguageModel",
     "Memory",
+    "Rows",
     "TextEncoder",
     "VocabularyHead",
     "build_language_model",

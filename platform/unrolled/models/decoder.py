@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unrolled.models import feeding
 from unrolled.models.attention import Attention
 from unrolled.models.memory import Memory
+from unrolled.models.rows import Rows
 from unrolled.recurrence import Dropout, Stack, StackState
 
 DecoderState = tuple[StackState, Tensor | None]
@@ -88,7 +89,7 @@ class Decoder(nn.Module):
         embedded = self._embed(tokens)
         if not self.input_feeding:
             hidden, after = self.stack(embedded, state[0])
-            return self.dropout(self._see(hidden, memory)), (after, None)
+            return self.dropout(self._see(hidden, memory)[0]), (after, None)
         kept = self.dropout(embedded.new_ones(*embedded.shape[:2], self.output_size))
         if feeding.applies(self.stack):
             carried, fed = state
@@ -98,41 +99,49 @@ class Decoder(nn.Module):
             )
             return outputs, (after, outputs[:, -1])
         each = []
+        rows = Rows.even(len(memory), 1, tokens.device)
         for step, share in zip(embedded.unbind(1), kept.unbind(1), strict=True):
-            output, state = self._advance(step, state, memory, share)
+            output, state, _ = self._advance(step, state, memory, rows, share)
             each.append(output)
         return torch.stack(each, dim=1), state
 
-    def step(self, memory: Memory, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+    def step(
+        self, memory: Memory, tokens: Tensor, state: DecoderState, rows: Rows | None = None
+    ) -> tuple[Tensor, DecoderState, Tensor | None]:
         """Reads one token a row.
 
         Args:
             memory: of `n` examples, prepared.
-            tokens: `(n · k,)`: k rows an example, adjacent, so that hypotheses share its memory.
+            tokens: `(rows,)`.
+            rows: hypotheses of one example share its memory; `None`: every example has as many rows, adjacent.
 
         Returns:
-            Outputs `(n · k, output_size)` and the state after them.
+            Outputs `(rows, output_size)`, the state after them, and with attention its weights `(rows, positions)`.
         """
-        return self._advance(self._embed(tokens), state, memory)
+        rows = rows or Rows.even(len(memory), len(tokens) // max(1, len(memory)), tokens.device)
+        return self._advance(self._embed(tokens), state, memory, rows)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         embedded: Tensor = self.dropout(self.embedding(tokens))
         return embedded
 
     def _advance(
-        self, embedded: Tensor, state: DecoderState, memory: Memory, kept: Tensor | None = None
-    ) -> tuple[Tensor, DecoderState]:
+        self, embedded: Tensor, state: DecoderState, memory: Memory, rows: Rows, kept: Tensor | None = None
+    ) -> tuple[Tensor, DecoderState, Tensor | None]:
         """One step; `kept`: what dropout multiplies its output by, drawn here if `None`."""
         carried, fed = state
         inputs = embedded if fed is None else torch.cat([embedded, fed], dim=-1)
         hidden, after = self.stack.step(inputs, carried)
-        output = self._see(hidden.view(len(memory), -1, hidden.shape[-1]), memory).flatten(0, 1)
+        seen, weights = self._see(rows.spread(hidden), memory)
+        weights = None if weights is None else rows.gather(weights)
+        output = rows.gather(seen)
         output = self.dropout(output) if kept is None else output * kept
-        return output, (after, output if self.input_feeding else None)
+        return output, (after, output if self.input_feeding else None), weights
 
-    def _see(self, hidden: Tensor, memory: Memory) -> Tensor:
-        """Joins states h `(batch, steps, hidden)` with what they see of the memory."""
+    def _see(self, hidden: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:
+        """Joins states h `(batch, steps, hidden)` with what they see of the memory; returns attention's weights too."""
+        weights = None
         if self.attention is not None:
-            context, _ = self.attention(hidden, memory)
+            context, weights = self.attention(hidden, memory)
             hidden = torch.cat([hidden, context], dim=-1)
-        return torch.tanh(self.readout(hidden))
+        return torch.tanh(self.readout(hidden)), weights

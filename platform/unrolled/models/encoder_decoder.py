@@ -13,6 +13,7 @@ from unrolled.models.encoder import TextEncoder
 from unrolled.models.heads import VocabularyHead
 from unrolled.models.memory import Memory
 from unrolled.models.recurrent import build_dropout, build_stack
+from unrolled.models.rows import Rows
 from unrolled.recurrence import state as nest
 
 
@@ -52,11 +53,25 @@ class EncoderDecoder(nn.Module):
         """The state before the first token of every example."""
         return self.decoder.start(memory)
 
-    def step(self, tokens: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState]:
-        """Log-probabilities `(rows, vocabulary)` of the tokens that follow `tokens` `(rows,)`; rows as in
-        `Decoder.step`."""
-        output, state = self.decoder.step(memory, tokens, state)
-        return self.head.log_probabilities(output), state
+    def step(
+        self, tokens: Tensor, state: DecoderState, memory: Memory, rows: Rows | None = None
+    ) -> tuple[Tensor, DecoderState]:
+        """Logits `(rows, vocabulary)` of the tokens that follow `tokens` `(rows,)`; rows as in `Decoder.step`."""
+        output, state, _ = self.decoder.step(memory, tokens, state, rows)
+        return self.head.logits(output), state
+
+    @property
+    def attends(self) -> bool:
+        """Whether `look` is to be had: whether the decoder looks at the memory."""
+        return self.decoder.attention is not None
+
+    def look(
+        self, tokens: Tensor, state: DecoderState, memory: Memory, rows: Rows | None = None
+    ) -> tuple[Tensor, DecoderState, Tensor]:
+        """As `step`, and attention's weights `(rows, positions)`."""
+        output, state, weights = self.decoder.step(memory, tokens, state, rows)
+        assert weights is not None
+        return self.head.logits(output), state, weights
 
 
 def build_translator(config: Model, input_vocabulary: int, target_vocabulary: int) -> EncoderDecoder:

@@ -35,9 +35,13 @@ class VocabularyHead(nn.Module):
         if weight is None:
             nn.init.normal_(self.weight, std=1 / math.sqrt(size))
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`(rows, size)` → scores `(rows, vocabulary)`, of which a softmax makes probabilities."""
+        return functional.linear(hidden, self.weight, self.bias)
+
     def log_probabilities(self, hidden: Tensor) -> Tensor:
         """`(rows, size)` → `(rows, vocabulary)`."""
-        return functional.linear(hidden, self.weight, self.bias).log_softmax(-1)
+        return self.logits(hidden).log_softmax(-1)
 
     def loss(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy in nats, summed over the rows. While training, its gradient can be asked for once.

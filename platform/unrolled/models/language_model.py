@@ -12,6 +12,7 @@ from torch.nn import functional
 from unrolled.config.language_modeling import Model
 from unrolled.models.heads import VocabularyHead
 from unrolled.models.recurrent import build_dropout, build_stack
+from unrolled.models.rows import Rows
 from unrolled.recurrence import Dropout, Stack, StackState
 from unrolled.recurrence import state as nest
 
@@ -102,13 +103,15 @@ class LanguageModel(nn.Module):
         """The state before the last unit of every prime text."""
         return memory.state
 
-    def step(self, tokens: Tensor, state: StackState, memory: Primed) -> tuple[Tensor, StackState]:
-        """Log-probabilities `(rows, vocabulary)` of the units that follow `tokens` `(rows,)`, where `PRIME` stands
-        for the prime text's last unit."""
-        hypotheses = len(tokens) // len(memory)
-        tokens = torch.where(tokens == PRIME, memory.last.repeat_interleave(hypotheses), tokens)
+    def step(
+        self, tokens: Tensor, state: StackState, memory: Primed, rows: Rows | None = None
+    ) -> tuple[Tensor, StackState]:
+        """Logits `(rows, vocabulary)` of the units that follow `tokens` `(rows,)`, where `PRIME` stands for the prime
+        text's last unit; rows as in `Decoder.step`."""
+        rows = rows or Rows.even(len(memory), len(tokens) // max(1, len(memory)), tokens.device)
+        tokens = torch.where(tokens == PRIME, memory.last[rows.owners], tokens)
         output, state = self.stack.step(self.embed(tokens), state)
-        return self.head.log_probabilities(output), state
+        return self.head.logits(output), state
 
 
 def build_language_model(config: Model, vocabulary: int) -> LanguageModel:

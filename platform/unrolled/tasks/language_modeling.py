@@ -12,7 +12,7 @@ from unrolled.config.language_modeling import LanguageModelingConfig
 from unrolled.data.stream import Lanes, PreparedText, Window, Windows, plan_windows, prepare_text
 from unrolled.data.symbols import Symbols
 from unrolled.data.text import read_text
-from unrolled.decoding import Strategy, decode
+from unrolled.decoding import Strategy, decode, texts
 from unrolled.errors import UserError
 from unrolled.metrics import BitsPerCharacter, Perplexity
 from unrolled.models import LanguageModel, build_language_model
@@ -134,6 +134,11 @@ class LanguageModeling:
         model.eval()
         device = next(model.parameters()).device
         outputs = []
+        banned = [self.symbols.encode(words, "decoding.banned").tolist() for words in self.config.decoding.banned]
+
+        def write(rows: list[list[int]]) -> list[str]:
+            return [self.symbols.decode(row) for row in rows]
+
         for place, text in enumerate(inputs):
             prime = torch.from_numpy(self._prime(text).astype(np.int64)).to(device)[None]
             number = place if numbers is None else numbers[place]
@@ -145,8 +150,9 @@ class LanguageModeling:
                 end=-2,  # a text has no end of its own
                 forbidden=self.symbols.never_written,
                 sentence_ids=[number],
+                banned=banned,
             )
-            outputs.append(text + self.symbols.decode(decoded.tokens[0]))
+            outputs.append(text + texts(decoded, strategy, write)[0])
         return outputs
 
     def _prime(self, text: str) -> np.ndarray:

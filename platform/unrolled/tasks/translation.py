@@ -16,7 +16,8 @@ from unrolled.data.batching import Batch, collate, collate_inputs, padding, plan
 from unrolled.data.corpus import Corpus, PreparedPairs, Vocabularies, prepare_pairs
 from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import BEGIN, END, PAD, UNKNOWN
-from unrolled.decoding import Greedy, Strategy, decode
+from unrolled.decoding import Greedy, Strategy, decode, texts
+from unrolled.errors import UserError
 from unrolled.metrics import Perplexity, score
 from unrolled.models import EncoderDecoder, build_translator
 from unrolled.recurrence.state import Nest
@@ -106,7 +107,7 @@ class Translation:
         corpus = data.split("validation")
         total, tokens = self._validation_loss(model, corpus, rank, size)
         inputs, references = (texts[rank::size] for texts in corpus.texts())
-        outputs = self.predict(model, inputs, Greedy(self.config.decoding.max_length))
+        outputs = self.predict(model, inputs, Greedy(max_length=self.config.decoding.max_length))
         return total, tokens, outputs, references
 
     @torch.inference_mode()
@@ -143,7 +144,8 @@ class Translation:
         device = next(model.parameters()).device
         tokens = self.vocabularies.input.encode(inputs)
         order = sorted(range(len(inputs)), key=lambda i: len(tokens[i]))
-        outputs: list[list[int]] = [[] for _ in inputs]
+        outputs, target = [""] * len(inputs), self.vocabularies.target
+        prefix, banned = self._prefix(), target.encode(self.config.decoding.banned)
         for start in range(0, len(order), self.config.decoding.batch):
             chosen = order[start : start + self.config.decoding.batch]
             padded, mask = collate_inputs([tokens[i] for i in chosen])
@@ -154,11 +156,21 @@ class Translation:
                 begin=BEGIN,
                 end=END,
                 forbidden=(PAD, BEGIN, UNKNOWN),
+                input_lengths=[len(tokens[i]) for i in chosen],
                 sentence_ids=[i if numbers is None else numbers[i] for i in chosen],
+                banned=banned,
+                prefixes=[prefix] * len(chosen),
             )
-            for i, row in zip(chosen, decoded.tokens, strict=True):
-                outputs[i] = row
-        return self.vocabularies.target.decode(outputs)
+            for i, text in zip(chosen, texts(decoded, strategy, target.decode), strict=True):
+                outputs[i] = text
+        return outputs
+
+    def _prefix(self) -> list[int]:
+        text = self.config.decoding.prefix
+        (tokens,) = self.vocabularies.target.encode([text])
+        if UNKNOWN in tokens:
+            raise UserError(f"decoding.prefix {text!r} has something that the target vocabulary has not.")
+        return tokens
 
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
         """The metrics of `evaluation.metrics`, on detokenised text."""

@@ -6,10 +6,10 @@ is at hand. They are compiled for this processor when they are first needed, whi
 cache folder.
 
 - `scan.c` (with product.h, product_half.h, cells.h, loop.h): whole scans over time, forward and back;
-- `rows.c`: the loss over a vocabulary, and dropout.
+- `rows.c`: the loss over a vocabulary, its best entries, and dropout.
 """
 
-from unrolled.recurrence.compiled.rows import cross_entropy, drop
+from unrolled.recurrence.compiled.rows import cross_entropy, drop, largest, log_sums
 from unrolled.recurrence.compiled.scans import applies, run
 
-__all__ = ["applies", "cross_entropy", "drop", "run"]
+__all__ = ["applies", "cross_entropy", "drop", "largest", "log_sums", "run"]

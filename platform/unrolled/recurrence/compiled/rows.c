@@ -1,5 +1,6 @@
-/* Work over long rows that torch does in many passes: the loss over a vocabulary, and dropout. */
+/* Work over long rows that torch does in many passes: the loss over a vocabulary, its best entries, and dropout. */
 
+#include <math.h>
 #include <omp.h>
 #include <stdint.h>
 #include <string.h>
@@ -92,4 +93,56 @@ void dropout_float(const struct drop *p, const float *x, float *y) {
 
 void dropout_half(const struct drop *p, const half *x, half *y) {
     EACH y[i] = keeps(i, p->seed, p->more, p->threshold) ? narrow(widen(x[i]) * p->scale) : 0;
+}
+
+/* log Σ exp of a row: -inf if all of it is, NaN if any of it is or where it reaches +inf. */
+static float log_sum(long n, const float *x) {
+    float most = -INFINITY, sum = 0.0f;
+    SIMD(reduction(max : most))
+    for (long j = 0; j < n; j++) most = x[j] > most ? x[j] : most;
+    if (most == -INFINITY) {
+        for (long j = 0; j < n; j++) most += x[j];
+        return most;
+    }
+    SIMD(reduction(+ : sum))
+    for (long j = 0; j < n; j++) sum += exponential(x[j] - most);
+    return most + logarithm(sum);
+}
+
+void log_sums(long threads, long rows, long columns, const float *x, float *sums) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long i = 0; i < rows; i++) sums[i] = log_sum(columns, x + i * columns);
+}
+
+#define STRETCH 64
+
+/* The `count` largest numbers of a row, falling, and their places; of equals those that come first. Where fewer are above
+ * -inf, -inf at place 0 fills up. Only stretches that hold something better than the worst so far are looked into. */
+static void row_best(long n, long count, const float *x, float *best, int64_t *places) {
+    for (long i = 0; i < count; i++) {
+        best[i] = -INFINITY;
+        places[i] = 0;
+    }
+    for (long start = 0; start < n; start += STRETCH) {
+        const long stop = start + STRETCH < n ? start + STRETCH : n;
+        float most = -INFINITY;
+        SIMD(reduction(max : most))
+        for (long j = start; j < stop; j++) most = x[j] > most ? x[j] : most;
+        if (!(most > best[count - 1])) continue;
+        for (long j = start; j < stop; j++) {
+            if (!(x[j] > best[count - 1])) continue;
+            long i = count - 1;
+            for (; i > 0 && best[i - 1] < x[j]; i--) {
+                best[i] = best[i - 1];
+                places[i] = places[i - 1];
+            }
+            best[i] = x[j];
+            places[i] = j;
+        }
+    }
+}
+
+void largest(long threads, long rows, long columns, long count, const float *x, float *best, int64_t *places) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long i = 0; i < rows; i++) row_best(columns, count, x + i * columns, best + i * count, places + i * count);
 }

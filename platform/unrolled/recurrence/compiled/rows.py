@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -64,6 +65,42 @@ def cross_entropy(logits: Tensor, bias: Tensor, targets: Tensor, smoothing: floa
     else:
         functions.losses_float(ctypes.byref(given), ctypes.c_void_p(logits.data_ptr()))
     return losses, into_bias.sum(0)
+
+
+def log_sums(logits: Tensor) -> Tensor | None:
+    """log Σ exp of every row `(rows,)` of float32 numbers on a CPU: -inf if all of a row is, NaN if any of it is NaN or
+    +inf; `None` where no compiled code can do it."""
+    functions = _reads(logits)
+    if functions is None:
+        return None
+    sums = logits.new_empty(len(logits))
+    functions.log_sums(*_shape(logits), *_pointers(logits, sums))
+    return sums
+
+
+def largest(logits: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
+    """The `count` largest float32 numbers of every row on a CPU, falling, and their places; of equals those that come
+    first. Where fewer are above -inf, -inf at place 0 fills up. `None` where no compiled code can do it."""
+    functions = _reads(logits)
+    if functions is None:
+        return None
+    best = logits.new_empty(len(logits), count)
+    places = torch.empty(len(logits), count, dtype=torch.long)
+    functions.largest(*_shape(logits), ctypes.c_long(count), *_pointers(logits, best, places))
+    return best, places
+
+
+def _reads(logits: Tensor) -> ctypes.CDLL | None:
+    fits = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.is_contiguous()
+    return library.load() if fits else None
+
+
+def _shape(matrix: Tensor) -> Iterator[ctypes.c_long]:
+    return (ctypes.c_long(number) for number in (torch.get_num_threads(), *matrix.shape))
+
+
+def _pointers(*tensors: Tensor) -> Iterator[ctypes.c_void_p]:
+    return (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
 
 
 def drop(values: Tensor, share: float) -> Tensor | None:
