@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from unrolled.config.translation import Model
-from unrolled.models import Attention, Memory, VocabularyHead, build_translator
+from unrolled.models import Attention, Memory, Rows, VocabularyHead, build_translator
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +107,22 @@ def test_hypotheses_share_their_memory(variant):
     copied = memory.select(rows)
     separate, _ = model.step(tokens, model.start(copied), copied)
     torch.testing.assert_close(shared, separate)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_examples_may_have_uneven_rows(variant):
+    model = build_translator(model_config(**variant), 12, 12)
+    memory = model.encode(*source())
+    owners = torch.tensor([0, 0, 0, 1, 2, 2])
+    tokens, copied = torch.randint(0, 12, (6,)), memory.select(owners)
+    shared, after = model.step(tokens, model.start(copied), memory, Rows.of(owners, torch.tensor([3, 1, 2])))
+    separate, wanted = model.step(tokens, model.start(copied), copied)
+    torch.testing.assert_close(shared, separate)
+    torch.testing.assert_close(after, wanted)
+    if model.attends:
+        _, _, weights = model.look(tokens, model.start(copied), memory, Rows.of(owners, torch.tensor([3, 1, 2])))
+        torch.testing.assert_close(weights, model.look(tokens, model.start(copied), copied)[2])
+        torch.testing.assert_close(weights.sum(1), torch.ones(6))
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
