@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,30 @@ def test_generate_reads_files_and_standard_input(run, tmp_path, capsys, monkeypa
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(texts.read_bytes())))
     assert main(["generate", str(run)]) == 0
     assert capsys.readouterr().out == from_file
+
+
+def test_options_and_words_reach_the_search(run, capsys):
+    def written(*words):
+        assert main(["generate", str(run), "3 March 2025", "5. Mai 1999", *words]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    for spelling in ("beam:size=4,groups=2,diversity=1.5", "mbr:samples=3,top_k=9", "best:samples=3,typical=0.9"):
+        assert len(written("--decode", spelling)) == 2
+    assert all(line.startswith("199") for line in written("--set", "decoding.prefix='199'", "--decode", "sample"))
+    assert len(written("--decode", "beam:min_length=9,max_length=9,coverage_penalty=0.2")) == 2
+    often = Counter("".join(written("--decode", "sample"))).most_common(1)[0][0]
+    assert not any(often in line for line in written("--set", f"decoding.banned=['{often}']", "--decode", "sample"))
+    assert all("0-0" in line for line in written("--set", "decoding.required=['0-0']", "--decode", "beam:max_length=9"))
+
+
+def test_options_and_words_that_cannot_be_kept_are_refused(run, capsys):
+    for arguments, words in [
+        (["--decode", "greedy:size=3"], "greedy has no option 'size'"),
+        (["--decode", "sample", "--set", "decoding.required=['0']"], "required phrases want a beam search"),
+        (["--set", "decoding.prefix=ü§"], "decoding.prefix: the target vocabulary cannot write all of 'ü§'"),
+        (["--set", "decoding.sample.top_p=1.5"], "decoding.sample.top_p"),
+    ]:
+        assert words in fails(capsys, ["generate", run, "3 March 2025", *arguments])
 
 
 def test_json_lines_are_json(tiny, capsys):

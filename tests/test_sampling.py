@@ -122,3 +122,19 @@ def test_sampling_the_most_probable_token_only_is_greedy() -> None:
 def test_a_draw_at_the_edge_is_never_impossible(uniform: float, scale: float) -> None:
     weights = scale * torch.tensor([[0.0, 1.0, 0.0, 0.7, 0.0]], dtype=torch.float64)
     assert sampling.draw(weights, torch.tensor([uniform], dtype=torch.float64)).item() in (1, 3)
+
+
+def test_typical_tokens_are_those_nearest_the_entropy() -> None:
+    p = np.array([0.5, 0.2, 0.15, 0.1, 0.05])
+    far = np.abs(-np.log(p) + (p * np.log(p)).sum())
+    for mass in (0.1, 0.3, 0.6, 0.9, 1.0):
+        kept: list[int] = []
+        for token in np.argsort(far):
+            if p[kept].sum() < mass - 1e-12:
+                kept.append(int(token))
+        weights = sampling.keep_typical(torch.from_numpy(p / p.max())[None], mass)
+        assert weights[0].nonzero()[:, 0].tolist() == sorted(kept)
+    strategy = Sample(typical=0.3, seed=7, max_length=1)
+    found = run(table(*[p.tolist()] * 5), Vectors(torch.zeros(4000, 1)), strategy)
+    counts = Counter(tokens[0] if tokens else END for tokens in found.tokens)
+    assert_frequencies(counts, {1: 0.2 / 0.35, 2: 0.15 / 0.35})

@@ -81,6 +81,7 @@ class Training(SharedTraining):
 
 class Decoding(sections.Decoding):
     prefix: str = Field("", description="what every output begins with")
+    required: list[str] = Field([], description="words or phrases that every output has; only for beam search")
 
 
 class Evaluation(Section):

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from unrolled.decoding.candidates import expand
 from unrolled.decoding.interface import M
 from unrolled.decoding.problem import Live, Problem
+from unrolled.decoding.required import Required
 from unrolled.decoding.strategies import Beam
 from unrolled.decoding.worth import Worth, coverage
 
@@ -42,13 +43,13 @@ class Finished:
         return Finished(best, tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2])))
 
 
-def beam_search(problem: Problem[M], strategy: Beam) -> tuple[Tensor, Tensor]:
+def beam_search(problem: Problem[M], strategy: Beam, required: Required | None) -> tuple[Tensor, Tensor]:
     """Returns the best hypotheses of every sentence, the best first.
 
     A hypothesis is dropped, and a sentence without any leaves the batch, once it cannot come to a higher score than the
     worst of the sentence's `best` finished ones; `Worth.bound` says why that changes nothing. What is unfinished at
-    the limit competes as it is. With groups no hypothesis is dropped before its sentence, as it still tells later
-    groups what to avoid.
+    the limit competes as it is. With groups or required phrases no hypothesis is dropped before its sentence: it still
+    tells later groups what to avoid, or holds a place that is not given by its sum alone.
 
     Returns:
         Tokens `(n, best, length)`, filled up with the end token, and scores `(n, best)`; -inf where there are not as
@@ -66,7 +67,10 @@ def beam_search(problem: Problem[M], strategy: Beam) -> tuple[Tensor, Tensor]:
         scored = problem.step(live, look=strategy.coverage_penalty > 0)
         if scored.weights is not None:
             attended = scored.weights if attended is None else attended + scored.weights
-        ending, growing = expand(live.rows, sums, scored, strategy, problem.end)
+        if required is None:
+            ending, growing = expand(live.rows, sums, scored, strategy, problem.end)
+        else:
+            ending, growing = required.expand(live.rows, sums, scored, strategy.size, problem.end)
         at_limit = limits[live.sentences] == length
         ending = ending.only((ending.tokens == problem.end) | at_limit[:, None])
         if bool((ending.sums > NEVER).any()):
@@ -80,7 +84,7 @@ def beam_search(problem: Problem[M], strategy: Beam) -> tuple[Tensor, Tensor]:
 
         bound = worth.bound(growing.sums, limits[live.sentences])
         keep = (bound > finished.scores[:, -1:]) & ~at_limit[:, None]
-        if strategy.groups > 1:
+        if strategy.groups > 1 or required is not None:
             keep = keep.any(1, keepdim=True).expand_as(keep)
         going = keep.any(1)
         if not bool(going.all()):
@@ -91,6 +95,7 @@ def beam_search(problem: Problem[M], strategy: Beam) -> tuple[Tensor, Tensor]:
                 break
         parents, sums = growing.parents[keep], growing.sums[keep]
         attended = None if attended is None else attended[parents]
+        required = None if required is None else required.select(parents).write(growing.tokens[keep])
         live = live.follow(scored.state, parents, keep.nonzero()[:, 0], growing.tokens[keep])
     return tokens, scores
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from unrolled.decoding.beam import beam_search
 from unrolled.decoding.interface import Attentive, M, Searchable
 from unrolled.decoding.problem import Problem
+from unrolled.decoding.required import Required
 from unrolled.decoding.rules import Rules, phrases, prefix_table
 from unrolled.decoding.single import greedy, sample
 from unrolled.decoding.strategies import Beam, Best, Greedy, Sample, Strategy
@@ -63,6 +64,7 @@ def decode(
     forbidden: Sequence[int] = (),
     banned: Sequence[Sequence[int]] = (),
     prefixes: Sequence[Sequence[int]] | None = None,
+    required: Sequence[Sequence[Sequence[int]]] | None = None,
 ) -> Decoded:
     """Decodes every sentence of `memory`; how they are batched changes no result.
 
@@ -79,10 +81,11 @@ def decode(
         forbidden: tokens never emitted: padding, begin, unknown.
         banned: sequences of tokens never emitted.
         prefixes: the tokens that each sentence begins with, whatever forbids them; scored like all others.
+        required: the sequences of tokens that each sentence must have somewhere; only for `Beam`.
 
     Raises:
-        UserError: a maximal length below 1, a negative sentence id, or not one of them for each sentence; a prefix that
-            does not fit; a coverage penalty for a model without attention.
+        UserError: a maximal length below 1, a negative sentence id, or not one of them for each sentence; a prefix or
+            required phrases that do not fit; a coverage penalty for a model without attention.
         RunFailed: the model gave NaN or left no token possible.
     """
     n = len(memory)
@@ -90,6 +93,8 @@ def decode(
     ids = _ids(sentence_ids, n)
     if isinstance(strategy, Beam) and strategy.coverage_penalty > 0:
         _check_attention(model)
+    if required is not None and (not isinstance(strategy, Beam) or strategy.groups > 1):
+        raise UserError("required phrases want a beam search with one group.")
     if n == 0:
         return Decoded([])
     state = model.start(memory)
@@ -104,7 +109,8 @@ def decode(
         case Sample():
             tokens, scores = sample(problem, strategy, ids)
         case Beam():
-            tokens, scores = beam_search(problem, strategy)
+            phrased = None if required is None else Required.begin(required, limits, device)
+            tokens, scores = beam_search(problem, strategy, phrased)
         case _:
             raise TypeError(f"no search for {strategy!r}")
     return Decoded(_hypotheses(tokens, scores, end, sort=isinstance(strategy, Best)))

@@ -145,7 +145,9 @@ class Translation:
         tokens = self.vocabularies.input.encode(inputs)
         order = sorted(range(len(inputs)), key=lambda i: len(tokens[i]))
         outputs, target = [""] * len(inputs), self.vocabularies.target
-        prefix, banned = self._prefix(), target.encode(self.config.decoding.banned)
+        settings, banned = self.config.decoding, target.encode(self.config.decoding.banned)
+        (prefix,) = self._known([settings.prefix], "prefix")
+        required = self._known(settings.required, "required")
         for start in range(0, len(order), self.config.decoding.batch):
             chosen = order[start : start + self.config.decoding.batch]
             padded, mask = collate_inputs([tokens[i] for i in chosen])
@@ -160,17 +162,19 @@ class Translation:
                 sentence_ids=[i if numbers is None else numbers[i] for i in chosen],
                 banned=banned,
                 prefixes=[prefix] * len(chosen),
+                required=[required] * len(chosen) if required else None,
             )
             for i, text in zip(chosen, texts(decoded, strategy, target.decode), strict=True):
                 outputs[i] = text
         return outputs
 
-    def _prefix(self) -> list[int]:
-        text = self.config.decoding.prefix
-        (tokens,) = self.vocabularies.target.encode([text])
-        if UNKNOWN in tokens:
-            raise UserError(f"decoding.prefix {text!r} has something that the target vocabulary has not.")
-        return tokens
+    def _known(self, texts: Sequence[str], key: str) -> list[list[int]]:
+        """Tokens of what `decoding` wants written; raises `UserError` for what the vocabulary cannot write."""
+        rows = self.vocabularies.target.encode(texts)
+        for text, tokens in zip(texts, rows, strict=True):
+            if UNKNOWN in tokens:
+                raise UserError(f"decoding.{key}: the target vocabulary cannot write all of {text!r}.")
+        return rows
 
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
         """The metrics of `evaluation.metrics`, on detokenised text."""
