@@ -62,4 +62,5 @@ def coverage(attended: Tensor, mask: Tensor) -> Tensor:
         attended: Σ_j p_ij `(rows, positions)`.
         mask: False on padding, `(rows, positions)`.
     """
-    return attended.double().clamp(max=1).log().masked_fill(~mask, 0).sum(1)
+    # The least float32 stands for what rounding has made 0: no hypothesis is impossible for where it looked.
+    return attended.double().clamp(torch.finfo(torch.float32).tiny, 1).log().masked_fill(~mask, 0).sum(1)
