@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from report_samples import partial, some_history, some_outputs, some_results, write
 from unrolled.evaluation.comparison import differences, page_rows
-from unrolled.evaluation.wording import headline
+from unrolled.evaluation.headline import headline
 
 # ---- Words
 
@@ -82,10 +82,10 @@ def test_differences_mark_words_and_not_their_punctuation() -> None:
 
 
 def test_extremes_do_not_share_examples() -> None:
-    rows = page_rows(some_outputs(5), "beam")
+    rows = page_rows(some_outputs(5), ["beam"], ["beam"])
     assert len(rows["best"]) == len(rows["worst"]) == 2
     assert not {row["index"] for row in rows["best"]} & {row["index"] for row in rows["worst"]}
-    assert min(row["scores"]["beam"] for row in rows["best"]) >= max(row["scores"]["beam"] for row in rows["worst"])
+    assert min(row["scores"][0] for row in rows["best"]) >= max(row["scores"][0] for row in rows["worst"])
 
 
 @pytest.mark.parametrize(("count", "repeat"), [(5000, 1), (1000, 60), (3, 200_000)])

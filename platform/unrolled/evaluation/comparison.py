@@ -21,6 +21,7 @@ SHOWN = 1000  # rows in the page
 CHARACTERS = 2000  # of one text in the page
 BYTES = 800_000  # of all rows together, so that the page stays below 6 MB with plotly inside
 EXTREMES = 3  # best and worst examples
+LISTED = 5  # entries of an n-best list
 
 
 def differences(output: str, reference: str) -> list[Piece]:
@@ -39,48 +40,74 @@ def differences(output: str, reference: str) -> list[Piece]:
     return pieces
 
 
-def page_rows(outputs: Sequence[Mapping[str, Any]], best_strategy: str) -> dict[str, Any]:
+def page_rows(
+    outputs: Sequence[Mapping[str, Any]], strategies: Sequence[str], best_first: Sequence[str]
+) -> dict[str, Any]:
     """Returns what the page embeds of outputs.jsonl.
 
-    ``rows`` are at most `SHOWN` examples, evenly spaced over all and thinned further where texts are long;
-    ``best`` and ``worst`` are the extremes of all examples by the sentence score of `best_strategy`.
+    ``rows`` are at most `SHOWN` examples, evenly spaced over all and fewer where texts are long; ``best`` and
+    ``worst`` are the extremes of all examples by the sentence score of the best strategy. A row's ``scores`` stand in
+    the order of `strategies`; its ``answers`` are its different outputs, each with the places of those that gave it.
+
+    Args:
+        strategies: in the order in which an example shows them.
+        best_first: the same from best to worst: the first leads, the first that has n-best lists shows its own.
     """
-    spaced = outputs[:: -(-len(outputs) // SHOWN)] if outputs else []
-    rows = [_row(output) for output in spaced]
-    sizes = [len(json.dumps(row)) for row in rows]
-    while sum(sizes) > BYTES:
-        rows, sizes = rows[::2], sizes[::2]
-    scored = [row for row in outputs if _score(row, best_strategy) is not None]
+    listing = next((name for name in best_first if any(name in (row.get("nbest") or {}) for row in outputs)), None)
+
+    def made(row: Mapping[str, Any]) -> dict[str, Any]:
+        return _row(row, strategies, listing)
+
+    rows = [made(output) for output in _evenly(outputs, SHOWN)]
+    size = sum(len(json.dumps(row, ensure_ascii=False).encode(errors="replace")) for row in rows)
+    while size > BYTES:
+        rows = _evenly(rows, int(0.98 * len(rows) * BYTES / size))
+        size = sum(len(json.dumps(row, ensure_ascii=False).encode(errors="replace")) for row in rows)
+    scored = [row for row in outputs if _score(row, best_first[0]) is not None]
     # Among equal scores the longer sentence tells more.
     scored.sort(key=lambda row: len(row.get("reference") or ""), reverse=True)
-    upwards = sorted(scored, key=lambda row: _score(row, best_strategy) or 0.0)
-    downwards = sorted(scored, key=lambda row: _score(row, best_strategy) or 0.0, reverse=True)
+    upwards = sorted(scored, key=lambda row: _score(row, best_first[0]) or 0.0)
+    downwards = sorted(scored, key=lambda row: _score(row, best_first[0]) or 0.0, reverse=True)
     count = min(EXTREMES, len(scored) // 2)
     return {
         "total": len(outputs),
-        "strategy": best_strategy,
+        "leader": strategies.index(best_first[0]),
+        "listing": None if listing is None else strategies.index(listing),
         "rows": rows,
-        "best": [_row(row) for row in downwards[:count]],
-        "worst": [_row(row) for row in upwards[:count]],
+        "best": [made(row) for row in downwards[:count]],
+        "worst": [made(row) for row in upwards[:count]],
     }
+
+
+def _evenly(rows: Sequence[Any], count: int) -> list[Any]:
+    """Returns at most `count` of the rows, evenly spaced, the first among them."""
+    if len(rows) <= count:
+        return list(rows)
+    return [rows[place * len(rows) // count] for place in range(count)]
 
 
 def _score(row: Mapping[str, Any], strategy: str) -> float | None:
     return finite((row.get("sentence_scores") or {}).get(strategy))
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _row(row: Mapping[str, Any], strategies: Sequence[str], listing: str | None) -> dict[str, Any]:
     """Returns one example for the page: texts cut to `CHARACTERS`, outputs as pieces."""
     reference = _cut(row.get("reference"))
-    outputs = {name: _cut(text) for name, text in row["outputs"].items()}
+    givers: dict[str, list[int]] = {}
+    for place, name in enumerate(strategies):
+        if name in row["outputs"]:
+            givers.setdefault(_cut(row["outputs"][name]), []).append(place)
+    nbest = (row.get("nbest") or {}).get(listing) or []
     return {
         "index": row["index"],
         "input": _cut(row.get("input")),
         "reference": reference,
-        "outputs": {name: differences(text, reference) if reference else [(0, text)] for name, text in outputs.items()},
-        "scores": {name: finite(value) for name, value in (row.get("sentence_scores") or {}).items()},
-        "disagree": len(set(row["outputs"].values())) > 1,
-    }
+        "answers": [
+            {"by": by, "pieces": differences(text, reference) if reference else [(0, text)]}
+            for text, by in givers.items()
+        ],
+        "scores": [_score(row, name) for name in strategies],
+    } | ({"nbest": [[_cut(one.get("text")), finite(one.get("score"))] for one in nbest[:LISTED]]} if nbest else {})
 
 
 def _cut(text: object) -> str:

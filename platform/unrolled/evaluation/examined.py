@@ -6,11 +6,11 @@ import time
 from typing import Any
 
 from unrolled.config_file import dump_config
-from unrolled.evaluation.charts import training_charts
 from unrolled.evaluation.evaluation import Evaluation, Report, provenance
 from unrolled.evaluation.job import Workforce, examine
 from unrolled.evaluation.page import Card, facts, size_and_training, write_page
 from unrolled.evaluation.results import write_json, write_lines
+from unrolled.evaluation.training_charts import training_charts
 from unrolled.metrics import metric
 from unrolled.tasks import Examinee, Findings
 from unrolled.training.console import written

@@ -44,6 +44,7 @@ def write_page(path: Path, template: str, charts: Mapping[str, Sequence[Chart]],
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     page = environment.get_template(template).render(
         charts=charts,
         figures={chart.id: chart.figure for group in charts.values() for chart in group},

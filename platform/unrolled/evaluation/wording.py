@@ -1,25 +1,41 @@
-"""How the report names metrics and strategies, and the sentence it opens with."""
+"""How the report names metrics and strategies, and puts strategies in order."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unrolled.metrics import metric
 
 Results = Mapping[str, Any]  # the content of results.json
 
+MEASUREMENTS = ("length_ratio", "distinct_1", "distinct_2", "model_score", "seconds", "sentences_per_second")
+"""Numbers of a strategy that are no scores."""
 
-MEASUREMENTS = ("length_ratio", "seconds", "sentences_per_second")  # numbers of a strategy that are no scores
-
-TITLES = {"greedy": "Greedy decoding", "sample": "Sampling", "beam": "Beam search"}
-SHORT = {"greedy": "greedy", "sample": "sampling", "beam": "beam search"}
+TITLES = {
+    "greedy": "Greedy decoding",
+    "sample": "Sampling",
+    "beam": "Beam search",
+    "mbr": "MBR",
+    "best": "Best of samples",
+}
+COUNTED = {
+    ("beam", "size"): "Beam search {}",
+    ("mbr", "samples"): "MBR of {} samples",
+    ("best", "samples"): "Best of {} samples",
+}
+"""Options that a title has a place of its own for."""
+SIGNS = {"temperature": "T = {}", "samples": "×{}"}
 ABOUT = {
     "greedy": "Greedy decoding takes the likeliest word at every step and never looks back.",
-    "sample": "Sampling draws each word at random by its probability: varied, but one unlucky draw misleads the rest.",
     "beam": "Beam search keeps several of the likeliest unfinished outputs alive, so a good ending can rescue a "
-    "modest beginning; that is why it usually scores above greedy decoding, and greedy above sampling.",
+    "modest beginning.",
+    "sample": "Sampling draws each word at random by its probability: varied, but one unlucky draw misleads the rest. "
+    "A temperature T below 1 makes likely words likelier still.",
+    "mbr": "MBR, minimum Bayes risk, draws many samples and takes the one that is most like all of them: not the "
+    "likeliest output, but the one with most friends.",
+    "best": "Best of samples draws many samples and takes the one that the model finds likeliest.",
 }
 
 
@@ -29,14 +45,38 @@ def finite(value: Any) -> float | None:
     return float(value) if is_number and math.isfinite(value) else None
 
 
+def kind(strategy: str) -> str:
+    """Returns the kind of a strategy as it is spelled: ``beam`` of ``beam:size=10``."""
+    return strategy.partition(":")[0]
+
+
+def spelled(strategy: str) -> dict[str, str]:
+    """Returns the options in a strategy's spelling, such as ``{"size": "10"}``."""
+    options = (option.partition("=") for option in strategy.partition(":")[2].split(",") if option)
+    return {key: value for key, _, value in options}
+
+
 def title(strategy: str) -> str:
-    """Returns the name that opens a sentence or labels a row, such as ``Beam search``."""
-    return TITLES.get(strategy, strategy)
+    """Returns the name that opens a sentence or labels a row, such as ``Beam search 10``."""
+    what = kind(strategy)
+    if what not in TITLES:
+        return strategy
+    name, notes = TITLES[what], []
+    for key, value in spelled(strategy).items():
+        if (what, key) in COUNTED:
+            name = COUNTED[what, key].format(value)
+        else:
+            notes.append(SIGNS.get(key, key.replace("_", " ") + " {}").format(value))
+    return f"{name} ({', '.join(notes)})" if notes else name
 
 
 def short(strategy: str) -> str:
     """Returns the name used inside a sentence, such as ``sampling``."""
-    return SHORT.get(strategy, strategy)
+    name = title(strategy)
+    if kind(strategy) not in TITLES or name.startswith("MBR"):
+        return name
+    name = name[0].lower() + name[1:]
+    return name.replace("greedy decoding", "greedy")
 
 
 def metric_names(results: Results) -> list[str]:
@@ -58,43 +98,16 @@ def ranking(results: Results, name: str) -> list[str]:
     return sorted(results["strategies"], key=key)
 
 
-def headline(results: Results) -> str:
-    """Returns the finding in one sentence: the best strategy, its score, its lead over the others.
-
-    Leads are differences of the numbers as printed, so a reader who subtracts finds the same.
-    """
-    names = metric_names(results)
-    if not names:
-        return f"{results['examples']:,} outputs, not scored."
-    name = names[0]
-    best, *others = ranking(results, name)
-    score = round(results["strategies"][best][name], 1)
-    leads = []
-    for other in others:
-        value = finite(results["strategies"][other].get(name))
-        if value is not None:
-            lead = abs(score - round(value, 1))
-            leads.append(_lead(name, lead) + short(other))
-    return _claim(name, best, score) + (", " + joined(leads) if leads else "") + "."
+def scored(results: Results, name: str) -> list[str]:
+    """Returns the strategies that have a score, from best to worst."""
+    return [one for one in ranking(results, name) if finite(results["strategies"][one].get(name)) is not None]
 
 
-def joined(parts: list[str]) -> str:
+def first_of_kinds(strategies: Sequence[str]) -> list[str]:
+    """Returns the first strategy of each kind: more lines than kinds are hard to tell apart."""
+    return list({kind(name): name for name in reversed(strategies)}.values())[::-1]
+
+
+def joined(parts: Sequence[str]) -> str:
     """Returns the parts as a readable list: ``a, b and c``."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _claim(name: str, best: str, score: float) -> str:
-    """Returns the first half of the headline, with a verb that suits the metric."""
-    known = metric(name)
-    if name == "exact_match":
-        return f"{title(best)} gets {known.text(score)} of the outputs exactly right"
-    if known.higher_is_better and not known.unit:
-        return f"{title(best)} scores {known.text(score)} {known.label}"
-    return f"{title(best)} reaches {known.label.lower()} {known.text(score)}"
-
-
-def _lead(name: str, lead: float) -> str:
-    if round(lead, 1) == 0:
-        return "level with "
-    points = " points" if metric(name).unit else ""
-    return f"{lead:.1f}{points} {'above' if metric(name).higher_is_better else 'below'} "

@@ -16,15 +16,23 @@ function painted(value, style) {
   return variable ? style.getPropertyValue(variable[1]).trim() : value;
 }
 
-function drawCharts() {
-  const style = getComputedStyle(root);
-  const touch = matchMedia("(pointer: coarse)").matches;
-  for (const place of document.querySelectorAll("[data-chart]")) {
-    const figure = painted(figures[place.dataset.chart], style);
-    figure.layout.font.family = getComputedStyle(document.body).fontFamily;
-    figure.layout.dragmode = touch ? false : "zoom"; // a finger scrolls the page
-    Plotly.react(place, figure.data, figure.layout, { responsive: true, displayModeBar: false });
-  }
+function draw(place) {
+  const figure = painted(figures[place.dataset.chart], getComputedStyle(root));
+  figure.layout.font.family = getComputedStyle(document.body).fontFamily;
+  figure.layout.dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom"; // a finger scrolls the page
+  Plotly.react(place, figure.data, figure.layout, { responsive: !figure.layout.width, displayModeBar: false });
+}
+
+const drawCharts = () => document.querySelectorAll("[data-chart]").forEach(draw);
+
+for (const select of document.querySelectorAll("[data-chooses]")) {
+  select.addEventListener("input", () => {
+    const place = document.getElementById(select.dataset.chooses);
+    place.dataset.chart = select.value;
+    place.style.minHeight = `${figures[select.value].layout.height}px`;
+    place.setAttribute("aria-label", select.selectedOptions[0].dataset.label);
+    draw(place);
+  });
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawCharts);

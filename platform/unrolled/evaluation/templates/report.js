@@ -12,10 +12,12 @@ function element(tag, className, text) {
 
 const examples = readData("examples-data");
 const PAGE_SIZE = 10;
+const MANY = 4; // strategies from which their names stand above an output, not beside it
 const OPERATIONS = { "1": "ins", "-1": "del" };
 
 const outputText = (pieces) => pieces.filter(([kind]) => kind >= 0).map(([, text]) => text).join("");
-const score = (row, strategy) => row.scores[strategy] ?? null;
+const score = (row, place) => row.scores[place] ?? null;
+const leader = examples.leader;
 
 function piecesNode(pieces) {
   const node = element("dd");
@@ -28,13 +30,53 @@ function piecesNode(pieces) {
   return node;
 }
 
-function exampleNode(row, strategies) {
+function answerNode(row, { by, pieces }) {
+  const line = element("div");
+  const label = element("dt");
+  const all = examples.strategies.length;
+  if (by.length === all && all > MANY) label.append(`All ${all} strategies`);
+  else for (const place of by) {
+    const { title, colour } = examples.strategies[place];
+    const swatch = element("i", "swatch");
+    swatch.style.background = colour;
+    const name = element("span", "", title);
+    name.prepend(swatch);
+    label.append(name);
+  }
+  line.append(label, piecesNode(pieces));
+  const value = score(row, by[0]);
+  if (value !== null) {
+    const number = element("dd", "score", value.toFixed(1));
+    number.title = "chrF of this sentence";
+    line.append(number);
+  }
+  return line;
+}
+
+function listingNode(row) {
+  const box = element("details", "nbest");
+  const list = element("ol");
+  for (const [text, value] of row.nbest) {
+    const entry = element("li");
+    const words = element("span", "", text);
+    words.dir = "auto";
+    entry.append(words);
+    if (value !== null) entry.append(element("small", "", value.toFixed(2).replace("-", "−")));
+    list.append(entry);
+  }
+  const { title } = examples.strategies[examples.listing];
+  box.append(element("summary", "", `The ${row.nbest.length} best of ${title}`), list);
+  return box;
+}
+
+/* Strategies that answered the same share a line; `chosen` says whose lines to show. */
+function exampleNode(row, chosen = () => true) {
   const item = element("li");
   const input = element("p", "input");
   const words = element("span", "", row.input);
   words.dir = "auto";
   input.append(element("small", "", `#${row.index}`), words);
-  const answers = element("dl", "answers");
+  const answers = element("dl", examples.strategies.length > MANY ? "answers many" : "answers");
   if (row.reference) {
     const line = element("div", "reference");
     const text = element("dd", "", row.reference);
@@ -42,34 +84,22 @@ function exampleNode(row, strategies) {
     line.append(element("dt", "", "Reference"), text);
     answers.append(line);
   }
-  for (const { name, title, colour } of strategies) {
-    if (!(name in row.outputs)) continue;
-    const line = element("div");
-    const label = element("dt", "", title);
-    const swatch = element("i", "swatch");
-    swatch.style.background = colour;
-    label.prepend(swatch);
-    line.append(label, piecesNode(row.outputs[name]));
-    const value = score(row, name);
-    if (value !== null) {
-      const number = element("dd", "score", value.toFixed(1));
-      number.title = "chrF of this sentence";
-      line.append(number);
-    }
-    answers.append(line);
+  for (const answer of row.answers) {
+    const by = answer.by.filter(chosen);
+    if (by.length) answers.append(answerNode(row, { by, pieces: answer.pieces }));
   }
   item.append(input, answers);
   return item;
 }
 
 function showExtremes() {
-  const leader = examples.strategies.filter(({ name }) => name === examples.strategy);
-  for (const [title, rows] of [["Best", examples.best], ["Worst", examples.worst]]) {
+  const { title } = examples.strategies[leader];
+  for (const [which, rows] of [["Highest", examples.best], ["Lowest", examples.worst]]) {
     if (!rows.length) continue;
     const box = element("div");
     const list = element("ol", "examples");
-    list.append(...rows.map((row) => exampleNode(row, leader)));
-    box.append(element("h3", "", `${title} of ${leader[0].title.toLowerCase()}`), list);
+    list.append(...rows.map((row) => exampleNode(row, (place) => place === leader)));
+    box.append(element("h3", "", `${which} scores of ${title}`), list);
     byId("extremes").append(box);
   }
 }
@@ -78,30 +108,40 @@ const ascending = (key) => (a, b) => {
   const [x, y] = [key(a), key(b)];
   return x === null || y === null ? (x === null) - (y === null) : x - y; // rows without a score come last
 };
-const spread = (row) => Math.max(...Object.values(row.scores)) - Math.min(...Object.values(row.scores));
+const known = (row) => row.scores.filter((value) => value !== null);
+const spread = (row) => (known(row).length ? Math.max(...known(row)) - Math.min(...known(row)) : null);
+const lead = (row, of, over) =>
+  (score(row, of) === null || score(row, over) === null ? null : score(row, of) - score(row, over));
+const falling = (key) => ascending((row) => (key(row) === null ? null : -key(row)));
 const SORTS = {
   index: ["Index", () => ascending((row) => row.index)],
   worst: ["Score, lowest first", (of) => ascending((row) => score(row, of))],
-  best: ["Score, highest first", (of) => ascending((row) => (score(row, of) === null ? null : -score(row, of)))],
-  spread: ["Scores most apart", () => ascending((row) => -spread(row))],
+  best: ["Score, highest first", (of) => falling((row) => score(row, of))],
+  lead: ["Score difference of two", (of, over) => falling((row) => lead(row, of, over))],
+  spread: ["Scores most apart", () => falling(spread)],
+  disagreement: ["Most different outputs", () => falling((row) => row.answers.length)],
   longest: ["Longest first", () => ascending((row) => -row.input.length)],
   shortest: ["Shortest first", () => ascending((row) => row.input.length)],
 };
+const OF_SCORES = ["worst", "best", "lead", "spread"];
+const OF_SEVERAL = ["lead", "spread", "disagreement"];
 
 function startBrowser() {
   const several = examples.strategies.length > 1;
-  const scored = examples.rows.some((row) => Object.keys(row.scores).length);
+  const scored = examples.rows.some((row) => known(row).length);
   const option = (value, text) => Object.assign(element("option", "", text), { value });
   for (const [name, [text]] of Object.entries(SORTS)) {
-    if ((["worst", "best"].includes(name) && !scored) || (name === "spread" && !(scored && several))) continue;
+    if ((OF_SCORES.includes(name) && !scored) || (OF_SEVERAL.includes(name) && !several)) continue;
     byId("sort").append(option(name, text));
   }
-  byId("score-of").append(...examples.strategies.map(({ name, title }) => option(name, title)));
-  byId("score-of").value = examples.strategy;
-  byId("score-of-box").hidden = !(several && scored);
+  for (const id of ["score-of", "against"]) {
+    byId(id).append(...examples.strategies.map(({ title }, place) => option(place, title)));
+  }
+  byId("score-of").value = leader;
+  byId("against").value = leader === 0 ? Math.min(1, examples.strategies.length - 1) : 0;
   byId("disagree-box").hidden = !several;
   for (const row of examples.rows) {
-    const outputs = Object.values(row.outputs).map(outputText);
+    const outputs = row.answers.map(({ pieces }) => outputText(pieces));
     row.haystack = [row.input, row.reference, ...outputs].join("\n").toLowerCase();
   }
 
@@ -110,7 +150,11 @@ function startBrowser() {
   const show = () => {
     const pages = Math.max(1, Math.ceil(matches.length / PAGE_SIZE));
     const rows = matches.slice(page * PAGE_SIZE, (page + 1) * PAGE_SIZE);
-    byId("list").replaceChildren(...rows.map((row) => exampleNode(row, examples.strategies)));
+    byId("list").replaceChildren(...rows.map((row) => {
+      const item = exampleNode(row);
+      if (row.nbest) item.append(listingNode(row));
+      return item;
+    }));
     if (!rows.length) byId("list").append(element("li", "empty", "No example matches. Try fewer words."));
     byId("page").textContent = `Page ${page + 1} of ${pages}`;
     byId("previous").disabled = page === 0;
@@ -119,9 +163,12 @@ function startBrowser() {
   const choose = () => {
     const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     const onlyDisagreeing = byId("disagree").checked;
+    const sort = byId("sort").value;
+    byId("score-of-box").hidden = !(several && ["worst", "best", "lead"].includes(sort));
+    byId("against-box").hidden = sort !== "lead";
     matches = examples.rows
-      .filter((row) => words.every((word) => row.haystack.includes(word)) && (!onlyDisagreeing || row.disagree))
-      .sort(SORTS[byId("sort").value][1](byId("score-of").value));
+      .filter((row) => words.every((word) => row.haystack.includes(word)) && (!onlyDisagreeing || row.answers.length > 1))
+      .sort(SORTS[sort][1](Number(byId("score-of").value), Number(byId("against").value)));
     const all = examples.rows.length;
     const selection = all < examples.total
       ? ` (an even selection of ${examples.total.toLocaleString("en")}; all are in outputs.jsonl)` : "";
@@ -131,7 +178,7 @@ function startBrowser() {
     show();
   };
   const turn = (by) => { page += by; show(); byId("browser").scrollIntoView(); };
-  for (const id of ["search", "sort", "score-of", "disagree"]) byId(id).addEventListener("input", choose);
+  for (const id of ["search", "sort", "score-of", "against", "disagree"]) byId(id).addEventListener("input", choose);
   byId("missing").addEventListener("input", (event) => {
     byId("examples").classList.toggle("missing", event.target.checked);
   });

@@ -1,0 +1,94 @@
+"""The table of strategies: a row each, scores with their certainty, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from unrolled.evaluation.charts import colour
+from unrolled.evaluation.significance import differ, letters
+from unrolled.evaluation.wording import Results, finite, metric_names, scored, spelled, title
+from unrolled.metrics import metric
+
+MEASURED = {
+    "distinct_1": ("Distinct-1", "{:.1f}"),
+    "distinct_2": ("Distinct-2", "{:.1f}"),
+    "length_ratio": ("Length ratio", "{:.2f}"),
+    "sentences_per_second": ("Outputs / s", "{:,.0f}"),
+}
+
+
+def strategy_table(results: Results, names: Sequence[str]) -> dict[str, Any]:
+    """Returns ``columns`` and ``rows`` of the table, in the order of `names`, and the ``common`` settings of all.
+
+    A score is marked ``best`` if it is the best of its metric or does not differ significantly from the best.
+    """
+    rows = results["strategies"]
+    metrics = metric_names(results)
+    measured = [key for key in MEASURED if any(finite(row.get(key)) is not None for row in rows.values())]
+    common = _common([row.get("settings") or {} for row in rows.values()])
+    return {
+        "columns": [metric(name).label for name in metrics] + [MEASURED[key][0] for key in measured],
+        "rows": [
+            {
+                "title": title(name),
+                "colour": colour(name),
+                "scores": [_score(results, one, name) for one in metrics],
+                "measured": [_measurement(rows[name].get(key), MEASURED[key][1]) for key in measured],
+                "settings": _written(rows[name].get("settings") or {}, without={*common, *spelled(name)}),
+            }
+            for name in names
+        ],
+        "common": _written(common, without=()),
+        "letters": any(letters(results, name, one) for name in names for one in metrics),
+        "samples": any(row.get("samples") for row in rows.values()),
+        "distinct": "distinct_1" in measured or "distinct_2" in measured,
+    }
+
+
+def interval(row: Mapping[str, Any], name: str) -> str:
+    """Returns a strategy's 95 % interval of metric `name`, such as ``36.5–39.8``; nothing where there is none."""
+    ends = (row.get("intervals") or {}).get(name)
+    return f"{ends[0]:.1f}–{ends[1]:.1f}" if ends else ""
+
+
+def _score(results: Results, name: str, strategy: str) -> dict[str, Any]:
+    known, row = metric(name), results["strategies"][strategy]
+    value = finite(row.get(name))
+    ranked = scored(results, name)
+    top = finite(results["strategies"][ranked[0]].get(name))
+    same = known.text(value) == known.text(top) or differ(results, name, ranked[0], strategy) is False
+    return {
+        "text": known.text(value),
+        "value": value,
+        "interval": interval(row, name),
+        "letters": letters(results, strategy, name),
+        "samples": _samples(row.get("samples") or {}, name),
+        "best": len(ranked) > 1 and value is not None and same,
+    }
+
+
+def _samples(samples: Mapping[str, Any], name: str) -> str:
+    """Returns the mean and standard deviation over several samples a sentence, such as ``28.6 ± 0.3``."""
+    mean, deviation = (finite((samples.get(key) or {}).get(name)) for key in ("mean", "deviation"))
+    return "" if mean is None or deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def _measurement(value: Any, form: str) -> dict[str, Any]:
+    number = finite(value)
+    return {"text": "–" if number is None else form.format(number), "value": number}
+
+
+def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the settings that all of several strategies share."""
+    if len(settings) < 2:
+        return {}
+    return {k: v for k, v in settings[0].items() if all(k in other and other[k] == v for other in settings[1:])}
+
+
+def _written(settings: Mapping[str, Any], without: Collection[str]) -> list[str]:
+    return [
+        f"{key.replace('_', ' ')} {value}"
+        for key, value in settings.items()
+        if value is not None and key not in without
+    ]
