@@ -56,8 +56,14 @@ def _heatmap(read: Sequence[str], written: Sequence[str], weights: Sequence[Sequ
         ygap=1,
         hovertemplate="%{y} → %{x}<br>%{z:.2f}<extra></extra>",
     )
-    ticks = {"tickmode": "array", "ticks": "outside", "tickcolor": "rgba(0,0,0,0)", "tickfont": {"color": "var(--ink)"}}
-    ticks |= {"showgrid": False, "automargin": False}
+    ticks = {
+        "tickmode": "array",
+        "ticks": "outside",
+        "tickcolor": "rgba(0,0,0,0)",  # unseen, they keep labels off the cells
+        "tickfont": {"color": "var(--ink)"},
+        "showgrid": False,
+        "automargin": False,
+    }
     figure.update_xaxes(side="top", tickangle=-90, **ticks, **_labels(read))
     figure.update_yaxes(autorange="reversed", **ticks, **_labels(written))
     return figure

@@ -38,6 +38,7 @@ def sweeps(results: Results, name: str, setting: str, kinds: Iterable[str]) -> l
     groups: dict[tuple[str, str], Sweep] = {}
     for strategy, row in results["strategies"].items():
         settings = dict(row.get("settings") or {})
+        settings.pop("best", None)  # how many outputs are listed changes none of them
         value = finite(settings.pop(setting, None))
         if kind(strategy) in kinds and value is not None and finite(row.get(name)) is not None:
             groups.setdefault((kind(strategy), json.dumps(settings, sort_keys=True)), []).append((value, strategy))
