@@ -11,10 +11,10 @@ from unrolled.evaluation.charts import colour
 from unrolled.evaluation.comparison import page_rows
 from unrolled.evaluation.headline import headline, summary
 from unrolled.evaluation.page import Card, facts, size_and_training, write_page
+from unrolled.evaluation.page_table import interval, strategy_table
 from unrolled.evaluation.score_charts import group_charts, score_charts
 from unrolled.evaluation.search_charts import search_charts
 from unrolled.evaluation.significance import tables
-from unrolled.evaluation.table import interval, strategy_table
 from unrolled.evaluation.training_charts import training_charts
 from unrolled.evaluation.wording import ABOUT, Results, finite, kind, metric_names, ranking, short, title
 from unrolled.metrics import metric
