@@ -126,8 +126,8 @@ def test_a_diverged_loss_leaves_valid_json(tmp_path: Path) -> None:
 
 
 def test_settings_that_are_off_are_not_shown(tmp_path: Path) -> None:
-    table = write(tmp_path, some_results()).split("</table>")[0]
-    assert "temperature 1.0" in table and "top k" not in table
+    page = write(tmp_path, some_results()).split('<script type="application/json"')[0]
+    assert "temperature 1.0" in page and "top k" not in page
 
 
 def test_arguments_are_left_as_they_were(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def _charts(outputs: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
         read, written = (attention[key][:TOKENS] for key in ("input", "output"))
         yield Chart(
             f"attention-{row['index']}",
-            f"#{row['index']} {_cut(' '.join(read), 70)}",
+            f"#{row['index']} {_cut(str(row.get('input') or ' '.join(read)), 70)}",
             f"Heatmap: attention of {short(attention['strategy'])} from {len(written)} output tokens to {len(read)} "
             "input tokens.",
             NOTE,
@@ -71,7 +71,7 @@ def _heatmap(read: Sequence[str], written: Sequence[str], weights: Sequence[Sequ
 
 def _labels(tokens: Sequence[str]) -> dict[str, Any]:
     # plotly reads markup in labels: a token that looks like it stays what it is.
-    return {"tickvals": list(range(len(tokens))), "ticktext": [escape(_cut(token)) for token in tokens]}
+    return {"tickvals": list(range(len(tokens))), "ticktext": [escape(_cut(token)).strip() or "␣" for token in tokens]}
 
 
 def _cut(text: str, length: int = LETTERS) -> str:

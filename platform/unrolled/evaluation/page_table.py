@@ -7,7 +7,7 @@ from typing import Any
 
 from unrolled.evaluation.charts import colour
 from unrolled.evaluation.significance import differ, letters
-from unrolled.evaluation.wording import Results, finite, metric_names, scored, spelled, title
+from unrolled.evaluation.wording import Results, finite, kind, metric_names, scored, spelled, title
 from unrolled.metrics import metric
 
 MEASURED = {
@@ -19,14 +19,14 @@ MEASURED = {
 
 
 def strategy_table(results: Results, names: Sequence[str]) -> dict[str, Any]:
-    """Returns ``columns`` and ``rows`` of the table, in the order of `names`, and the ``common`` settings of all.
+    """Returns ``columns`` and ``rows`` of the table, in the order of `names`, and the ``settings`` that many share.
 
     A score is marked ``best`` if it is the best of its metric or does not differ significantly from the best.
     """
     rows = results["strategies"]
     metrics = metric_names(results)
     measured = [key for key in MEASURED if any(finite(row.get(key)) is not None for row in rows.values())]
-    common = _common([row.get("settings") or {} for row in rows.values()])
+    shared = _shared(results)
     return {
         "columns": [metric(name).label for name in metrics] + [MEASURED[key][0] for key in measured],
         "rows": [
@@ -35,11 +35,14 @@ def strategy_table(results: Results, names: Sequence[str]) -> dict[str, Any]:
                 "colour": colour(name),
                 "scores": [_score(results, one, name) for one in metrics],
                 "measured": [_measurement(rows[name].get(key), MEASURED[key][1]) for key in measured],
-                "settings": _written(rows[name].get("settings") or {}, without={*common, *spelled(name)}),
+                "settings": _written(
+                    rows[name].get("settings") or {},
+                    without={*shared["All strategies"], *shared.get(kind(name), ()), *spelled(name)},
+                ),
             }
             for name in names
         ],
-        "common": _written(common, without=()),
+        "settings": {title(who): text for who, common in shared.items() if (text := _written(common, without=()))},
         "letters": any(letters(results, name, one) for name in names for one in metrics),
         "samples": any(row.get("samples") for row in rows.values()),
         "distinct": "distinct_1" in measured or "distinct_2" in measured,
@@ -79,11 +82,20 @@ def _measurement(value: Any, form: str) -> dict[str, Any]:
     return {"text": "–" if number is None else form.format(number), "value": number}
 
 
+def _shared(results: Results) -> dict[str, dict[str, Any]]:
+    """Returns the settings that all strategies share and, by kind, those that all of the kind share beyond that."""
+    rows = results["strategies"]
+    everyones = _common([row.get("settings") or {} for row in rows.values()]) if len(rows) > 1 else {}
+    shared = {"All strategies": everyones}
+    for what in dict.fromkeys(kind(name) for name in rows):
+        common = _common([row.get("settings") or {} for name, row in rows.items() if kind(name) == what])
+        shared[what] = {key: value for key, value in common.items() if key not in everyones}
+    return shared
+
+
 def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the settings that all of several strategies share."""
-    if len(settings) < 2:
-        return {}
-    return {k: v for k, v in settings[0].items() if all(k in other and other[k] == v for other in settings[1:])}
+    first, *others = settings
+    return {key: value for key, value in first.items() if all(key in one and one[key] == value for one in others)}
 
 
 def _written(settings: Mapping[str, Any], without: Collection[str]) -> list[str]:

@@ -109,7 +109,7 @@ def _frequency_chart(results: Results) -> Chart | None:
     figure = go.Figure(layout=layout(380))
     for strategy in strategies:
         bins = measured[strategy]
-        labels = [f"{b['label'].removesuffix(' times')}<br>n = {b['words']:,}" for b in bins]
+        labels = [f"{b['label'].replace(' times', '')}<br>n = {b['words']:,}" for b in bins]
         f1 = [None if (value := finite(b.get("f1"))) is None else 100 * value for b in bins]
         _line(figure, strategy, labels, f1, "")
     _group_axis(figure, "Times in the training split")

@@ -60,8 +60,10 @@ def curse(results: Results, name: str, sweep: Sweep) -> str:
         if known.better(rows[strategy][name], than=rows[top][name]):
             peak, top = size, strategy
     score = known.text(rows[top][name])
-    if top == last:
-        return f"{begin}, and {known.label} is best at the largest size ({score}): no beam-search curse here."
+    if score == known.text(rows[last][name]):
+        return (
+            f"{begin}, and {_word(name)} at the largest size is as good as at any ({score}): no beam-search curse here."
+        )
     curse_seen = " Likelier outputs are not better ones here: the beam-search curse." if rises else ""
     verdict = {
         True: f"a significant loss.{curse_seen}",
@@ -69,9 +71,15 @@ def curse(results: Results, name: str, sweep: Sweep) -> str:
         None: "a difference that was not tested for significance.",
     }[differ(results, name, top, last)]
     return (
-        f"{begin}, while {known.label} is best at {peak:g} ({score}) and {known.text(rows[last][name])} at {large:g}: "
+        f"{begin}, while {_word(name)} is best at {peak:g} ({score}) and {known.text(rows[last][name])} at {large:g}: "
         f"{verdict}"
     )
+
+
+def _word(name: str) -> str:
+    """Returns a metric's label as it stands inside a sentence: ``exact match``, but ``BLEU``."""
+    label = metric(name).label
+    return label[0].lower() + label[1:] if label[1:2].islower() else label
 
 
 def minus(value: float) -> str:
@@ -155,7 +163,14 @@ def _curse_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | Non
             marker={"color": colour("beam"), "size": 10},
             hovertemplate="beam size %{text}<br>%{y:.1f} " + known.label + "<br>%{x:.3f} nats<extra></extra>",
         )
-    figure.update_xaxes(title={"text": "Model score, nats per token (right: likelier)", "font": {"size": 13}}, nticks=6)
+    ends = [rows[one]["model_score"] for sweep in modelled for _, one in sweep]
+    margin = max(0.08 * (max(ends) - min(ends)), 0.01)  # differences smaller than a tick stay small
+    figure.update_xaxes(
+        title={"text": "Model score, nats per token (right: likelier)", "font": {"size": 13}},
+        range=[min(ends) - margin, max(ends) + margin],
+        nticks=5,
+        tickformat=".3~f",
+    )
     figure.update_yaxes(ticksuffix=known.unit, title={"text": known.label, "font": {"size": 13}})
     return Chart(
         "curse",
@@ -220,11 +235,14 @@ def _best_of(results: Results, name: str, sweep: Sweep, setting: str) -> str:
         value = samples[0] if samples else rows[strategy][name]
         return -value if known.higher_is_better else value
 
+    what = title(kind(sweep[0][1]))
+    if len({known.text(abs(worth(one))) for _, one in sweep}) == 1:
+        return f"{what} scores the same at every {setting}."
     ranked = sorted(sweep, key=lambda pair: worth(pair[1]))
     (value, best), others = ranked[0], ranked[1:]
     level = [f"{other:g}" for other, one in sorted(others) if differ(results, name, best, one) is False]
     tested = any(differ(results, name, best, one) is not None for _, one in others)
-    first = f"{title(kind(best))} scores best at {setting} {value:g}"
+    first = f"{what} scores best at {setting} {value:g}"
     judged = " by the first samples" if _samples(rows[best], name) else ""
     if level:
         return f"{first}, not significantly different from {joined(level)}{judged}."
