@@ -125,6 +125,15 @@ def test_search_charts_draw_the_figures() -> None:
     assert temperature["error_y"]["array"] == pytest.approx([0.25, 0.35, 0.45, 0.6])
 
 
+def test_searches_that_change_nothing_are_called_equal() -> None:
+    results = searched_results()
+    for _, name in sweeps(results, "bleu", "size", ("beam",))[0]:
+        results["strategies"][name] |= {"bleu": 38.0, "model_score": -0.5}
+    charts = {chart.id: chart for chart in search_charts(results)}
+    assert "Beam search scores the same at every beam size." in charts["by-size"].note
+    assert "curse" not in charts
+
+
 def test_a_heatmap_keeps_equal_and_strange_tokens_apart() -> None:
     attention = {"strategy": "greedy", "input": ["the", "the", "<b>"], "output": ["&"] * 2 + ["x" * 99]}
     row = {"index": 3, "attention": attention | {"weights": [[0.1, 0.2, 0.7], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]}}

@@ -145,7 +145,12 @@ def _curse_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | Non
     modelled = [
         [(size, one) for size, one in sweep if finite(rows[one].get("model_score")) is not None] for sweep in beams
     ]
-    modelled = [sweep for sweep in modelled if len(sweep) > 1]
+    modelled = [
+        sweep
+        for sweep in modelled
+        # Where nothing moves there is nothing to see.
+        if len({(minus(rows[one]["model_score"]), known.text(rows[one][name])) for _, one in sweep}) > 1
+    ]
     if not modelled:
         return None
     figure = go.Figure(layout=layout(380, hovermode="closest", showlegend=len(modelled) > 1))
