@@ -93,7 +93,7 @@ class Run:
         given += ["--checkpoint", checkpoint] if checkpoint != "best" else []
         given += overrides
         evaluation = Evaluation(
-            self.folder, config, chosen, split, shlex.join(given), unrolled.__version__, console.evaluating
+            self.folder, config, chosen, split, shlex.join(given), unrolled.__version__, console.evaluating, console.say
         )
         with ExitStack() as session:
             workforce: Workforce

@@ -26,7 +26,7 @@ def evaluate_examined(evaluation: Evaluation, workforce: Workforce, *, task: Exa
     word = "shares measured" if shares > 1 else "share measured"
     measured = examine(workforce, data, shares, evaluation.progress(evaluation.split, shares, word))
     seconds = time.perf_counter() - began
-    findings = next(iter(workforce.each("sum_up", [(data, measured)])))
+    ((_, findings),) = workforce.each("sum_up", [(data, measured)])
     results = {
         **provenance(evaluation, workforce),
         "targets": findings.targets,

@@ -24,10 +24,13 @@ def prepare_evaluation(
         decode: strategies, such as `beam` or `beam:size=10`; the usual ones if empty.
 
     Raises:
-        UserError: an unknown strategy or split, or strategies for a task that is not decoded.
+        UserError: an unknown strategy or split, settings that contradict a strategy, or strategies for a task that is
+            not decoded.
     """
     if isinstance(task, Answerer):
         strategies = choose(decode or USUAL, task.decoding)
+        for strategy in strategies.values():
+            task.check(strategy)
         texts = task.texts(split)
         return partial(evaluate_decoded, task=task, strategies=strategies, texts=texts)
     if decode:
