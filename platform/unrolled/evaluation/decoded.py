@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unrolled.config_file import dump_config
-from unrolled.decoding import Answer, Strategy
+from unrolled.decoding import Answer, Beam, Best, Strategy
 from unrolled.errors import UserError
 from unrolled.evaluation.evaluation import Evaluation, Report, provenance
 from unrolled.evaluation.frequency import f1_by_frequency
@@ -67,14 +67,15 @@ def evaluate_decoded(
         "comparisons": pairs,
         "by_frequency": _by_frequency(task, outputs, references),
     }
-    rows = output_rows(inputs, references, answers)
+    ranked = [name for name, strategy in strategies.items() if isinstance(strategy, Beam | Best)]
+    rows = output_rows(inputs, references, answers, ranked)
     _add_attention(workforce, rows, ranking(results, metrics[0])[0])
     write_json(evaluation.folder / "results.json", results)
     write_lines(evaluation.folder / "outputs.jsonl", rows)
     page = evaluation.folder / "report.html"
     write_report(results, rows, evaluation.run.history(), dump_config(evaluation.config), page)
     forget_others(evaluation.decoded, kept.values())
-    return Report(scores, page, table(metrics, scores))
+    return Report(scores, page, evaluation.of, table(metrics, scores))
 
 
 def _kept(

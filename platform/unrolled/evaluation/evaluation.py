@@ -66,6 +66,11 @@ class Evaluation:
 
         return advance
 
+    @property
+    def of(self) -> tuple[str, str]:
+        """Names the run and the split."""
+        return self.run.name, self.split
+
 
 @dataclass(frozen=True)
 class Report:
@@ -74,11 +79,13 @@ class Report:
     Attributes:
         scores: by strategy where there are strategies, else by name.
         path: of report.html; results.json and outputs.jsonl lie beside it.
+        of: what was evaluated: run and split.
         lines: the scores as a person reads them.
     """
 
     scores: dict[str, Any]
     path: Path
+    of: tuple[str, str]
     lines: Sequence[str]
 
 

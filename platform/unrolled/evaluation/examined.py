@@ -41,7 +41,7 @@ def evaluate_examined(evaluation: Evaluation, workforce: Workforce, *, task: Exa
     write_lines(evaluation.folder / "outputs.jsonl", findings.outputs)
     page = evaluation.folder / "report.html"
     _write_report(evaluation, results, findings)
-    return Report(findings.scores, page, _lines(findings))
+    return Report(findings.scores, page, evaluation.of, _lines(findings))
 
 
 def _lines(findings: Findings) -> list[str]:

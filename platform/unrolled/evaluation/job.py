@@ -40,6 +40,9 @@ class Here:
         for place, arguments in enumerate(calls):
             yield place, getattr(self._trained, method)(*arguments)
 
+    def close(self) -> None:
+        """Lets go of nothing."""
+
 
 class OnRay:
     """Works in Ray actors, each with the model in memory. Ray must be initialised."""
@@ -65,6 +68,11 @@ class OnRay:
             yield place, _result(done)
             idle.append(worker)
 
+    def close(self) -> None:
+        """Ends the workers, so that others find room."""
+        for worker in self._actors:
+            ray.kill(worker)
+
 
 def _result(reference: Any) -> Any:
     try:
@@ -75,7 +83,7 @@ def _result(reference: Any) -> Any:
         raise
     except RayActorError:
         raise RunFailed(
-            "an evaluation worker died too often; see log.txt of the run. What was decoded is kept."
+            "an evaluation worker died too often; see the run's log.txt. What was decoded is kept."
         ) from None
 
 

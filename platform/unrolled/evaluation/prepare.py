@@ -14,10 +14,10 @@ from unrolled.evaluation.examined import evaluate_examined
 from unrolled.evaluation.job import Workforce
 from unrolled.tasks import Answerer, Examinee, Task
 
+Conduct = Callable[[Evaluation, Workforce], Report]
 
-def prepare_evaluation(
-    task: Task, config: Config, split: str, decode: Sequence[str]
-) -> Callable[[Evaluation, Workforce], Report]:
+
+def prepare_evaluation(task: Task, config: Config, split: str, decode: Sequence[str]) -> Conduct:
     """Opens the split and returns what conducts the evaluation.
 
     Args:

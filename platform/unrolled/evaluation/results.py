@@ -21,8 +21,6 @@ from unrolled.tasks import Answerer
 
 BANDS = 5
 """Groups of equal size into which the examples are cut by the length of their input."""
-NBEST = 5
-"""Candidates of an output that outputs.jsonl has."""
 ATTENDED = 6
 """Examples of which outputs.jsonl says where the model looked."""
 WORDS = ("distinct_1", "distinct_2", "length_ratio")
@@ -120,14 +118,19 @@ def _by_length(
 
 
 def output_rows(
-    inputs: Sequence[str], references: Sequence[str], answers: Mapping[str, Sequence[Answer]]
+    inputs: Sequence[str], references: Sequence[str], answers: Mapping[str, Sequence[Answer]], ranked: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Returns the rows of outputs.jsonl; `sentence_scores` are sentence-level chrF."""
+    """Returns the rows of outputs.jsonl; `sentence_scores` are sentence-level chrF.
+
+    Args:
+        answers: by strategy.
+        ranked: the strategies whose candidates are a list of the best.
+    """
     chrf = sacrebleu.CHRF()
     rows: list[dict[str, Any]] = []
     for i, (text, reference) in enumerate(zip(inputs, references, strict=True)):
         outputs = {name: each[i].text for name, each in answers.items()}
-        best = {name: each[i].candidates[:NBEST] for name, each in answers.items() if len(each[i].candidates) > 1}
+        best = {name: found for name in ranked if len(found := answers[name][i].candidates) > 1}
         rows.append(
             {
                 "index": i,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unrolled.evaluation.evaluation import Report
 from unrolled.metrics import metric
 
 COLUMNS = 100
@@ -28,7 +29,27 @@ def table(metrics: Sequence[str], systems: Mapping[str, Mapping[str, Any]]) -> l
     for row in systems.values():
         signatures |= dict.fromkeys(f"signature of {name}: {text}" for name, text in row["signatures"].items())
     several = "the same letter: no significant difference (paired randomization, Holm, 5 %)"
-    return [*lines, *([several] if len(systems) > 1 else []), *signatures]
+    return [*lines, *([several] if _lettered(systems) else []), *signatures]
+
+
+def together(reports: Sequence[Report]) -> list[str]:
+    """Returns the lines of several reports: one table, where all were decoded and scored alike."""
+    systems: dict[str, dict[str, Any]] = {}
+    kinds = set()
+    for report in reports:
+        for name, row in report.scores.items():
+            if not isinstance(row, dict):
+                break
+            kinds.add(tuple(row["intervals"]))
+            # Tests were made within each report, so letters of different ones say nothing of each other.
+            systems[" ".join((*report.of, name))] = {key: value for key, value in row.items() if key != "letters"}
+    if len(kinds) == 1 and len(systems) == sum(len(report.scores) for report in reports):
+        return table(list(kinds.pop()), systems)
+    return [line for report in reports for line in (" ".join(report.of), *report.lines)]
+
+
+def _lettered(systems: Mapping[str, Mapping[str, Any]]) -> bool:
+    return len(systems) > 1 and any("letters" in row for row in systems.values())
 
 
 def _cells(
@@ -38,7 +59,7 @@ def _cells(
     cells = [("", *(name.replace("_", " ") for name in metrics), *(["sentences/s"] if timed else []))]
     for name, row in systems.items():
         speed = row.get("sentences_per_second")
-        scores = (_score(one, row, letters=len(systems) > 1, interval=intervals) for one in metrics)
+        scores = (_score(one, row, letters=_lettered(systems), interval=intervals) for one in metrics)
         cells.append((name, *scores, *([f"{speed:,.0f}" if speed else ""] if timed else [])))
     return cells
 
