@@ -53,7 +53,8 @@ class OnRay:
         self.device = "cuda" if gpu else "cpu"
         self.workers = workers
         # Loading is not decoding: wait for it here, so that speeds are of the search alone.
-        ray.get([worker.ready.remote() for worker in self._actors])
+        for reference in [worker.ready.remote() for worker in self._actors]:
+            _result(reference)
 
     def each(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
         """As `Here.each`; which worker did a call makes no difference."""
