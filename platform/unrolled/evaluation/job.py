@@ -54,7 +54,7 @@ class OnRay:
         self.workers = workers
         # Loading is not decoding: wait for it here, so that speeds are of the search alone.
         for reference in [worker.ready.remote() for worker in self._actors]:
-            _result(reference)
+            _result(reference, died="an evaluation worker cannot start")
 
     def each(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
         """As `Here.each`; which worker did a call makes no difference."""
@@ -75,7 +75,7 @@ class OnRay:
             ray.kill(worker)
 
 
-def _result(reference: Any) -> Any:
+def _result(reference: Any, died: str = "an evaluation worker died too often; what was decoded is kept") -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
@@ -83,9 +83,7 @@ def _result(reference: Any) -> Any:
             raise error.cause from None
         raise
     except RayActorError:
-        raise RunFailed(
-            "an evaluation worker died too often; see the run's log.txt. What was decoded is kept."
-        ) from None
+        raise RunFailed(f"{died}. The run's log.txt says more.") from None
 
 
 Workforce = Here | OnRay
