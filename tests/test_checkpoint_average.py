@@ -60,7 +60,8 @@ def test_evaluate_generate_and_gradients_take_the_average(tiny, capsys):
     assert results["command"].endswith("--checkpoint average-2")
     assert "average of step-6, step-8" in (folder / "report.html").read_text(encoding="utf-8")
     made = {path for path in run.path.rglob("*") if path.is_file()} - before
-    assert {path.name for path in made} == {"report.html", "results.json", "outputs.jsonl"}
+    assert {path.name for path in made if path.parent == folder} == {"report.html", "results.json", "outputs.jsonl"}
+    assert {path.parent for path in made} == {folder, folder / "decoded"}
     capsys.readouterr()
     assert main(["generate", str(run.path), "3 March 2025", "--checkpoint", "average"]) == 0
     said = capsys.readouterr().out.splitlines()

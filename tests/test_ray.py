@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,7 @@ def test_two_ray_workers_train_and_evaluate_as_one_process_does(ray_session, tin
 
     shared = together.evaluate(workers=2)
     outputs = (shared.path.parent / "outputs.jsonl").read_text(encoding="utf-8")
+    shutil.rmtree(shared.path.parent / "decoded")
     together.evaluate(local=True)
     assert (shared.path.parent / "outputs.jsonl").read_text(encoding="utf-8") == outputs
     here, there = (together.evaluate(checkpoint="average", local=local) for local in (True, False))

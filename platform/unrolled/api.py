@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from unrolled.decoding import USUAL, choose
 from unrolled.errors import UserError
 from unrolled.evaluation.evaluation import Evaluation, Report
 from unrolled.evaluation.job import Here, OnRay, Workforce
-from unrolled.evaluation.prepare import prepare_evaluation
+from unrolled.evaluation.prepare import Conduct, prepare_evaluation
 from unrolled.evaluation.trained import Trained
 from unrolled.tasks import Answerer, Explainer, Prepared, Task, Writer, make_task, prepare
 from unrolled.training import checkpoint
@@ -83,28 +83,18 @@ class Run:
         Raises:
             UserError: something given cannot be used; nothing was written then.
         """
-        console = console or Console()
-        config = load_config(self.path / "config.yaml", overrides)
-        chosen = choose_checkpoint(self.folder, checkpoint)
-        task = make_task(config, self.folder.vocabulary)
-        conduct = prepare_evaluation(task, config, split, decode)
-        given = ["unrolled", "evaluate", str(self.path), "--split", split]
-        given += ["--decode", ",".join(decode)] if decode else []
-        given += ["--checkpoint", checkpoint] if checkpoint != "best" else []
-        given += overrides
-        evaluation = Evaluation(
-            self.folder, config, chosen, split, shlex.join(given), unrolled.__version__, console.evaluating
+        (report,) = evaluate(
+            [self],
+            [split],
+            decode,
+            overrides=overrides,
+            checkpoint=checkpoint,
+            workers=workers,
+            local=local,
+            address=address,
+            console=console,
         )
-        with ExitStack() as session:
-            workforce: Workforce
-            if local:
-                workforce = Here(self.folder, config, chosen)
-            else:
-                resources = session.enter_context(connect(address, self.folder.log))
-                cpus, gpu = resources.share(workers)
-                workforce = OnRay(self.folder, config, chosen, workers=workers, cpus=cpus, gpu=gpu)
-            evaluation.make_folder()
-            return conduct(evaluation, workforce)
+        return report
 
     def generate(
         self,
@@ -132,6 +122,66 @@ class Run:
     def _trained(self, overrides: Sequence[str], checkpoint: str) -> Trained:
         config = load_config(self.path / "config.yaml", overrides)
         return Trained(self.folder, config, choose_checkpoint(self.folder, checkpoint))
+
+
+def evaluate(
+    runs: Sequence[Run],
+    splits: Sequence[str] = ("test",),
+    decode: Sequence[str] = (),
+    *,
+    overrides: Sequence[str] = (),
+    checkpoint: str = "best",
+    workers: int = 1,
+    local: bool = False,
+    address: str | None = None,
+    console: Console | None = None,
+) -> list[Report]:
+    """Evaluates every run on every split; a report each. Arguments and errors as in `Run.evaluate`: all is checked
+    before work begins."""
+    console = console or Console()
+    plans = [_plan(run.folder, splits, decode, overrides, checkpoint, console) for run in runs]
+    reports = []
+    with ExitStack() as session:
+        if not local:
+            resources = session.enter_context(connect(address, runs[0].folder.log))
+            cpus, gpu = resources.share(workers)
+        for run, plan in zip(runs, plans, strict=True):
+            given = run.folder, plan[0][0].config, plan[0][0].checkpoint
+            workforce: Workforce = Here(*given) if local else OnRay(*given, workers=workers, cpus=cpus, gpu=gpu)
+            with closing(workforce):
+                for evaluation, conduct in plan:
+                    if len(runs) * len(splits) > 1:
+                        console.say(" ".join(evaluation.of))
+                    evaluation.make_folder()
+                    reports.append(conduct(evaluation, workforce))
+    return reports
+
+
+def _plan(
+    run: RunFolder,
+    splits: Sequence[str],
+    decode: Sequence[str],
+    overrides: Sequence[str],
+    checkpoint_name: str,
+    console: Console,
+) -> list[tuple[Evaluation, Conduct]]:
+    """Returns the evaluations of a run, everything checked that can be."""
+    config = load_config(run.path / "config.yaml", overrides)
+    chosen = choose_checkpoint(run, checkpoint_name)
+    task = make_task(config, run.vocabulary)
+    checkpoint.load_model(chosen.folders, task.build_model())
+    plan = []
+    for split in splits:
+        if splits.count(split) > 1:
+            raise UserError(f"--split: {split!r} is given twice.")
+        conduct = prepare_evaluation(task, config, split, decode)
+        given = ["unrolled", "evaluate", str(run.path), "--split", split]
+        given += ["--decode", ",".join(decode)] if decode else []
+        given += ["--checkpoint", checkpoint_name] if checkpoint_name != "best" else []
+        given += overrides
+        told = console.evaluating, console.say
+        plan.append((Evaluation(run, config, chosen, split, shlex.join(given), unrolled.__version__, *told), conduct))
+    return plan
 
 
 def load(path: str | Path) -> Run:

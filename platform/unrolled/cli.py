@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 work began and failed, 2 something given cannot be used, 1
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ OVERRIDE = re.compile(r"^[a-z_][\w.]*=")
 OVERRIDDEN = ("train", "evaluate", "gradients", "profile", "config")
 """Commands whose overrides may stand anywhere, between options too."""
 SIGINT_CODE = 130
+STRATEGIES = "greedy, sample, beam, best or mbr, with options as in beam:size=10,length_penalty=0.6"
 
 
 class Parser(argparse.ArgumentParser):
@@ -91,15 +93,25 @@ def _workers(text: str) -> int | tuple[int, int]:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from unrolled.api import load
+    from unrolled.api import evaluate, load
     from unrolled.decoding import split
+    from unrolled.evaluation.table import together
     from unrolled.training.console import Console
 
+    if options.outputs:
+        return _score(options)
+    for flag in ("references", "metrics"):
+        if getattr(options, flag):
+            raise UserError(f"--{flag} goes with --outputs FILE, texts made elsewhere.")
+    if not options.runs:
+        raise UserError("evaluate: give the folder of a run, or --outputs FILE --references FILE.")
     if isinstance(options.workers, tuple):
         raise UserError(f"--workers {'{}..{}'.format(*options.workers)}: an evaluation takes one number of workers.")
     console = Console(json_lines=options.json)
-    report = load(options.run).evaluate(
-        options.split,
+    runs = list(dict.fromkeys(options.runs))
+    reports = evaluate(
+        [load(run) for run in runs],
+        options.split.split(","),
         split(options.decode) if options.decode else (),
         overrides=options.overrides,
         checkpoint=options.checkpoint,
@@ -108,7 +120,26 @@ def _evaluate(options: argparse.Namespace) -> int:
         address=options.address,
         console=console,
     )
-    console.conclude(report.scores, report.lines, report.path)
+    lines = reports[0].lines if len(reports) == 1 else together(reports)
+    console.conclude([report.scores for report in reports], lines, [report.path for report in reports])
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from unrolled.evaluation.elsewhere import score_files
+    from unrolled.evaluation.table import table
+
+    given = {"a run": options.runs, "overrides": options.overrides, "--decode": options.decode}
+    if more := [name for name, value in given.items() if value]:
+        raise UserError(f"evaluate: --outputs are texts made elsewhere; {more[0]} cannot be given as well.")
+    if not options.references:
+        raise UserError("evaluate: --outputs wants --references FILE, a text a line, to compare them with.")
+    metrics = (options.metrics or "bleu,chrf,exact_match").split(",")
+    scores, comparisons = score_files(options.outputs, options.references, metrics)
+    if options.json:
+        print(json.dumps({"scores": scores, "comparisons": comparisons}, ensure_ascii=False))
+    else:
+        print(*table(metrics, scores), sep="\n")
     return 0
 
 
@@ -228,16 +259,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--smoke", action="store_true", help="few examples, few steps: does the config work?")
 
     evaluate = commands.add_parser("evaluate", parents=[where, decoded], help="score a run and write its report")
-    evaluate.add_argument("run", help="folder of the run; follow it with key.path=value to override its config")
-    evaluate.add_argument("--split", default="test", help="train, validation, test or another split (test)")
-    which = "greedy, sample, beam, best or mbr, with options as in beam:size=10,length_penalty=0.6"
-    evaluate.add_argument("--decode", default="", help=f"strategies, separated by commas: {which} (greedy,sample,beam)")
+    _evaluate_options(evaluate)
 
     generate = commands.add_parser("generate", parents=[decoded], help="write outputs for new inputs")
     generate.add_argument("run", help="folder of the run")
     generate.add_argument("texts", nargs="*", metavar="TEXT", help="inputs; default: lines of --file")
     generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
-    generate.add_argument("--decode", help=f"{which} (what suits the task)")
+    generate.add_argument("--decode", help=f"{STRATEGIES} (what suits the task)")
     generate.add_argument(
         "--explain", nargs="?", const="", metavar="TEXT", help="print what a character model computes, step by step"
     )
@@ -267,3 +295,15 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--storage", metavar="FOLDER", help="on the cluster, for run folders (~/unrolled)")
     submit.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="train …, evaluate …")
     return parser
+
+
+def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
+    runs_help = "folder of a run; follow it with key.path=value to override its config"
+    evaluate.add_argument("runs", nargs="*", metavar="RUN", help=runs_help)
+    evaluate.add_argument("--split", default="test", help="train, validation, test or others, with commas (test)")
+    evaluate.add_argument(
+        "--decode", default="", help=f"strategies, separated by commas: {STRATEGIES} (greedy,sample,beam)"
+    )
+    for flag, what in (("outputs", "score texts made elsewhere, one a line"), ("references", "what they should be")):
+        evaluate.add_argument(f"--{flag}", action="append", metavar="FILE", help=f"{what}; may be given several times")
+    evaluate.add_argument("--metrics", metavar="NAMES", help="of --outputs, with commas (bleu,chrf,exact_match)")

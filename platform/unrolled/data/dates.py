@@ -47,6 +47,7 @@ def _capitalized(text: str) -> str:
 WRITINGS: tuple[Callable[[str], str], ...] = (str, str, str, str.lower, str.upper, _capitalized)
 
 
+@cache
 def dates(seed: int = 1) -> dict[str, list[dict[str, str]]]:
     """Returns the data set, 22,000 pairs with no date in two splits or twice in one.
 

@@ -1,24 +1,27 @@
 """Search over anything that can `start` and `step`: greedy, sampling and beam search, batched over sentences.
 
-One function, `decode`, and one frozen dataclass a strategy; `texts` makes its result readable.
+One function, `decode`, and one frozen dataclass a strategy; `answers` and `texts` make its result readable.
 """
 
 from __future__ import annotations
 
+from unrolled.decoding.answers import Answer, Candidate, answers
 from unrolled.decoding.ensemble import Ensemble, Memories
 from unrolled.decoding.interface import Attentive, Memory, Searchable
 from unrolled.decoding.named import STRATEGIES, USUAL, choose, split
 from unrolled.decoding.risk import texts
-from unrolled.decoding.search import Decoded, Hypothesis, decode
+from unrolled.decoding.search import Decoded, Hypothesis, decode, length_limits
 from unrolled.decoding.strategies import MBR, Beam, Best, Greedy, Sample, Strategy
 
 __all__ = [
     "MBR",
     "STRATEGIES",
     "USUAL",
+    "Answer",
     "Attentive",
     "Beam",
     "Best",
+    "Candidate",
     "Decoded",
     "Ensemble",
     "Greedy",
@@ -28,8 +31,10 @@ __all__ = [
     "Sample",
     "Searchable",
     "Strategy",
+    "answers",
     "choose",
     "decode",
+    "length_limits",
     "split",
     "texts",
 ]

@@ -62,10 +62,9 @@ def _configured(kind: type[Strategy], config: Decoding) -> dict[str, Any]:
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Strategy)}
     if issubclass(kind, Sample):
         settings |= config.sample.model_dump()
-    if issubclass(kind, Best | MBR):
-        settings["samples"] = config.samples
+        settings["samples"] = config.samples if issubclass(kind, Best | MBR) else 1
     if issubclass(kind, Beam):
-        settings |= config.beam.model_dump()
+        settings |= config.beam.model_dump() | {"best": 1}
     return settings
 
 

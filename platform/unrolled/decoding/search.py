@@ -89,7 +89,7 @@ def decode(
         RunFailed: the model gave NaN or left no token possible.
     """
     n = len(memory)
-    limits = _limits(strategy, max_length, input_lengths, n)
+    limits = length_limits(strategy, max_length, input_lengths, n)
     ids = _ids(sentence_ids, n)
     if isinstance(strategy, Beam) and strategy.coverage_penalty > 0:
         _check_attention(model)
@@ -128,9 +128,11 @@ def _hypotheses(tokens: Tensor, scores: Tensor, end: int, *, sort: bool) -> list
     return every
 
 
-def _limits(
+def length_limits(
     strategy: Strategy, max_length: int | Sequence[int] | None, input_lengths: Sequence[int] | None, n: int
 ) -> list[int]:
+    """Returns how many tokens each of n sentences has at most, the end token included; arguments and errors as in
+    `decode`."""
     given = strategy.max_length if max_length is None else max_length
     limits = [given] * n if isinstance(given, int) else list(given)
     if len(limits) != n or any(limit < 1 for limit in limits):

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unrolled.config_file import dump_config
-from unrolled.decoding import Strategy
+from unrolled.decoding import Answer, Beam, Best, Strategy
+from unrolled.errors import UserError
 from unrolled.evaluation.evaluation import Evaluation, Report, provenance
-from unrolled.evaluation.job import Workforce, write
+from unrolled.evaluation.frequency import f1_by_frequency
+from unrolled.evaluation.job import Workforce, chunks, write
+from unrolled.evaluation.kept import Kept, fingerprint, forget_others
 from unrolled.evaluation.report import write_report
-from unrolled.evaluation.results import output_rows, strategy_results, write_json, write_lines
-from unrolled.metrics import metric
+from unrolled.evaluation.results import (
+    ATTENDED,
+    compare_all,
+    output_rows,
+    strategy_results,
+    write_json,
+    write_lines,
+)
+from unrolled.evaluation.table import table
+from unrolled.evaluation.wording import ranking
 from unrolled.tasks import Answerer
+from unrolled.training.checkpoint import weights_sum
 
 
 def evaluate_decoded(
@@ -26,18 +39,24 @@ def evaluate_decoded(
 ) -> Report:
     """Decodes a split with each strategy and writes `evaluation/<split>/` of the run.
 
+    What an earlier evaluation that was cut off had decoded is not decoded again.
+
     Args:
         texts: inputs and references of the split.
     """
     inputs, references = texts
     metrics = list(task.shown)
-    outputs: dict[str, list[str]] = {}
+    answers: dict[str, Sequence[Answer]] = {}
     scores: dict[str, dict[str, Any]] = {}
+    kept = _kept(evaluation, workforce, task, strategies, inputs)
     for name, strategy in strategies.items():
-        began = time.perf_counter()
-        outputs[name] = write(workforce, strategy, inputs, evaluation.progress(name, len(inputs), "decoded"))
-        seconds = time.perf_counter() - began
-        scores[name] = strategy_results(task, metrics, strategy, inputs, outputs[name], references, seconds)
+        found = sum(len(chunk.answers) for chunk in kept[name].chunks.values())
+        advance = evaluation.progress(name, len(inputs), "decoded", done=found)
+        answers[name], seconds = write(workforce, strategy, inputs, kept[name], advance)
+        scores[name] = strategy_results(task, strategy, inputs, answers[name], references, seconds)
+    outputs = {name: [answer.text for answer in each] for name, each in answers.items()}
+    compared, pairs = compare_all(metrics, outputs, references)
+    scores = {name: row | compared[name] for name, row in scores.items()}
     data = evaluation.config.data.model_dump()
     results = {
         **provenance(evaluation, workforce),
@@ -45,23 +64,67 @@ def evaluate_decoded(
         "examples": len(inputs),
         "data": {"source": data["source"], **data["columns"]},
         "strategies": scores,
+        "comparisons": pairs,
+        "by_frequency": _by_frequency(task, outputs, references),
     }
-    rows = output_rows(inputs, references, outputs)
+    ranked = [name for name, strategy in strategies.items() if isinstance(strategy, Beam | Best)]
+    rows = output_rows(inputs, references, answers, ranked)
+    _add_attention(workforce, rows, ranking(results, metrics[0])[0])
     write_json(evaluation.folder / "results.json", results)
     write_lines(evaluation.folder / "outputs.jsonl", rows)
     page = evaluation.folder / "report.html"
     write_report(results, rows, evaluation.run.history(), dump_config(evaluation.config), page)
-    return Report(scores, page, _lines(scores, metrics))
+    forget_others(evaluation.decoded, kept.values())
+    return Report(scores, page, evaluation.of, table(metrics, scores))
 
 
-def _lines(scores: dict[str, dict[str, Any]], metrics: Sequence[str]) -> list[str]:
-    """Returns a table of strategies, and the signatures behind it."""
-    rows = [("", *(name.replace("_", " ") for name in metrics), "sentences/s")]
-    for name, row in scores.items():
-        numbers = (metric(one).text(row[one]).rstrip("\N{NO-BREAK SPACE}%") for one in metrics)
-        rows.append((name, *numbers, f"{row['sentences_per_second']:,.0f}"))
-    signatures = next(iter(scores.values()))["signatures"].items()
-    return [
-        *("".join(f"{word:<14}" for word in row) for row in rows),
-        *(f"signature of {name}: {signature}" for name, signature in signatures),
-    ]
+def _kept(
+    evaluation: Evaluation,
+    workforce: Workforce,
+    task: Answerer,
+    strategies: Mapping[str, Strategy],
+    inputs: Sequence[str],
+) -> dict[str, Kept]:
+    """Opens what there is of every strategy, and says what of it can be used."""
+    model, decoding = _model_name(evaluation, workforce), task.decoding.model_dump()
+    sizes = [len(chunk) for chunk in chunks(inputs)]
+    kept = {}
+    for name, strategy in strategies.items():
+        one = Kept(evaluation.decoded, fingerprint(model, strategy, decoding, inputs), sizes)
+        if one.damaged:
+            lines = ", ".join(map(str, one.damaged))
+            evaluation.say(f"{one.path}: damaged in line {lines}; what was there is decoded anew")
+        if found := sum(len(chunk.answers) for chunk in one.chunks.values()):
+            evaluation.say(f"{name}: {found:,} of {len(inputs):,} found from an earlier start")
+        kept[name] = one
+    return kept
+
+
+def _model_name(evaluation: Evaluation, workforce: Workforce) -> str:
+    """Names all that the model is made of."""
+    config, words = evaluation.config.model_dump(), evaluation.run.vocabulary
+    parts = (
+        [weights_sum(folder) for folder in evaluation.checkpoint.folders],
+        [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in sorted(words.glob("*.json"))],
+        (config["model"], evaluation.config.training.parameter_type, evaluation.version, workforce.device),
+    )
+    return json.dumps(parts, sort_keys=True)
+
+
+def _by_frequency(
+    task: Answerer, outputs: Mapping[str, Sequence[str]], references: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Returns scores of words by their frequency in the training split; nothing where that is not at hand."""
+    try:
+        _, training = task.texts("train")
+    except UserError:
+        return {}
+    return f1_by_frequency(training, outputs, references)
+
+
+def _add_attention(workforce: Workforce, rows: Sequence[dict[str, Any]], strategy: str) -> None:
+    """Adds to the first rows where the model looks while it writes what the strategy found."""
+    calls = [(row["input"], row["outputs"][strategy]) for row in rows[:ATTENDED]]
+    for place, attended in workforce.each("attention", calls):
+        if attended is not None:
+            rows[place]["attention"] = {"strategy": strategy, **attended._asdict()}

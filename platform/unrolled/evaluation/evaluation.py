@@ -24,6 +24,7 @@ class Evaluation:
         config: the run's, with the settings of this evaluation.
         command: the command line, for the report.
         show: told what is done, how often, of how many, and in what word.
+        say: told what a person should know besides.
     """
 
     run: RunFolder
@@ -33,11 +34,17 @@ class Evaluation:
     command: str
     version: str
     show: Callable[[str, int, int, str], None]
+    say: Callable[[str], None]
 
     @property
     def folder(self) -> Path:
         """Where its files go."""
         return self.run.path / "evaluation" / self.split
+
+    @property
+    def decoded(self) -> Path:
+        """Where what was decoded is kept, so that it need not be decoded again."""
+        return self.folder / "decoded"
 
     def make_folder(self) -> None:
         """Makes sure, before work begins, that its files can be written.
@@ -49,9 +56,8 @@ class Evaluation:
             self.folder.mkdir(parents=True, exist_ok=True)
             TemporaryFile(dir=self.folder).close()
 
-    def progress(self, what: str, total: int, word: str) -> Advance:
-        """Returns what counts on to `total` and shows it."""
-        done = 0
+    def progress(self, what: str, total: int, word: str, done: int = 0) -> Advance:
+        """Returns what counts on from `done` to `total` and shows it."""
 
         def advance(count: int) -> None:
             nonlocal done
@@ -59,6 +65,11 @@ class Evaluation:
             self.show(what, done, total, word)
 
         return advance
+
+    @property
+    def of(self) -> tuple[str, str]:
+        """Names the run and the split."""
+        return self.run.name, self.split
 
 
 @dataclass(frozen=True)
@@ -68,11 +79,13 @@ class Report:
     Attributes:
         scores: by strategy where there are strategies, else by name.
         path: of report.html; results.json and outputs.jsonl lie beside it.
+        of: what was evaluated: run and split.
         lines: the scores as a person reads them.
     """
 
     scores: dict[str, Any]
     path: Path
+    of: tuple[str, str]
     lines: Sequence[str]
 
 

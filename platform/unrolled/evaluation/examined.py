@@ -26,7 +26,7 @@ def evaluate_examined(evaluation: Evaluation, workforce: Workforce, *, task: Exa
     word = "shares measured" if shares > 1 else "share measured"
     measured = examine(workforce, data, shares, evaluation.progress(evaluation.split, shares, word))
     seconds = time.perf_counter() - began
-    findings = next(iter(workforce.each("sum_up", [(data, measured)])))
+    ((_, findings),) = workforce.each("sum_up", [(data, measured)])
     results = {
         **provenance(evaluation, workforce),
         "targets": findings.targets,
@@ -41,7 +41,7 @@ def evaluate_examined(evaluation: Evaluation, workforce: Workforce, *, task: Exa
     write_lines(evaluation.folder / "outputs.jsonl", findings.outputs)
     page = evaluation.folder / "report.html"
     _write_report(evaluation, results, findings)
-    return Report(findings.scores, page, _lines(findings))
+    return Report(findings.scores, page, evaluation.of, _lines(findings))
 
 
 def _lines(findings: Findings) -> list[str]:

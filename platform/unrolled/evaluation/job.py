@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.util import ActorPool
+from ray.exceptions import RayActorError, RayTaskError
 
 from unrolled.config import Config
-from unrolled.decoding import Strategy
+from unrolled.decoding import Answer, Strategy
+from unrolled.errors import RunFailed, UserError
+from unrolled.evaluation.kept import Kept, KeptChunk
 from unrolled.evaluation.trained import Trained
 from unrolled.training.run import Chosen, RunFolder
 
@@ -28,10 +31,17 @@ class Here:
         self.device = self._trained.device.type
         self.workers = 1
 
-    def each(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[Any]:
-        """Calls a method of `Trained` with each of these arguments; yields the results in order."""
-        for arguments in calls:
-            yield getattr(self._trained, method)(*arguments)
+    def each(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
+        """Calls a method of `Trained` with each of these arguments; yields each call's place and result as they come.
+
+        Raises:
+            RunFailed: the model gave something that cannot be used, or workers died too often.
+        """
+        for place, arguments in enumerate(calls):
+            yield place, getattr(self._trained, method)(*arguments)
+
+    def close(self) -> None:
+        """Lets go of nothing."""
 
 
 class OnRay:
@@ -43,37 +53,74 @@ class OnRay:
         self.device = "cuda" if gpu else "cpu"
         self.workers = workers
         # Loading is not decoding: wait for it here, so that speeds are of the search alone.
-        ray.get([worker.ready.remote() for worker in self._actors])
+        for reference in [worker.ready.remote() for worker in self._actors]:
+            _result(reference, died="an evaluation worker cannot start")
 
-    def each(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[Any]:
+    def each(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
         """As `Here.each`; which worker did a call makes no difference."""
-        pool = ActorPool(self._actors)
-        results: Iterator[Any] = pool.map(lambda actor, arguments: getattr(actor, method).remote(*arguments), calls)
-        yield from results
+        waiting, idle = list(enumerate(calls))[::-1], list(self._actors)
+        working: dict[Any, tuple[int, Any]] = {}
+        while waiting or working:
+            while waiting and idle:
+                (place, arguments), worker = waiting.pop(), idle.pop()
+                working[getattr(worker, method).remote(*arguments)] = place, worker
+            (done,), _ = ray.wait(list(working), num_returns=1)
+            place, worker = working.pop(done)
+            yield place, _result(done)
+            idle.append(worker)
+
+    def close(self) -> None:
+        """Ends the workers, so that others find room."""
+        for worker in self._actors:
+            ray.kill(worker)
+
+
+def _result(reference: Any, died: str = "an evaluation worker died too often; what was decoded is kept") -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError | RunFailed):
+            raise error.cause from None
+        raise
+    except RayActorError:
+        raise RunFailed(f"{died}. The run's log.txt says more.") from None
 
 
 Workforce = Here | OnRay
 
 
-def write(workforce: Workforce, strategy: Strategy, inputs: Sequence[str], advance: Advance) -> list[str]:
-    """Returns one output an input, in order."""
-    outputs: list[str] = [""] * len(inputs)
-    plan = list(chunks(inputs))
-    calls = [(strategy, numbers, [inputs[i] for i in numbers]) for numbers in plan]
-    for numbers, written in zip(plan, workforce.each("write", calls), strict=True):
-        for number, text in zip(numbers, written, strict=True):
-            outputs[number] = text
-        advance(len(numbers))
-    return outputs
+def write(
+    workforce: Workforce, strategy: Strategy, inputs: Sequence[str], kept: Kept, advance: Advance
+) -> tuple[list[Answer], float]:
+    """Decodes what is not `kept` yet, a chunk at a time; the same chunks whoever does them, so that every batch is the
+    same.
+
+    Returns:
+        One answer an input, in order, and the seconds that decoding them took.
+    """
+    plan, known = list(chunks(inputs)), dict(kept.chunks)
+    missing = [number for number in range(len(plan)) if number not in known]
+    calls = [(strategy, plan[number], [inputs[i] for i in plan[number]]) for number in missing]
+    began = time.perf_counter()
+    for place, answers in workforce.each("answers", calls):
+        now = time.perf_counter()
+        number, chunk = missing[place], KeptChunk(answers, now - began)
+        kept.add(number, chunk)
+        known[number], began = chunk, now
+        advance(len(answers))
+    outputs = {
+        i: answer for number, places in enumerate(plan) for i, answer in zip(places, known[number].answers, strict=True)
+    }
+    return [outputs[i] for i in range(len(inputs))], sum(chunk.seconds for chunk in known.values())
 
 
 def examine(workforce: Workforce, data: Any, shares: int, advance: Advance) -> list[Any]:
     """Returns what the examination of every share of `data` gave, in order."""
-    results = []
-    for result in workforce.each("examine", [(data, share, shares) for share in range(shares)]):
-        results.append(result)
+    results = {}
+    for share, result in workforce.each("examine", [(data, share, shares) for share in range(shares)]):
+        results[share] = result
         advance(1)
-    return results
+    return [results[share] for share in range(shares)]
 
 
 def chunks(inputs: Sequence[str]) -> Iterator[list[int]]:

@@ -14,20 +14,23 @@ from unrolled.evaluation.examined import evaluate_examined
 from unrolled.evaluation.job import Workforce
 from unrolled.tasks import Answerer, Examinee, Task
 
+Conduct = Callable[[Evaluation, Workforce], Report]
 
-def prepare_evaluation(
-    task: Task, config: Config, split: str, decode: Sequence[str]
-) -> Callable[[Evaluation, Workforce], Report]:
+
+def prepare_evaluation(task: Task, config: Config, split: str, decode: Sequence[str]) -> Conduct:
     """Opens the split and returns what conducts the evaluation.
 
     Args:
         decode: strategies, such as `beam` or `beam:size=10`; the usual ones if empty.
 
     Raises:
-        UserError: an unknown strategy or split, or strategies for a task that is not decoded.
+        UserError: an unknown strategy or split, settings that contradict a strategy, or strategies for a task that is
+            not decoded.
     """
     if isinstance(task, Answerer):
         strategies = choose(decode or USUAL, task.decoding)
+        for strategy in strategies.values():
+            task.check(strategy)
         texts = task.texts(split)
         return partial(evaluate_decoded, task=task, strategies=strategies, texts=texts)
     if decode:

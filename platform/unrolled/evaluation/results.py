@@ -5,38 +5,47 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sacrebleu
 
-from unrolled.decoding import Strategy
+from unrolled.decoding import Answer, Sample, Strategy
 from unrolled.errors import RunFailed
 from unrolled.files import write_whole, writing
-from unrolled.metrics import bootstrap_interval
+from unrolled.metrics import References, compare, score
 from unrolled.tasks import Answerer
 
 BANDS = 5
 """Groups of equal size into which the examples are cut by the length of their input."""
+ATTENDED = 6
+"""Examples of which outputs.jsonl says where the model looked."""
+WORDS = ("distinct_1", "distinct_2", "length_ratio")
+"""Measures of the outputs' words, besides the metrics that the config names."""
 
 
 def strategy_results(
     task: Answerer,
-    metrics: Sequence[str],
     strategy: Strategy,
     inputs: Sequence[str],
-    outputs: Sequence[str],
+    answers: Sequence[Answer],
     references: Sequence[str],
     seconds: float,
 ) -> dict[str, Any]:
-    """Returns everything that results.json says of one strategy: scores (0–100) by name, 95 % bootstrap
-    `intervals`, `signatures`, `settings`, speed, and scores `by_length` of the input in words."""
+    """Returns everything that results.json says of one strategy alone: scores by name, `signatures`, `settings`,
+    speed, the model's own score, and scores `by_length` of the input in words."""
+    outputs = [answer.text for answer in answers]
+    known = [answer.log_probability for answer in answers if answer.log_probability is not None]
+    words = score(WORDS, outputs, references)
     return {
         **task.score(outputs, references),
-        "intervals": {name: list(bootstrap_interval(name, outputs, references)) for name in metrics},
-        "length_ratio": _words(outputs) / max(1, _words(references)),
+        **{name: words[name] for name in WORDS},
+        **({"model_score": sum(known) / len(known)} if known else {}),
+        **({"samples": samples} if (samples := _samples(task, strategy, answers, references)) else {}),
+        "kind": strategy.name(),
         "settings": dataclasses.asdict(strategy),
         "seconds": round(seconds, 3),
         "sentences_per_second": round(len(inputs) / seconds, 1),
@@ -44,8 +53,50 @@ def strategy_results(
     }
 
 
-def _words(texts: Sequence[str]) -> int:
-    return sum(len(text.split()) for text in texts)
+def _samples(
+    task: Answerer, strategy: Strategy, answers: Sequence[Answer], references: Sequence[str]
+) -> dict[str, Any] | None:
+    """Returns mean and standard deviation of the scores of several samples of the whole split."""
+    if not isinstance(strategy, Sample) or strategy.name() != Sample.name() or strategy.samples == 1:
+        return None
+    count = strategy.samples
+    each = [task.score([answer.candidates[i].text for answer in answers], references) for i in range(count)]
+    table = {name: [scores[name] for scores in each] for name in task.shown}
+    return {
+        "count": count,
+        "mean": {name: statistics.mean(values) for name, values in table.items()},
+        "deviation": {name: statistics.stdev(values) for name, values in table.items()},
+    }
+
+
+def compare_all(
+    metrics: Sequence[str], outputs: Mapping[str, Sequence[str]], references: References
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Compares systems by every metric.
+
+    Args:
+        outputs: by the names of the systems.
+
+    Returns:
+        95 % bootstrap `intervals` and significance `letters` of every system, and what results.json says of every
+        metric: the `systems`, and `p` and `corrected`, the p-values of every two before and after Holm's correction.
+    """
+    compared = {name: compare(name, outputs, references) for name in metrics}
+    rows: dict[str, dict[str, Any]] = {system: {"intervals": {}, "letters": {}} for system in outputs}
+    for name, comparison in compared.items():
+        letters = comparison.letters()
+        for system, interval in zip(comparison.systems, comparison.intervals.tolist(), strict=True):
+            rows[system]["intervals"][name] = interval
+            rows[system]["letters"][name] = letters[system]
+    pairs = {
+        name: {
+            "systems": list(comparison.systems),
+            "p": comparison.p_values.tolist(),
+            "corrected": comparison.corrected().tolist(),
+        }
+        for name, comparison in compared.items()
+    }
+    return rows, pairs
 
 
 def _by_length(
@@ -67,22 +118,32 @@ def _by_length(
 
 
 def output_rows(
-    inputs: Sequence[str], references: Sequence[str], outputs: dict[str, list[str]]
+    inputs: Sequence[str], references: Sequence[str], answers: Mapping[str, Sequence[Answer]], ranked: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Returns the rows of outputs.jsonl; `sentence_scores` are sentence-level chrF."""
+    """Returns the rows of outputs.jsonl; `sentence_scores` are sentence-level chrF.
+
+    Args:
+        answers: by strategy.
+        ranked: the strategies whose candidates are a list of the best.
+    """
     chrf = sacrebleu.CHRF()
-    return [
-        {
-            "index": i,
-            "input": text,
-            "reference": reference,
-            "outputs": {name: rows[i] for name, rows in outputs.items()},
-            "sentence_scores": {
-                name: round(chrf.sentence_score(rows[i], [reference]).score, 1) for name, rows in outputs.items()
-            },
-        }
-        for i, (text, reference) in enumerate(zip(inputs, references, strict=True))
-    ]
+    rows: list[dict[str, Any]] = []
+    for i, (text, reference) in enumerate(zip(inputs, references, strict=True)):
+        outputs = {name: each[i].text for name, each in answers.items()}
+        best = {name: found for name in ranked if len(found := answers[name][i].candidates) > 1}
+        rows.append(
+            {
+                "index": i,
+                "input": text,
+                "reference": reference,
+                "outputs": outputs,
+                "sentence_scores": {
+                    name: round(chrf.sentence_score(output, [reference]).score, 1) for name, output in outputs.items()
+                },
+                **({"nbest": {name: [one._asdict() for one in each] for name, each in best.items()}} if best else {}),
+            }
+        )
+    return rows
 
 
 def write_json(path: Path, value: Any) -> None:

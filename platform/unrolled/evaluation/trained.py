@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from unrolled.config import Config
-from unrolled.decoding import Strategy
-from unrolled.tasks import Examinee, Findings, Task, Writer, make_task
+from unrolled.decoding import Answer, Strategy
+from unrolled.tasks import Answerer, Attended, Examinee, Findings, Task, Writer, make_task
 from unrolled.training.checkpoint import load_model
 from unrolled.training.run import Chosen, RunFolder
 
@@ -54,6 +54,16 @@ class Trained:
         """One output an input, in order; `numbers` are the inputs' places in the split."""
         assert isinstance(self.task, Writer)
         return self.task.predict(self.model, inputs, strategy, numbers)
+
+    def answers(self, strategy: Strategy, numbers: Sequence[int], inputs: Sequence[str]) -> list[Answer]:
+        """As `write`, with everything that the search tells of an output."""
+        assert isinstance(self.task, Answerer)
+        return self.task.answers(self.model, inputs, strategy, numbers)
+
+    def attention(self, text: str, output: str) -> Attended | None:
+        """Where the model looks in a text while it writes an output."""
+        assert isinstance(self.task, Answerer)
+        return self.task.attention(self.model, text, output)
 
     def examine(self, data: Any, rank: int, size: int) -> Any:
         """Measures the share `rank` of `size` of a split."""

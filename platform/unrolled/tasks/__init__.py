@@ -9,6 +9,7 @@ from unrolled.tasks.language_modeling import LanguageModeling
 from unrolled.tasks.memory import Memory
 from unrolled.tasks.task import (
     Answerer,
+    Attended,
     Baselined,
     Examinee,
     Explainer,
@@ -43,6 +44,7 @@ def make_task(config: Config, folder: Path) -> Task:
 __all__ = [
     "TASKS",
     "Answerer",
+    "Attended",
     "Baselined",
     "Examinee",
     "Explainer",

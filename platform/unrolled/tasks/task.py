@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.config import Decoding
-from unrolled.decoding import Strategy
+from unrolled.decoding import Answer, Strategy
 from unrolled.recurrence.state import Nest
 
 
@@ -141,6 +141,14 @@ class Writer(Protocol):
         ...
 
 
+class Attended(NamedTuple):
+    """The weights of attention, a row of `weights` for every token of `output`, over the tokens of `input`."""
+
+    input: list[str]
+    output: list[str]
+    weights: list[list[float]]
+
+
 @runtime_checkable
 class Answerer(Writer, Protocol):
     """A writer whose outputs are compared with references."""
@@ -152,6 +160,20 @@ class Answerer(Writer, Protocol):
 
     def texts(self, split: str) -> tuple[list[str], list[str]]:
         """Opens inputs and references of a split; raises `UserError` if the data have none of that name."""
+        ...
+
+    def check(self, strategy: Strategy) -> None:
+        """Raises `UserError` if the config's settings and the model do not go with the strategy."""
+        ...
+
+    def answers(
+        self, model: Any, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
+    ) -> list[Answer]:
+        """As `predict`, with everything that the search tells of an output."""
+        ...
+
+    def attention(self, model: Any, text: str, output: str) -> Attended | None:
+        """Where the model looks in `text` while it writes `output`; `None` if it does not look."""
         ...
 
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:

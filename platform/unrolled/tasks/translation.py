@@ -16,12 +16,12 @@ from unrolled.data.batching import Batch, collate, collate_inputs, padding, plan
 from unrolled.data.corpus import Corpus, PreparedPairs, Vocabularies, prepare_pairs
 from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import BEGIN, END, PAD, UNKNOWN
-from unrolled.decoding import Greedy, Strategy, decode, texts
+from unrolled.decoding import Answer, Beam, Greedy, Strategy, answers, decode, length_limits
 from unrolled.errors import UserError
 from unrolled.metrics import Perplexity, score
 from unrolled.models import EncoderDecoder, build_translator
 from unrolled.recurrence.state import Nest
-from unrolled.tasks.task import Piece
+from unrolled.tasks.task import Attended, Piece
 
 
 @dataclass(frozen=True)
@@ -135,22 +135,47 @@ class Translation:
         names = self.config.data.splits.model_dump()
         return pairs(self.config.data, names.get(split, split))
 
-    @torch.inference_mode()
+    def check(self, strategy: Strategy) -> None:
+        """Raises `UserError` if `decoding` or the model do not go with the strategy."""
+        settings, name = self.config.decoding, strategy.name()
+        (prefix,) = self._known([settings.prefix], "prefix")
+        beam = strategy if isinstance(strategy, Beam) else None
+        if self._known(settings.required, "required") and (beam is None or beam.groups > 1):
+            what = name if beam is None else "several"
+            raise UserError(f"decoding.required wants a beam search with one group, not {what}: leave one of them out.")
+        if beam is not None and beam.coverage_penalty > 0 and self.config.model.decoder.conditioning == "state":
+            raise UserError(
+                "beam.coverage_penalty wants attention, but model.decoder.conditioning is 'state'; set it to 0."
+            )
+        if len(prefix) > strategy.max_length:
+            raise UserError(
+                f"decoding.prefix has {len(prefix)} tokens, more than {name}'s max_length, {strategy.max_length}."
+            )
+
     def predict(
         self, model: EncoderDecoder, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
     ) -> list[str]:
+        """Translates texts."""
+        return [answer.text for answer in self.answers(model, inputs, strategy, numbers)]
+
+    @torch.inference_mode()
+    def answers(
+        self, model: EncoderDecoder, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
+    ) -> list[Answer]:
         """Translates texts. Those of like length are decoded together, `decoding.batch` at a time."""
         model.eval()
         device = next(model.parameters()).device
         tokens = self.vocabularies.input.encode(inputs)
         order = sorted(range(len(inputs)), key=lambda i: len(tokens[i]))
-        outputs, target = [""] * len(inputs), self.vocabularies.target
+        outputs: dict[int, Answer] = {}
+        target = self.vocabularies.target
         settings, banned = self.config.decoding, target.encode(self.config.decoding.banned)
         (prefix,) = self._known([settings.prefix], "prefix")
         required = self._known(settings.required, "required")
         for start in range(0, len(order), self.config.decoding.batch):
             chosen = order[start : start + self.config.decoding.batch]
             padded, mask = collate_inputs([tokens[i] for i in chosen])
+            lengths = [len(tokens[i]) for i in chosen]
             decoded = decode(
                 model,
                 model.encode(padded.to(device), mask.to(device)),
@@ -158,15 +183,32 @@ class Translation:
                 begin=BEGIN,
                 end=END,
                 forbidden=(PAD, BEGIN, UNKNOWN),
-                input_lengths=[len(tokens[i]) for i in chosen],
+                input_lengths=lengths,
                 sentence_ids=[i if numbers is None else numbers[i] for i in chosen],
                 banned=banned,
                 prefixes=[prefix] * len(chosen),
                 required=[required] * len(chosen) if required else None,
             )
-            for i, text in zip(chosen, texts(decoded, strategy, target.decode), strict=True):
-                outputs[i] = text
-        return outputs
+            limits = length_limits(strategy, None, lengths, len(chosen))
+            outputs |= zip(chosen, answers(decoded, strategy, target.decode, limits), strict=True)
+        return [outputs[i] for i in range(len(inputs))]
+
+    @torch.inference_mode()
+    def attention(self, model: EncoderDecoder, text: str, output: str) -> Attended | None:
+        """The weights over the text's tokens and its end, for the output's tokens and its end."""
+        if not model.attends:
+            return None
+        model.eval()
+        device = next(model.parameters()).device
+        (given,), (written,) = self.vocabularies.input.encode([text]), self.vocabularies.target.encode([output])
+        padded, mask = collate_inputs([given])
+        memory = model.encode(padded.to(device), mask.to(device))
+        state, weights = model.start(memory), []
+        for token in (BEGIN, *written):
+            _, state, seen = model.look(torch.tensor([token], device=device), state, memory)
+            weights.append([round(weight, 3) for weight in seen[0].tolist()])
+        names = self.vocabularies.input.tokens(padded[0].tolist()), self.vocabularies.target.tokens([*written, END])
+        return Attended(*names, weights)
 
     def _known(self, texts: Sequence[str], key: str) -> list[list[int]]:
         """Tokens of what `decoding` wants written; raises `UserError` for what the vocabulary cannot write."""

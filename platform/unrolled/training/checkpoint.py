@@ -119,6 +119,11 @@ def _sum_of(progress: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(progress, sort_keys=True).encode()).hexdigest()
 
 
+def weights_sum(checkpoint: Path) -> str:
+    """Returns the SHA-256 of the parameters' file."""
+    return _checksum(checkpoint / WEIGHTS)
+
+
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -63,14 +63,14 @@ class Console:
         elif done == total:
             self.say(f"{what}: {total:,} {word}")
 
-    def conclude(self, scores: dict[str, Any], lines: Sequence[str], report: Path) -> None:
-        """Says what an evaluation found, and where its report is."""
+    def conclude(self, scores: Sequence[dict[str, Any]], lines: Sequence[str], reports: Sequence[Path]) -> None:
+        """Says what evaluations found, and where the report of each is."""
         if self.json_lines:
-            self._print(json.dumps({"scores": scores, "report": str(report)}))
+            for found, report in zip(scores, reports, strict=True):
+                self._print(json.dumps({"scores": found, "report": str(report)}))
             return
-        for line in lines:
+        for line in (*lines, *(f"report: {report}" for report in reports)):
             self.say(line)
-        self.say(f"report: {report}")
 
     def _progress(self, row: dict[str, Any]) -> None:
         line = "  ".join(
