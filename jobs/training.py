@@ -134,7 +134,7 @@ def our_step(config: TranslationConfig, batches: Sequence[Batch], comm: Comm | N
     """An update as the training loop makes it; each call takes the next batch."""
     model, comm = translator(config).train(), comm or Alone()
     update = Updater(_Captions(config), model, config, comm, torch.device("cpu"))  # type: ignore[arg-type]
-    coming = itertools.cycle(_work(batch, comm) for batch in batches)
+    coming = itertools.cycle(_share(batch, comm) for batch in batches)
 
     def run() -> None:
         update(next(coming), 0, 0.0, [0.0, 0.0], layers=False)
@@ -142,7 +142,7 @@ def our_step(config: TranslationConfig, batches: Sequence[Batch], comm: Comm | N
     return run
 
 
-def _work(batch: Batch, comm: Comm) -> Work:
+def _share(batch: Batch, comm: Comm) -> Work:
     mine = {name: tensor[comm.rank :: comm.size] for name, tensor in vars(batch).items()}
     return Work([Batch(**mine)], int(batch.target_mask.sum()))
 

@@ -91,11 +91,15 @@ def test_options_and_words_reach_the_search(run, capsys):
 def test_options_and_words_that_cannot_be_kept_are_refused(run, capsys):
     for arguments, words in [
         (["--decode", "greedy:size=3"], "greedy has no option 'size'"),
-        (["--decode", "sample", "--set", "decoding.required=['0']"], "required phrases want a beam search"),
+        (["--decode", "sample", "--set", "decoding.required=['0']"], "decoding.required wants a beam search"),
         (["--set", "decoding.prefix=ü§"], "decoding.prefix: the target vocabulary cannot write all of 'ü§'"),
         (["--set", "decoding.sample.top_p=1.5"], "decoding.sample.top_p"),
     ]:
         assert words in fails(capsys, ["generate", run, "3 March 2025", *arguments])
+
+
+def test_required_words_do_not_keep_a_run_from_its_greedy_validations(tiny):
+    assert main(["train", str(tiny), "--local", "--smoke", "name=required", "decoding.required=['0']"]) == 0
 
 
 def test_json_lines_are_json(tiny, capsys):

@@ -108,8 +108,11 @@ class Run:
         trained = self._trained(overrides, checkpoint)
         if not isinstance(trained.task, Writer):
             raise UserError(f"{self.path}: a run of task {trained.config.task} writes no text.")
-        strategy = decode or trained.task.default_strategy
-        return trained.write(choose([strategy], trained.task.decoding)[strategy], range(len(texts)), texts)
+        spelling = decode or trained.task.default_strategy
+        strategy = choose([spelling], trained.task.decoding)[spelling]
+        if isinstance(trained.task, Answerer):
+            trained.task.check(strategy)
+        return trained.write(strategy, range(len(texts)), texts)
 
     def explain(self, text: str | None = None, *, overrides: Sequence[str] = (), checkpoint: str = "best") -> str:
         """Returns what the model computes for a text (default: the beginning of its training text), step by step, as

@@ -171,7 +171,8 @@ class Translation:
         target = self.vocabularies.target
         settings, banned = self.config.decoding, target.encode(self.config.decoding.banned)
         (prefix,) = self._known([settings.prefix], "prefix")
-        required = self._known(settings.required, "required")
+        # The greedy outputs of a validation do without.
+        required = self._known(settings.required, "required") if isinstance(strategy, Beam) else []
         for start in range(0, len(order), self.config.decoding.batch):
             chosen = order[start : start + self.config.decoding.batch]
             padded, mask = collate_inputs([tokens[i] for i in chosen])
