@@ -44,6 +44,15 @@ def assert_same(found: Any, wanted: list[tuple[float, Written]], limit: int) -> 
         assert theirs[:-1] == [written for _, written in wanted][:-1]
 
 
+def assert_as_plain(model: Any, sentences: int, strategy: Beam, vocabulary: int) -> None:
+    """Holds every sentence's n-best list against that of a plain search."""
+    memory = model.memory(sentences)
+    found = run(model, memory, strategy)
+    for i in range(sentences):
+        one = memory.select(torch.tensor([i]))
+        assert_same(found.hypotheses[i], plain_beam(model, one, strategy, vocabulary), strategy.max_length)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -84,11 +93,7 @@ def test_stopping_early_and_dropping_hypotheses_lose_nothing(
 ) -> None:
     model, (alpha, beta) = Looking(vocabulary, seed, spread=peaked), penalties
     strategy = Beam(size, alpha, beta, min(best, size), max_length=max_length)
-    memory = model.memory(4)
-    found = run(model, memory, strategy)
-    for i in range(4):
-        one = memory.select(torch.tensor([i]))
-        assert_same(found.hypotheses[i], plain_beam(model, one, strategy, vocabulary), max_length)
+    assert_as_plain(model, 4, strategy, vocabulary)
 
 
 @settings(max_examples=60, deadline=None)
@@ -106,11 +111,7 @@ def test_groups_avoid_each_other_as_in_a_plain_search(
     size, count = groups
     model = Network(vocabulary, seed)
     strategy = Beam(size, alpha, 0.0, min(3, size), count, diversity, max_length=max_length)
-    memory = model.memory(3)
-    found = run(model, memory, strategy)
-    for i in range(3):
-        one = memory.select(torch.tensor([i]))
-        assert_same(found.hypotheses[i], plain_beam(model, one, strategy, vocabulary), max_length)
+    assert_as_plain(model, 3, strategy, vocabulary)
 
 
 @settings(max_examples=40, deadline=None)

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training_runs import train, train_together, weights
+from training_runs import TEXT, config_of_text, train, train_together, weights
 from unrolled.cli import main
 from unrolled.config import Vocabulary
 from unrolled.config.language_modeling import Data, Model
@@ -28,8 +28,6 @@ from unrolled.recurrence import state as nest
 from unrolled.tasks import prepare
 from unrolled.training.run import RunFolder, choose_checkpoint
 
-WORDS = ("the", "king", "is", "dead,", "long", "live", "Queen!", "\n", "and", "so;")
-TEXT = " ".join(np.random.default_rng(3).choice(WORDS, size=500).tolist())
 CONFIG = """\
 task: language_modeling
 name: text
@@ -50,10 +48,7 @@ EXACT = ["training.precision=float64", "training.max_steps=21", "training.epochs
 @pytest.fixture
 def config(tmp_path):
     """A config that trains in a second; its text and runs lie beside it."""
-    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
-    path = tmp_path / "text.yaml"
-    path.write_text(CONFIG % (tmp_path / "text.txt") + f"storage: {tmp_path / 'runs'}\n", encoding="utf-8")
-    return path
+    return config_of_text(tmp_path, CONFIG)
 
 
 # ---- Texts

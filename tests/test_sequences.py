@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from training_runs import train, train_together, weights
+from training_runs import config_of_text, train, train_together, weights
 from unrolled.cli import main
 
 CONFIG = """\
@@ -16,17 +15,12 @@ data: {source: %s}
 model: {hidden: 8, layers: 2, dropout: 0.0}
 training: {epochs: 3, lanes: 5, truncate: 12, validate_every: 8, precision: float64, keep: 9}
 """
-WORDS = ("the", "king", "is", "dead,", "long", "live", "Queen!", "\n", "and", "so;")
-TEXT = " ".join(np.random.default_rng(3).choice(WORDS, size=500).tolist())
 
 
 @pytest.fixture
 def config(tmp_path):
     """A config that trains in a second; its text and runs lie beside it."""
-    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
-    path = tmp_path / "text.yaml"
-    path.write_text(CONFIG % (tmp_path / "text.txt") + f"storage: {tmp_path / 'runs'}\n", encoding="utf-8")
-    return path
+    return config_of_text(tmp_path, CONFIG)
 
 
 def losses(run):

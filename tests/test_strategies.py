@@ -22,10 +22,10 @@ from unrolled.decoding import (
     Memories,
     Sample,
     Strategy,
+    answers,
     choose,
     decode,
     split,
-    texts,
 )
 from unrolled.decoding.risk import chrf, least_risk
 from unrolled.errors import UserError
@@ -147,6 +147,7 @@ def test_mbr_writes_the_text_of_least_risk() -> None:
     strategy: Any = MBR(samples=8)
     decoded = run(model, model.memory(9), strategy, max_length=10)
     written = [write([one.tokens for one in hypotheses]) for hypotheses in decoded.hypotheses]
-    chosen = texts(decoded, strategy, write)
+    limits = [strategy.max_length] * len(decoded.hypotheses)
+    chosen = [answer.text for answer in answers(decoded, strategy, write, limits)]
     assert chosen == [own[least_risk(own)] for own in written] != [own[0] for own in written]
-    assert texts(decoded, Sample(), write) == [own[0] for own in written]
+    assert [answer.text for answer in answers(decoded, Sample(), write, limits)] == [own[0] for own in written]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
+import numpy as np
 import torch
 import torch.distributed
 import torch.multiprocessing
@@ -16,6 +17,17 @@ from unrolled.training import buckets
 from unrolled.training.comm import Alone, Distributed
 from unrolled.training.run import choose_checkpoint, claim
 from unrolled.training.worker import work
+
+WORDS = ("the", "king", "is", "dead,", "long", "live", "Queen!", "\n", "and", "so;")
+TEXT = " ".join(np.random.default_rng(3).choice(WORDS, size=500).tolist())
+
+
+def config_of_text(folder, config):
+    """Writes a language model's config; `TEXT` and the runs lie beside it."""
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    path = folder / "text.yaml"
+    path.write_text(config % (folder / "text.txt") + f"storage: {folder / 'runs'}\n", encoding="utf-8")
+    return path
 
 
 def start(path, *overrides, resume=False, overwrite=False):

@@ -1,6 +1,6 @@
 """Search over anything that can `start` and `step`: greedy, sampling and beam search, batched over sentences.
 
-One function, `decode`, and one frozen dataclass a strategy; `answers` and `texts` make its result readable.
+One function, `decode`, and one frozen dataclass a strategy; `answers` makes its result readable.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from unrolled.decoding.answers import Answer, Candidate, answers
 from unrolled.decoding.ensemble import Ensemble, Memories
 from unrolled.decoding.interface import Attentive, Memory, Searchable
 from unrolled.decoding.named import STRATEGIES, USUAL, choose, split
-from unrolled.decoding.risk import texts
 from unrolled.decoding.search import Decoded, Hypothesis, decode, length_limits
 from unrolled.decoding.strategies import MBR, Beam, Best, Greedy, Sample, Strategy
 
@@ -36,5 +35,4 @@ __all__ = [
     "decode",
     "length_limits",
     "split",
-    "texts",
 ]

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.decoding.search import Decoded
-from unrolled.decoding.strategies import MBR, Strategy
-
 ORDER, BETA = 6, 2
 """Of chrF: character n-grams up to this length; how many times as much recall counts as precision (Popović 2015)."""
-
-
-def texts(decoded: Decoded, strategy: Strategy, write: Callable[[list[list[int]]], list[str]]) -> list[str]:
-    """Returns the text of every sentence: of its first hypothesis, or with `MBR` of that of the least risk.
-
-    Args:
-        write: turns tokens into texts.
-    """
-    if not isinstance(strategy, MBR):
-        return write(decoded.tokens)
-    every = iter(write([one.tokens for hypotheses in decoded.hypotheses for one in hypotheses]))
-    chosen = []
-    for hypotheses in decoded.hypotheses:
-        own = [next(every) for _ in hypotheses]
-        chosen.append(own[least_risk(own)])
-    return chosen
 
 
 def least_risk(samples: Sequence[str]) -> int:

@@ -59,10 +59,8 @@ def page_rows(
         return _row(row, strategies, listing)
 
     rows = [made(output) for output in _evenly(outputs, SHOWN)]
-    size = sum(len(json.dumps(row, ensure_ascii=False).encode(errors="replace")) for row in rows)
-    while size > BYTES:
+    while (size := _bytes(rows)) > BYTES:
         rows = _evenly(rows, int(0.98 * len(rows) * BYTES / size))
-        size = sum(len(json.dumps(row, ensure_ascii=False).encode(errors="replace")) for row in rows)
     scored = [row for row in outputs if _score(row, best_first[0]) is not None]
     # Among equal scores the longer sentence tells more.
     scored.sort(key=lambda row: len(row.get("reference") or ""), reverse=True)
@@ -77,6 +75,10 @@ def page_rows(
         "best": [made(row) for row in downwards[:count]],
         "worst": [made(row) for row in upwards[:count]],
     }
+
+
+def _bytes(rows: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(json.dumps(row, ensure_ascii=False).encode(errors="replace")) for row in rows)
 
 
 def _evenly(rows: Sequence[Any], count: int) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from unrolled.evaluation.charts import colour
 from unrolled.evaluation.significance import differ, letters
-from unrolled.evaluation.wording import Results, finite, kind, metric_names, scored, spelled, title
+from unrolled.evaluation.wording import Results, finite, kind, metric_names, samples, scored, spelled, title
 from unrolled.metrics import metric
 
 MEASURED = {
@@ -66,15 +66,15 @@ def _score(results: Results, name: str, strategy: str) -> dict[str, Any]:
         "value": value,
         "interval": interval(row, name),
         "letters": letters(results, strategy, name),
-        "samples": _samples(row.get("samples") or {}, name),
+        "samples": _samples(row, name),
         "best": len(ranked) > 1 and value is not None and same,
     }
 
 
-def _samples(samples: Mapping[str, Any], name: str) -> str:
-    """Returns the mean and standard deviation over several samples a sentence, such as ``28.6 ± 0.3``."""
-    mean, deviation = (finite((samples.get(key) or {}).get(name)) for key in ("mean", "deviation"))
-    return "" if mean is None or deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+def _samples(row: Mapping[str, Any], name: str) -> str:
+    """Returns mean and deviation of a strategy's samples, such as ``28.6 ± 0.3``."""
+    known = samples(row, name)
+    return "{:.1f} ± {:.1f}".format(*known) if known else ""
 
 
 def _measurement(value: Any, form: str) -> dict[str, Any]:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sacrebleu
 
 from unrolled.decoding import Answer, Sample, Strategy
 from unrolled.errors import RunFailed
 from unrolled.files import write_whole, writing
-from unrolled.metrics import References, compare, score
+from unrolled.metrics import ChrF, References, compare, score
 from unrolled.tasks import Answerer
 
 BANDS = 5
@@ -39,12 +38,12 @@ def strategy_results(
     speed, the model's own score, and scores `by_length` of the input in words."""
     outputs = [answer.text for answer in answers]
     known = [answer.log_probability for answer in answers if answer.log_probability is not None]
-    words = score(WORDS, outputs, references)
+    scores, words = task.score(outputs, references), score(WORDS, outputs, references)
     return {
-        **task.score(outputs, references),
+        **scores,
         **{name: words[name] for name in WORDS},
         **({"model_score": sum(known) / len(known)} if known else {}),
-        **({"samples": samples} if (samples := _samples(task, strategy, answers, references)) else {}),
+        **({"samples": samples} if (samples := _samples(task, strategy, answers, references, scores)) else {}),
         "kind": strategy.name(),
         "settings": dataclasses.asdict(strategy),
         "seconds": round(seconds, 3),
@@ -54,13 +53,19 @@ def strategy_results(
 
 
 def _samples(
-    task: Answerer, strategy: Strategy, answers: Sequence[Answer], references: Sequence[str]
+    task: Answerer,
+    strategy: Strategy,
+    answers: Sequence[Answer],
+    references: Sequence[str],
+    first: Mapping[str, Any],
 ) -> dict[str, Any] | None:
-    """Returns mean and standard deviation of the scores of several samples of the whole split."""
+    """Returns mean and standard deviation of the scores of several samples of the whole split; `first` are those of
+    the first one."""
     if not isinstance(strategy, Sample) or strategy.name() != Sample.name() or strategy.samples == 1:
         return None
     count = strategy.samples
-    each = [task.score([answer.candidates[i].text for answer in answers], references) for i in range(count)]
+    others = (task.score([answer.candidates[i].text for answer in answers], references) for i in range(1, count))
+    each = [first, *others]
     table = {name: [scores[name] for scores in each] for name in task.shown}
     return {
         "count": count,
@@ -126,7 +131,8 @@ def output_rows(
         answers: by strategy.
         ranked: the strategies whose candidates are a list of the best.
     """
-    chrf = sacrebleu.CHRF()
+    chrf = ChrF()
+    scores = {name: chrf.sentence_scores([one.text for one in each], references) for name, each in answers.items()}
     rows: list[dict[str, Any]] = []
     for i, (text, reference) in enumerate(zip(inputs, references, strict=True)):
         outputs = {name: each[i].text for name, each in answers.items()}
@@ -137,9 +143,7 @@ def output_rows(
                 "input": text,
                 "reference": reference,
                 "outputs": outputs,
-                "sentence_scores": {
-                    name: round(chrf.sentence_score(output, [reference]).score, 1) for name, output in outputs.items()
-                },
+                "sentence_scores": {name: round(float(each[i]), 1) for name, each in scores.items()},
                 **({"nbest": {name: [one._asdict() for one in each] for name, each in best.items()}} if best else {}),
             }
         )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
 
 import plotly.graph_objects as go
 
 from unrolled.evaluation.charts import DASHES, Chart, as_json, colour, layout, symbol
 from unrolled.evaluation.significance import differ
-from unrolled.evaluation.wording import Results, finite, joined, kind, metric_names, spelled, title
+from unrolled.evaluation.wording import Results, finite, joined, kind, metric_names, samples, spelled, title
 from unrolled.metrics import metric
 
 Sweep = list[tuple[float, str]]
@@ -90,25 +89,12 @@ def minus(value: float) -> str:
 def _size_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | None:
     if not beams:
         return None
-    known = metric(name)
-    figure = go.Figure(layout=layout(380))
-    for number, sweep in enumerate(beams):
-        _sweep_line(figure, results, name, sweep, number, len(beams))
-    sizes = sorted({size for sweep in beams for size, _ in sweep})
-    figure.update_xaxes(
-        type="log",
-        tickmode="array",
-        tickvals=sizes,
-        ticktext=[f"{size:g}" for size in sizes],
-        showgrid=False,
-        title={"text": "Beam size (log scale)", "font": {"size": 13}},
-    )
-    figure.update_yaxes(ticksuffix=known.unit)
-    figure.update_layout(showlegend=len(beams) > 1)
+    figure, sizes = _lines(results, name, beams, "Beam size (log scale)")
+    figure.update_xaxes(type="log", tickmode="array", ticktext=[f"{size:g}" for size in sizes])
     return Chart(
         "by-size",
-        f"{known.label} by beam size",
-        f"Line chart: {known.label} by beam size, {_spoken(results, name, beams[0])}.",
+        f"{metric(name).label} by beam size",
+        f"Line chart: {metric(name).label} by beam size, {_spoken(results, name, beams[0])}.",
         f"Whiskers are 95 % intervals. {_best_of(results, name, beams[0], 'beam size')} "
         "A beam of 1 is greedy decoding; the work grows with the size.",
         as_json(figure),
@@ -118,26 +104,31 @@ def _size_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | None
 def _temperature_chart(results: Results, name: str, temperatures: list[Sweep]) -> Chart | None:
     if not temperatures:
         return None
-    known = metric(name)
-    figure = go.Figure(layout=layout(380))
-    for number, sweep in enumerate(temperatures):
-        _sweep_line(figure, results, name, sweep, number, len(temperatures))
-    values = sorted({value for sweep in temperatures for value, _ in sweep})
-    figure.update_xaxes(tickvals=values, showgrid=False, title={"text": "Temperature", "font": {"size": 13}})
-    figure.update_yaxes(ticksuffix=known.unit)
-    figure.update_layout(showlegend=len(temperatures) > 1)
+    figure, _ = _lines(results, name, temperatures, "Temperature")
     drawn = [results["strategies"][strategy] for sweep in temperatures for _, strategy in sweep]
-    several = any(_samples(row, name) for row in drawn)
+    several = any(samples(row, name) for row in drawn)
     return Chart(
         "by-temperature",
-        f"{known.label} by temperature",
-        f"Line chart: {known.label} by temperature, {_spoken(results, name, temperatures[0])}.",
+        f"{metric(name).label} by temperature",
+        f"Line chart: {metric(name).label} by temperature, {_spoken(results, name, temperatures[0])}.",
         ("Means over the samples of each sentence, whiskers one standard deviation. " if several else "")
         + _best_of(results, name, temperatures[0], "temperature")
         + " A low temperature sharpens the model’s choice of words, towards greedy decoding; at 1 it speaks as it "
         "learned to.",
         as_json(figure),
     )
+
+
+def _lines(results: Results, name: str, drawn: list[Sweep], axis: str) -> tuple[go.Figure, list[float]]:
+    """Returns a line a sweep, and the values of the setting that the x axis, called `axis`, marks."""
+    figure = go.Figure(layout=layout(380))
+    for number, sweep in enumerate(drawn):
+        _sweep_line(figure, results, name, sweep, number, len(drawn))
+    values = sorted({value for sweep in drawn for value, _ in sweep})
+    figure.update_xaxes(tickvals=values, showgrid=False, title={"text": axis, "font": {"size": 13}})
+    figure.update_yaxes(ticksuffix=metric(name).unit)
+    figure.update_layout(showlegend=len(drawn) > 1)
+    return figure, values
 
 
 def _curse_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | None:
@@ -191,8 +182,8 @@ def _sweep_line(figure: go.Figure, results: Results, name: str, sweep: Sweep, nu
     values, up, down = [], [], []
     for _, strategy in sweep:
         row = results["strategies"][strategy]
-        if samples := _samples(row, name):
-            value, deviation = samples
+        if several := samples(row, name):
+            value, deviation = several
             low, high = value - deviation, value + deviation
         else:
             value = row[name]
@@ -221,12 +212,6 @@ def _series(sweep: Sweep) -> str:
     return title(f"{name}:{','.join(shared)}" if shared else name)
 
 
-def _samples(row: Any, name: str) -> tuple[float, float] | None:
-    samples = row.get("samples") or {}
-    mean, deviation = (finite((samples.get(key) or {}).get(name)) for key in ("mean", "deviation"))
-    return None if mean is None or deviation is None else (mean, deviation)
-
-
 def _spoken(results: Results, name: str, sweep: Sweep) -> str:
     return joined([f"{metric(name).text(results['strategies'][one][name])} at {value:g}" for value, one in sweep])
 
@@ -236,8 +221,8 @@ def _best_of(results: Results, name: str, sweep: Sweep, setting: str) -> str:
     known, rows = metric(name), results["strategies"]
 
     def worth(strategy: str) -> float:
-        samples = _samples(rows[strategy], name)
-        value = samples[0] if samples else rows[strategy][name]
+        several = samples(rows[strategy], name)
+        value = several[0] if several else rows[strategy][name]
         return -value if known.higher_is_better else value
 
     what = title(kind(sweep[0][1]))
@@ -248,7 +233,7 @@ def _best_of(results: Results, name: str, sweep: Sweep, setting: str) -> str:
     level = [f"{other:g}" for other, one in sorted(others) if differ(results, name, best, one) is False]
     tested = any(differ(results, name, best, one) is not None for _, one in others)
     first = f"{what} scores best at {setting} {value:g}"
-    judged = " by the first samples" if _samples(rows[best], name) else ""
+    judged = " by the first samples" if samples(rows[best], name) else ""
     if level:
         return f"{first}, not significantly different from {joined(level)}{judged}."
     return f"{first}{f', significantly so{judged}' if tested else ''}."

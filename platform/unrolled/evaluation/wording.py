@@ -45,6 +45,13 @@ def finite(value: Any) -> float | None:
     return float(value) if is_number and math.isfinite(value) else None
 
 
+def samples(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """Returns mean and standard deviation of metric `name` over several samples, where a strategy has them."""
+    known = row.get("samples") or {}
+    mean, deviation = (finite((known.get(key) or {}).get(name)) for key in ("mean", "deviation"))
+    return None if mean is None or deviation is None else (mean, deviation)
+
+
 def kind(strategy: str) -> str:
     """Returns the kind of a strategy as it is spelled: ``beam`` of ``beam:size=10``."""
     return strategy.partition(":")[0]

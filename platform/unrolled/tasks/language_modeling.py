@@ -12,7 +12,7 @@ from unrolled.config.language_modeling import LanguageModelingConfig
 from unrolled.data.stream import Lanes, PreparedText, Window, Windows, plan_windows, prepare_text
 from unrolled.data.symbols import Symbols
 from unrolled.data.text import read_text
-from unrolled.decoding import Strategy, decode, texts
+from unrolled.decoding import Strategy, answers, decode
 from unrolled.errors import UserError
 from unrolled.metrics import BitsPerCharacter, Perplexity
 from unrolled.models import LanguageModel, build_language_model
@@ -152,7 +152,8 @@ class LanguageModeling:
                 sentence_ids=[number],
                 banned=banned,
             )
-            outputs.append(text + texts(decoded, strategy, write)[0])
+            (answer,) = answers(decoded, strategy, write, [strategy.max_length])
+            outputs.append(text + answer.text)
         return outputs
 
     def _prime(self, text: str) -> np.ndarray:
