@@ -38,7 +38,9 @@ def test_options_go_on_after_a_comma() -> None:
 
 
 def test_spelled_options_come_before_those_of_the_config() -> None:
-    config = Decoding.model_validate({"max_length": 30, "samples": 9, "beam": {"size": 3}, "sample": {"top_k": 4}})
+    config = Decoding.model_validate(
+        {"max_length": 30, "samples": 9, "precision": "float32", "beam": {"size": 3}, "sample": {"top_k": 4}}
+    )
     chosen = choose(["greedy", "beam", "beam:size=10,length_penalty=average", "mbr:samples=7,top_p=0.9"], config)
     assert list(chosen.values()) == [
         Greedy(max_length=30),

@@ -116,6 +116,9 @@ class Decoding(Section):
     no_repeat: Annotated[int, Field(ge=0)] = Field(0, description="so many tokens in a row occur once at most; 0: any")
     banned: list[str] = Field([], description="words or phrases never written, as the tokens they are made of")
     batch: Positive = Field(64, description="sentences decoded together")
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto", description="of the product with the vocabulary, a search's largest; auto: as in training"
+    )
     samples: Positive = Field(20, description="samples among which best and mbr choose")
     sample: Sample = Sample()
     beam: Beam = Beam()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from unrolled.decoding.answers import Answer, Candidate, answers
 from unrolled.decoding.ensemble import Ensemble, Memories
 from unrolled.decoding.interface import Attentive, Memory, Searchable
-from unrolled.decoding.named import STRATEGIES, USUAL, choose, split
+from unrolled.decoding.named import STRATEGIES, USUAL, as_trained, choose, precision_of, split
 from unrolled.decoding.search import Decoded, Hypothesis, decode, length_limits
 from unrolled.decoding.strategies import MBR, Beam, Best, Greedy, Sample, Strategy
 
@@ -31,8 +31,10 @@ __all__ = [
     "Searchable",
     "Strategy",
     "answers",
+    "as_trained",
     "choose",
     "decode",
     "length_limits",
+    "precision_of",
     "split",
 ]

@@ -64,8 +64,10 @@ def beam_search(problem: Problem[M], strategy: Beam, required: Required | None) 
     sums = scores.new_zeros(n)
     attended: Tensor | None = None
     for length in range(1, longest + 1):
-        scored = problem.step(live, look=strategy.coverage_penalty > 0)
-        if scored.weights is not None:
+        # A row's own best suffice: one of them may be the end, and as many may be put back as other groups can choose.
+        look, whole = strategy.coverage_penalty > 0, required is not None
+        scored = problem.step(live, strategy.size + 1, look=look, whole=whole)
+        if look and scored.weights is not None:
             attended = scored.weights if attended is None else attended + scored.weights
         if required is None:
             ending, growing = expand(live.rows, sums, scored, strategy, problem.end)

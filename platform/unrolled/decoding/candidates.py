@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from unrolled.decoding.logits import largest
 from unrolled.decoding.problem import Scored
 from unrolled.decoding.strategies import Beam
 from unrolled.models.rows import Rows
@@ -49,9 +48,8 @@ def expand(rows: Rows, sums: Tensor, scored: Scored, strategy: Beam, end: int) -
         sums: of the rows, `(rows,)`.
     """
     groups, share = strategy.groups, strategy.size // strategy.groups
-    # A row's own best suffice: one of them may be the end, and as many may be put back as other groups can choose.
-    values, tokens = largest(scored.logits, min(strategy.size + 1, scored.logits.shape[1]))
-    reached = sums[:, None] + (values - scored.sums).clamp(max=0).double()
+    tokens = scored.tokens
+    reached = sums[:, None] + (scored.values - scored.sums).clamp(max=0).double()
     every = torch.arange(len(rows), device=sums.device)[:, None].expand_as(tokens)
     table = Candidates(rows.spread(reached, NEVER), rows.spread(tokens), rows.spread(every))
     ending: list[Candidates] = []

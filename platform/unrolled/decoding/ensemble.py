@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from unrolled.decoding.interface import M, Searchable
-from unrolled.decoding.logits import log_sums
 from unrolled.models.rows import Rows
+from unrolled.models.scorer import log_sums
 from unrolled.recurrence.state import Nest
 
 

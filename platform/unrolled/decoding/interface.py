@@ -7,6 +7,7 @@ from typing import Protocol, Self, TypeVar, runtime_checkable
 from torch import Tensor
 
 from unrolled.models.rows import Rows
+from unrolled.models.scorer import Precision, Scorer
 from unrolled.recurrence.state import Nest
 
 
@@ -65,4 +66,19 @@ class Attentive(Protocol):
 
     def look(self, tokens: Tensor, state: Nest, memory: Memory, rows: Rows) -> tuple[Tensor, Nest, Tensor]:
         """As `step`, and the weights of each hypothesis over the positions `(rows, positions)`, which sum to 1."""
+        ...
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """What some searchable models offer besides: a step in two parts, so that the search finds the best tokens while
+    their logits are made, in a precision of its choice."""
+
+    def outputs(self, tokens: Tensor, state: Nest, memory: Memory, rows: Rows) -> tuple[Tensor, Nest, Tensor | None]:
+        """As `step`, but instead of logits what the scorer makes them of `(rows, features)`; and if the model
+        `attends`, the weights of `Attentive.look`, else `None`."""
+        ...
+
+    def scorer(self, precision: Precision) -> Scorer:
+        """Returns what turns outputs into logits, with the parameters as they are now."""
         ...

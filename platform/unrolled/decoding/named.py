@@ -6,9 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from unrolled.config import Decoding
 from unrolled.decoding.strategies import MBR, Beam, Best, Greedy, Sample, Strategy
 from unrolled.errors import UserError, listing, nearest
+from unrolled.models.scorer import Precision
+from unrolled.recurrence.product import multiplies_bfloat16
 
 STRATEGIES: dict[str, type[Strategy]] = {each.name(): each for each in (Greedy, Sample, Beam, Best, MBR)}
 USUAL = ("greedy", "sample", "beam")
@@ -40,6 +44,21 @@ def choose(spellings: Sequence[str], config: Decoding) -> dict[str, Strategy]:
     return chosen
 
 
+def as_trained(config: Decoding, precision: str) -> Decoding:
+    """Returns the settings of a model that was trained in this precision, which `auto` follows."""
+    if config.precision != "auto" or precision == "auto":
+        return config
+    return config.model_copy(update={"precision": "bfloat16" if precision == "bfloat16" else "float32"})
+
+
+def precision_of(config: Decoding) -> Precision:
+    """Returns what a strategy's precision is; `auto`: bfloat16 where the hardware has units for it, as in training."""
+    if config.precision != "auto":
+        return config.precision
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bfloat16" if multiplies_bfloat16(device) else "float32"
+
+
 def _strategy(spelling: str, config: Decoding) -> Strategy:
     name, colon, options = spelling.partition(":")
     if name not in STRATEGIES:
@@ -60,6 +79,7 @@ def _strategy(spelling: str, config: Decoding) -> Strategy:
 def _configured(kind: type[Strategy], config: Decoding) -> dict[str, Any]:
     """Returns the settings that the config gives a strategy: what may be spelled, too."""
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Strategy)}
+    settings["precision"] = precision_of(config)
     if issubclass(kind, Sample):
         settings |= config.sample.model_dump()
         settings["samples"] = config.samples if issubclass(kind, Best | MBR) else 1

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from unrolled.decoding.interface import M, Searchable
-from unrolled.decoding.logits import log_sums
 from unrolled.decoding.rules import Rules
 from unrolled.errors import RunFailed
 from unrolled.models.rows import Rows
+from unrolled.models.scorer import Scorer, best, log_sums
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.state import Nest
 
@@ -59,13 +60,23 @@ class Live(Generic[M]):
 
 
 class Scored(NamedTuple):
-    """What a step gave: `logits` `(rows, vocabulary)` by the rules; `sums` `(rows, 1)`, to subtract from them for
-    log-probabilities; the `state` after it; and attention's `weights` `(rows, positions)` if they were asked for."""
+    """What a step gave.
 
-    logits: Tensor
+    Attributes:
+        values: the largest logits of each row by the rules, falling, `(rows, count)`.
+        tokens: of these, `(rows, count)`.
+        sums: to subtract from logits for log-probabilities, `(rows, 1)`.
+        state: after the step.
+        weights: of attention `(rows, positions)`, if they were asked for.
+        logits: all by the rules, `(rows, vocabulary)`, if they were asked for.
+    """
+
+    values: Tensor
+    tokens: Tensor
     sums: Tensor
     state: Nest
     weights: Tensor | None
+    logits: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ class Problem(Generic[M]):
         ids: numbers by which errors name the sentences.
         limits: tokens at most for each sentence `(n,)`, the end token included.
         rules: what may be written.
+        scorer: of a model that is `Scoring`; `None` takes the logits of any other as they come.
     """
 
     model: Searchable[M]
@@ -90,6 +102,7 @@ class Problem(Generic[M]):
     ids: list[int]
     limits: Tensor
     rules: Rules
+    scorer: Scorer | None = None
 
     def first(self) -> Live[M]:
         """Returns one empty hypothesis a sentence."""
@@ -98,28 +111,46 @@ class Problem(Generic[M]):
         last = torch.full_like(sentences, self.begin)
         return Live(self.memory, sentences, Rows.even(n, 1, device), self.state, last, last.new_empty(n, 0))
 
-    def step(self, live: Live[M], *, look: bool = False) -> Scored:
-        """Feeds every hypothesis its last token; with `look`, the model says where it looked.
+    def step(self, live: Live[M], count: int, *, look: bool = False, whole: bool = False) -> Scored:
+        """Feeds every hypothesis its last token.
+
+        Args:
+            count: of the best tokens.
+            look: the model says where it looked.
+            whole: give all logits.
 
         Raises:
             RunFailed: a logit is NaN or +inf.
         """
-        model: Any = self.model
-        weights = None
-        if look:
-            logits, state, weights = model.look(live.last, live.state, live.memory, live.rows)
-        else:
-            logits, state = model.step(live.last, live.state, live.memory, live.rows)
-        sums = log_sums(logits)
+        model = cast(Any, self.model)
+        given = live.last, live.state, live.memory, live.rows
+        if self.scorer is None:
+            logits, state, *weights = model.look(*given) if look else model.step(*given)
+            return self._by_rules(live, logits, log_sums(logits), count, state, weights[0] if look else None)
+        scorer = self.scorer
+        outputs, state, weights = model.outputs(*given)
+        never = None if whole else self.rules.never(live.written.shape[1], scorer.vocabulary)
+        if never is None:
+            sums, logits = scorer.logits(outputs)
+            return self._by_rules(live, logits, sums, count, state, weights)
+        sums, values, tokens = scorer.best(outputs, min(count, scorer.vocabulary), never)
+        self._refuse(live, sums, lambda row: scorer.logits(outputs[row, None])[1])
+        return Scored(values, tokens, _finite(sums), state, weights, None)
+
+    def _by_rules(
+        self, live: Live[M], logits: Tensor, sums: Tensor, count: int, state: Nest, weights: Tensor | None
+    ) -> Scored:
+        self._refuse(live, sums, lambda row: logits[row])
+        self.rules.apply(logits, live.written, live.sentences[live.rows.owners])
+        return Scored(*best(logits, min(count, logits.shape[1])), _finite(sums), state, weights, logits)
+
+    def _refuse(self, live: Live[M], sums: Tensor, logits_of: Callable[[int], Tensor]) -> None:
         wrong = sums.isnan() | (sums == float("inf"))
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0])
-            what = "NaN" if bool(logits[row].isnan().any()) else "+inf"
+            what = "NaN" if bool(logits_of(row).isnan().any()) else "+inf"
             sentence = live.sentences[live.rows.owners[row]]
             raise RunFailed(f"the model gave {what} as a logit {self._place(sentence, live.written.shape[1] + 1)}")
-        self.rules.apply(logits, live.written, live.sentences[live.rows.owners])
-        # Where all is impossible, -inf - 0 says so; -inf - -inf would not.
-        return Scored(logits, sums.masked_fill_(sums == -float("inf"), 0)[:, None], state, weights)
 
     def check(self, sentences: Tensor, step: int, best: Tensor) -> None:
         """Refuses dead ends.
@@ -139,3 +170,8 @@ class Problem(Generic[M]):
 
     def _place(self, sentence: Tensor, step: int) -> str:
         return f"at step {step} of sentence {self.ids[int(sentence)]}"
+
+
+def _finite(sums: Tensor) -> Tensor:
+    """Where all is impossible, -inf - 0 says so; -inf - -inf would not."""
+    return sums.masked_fill_(sums == -float("inf"), 0)[:, None]

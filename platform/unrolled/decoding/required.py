@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from unrolled.decoding.candidates import Candidates
-from unrolled.decoding.logits import largest
 from unrolled.decoding.problem import Scored
 from unrolled.errors import UserError
 from unrolled.models.rows import Rows
@@ -83,7 +82,8 @@ class Required:
     def expand(self, rows: Rows, sums: Tensor, scored: Scored, size: int, end: int) -> tuple[Candidates, Candidates]:
         """As `candidates.expand`, but every bank of a sentence has places of its own, the others go to the best of all;
         required tokens are always among the candidates; and nothing ends before it has them all."""
-        values, tokens = largest(scored.logits, min(size + 1, scored.logits.shape[1]))
+        values, tokens = scored.values, scored.tokens
+        assert scored.logits is not None
         offered = self._next()
         known = (offered[:, :, None] == torch.cat([tokens, offered], 1)[:, None]).long()
         again = known.tril(tokens.shape[1] - 1).any(2) | (offered < 0)

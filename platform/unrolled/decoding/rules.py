@@ -33,6 +33,17 @@ class Rules:
     no_repeat: int
     prefixes: Tensor
 
+    def never(self, length: int, vocabulary: int) -> Tensor | None:
+        """Returns which tokens no sentence may write after `length` others, `(vocabulary,)`; `None` where sentences
+        differ, so that it takes `apply`."""
+        if self.phrases or 0 < self.no_repeat <= length or length < self.prefixes.shape[1]:
+            return None
+        never = torch.zeros(vocabulary, dtype=torch.bool, device=self.forbidden.device)
+        never[self.forbidden] = True
+        if length + 1 < self.min_length and self.end >= 0:
+            never[self.end] = True
+        return never
+
     def apply(self, logits: Tensor, written: Tensor, sentences: Tensor) -> None:
         """Sets the logits of what may not come next to -inf.
 

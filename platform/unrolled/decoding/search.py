@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unrolled.decoding.beam import beam_search
-from unrolled.decoding.interface import Attentive, M, Searchable
+from unrolled.decoding.interface import Attentive, M, Scoring, Searchable
 from unrolled.decoding.problem import Problem
 from unrolled.decoding.required import Required
 from unrolled.decoding.rules import Rules, phrases, prefix_table
@@ -101,8 +101,9 @@ def decode(
     device = _device(state)
     single, longer = phrases(banned, device)
     never = torch.tensor(sorted({*forbidden, *single} - {-1}), dtype=torch.long, device=device)
+    scorer = model.scorer(strategy.precision) if isinstance(model, Scoring) else None
     rules = Rules(end, never, longer, strategy.min_length, strategy.no_repeat, prefix_table(prefixes, limits, device))
-    problem = Problem(model, memory, state, begin, end, ids, torch.tensor(limits, device=device), rules)
+    problem = Problem(model, memory, state, begin, end, ids, torch.tensor(limits, device=device), rules, scorer)
     match strategy:
         case Greedy():
             tokens, scores = greedy(problem)

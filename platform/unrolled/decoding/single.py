@@ -9,8 +9,7 @@ from torch import Tensor
 
 from unrolled.decoding import sampling
 from unrolled.decoding.interface import M
-from unrolled.decoding.logits import largest
-from unrolled.decoding.problem import Problem
+from unrolled.decoding.problem import Problem, Scored
 from unrolled.decoding.strategies import Sample
 
 Draw = Callable[[Tensor, Tensor, int], Tensor]
@@ -52,21 +51,29 @@ def grow(problem: Problem[M], draw: Draw | None, copies: int) -> tuple[Tensor, T
     tokens = torch.full((n * copies, longest), problem.end, device=limits.device)
     scores = torch.zeros(n * copies, dtype=torch.float64, device=limits.device)
     for step in range(longest):
-        scored = problem.step(live)
-        logits, sums, parents = scored.logits, scored.sums, torch.arange(len(live.rows), device=limits.device)
+        scored = problem.step(live, 1, whole=draw is not None)
+        problem.check(live.sentences[live.rows.owners], step + 1, scored.values[:, 0])
+        parents = torch.arange(len(live.rows), device=limits.device)
         if step == 0 and copies > 1:  # until now all copies of a sentence are one row
             parents = parents.repeat_interleave(copies)
-            logits, sums = logits[parents], sums[parents]
         owners = live.rows.owners[parents]
         sentences = live.sentences[owners]
-        most, likeliest = largest(logits, 1)
-        problem.check(sentences, step + 1, most[:, 0])
-        last = likeliest[:, 0] if draw is None else draw(logits, numbers, step)
+        last, logits = _picked(scored, parents, numbers, step, draw)
         tokens[numbers, step] = last
-        scores[numbers] += (logits.gather(1, last[:, None]) - sums)[:, 0].double()
+        scores[numbers] += (logits - scored.sums[parents, 0]).double()
         going = ((last != problem.end) & (limits[sentences] > step + 1)).nonzero()[:, 0]
         if len(going) == 0:
             break
         numbers = numbers[going]
         live = live.follow(scored.state, parents[going], owners[going], last[going])
     return tokens.view(n, copies, longest), scores.view(n, copies)
+
+
+def _picked(scored: Scored, parents: Tensor, numbers: Tensor, step: int, draw: Draw | None) -> tuple[Tensor, Tensor]:
+    """Returns the next token of each hypothesis and its logit, `(hypotheses,)`; `parents` are their rows."""
+    if draw is None:
+        return scored.tokens[parents, 0], scored.values[parents, 0]
+    assert scored.logits is not None
+    logits = scored.logits if len(parents) == len(scored.logits) else scored.logits[parents]
+    tokens = draw(logits, numbers, step)
+    return tokens, logits.gather(1, tokens[:, None])[:, 0]

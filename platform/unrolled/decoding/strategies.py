@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from unrolled.errors import UserError
+from unrolled.errors import UserError, listing
+from unrolled.models.scorer import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class Strategy:
             in tokens (never below `min_length`).
         length_offset: see there.
         no_repeat: no sequence of so many tokens occurs twice (Paulus et al. 2018, section 2.5); 0: any may.
+        precision: of the product with the vocabulary, the largest of a step; see `Scorer`.
     """
 
     min_length: int = 1
@@ -28,6 +30,7 @@ class Strategy:
     length_factor: float | None = None
     length_offset: int = 10
     no_repeat: int = 0
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         self._check("min_length", int, lambda x: x >= 1, "whole number, 1 or more")
@@ -36,6 +39,9 @@ class Strategy:
             self._check("length_factor", float, lambda x: 0 <= x < math.inf, "number, 0 or more, or null")
         self._check("length_offset", int, lambda x: x >= 0, "whole number, 0 or more")
         self._check("no_repeat", int, lambda x: x >= 0, "whole number, 0 or more")
+        if self.precision not in get_args(Precision):
+            accepted = listing(get_args(Precision))
+            raise UserError(f"{self.name()}.precision is {self.precision!r}; accepted is {accepted}.")
         if self.min_length > self.max_length:
             raise UserError(
                 f"{self.name()}.min_length is {self.min_length}, more than its max_length, {self.max_length}."

@@ -14,6 +14,7 @@ from unrolled.models.heads import VocabularyHead
 from unrolled.models.memory import Memory
 from unrolled.models.recurrent import build_dropout, build_stack
 from unrolled.models.rows import Rows
+from unrolled.models.scorer import Precision, Scorer
 from unrolled.recurrence import state as nest
 
 
@@ -57,7 +58,7 @@ class EncoderDecoder(nn.Module):
         self, tokens: Tensor, state: DecoderState, memory: Memory, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState]:
         """Logits `(rows, vocabulary)` of the tokens that follow `tokens` `(rows,)`; rows as in `Decoder.step`."""
-        output, state, _ = self.decoder.step(memory, tokens, state, rows)
+        output, state, _ = self.outputs(tokens, state, memory, rows)
         return self.head.logits(output), state
 
     @property
@@ -69,9 +70,20 @@ class EncoderDecoder(nn.Module):
         self, tokens: Tensor, state: DecoderState, memory: Memory, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState, Tensor]:
         """As `step`, and attention's weights `(rows, positions)`."""
-        output, state, weights = self.decoder.step(memory, tokens, state, rows)
+        output, state, weights = self.outputs(tokens, state, memory, rows)
         assert weights is not None
         return self.head.logits(output), state, weights
+
+    def outputs(
+        self, tokens: Tensor, state: DecoderState, memory: Memory, rows: Rows | None = None
+    ) -> tuple[Tensor, DecoderState, Tensor | None]:
+        """What the head, or a `scorer`, turns into logits, `(rows, features)`; the state after it; and if the decoder
+        `attends`, the weights of its attention `(rows, positions)`."""
+        return self.decoder.step(memory, tokens, state, rows)
+
+    def scorer(self, precision: Precision) -> Scorer:
+        """The head, made ready for the steps of a search."""
+        return self.head.scorer(precision)
 
 
 def build_translator(config: Model, input_vocabulary: int, target_vocabulary: int) -> EncoderDecoder:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unrolled.models.scorer import Precision, Scorer
 from unrolled.recurrence import compiled
 from unrolled.recurrence.product import type_of_products
 
@@ -38,6 +39,10 @@ class VocabularyHead(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """`(rows, size)` → scores `(rows, vocabulary)`, of which a softmax makes probabilities."""
         return functional.linear(hidden, self.weight, self.bias)
+
+    def scorer(self, precision: Precision) -> Scorer:
+        """Makes the head, as it is now, ready for many steps of a search."""
+        return Scorer(self.weight, self.bias, precision)
 
     def log_probabilities(self, hidden: Tensor) -> Tensor:
         """`(rows, size)` → `(rows, vocabulary)`."""

@@ -13,6 +13,7 @@ from unrolled.config.language_modeling import Model
 from unrolled.models.heads import VocabularyHead
 from unrolled.models.recurrent import build_dropout, build_stack
 from unrolled.models.rows import Rows
+from unrolled.models.scorer import Precision, Scorer
 from unrolled.recurrence import Dropout, Stack, StackState
 from unrolled.recurrence import state as nest
 
@@ -108,10 +109,21 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, StackState]:
         """Logits `(rows, vocabulary)` of the units that follow `tokens` `(rows,)`, where `PRIME` stands for the prime
         text's last unit; rows as in `Decoder.step`."""
+        output, state, _ = self.outputs(tokens, state, memory, rows)
+        return self.head.logits(output), state
+
+    def outputs(
+        self, tokens: Tensor, state: StackState, memory: Primed, rows: Rows | None = None
+    ) -> tuple[Tensor, StackState, None]:
+        """What the head, or a `scorer`, turns into logits, `(rows, hidden)`, and the state after it."""
         rows = rows or Rows.even(len(memory), len(tokens) // max(1, len(memory)), tokens.device)
         tokens = torch.where(tokens == PRIME, memory.last[rows.owners], tokens)
         output, state = self.stack.step(self.embed(tokens), state)
-        return self.head.logits(output), state
+        return output, state, None
+
+    def scorer(self, precision: Precision) -> Scorer:
+        """The head, made ready for the steps of a search."""
+        return self.head.scorer(precision)
 
 
 def build_language_model(config: Model, vocabulary: int) -> LanguageModel:

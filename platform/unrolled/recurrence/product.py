@@ -66,6 +66,13 @@ def _by_onednn(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has units for matrices of bfloat16."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
 def type_of_products(weight: Tensor) -> torch.dtype:
     """What to multiply a parameter in: its own type, or the narrower one that autocast asks for."""
     device = weight.device.type

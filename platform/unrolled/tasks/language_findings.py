@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unrolled.decoding import Sample
+from unrolled.decoding import Sample, precision_of
 from unrolled.models import LanguageModel
 from unrolled.tasks.task import Findings, Table
 
@@ -94,7 +94,9 @@ def shown(unit: str) -> str:
 def _samples(task: LanguageModeling, model: LanguageModel, data: np.ndarray) -> list[tuple[str, str]]:
     settings = task.config.evaluation
     prime = settings.prime or task.symbols.decode(data[:PRIME_UNITS].tolist())
-    chosen = task.config.decoding.sample.model_dump() | {"max_length": task.config.decoding.max_length}
+    decoding = task.decoding
+    chosen = decoding.sample.model_dump()
+    chosen |= {"max_length": decoding.max_length, "precision": precision_of(decoding)}
     return [
         (f"Temperature {t:g}", task.predict(model, [prime], Sample(**chosen | {"temperature": t}))[0])
         for t in settings.temperatures

@@ -12,7 +12,7 @@ from unrolled.config.language_modeling import LanguageModelingConfig
 from unrolled.data.stream import Lanes, PreparedText, Window, Windows, plan_windows, prepare_text
 from unrolled.data.symbols import Symbols
 from unrolled.data.text import read_text
-from unrolled.decoding import Strategy, answers, decode
+from unrolled.decoding import Strategy, answers, as_trained, decode
 from unrolled.errors import UserError
 from unrolled.metrics import BitsPerCharacter, Perplexity
 from unrolled.models import LanguageModel, build_language_model
@@ -40,7 +40,7 @@ class LanguageModeling:
 
     def __init__(self, config: LanguageModelingConfig, folder: Path) -> None:
         self.config, self.symbols = config, Symbols.load(folder / "symbols.json")
-        self.decoding = config.decoding
+        self.decoding = as_trained(config.decoding, config.training.precision)
         self.shown = ["bits_per_character", "perplexity"] if self.symbols.characters else ["perplexity"]
 
     @classmethod

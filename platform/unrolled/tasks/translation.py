@@ -16,7 +16,17 @@ from unrolled.data.batching import Batch, collate, collate_inputs, padding, plan
 from unrolled.data.corpus import Corpus, PreparedPairs, Vocabularies, prepare_pairs
 from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import BEGIN, END, PAD, UNKNOWN
-from unrolled.decoding import Answer, Beam, Greedy, Strategy, answers, decode, length_limits
+from unrolled.decoding import (
+    Answer,
+    Beam,
+    Greedy,
+    Strategy,
+    answers,
+    as_trained,
+    decode,
+    length_limits,
+    precision_of,
+)
 from unrolled.errors import UserError
 from unrolled.metrics import Perplexity, score
 from unrolled.models import EncoderDecoder, build_translator
@@ -47,7 +57,8 @@ class Translation:
 
     def __init__(self, config: TranslationConfig, folder: Path) -> None:
         self.config, self.vocabularies = config, Vocabularies.load(folder)
-        self.shown, self.decoding = config.evaluation.metrics, config.decoding
+        self.shown = config.evaluation.metrics
+        self.decoding = as_trained(config.decoding, config.training.precision)
 
     @classmethod
     def prepare(cls, config: TranslationConfig, fingerprint: str | None = None) -> PreparedPairs:
@@ -107,7 +118,8 @@ class Translation:
         corpus = data.split("validation")
         total, tokens = self._validation_loss(model, corpus, rank, size)
         inputs, references = (texts[rank::size] for texts in corpus.texts())
-        outputs = self.predict(model, inputs, Greedy(max_length=self.config.decoding.max_length))
+        strategy = Greedy(max_length=self.decoding.max_length, precision=precision_of(self.decoding))
+        outputs = self.predict(model, inputs, strategy)
         return total, tokens, outputs, references
 
     @torch.inference_mode()

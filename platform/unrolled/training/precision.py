@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unrolled.config.training import Precision
+from unrolled.recurrence.product import multiplies_bfloat16
 from unrolled.training.comm import Comm
 
 NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -18,13 +19,7 @@ def resolve(precision: Precision, device: torch.device, comm: Comm) -> Precision
     """Returns what `auto` stands for: bfloat16 where every worker has matrix units for it, else float32."""
     if precision != "auto":
         return precision
-    return "bfloat16" if all(comm.gather(_multiplies_bfloat16(device))) else "float32"
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return "bfloat16" if all(comm.gather(multiplies_bfloat16(device))) else "float32"
 
 
 def narrowed(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
