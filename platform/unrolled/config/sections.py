@@ -106,12 +106,17 @@ class Beam(Section):
     )
 
 
+LengthFactor = Annotated[float, Field(ge=0)] | Literal["auto"] | None
+LENGTH_FACTOR = (
+    "with it an output also has at most length_factor · input tokens + length_offset; auto: the least that would let "
+    "every target of the training split through; null: only max_length limits"
+)
+
+
 class Decoding(Section):
     min_length: Positive = Field(1, description="least tokens of an output, the end included")
     max_length: Positive = Field(100, description="most tokens of an output")
-    length_factor: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="with it an output also has at most length_factor · input tokens + length_offset"
-    )
+    length_factor: LengthFactor = Field(None, description=LENGTH_FACTOR)
     length_offset: Annotated[int, Field(ge=0)] = Field(10, description="see length_factor")
     no_repeat: Annotated[int, Field(ge=0)] = Field(0, description="so many tokens in a row occur once at most; 0: any")
     banned: list[str] = Field([], description="words or phrases never written, as the tokens they are made of")

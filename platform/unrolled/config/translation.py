@@ -80,6 +80,7 @@ class Training(SharedTraining):
 
 
 class Decoding(sections.Decoding):
+    length_factor: sections.LengthFactor = Field("auto", description=sections.LENGTH_FACTOR)
     prefix: str = Field("", description="what every output begins with")
     required: list[str] = Field([], description="words or phrases that every output has; only for beam search")
 

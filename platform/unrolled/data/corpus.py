@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from unrolled.cache import made_once
 from unrolled.config.translation import Data
+from unrolled.data.longest import Longest
 from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import Vocabulary, learn_vocabulary
 from unrolled.errors import UserError
@@ -96,8 +97,9 @@ class PreparedPairs:
         return Vocabularies.load(self.folder)
 
     def save(self, folder: Path) -> None:
-        """Writes the vocabularies."""
+        """Writes the vocabularies, and how long targets are."""
         self.vocabularies.save(folder)
+        Longest.of(self.split("train").lengths).save(folder)
 
     def split(self, name: str) -> Corpus:
         """Opens `train` or `validation`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,6 +15,7 @@ from unrolled.models.scorer import Precision
 from unrolled.recurrence.product import multiplies_bfloat16
 
 STRATEGIES: dict[str, type[Strategy]] = {each.name(): each for each in (Greedy, Sample, Beam, Best, MBR)}
+C = TypeVar("C", bound=Decoding)
 USUAL = ("greedy", "sample", "beam")
 """What an evaluation compares if nothing else is asked for."""
 
@@ -44,11 +45,19 @@ def choose(spellings: Sequence[str], config: Decoding) -> dict[str, Strategy]:
     return chosen
 
 
-def as_trained(config: Decoding, precision: str) -> Decoding:
-    """Returns the settings of a model that was trained in this precision, which `auto` follows."""
-    if config.precision != "auto" or precision == "auto":
-        return config
-    return config.model_copy(update={"precision": "bfloat16" if precision == "bfloat16" else "float32"})
+def as_trained(config: C, precision: str, length_factor: float | None = None) -> C:
+    """Returns the settings of a trained model with what `auto` stands for.
+
+    Args:
+        precision: of the training; where that is `auto` itself, it stays, and the hardware decides.
+        length_factor: what the training split says.
+    """
+    settled: dict[str, Any] = {}
+    if config.precision == "auto" and precision != "auto":
+        settled["precision"] = "bfloat16" if precision == "bfloat16" else "float32"
+    if config.length_factor == "auto":
+        settled["length_factor"] = length_factor
+    return config.model_copy(update=settled)
 
 
 def precision_of(config: Decoding) -> Precision:

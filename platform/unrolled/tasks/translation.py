@@ -14,6 +14,7 @@ from torch import Tensor
 from unrolled.config.translation import TranslationConfig
 from unrolled.data.batching import Batch, collate, collate_inputs, padding, plan
 from unrolled.data.corpus import Corpus, PreparedPairs, Vocabularies, prepare_pairs
+from unrolled.data.longest import Longest
 from unrolled.data.sources import pairs
 from unrolled.data.vocabulary import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import (
@@ -58,7 +59,9 @@ class Translation:
     def __init__(self, config: TranslationConfig, folder: Path) -> None:
         self.config, self.vocabularies = config, Vocabularies.load(folder)
         self.shown = config.evaluation.metrics
-        self.decoding = as_trained(config.decoding, config.training.precision)
+        longest = Longest.load(folder)
+        factor = None if longest is None else longest.factor(config.decoding.length_offset)
+        self.decoding = as_trained(config.decoding, config.training.precision, factor)
 
     @classmethod
     def prepare(cls, config: TranslationConfig, fingerprint: str | None = None) -> PreparedPairs:
