@@ -16,6 +16,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1] / "jobs"))
 
 import benchmark
+import decoding
 import measure
 import training
 from measure import Figure
@@ -209,3 +210,27 @@ def test_batches_are_like_the_training_loops():
     for batch in batches:
         assert max(batch.inputs.numel(), batch.after.numel()) <= 400
         assert int(batch.inputs.max()) < config.data.vocabulary.size
+
+
+def test_the_plain_beam_finds_the_same():
+    torch.manual_seed(0)
+    config = training.configured("model.encoder.hidden=8", "model.decoder.hidden=16", "data.vocabulary.size=60")
+    model = training.translator(config).double().eval()
+    inputs = torch.randint(4, 60, (3, 6))
+    with torch.no_grad():
+        memory = model.encode(inputs, torch.ones_like(inputs, dtype=torch.bool))
+        plain = [decoding.plain_beam(model, memory.select(torch.tensor([i])), 4, decoding.STEPS) for i in range(3)]
+        assert plain == decoding.search(model, memory, decoding.Beam(4), batch=2)
+
+
+def test_the_products_of_a_step_are_those_of_the_model():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = training.translator(training.configured(*training.LSTM, "model.decoder.conditioning=state")).eval()
+    tokens = torch.randint(4, 8000, (5, 9))
+    with torch.no_grad():
+        memory = model.encode(tokens, torch.ones_like(tokens, dtype=torch.bool))
+        state = model.start(memory)
+        with FlopCounterMode(display=False) as counter:
+            model.step(tokens[:, 0], state, memory)
+    assert counter.get_total_flops() == sum(gemm.flops for gemm in decoding.step_products(model, 5))
