@@ -98,6 +98,51 @@ def test_options_and_words_that_cannot_be_kept_are_refused(run, capsys):
         assert words in fails(capsys, ["generate", run, "3 March 2025", *arguments])
 
 
+@pytest.mark.parametrize(
+    ("spelling", "count"), [("beam:size=8", 3), ("beam:size=8", 8), ("best:samples=9", 2), ("sample", 4), ("greedy", 1)]
+)
+def test_n_best_lists_are_in_order_and_begin_with_the_output(run, capsys, spelling, count):
+    texts = ["3 March 2025", "5. Mai 1999"]
+    arguments = ["generate", str(run), *texts, "--decode", spelling]
+    assert main([*arguments, "--n-best", str(count)]) == 0
+    lists = [part.splitlines() for part in capsys.readouterr().out.split("\n\n")]
+    # Two of the eight hypotheses of a beam may be one text.
+    assert len(lists) == 2 and all(len(lines) == count or count == 8 > len(lines) > 5 for lines in lists)
+    for lines in lists:
+        scores = [float(line.split("\t")[0]) for line in lines]
+        assert scores == sorted(scores, reverse=True)
+    assert main(arguments) == 0
+    outputs = capsys.readouterr().out.splitlines()
+    written = [[line.split("\t", 1)[1] for line in lines] for lines in lists]
+    if spelling == "sample":  # sample 0 is the output; others may be more probable
+        assert all(output in texts for output, texts in zip(outputs, written, strict=True))
+    else:
+        assert [texts[0] for texts in written] == outputs
+        assert all(len(set(texts)) == len(texts) for texts in written)
+
+
+def test_n_best_lists_in_python_have_the_scores(run):
+    (found,) = unrolled.load(run).candidates(["3 March 2025"], 3, "beam:size=8")
+    assert found[0].text == unrolled.load(run).generate(["3 March 2025"], "beam:size=8")[0]
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True) and len(found) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--n-best", "6"], "beam keeps 5 hypotheses; accepted is 1 to 5, or a larger size, as in beam:size=6."),
+        (["--n-best", "9", "--decode", "best:samples=8"], "best draws 8 samples; accepted is 1 to 8"),
+        (["--n-best", "2", "--decode", "greedy"], "greedy finds one output of an input; beam, best and sample"),
+        (["--n-best", "2", "--decode", "mbr"], "mbr finds one output of an input"),
+        (["--n-best", "0"], "--n-best is 0; accepted is a whole number, 1 or more."),
+        (["--n-best", "two"], "invalid int value: 'two'"),
+        (["--n-best", "2", "--explain"], "not allowed with argument --n-best"),
+    ],
+)
+def test_n_best_lists_that_cannot_be_made_are_refused(run, capsys, arguments, words):
+    assert words in fails(capsys, ["generate", run, "3 March 2025", *arguments])
+
+
 def test_required_words_do_not_keep_a_run_from_its_greedy_validations(tiny):
     assert main(["train", str(tiny), "--local", "--smoke", "name=required", "decoding.required=['0']"]) == 0
 

@@ -100,6 +100,11 @@ def test_what_is_told_of_many_strategies(run, capsys):
     assert all(sum(row) == pytest.approx(1, abs=0.03) and len(row) == len(looked["input"]) for row in looked["weights"])
 
 
+def test_five_of_a_long_list_of_the_best_are_kept(run):
+    _, rows = read(evaluate(run, "--decode", "beam:size=8,best=8"))
+    assert max(len(found) for row in rows for found in row.get("nbest", {}).values()) == 5
+
+
 def test_several_samples_are_several_corpora(run):
     """Sample 0 is what one sample would be; mean and deviation are those of whole corpora."""
     several = "sample:samples=3"

@@ -298,7 +298,11 @@ def test_hello_is_learned_and_written(hello, capsys):
     assert main(["generate", str(hello), "h", "he", "--set", "decoding.max_length=4", "--decode", "greedy"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == "hello" and second.startswith("hello")
-    for arguments, words in ((["x"], "'x' (at place 1)"), ([""], "the prime text is empty")):
+    for arguments, words in (
+        (["x"], "'x' (at place 1)"),
+        ([""], "the prime text is empty"),
+        (["h", "--n-best", "2"], "gives no scores"),
+    ):
         assert main(["generate", str(hello), *arguments]) == 2
         assert words in capsys.readouterr().err
     assert main(["generate", str(hello), "h", "--decode", "beam"]) == 0

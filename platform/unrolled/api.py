@@ -21,7 +21,7 @@ import unrolled
 from unrolled.cluster.session import connect
 from unrolled.config import Config
 from unrolled.config_file import load_config
-from unrolled.decoding import USUAL, choose
+from unrolled.decoding import USUAL, Candidate, Strategy, choose
 from unrolled.errors import UserError
 from unrolled.evaluation.evaluation import Evaluation, Report
 from unrolled.evaluation.job import Here, OnRay, Workforce
@@ -106,13 +106,40 @@ class Run:
     ) -> list[str]:
         """Returns one output a text; `decode` as the task has it by default. Arguments as in `evaluate`."""
         trained = self._trained(overrides, checkpoint)
+        return trained.write(self._strategy(trained, decode), range(len(texts)), texts)
+
+    def candidates(
+        self,
+        texts: Sequence[str],
+        count: int,
+        decode: str | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        checkpoint: str = "best",
+    ) -> list[list[Candidate]]:
+        """Returns the n-best list of every text, n being `count`: outputs with their scores, the best first.
+
+        With beam and best-of-N they are different texts, fewer than `count` where the search found no more; with
+        sampling they are samples. Other arguments as in `generate`.
+
+        Raises:
+            UserError: the strategy cannot find so many, or the task scores no outputs.
+        """
+        trained = self._trained(overrides, checkpoint)
+        strategy = self._strategy(trained, decode)
+        if not isinstance(trained.task, Answerer):
+            raise UserError(f"--n-best: a run of task {trained.config.task} gives no scores to what it writes.")
+        return trained.candidates(strategy, texts, count)
+
+    def _strategy(self, trained: Trained, decode: str | None) -> Strategy:
+        """Returns the strategy asked for, checked."""
         if not isinstance(trained.task, Writer):
             raise UserError(f"{self.path}: a run of task {trained.config.task} writes no text.")
         spelling = decode or trained.task.default_strategy
         strategy = choose([spelling], trained.task.decoding)[spelling]
         if isinstance(trained.task, Answerer):
             trained.task.check(strategy)
-        return trained.write(strategy, range(len(texts)), texts)
+        return strategy
 
     def explain(self, text: str | None = None, *, overrides: Sequence[str] = (), checkpoint: str = "best") -> str:
         """Returns what the model computes for a text (default: the beginning of its training text), step by step, as

@@ -151,6 +151,14 @@ def _generate(options: argparse.Namespace) -> int:
         print(run.explain(options.explain or None, overrides=options.set, checkpoint=options.checkpoint))
         return 0
     texts = list(options.texts) or _lines(options.file)
+    if options.n_best is not None:
+        found = run.candidates(
+            texts, options.n_best, options.decode, overrides=options.set, checkpoint=options.checkpoint
+        )
+        for number, candidates in enumerate(found):
+            print(end="\n" if number else "")
+            print(*(f"{one.score:.4f}\t{one.text}" for one in candidates), sep="\n")
+        return 0
     for text in run.generate(texts, options.decode, overrides=options.set, checkpoint=options.checkpoint):
         print(text)
     return 0
@@ -266,7 +274,10 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("texts", nargs="*", metavar="TEXT", help="inputs; default: lines of --file")
     generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
     generate.add_argument("--decode", help=f"{STRATEGIES} (what suits the task)")
-    generate.add_argument(
+    instead = generate.add_mutually_exclusive_group()
+    scored = "the N best outputs of each input, lines of score, tab, text; an empty line between inputs"
+    instead.add_argument("--n-best", type=int, metavar="N", help=scored)
+    instead.add_argument(
         "--explain", nargs="?", const="", metavar="TEXT", help="print what a character model computes, step by step"
     )
     generate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the run's config")

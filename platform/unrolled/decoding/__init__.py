@@ -8,6 +8,7 @@ from __future__ import annotations
 from unrolled.decoding.answers import Answer, Candidate, answers
 from unrolled.decoding.ensemble import Ensemble, Memories
 from unrolled.decoding.interface import Attentive, Memory, Searchable
+from unrolled.decoding.n_best import n_best
 from unrolled.decoding.named import STRATEGIES, USUAL, as_trained, choose, precision_of, split
 from unrolled.decoding.search import Decoded, Hypothesis, decode, length_limits
 from unrolled.decoding.strategies import MBR, Beam, Best, Greedy, Sample, Strategy
@@ -35,6 +36,7 @@ __all__ = [
     "choose",
     "decode",
     "length_limits",
+    "n_best",
     "precision_of",
     "split",
 ]

@@ -1,4 +1,4 @@
-"""What a search wrote for an input, as text: what an evaluation keeps of it."""
+"""What a search wrote for an input, as text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from unrolled.decoding.risk import least_risk
 from unrolled.decoding.search import Decoded, Hypothesis
 from unrolled.decoding.strategies import MBR, Beam, Best, Strategy
 from unrolled.decoding.worth import Worth
-
-KEPT = 5
-"""Candidates that are kept of a list of the best."""
 
 
 class Candidate(NamedTuple):
@@ -27,8 +24,8 @@ class Answer:
     """What was written for one input.
 
     Attributes:
-        candidates: the output first. With `Beam` and `Best` different texts follow, the best first, `KEPT` in all at
-            most; with `Sample` all other samples, in the order of their numbers.
+        candidates: the output first. With `Beam` and `Best` different texts follow, the best first; with `Sample` all
+            other samples, in the order of their numbers.
         log_probability: of the output by the model, in nats a token, the end token included; `None` where a coverage
             penalty hides it.
     """
@@ -57,16 +54,16 @@ def answers(
         own = [Candidate(next(every), one.score) for one in hypotheses]
         first = least_risk([one.text for one in own]) if isinstance(strategy, MBR) else 0
         known = _log_probability(hypotheses[first], strategy, limit)
-        found.append(Answer(_kept(own, first, strategy), known))
+        found.append(Answer(_told(own, first, strategy), known))
     return found
 
 
-def _kept(candidates: list[Candidate], first: int, strategy: Strategy) -> list[Candidate]:
+def _told(candidates: list[Candidate], first: int, strategy: Strategy) -> list[Candidate]:
     if isinstance(strategy, MBR):
         return [candidates[first]]
     if isinstance(strategy, Beam | Best):
         different = {one.text: one for one in reversed(candidates)}
-        return [one for one in candidates if different[one.text] is one][:KEPT]
+        return [one for one in candidates if different[one.text] is one]
     return candidates
 
 

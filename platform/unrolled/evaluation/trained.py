@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from unrolled.config import Config
-from unrolled.decoding import Answer, Strategy
+from unrolled.decoding import Answer, Beam, Best, Candidate, Strategy, n_best
 from unrolled.tasks import Answerer, Attended, Examinee, Findings, Task, Writer, make_task
 from unrolled.training.checkpoint import load_model
 from unrolled.training.run import Chosen, RunFolder
+
+KEPT = 5
+"""Candidates that an evaluation keeps of a list of the best."""
 
 
 def load(run: RunFolder, config: Config, chosen: Chosen, device: torch.device) -> tuple[Task, nn.Module]:
@@ -56,9 +60,18 @@ class Trained:
         return self.task.predict(self.model, inputs, strategy, numbers)
 
     def answers(self, strategy: Strategy, numbers: Sequence[int], inputs: Sequence[str]) -> list[Answer]:
-        """As `write`, with everything that the search tells of an output."""
+        """As `write`, with everything that the search tells of an output, but `KEPT` of a list of the best at most."""
         assert isinstance(self.task, Answerer)
-        return self.task.answers(self.model, inputs, strategy, numbers)
+        found = self.task.answers(self.model, inputs, strategy, numbers)
+        if not isinstance(strategy, Beam | Best):
+            return found
+        return [replace(answer, candidates=answer.candidates[:KEPT]) for answer in found]
+
+    def candidates(self, strategy: Strategy, inputs: Sequence[str], count: int) -> list[list[Candidate]]:
+        """Up to `count` outputs an input, the best first; raises `UserError` if the strategy cannot find so many."""
+        assert isinstance(self.task, Answerer)
+        found = self.task.answers(self.model, inputs, n_best(strategy, count))
+        return [sorted(answer.candidates, key=lambda one: -one.score)[:count] for answer in found]
 
     def attention(self, text: str, output: str) -> Attended | None:
         """Where the model looks in a text while it writes an output."""
