@@ -56,8 +56,9 @@ def gating(cell: Parameter, points: Sequence[Point], basis: Basis, goal: Objecti
     size = f"Gated cells ({joined(gated)}) are on average {goal.text(abs(found['lead']))} {side} than {joined(plain)}"
     text = f"{size} {basis.text}, {_certainty(found, goal)} ({len(groups[True])} and {len(groups[False])} points)."
     if found["p"] is not None:
-        verdict = "Yes" if found["lead"] > 0 else "No"
-        text = f"{verdict if found['p'] <= LEVEL else 'Not shown'}. {text}"
+        shown = found["p"] <= LEVEL and found["interval"][0] * found["interval"][1] > 0
+        verdict = ("Yes" if found["lead"] > 0 else "No") if shown else "Not shown"
+        text = f"{verdict}. {text}"
     return {"question": "Does gating beat the vanilla RNN?", "answer": text, "basis": basis.text, **found}
 
 
@@ -144,8 +145,8 @@ def _behind(row: dict[str, Any], goal: Objective) -> str:
 
 
 def _certainty(found: dict[str, Any], goal: Objective) -> str:
-    if found["interval"] is None:
-        return "too few points for an interval"
+    if found["interval"] is None or found["p"] is None:
+        return "too few points to test"
     p = written(found["p"])
     # The sentence says better or worse: the interval is of the distance it names.
     ends = found["interval"] if found["lead"] >= 0 else sorted(-end for end in found["interval"])

@@ -15,7 +15,7 @@ from unrolled.tuning.certainty import interval_of_difference, interval_of_mean, 
 from unrolled.tuning.points import Objective, Point, common_step
 from unrolled.tuning.space_view import Parameter, identity
 
-FEWEST = 2
+FEWEST = 3
 """Points of a value from which it is tested."""
 
 

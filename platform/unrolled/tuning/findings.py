@@ -37,14 +37,15 @@ def findings(sweep: Entry) -> Findings:
     goal = goals[0]
     fair = bases(points, goal)
     won = lead(points, goal)
+    front = fronts(points, goals)
     compared = _comparisons(parameters, points, fair, goal)
     shares = _importance(parameters, points, fair[0]) if fair else []
     pair = chosen_pair(parameters, [row["key"] for row in shares])
     diverged = _divergence(parameters, points)
     first = {one["key"]: one["bases"][0]["values"] for one in compared if one["bases"][0]["step"] == fair[0].step}
     return {
-        "headline": headline(points, parameters, goal, won),
-        "summary": summary(sweep, points, goal, won),
+        "headline": headline(points, _by_importance(parameters, shares), goal, won),
+        "summary": summary(points, goal, won, front),
         "lead": won,
         "objectives": [
             {"name": one.name, "mode": "min" if one.lower_is_better else "max", "label": one.label} for one in goals
@@ -60,8 +61,13 @@ def findings(sweep: Entry) -> Findings:
         "divergence": diverged,
         "gradients": _gradients(points),
         "curves": _curves(points, goal),
-        "fronts": fronts(points, goals),
+        "fronts": front,
     }
+
+
+def _by_importance(parameters: Sequence[Parameter], shares: Sequence[dict[str, Any]]) -> list[Parameter]:
+    rank = {row["key"]: place for place, row in enumerate(shares)}
+    return sorted(parameters, key=lambda one: rank.get(one.key, len(rank)))
 
 
 def _described(parameter: Parameter) -> dict[str, Any]:
@@ -111,7 +117,7 @@ def _comparisons(
         if len(parameter.values) < 2:
             continue
         rows = [comparison(parameter, points, basis, goal) for basis in fair]
-        shown = [(basis, one) for basis, one in zip(fair, rows, strict=True) if one["values"]]
+        shown = [(basis, one) for basis, one in zip(fair, rows, strict=True) if len(one["values"]) > 1]
         for basis, one in shown:
             one["statement"] = statement(one["values"], basis, parameter, goal)
         if shown:

@@ -43,8 +43,10 @@ class Objective:
     def text(self, value: float | None) -> str:
         """Returns a score, or a difference of scores, as printed everywhere."""
         if value is None or self.name in NAMED:
-            return metric(self.name).text(value)
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+            text = metric(self.name).text(value)
+        else:
+            text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return text.replace("-", "−")
 
     def loss(self, value: float) -> float:
         """Returns a number that is the smaller, the better the score."""
@@ -67,8 +69,8 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Its trial's name, or its own where several seeds were run."""
-        return str(self.trials[0]["name"]) if len(self.trials) == 1 else f"point {self.number}"
+        """That of its trial, or its own where several seeds were run: ``trial 0007``, ``point 7``."""
+        return f"trial {self.trials[0]['name']}" if len(self.trials) == 1 else f"point {self.number}"
 
     @property
     def state(self) -> str:

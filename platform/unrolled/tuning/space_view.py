@@ -13,6 +13,7 @@ from unrolled.evaluation.wording import finite
 Entry = Mapping[str, Any]
 """A part of sweep.json."""
 NUMERIC = ("uniform", "loguniform", "randint")
+LONGEST = 40  # characters of a value that are shown
 FEW = 6  # different numbers up to which a parameter of unknown range is one of categories
 
 
@@ -46,7 +47,7 @@ class Parameter:
         """Returns a value as printed everywhere; two different ones never look the same."""
         plain = _plain(self.key, value)
         twins = [other for other in self.values if _plain(self.key, other) == plain]
-        return plain if len(twins) < 2 else json.dumps(value)
+        return plain if len(twins) < 2 else f"{plain} ({self.place(value) + 1})"
 
     def place(self, value: Any) -> int:
         """Returns the place of a value of a categorical parameter; one that the space lacks is last."""
@@ -105,6 +106,5 @@ def _labels(keys: Sequence[str]) -> dict[str, str]:
 def _plain(key: str, value: Any) -> str:
     if value is None and key.endswith("truncate"):
         return "full"
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:.3g}"
-    return written(value)
+    text = f"{value:.3g}" if isinstance(value, float) and not value.is_integer() else written(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

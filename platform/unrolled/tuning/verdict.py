@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from unrolled.evaluation.wording import joined
+from unrolled.metrics import metric
 from unrolled.tuning.certainty import interval_of_mean
 from unrolled.tuning.comparisons import difference
 from unrolled.tuning.points import WORDS, Objective, Point
-from unrolled.tuning.space_view import Entry, Parameter
+from unrolled.tuning.space_view import Parameter
 
-NAMED_PARAMETERS = 4  # that a headline has room for
+NAMED_PARAMETERS = 3  # that a headline has room for
 
 
 def lead(points: Sequence[Point], goal: Objective) -> dict[str, Any] | None:
@@ -49,39 +50,37 @@ def headline(
     if won is None:
         return _without_winner(points)
     best = next(point for point in points if point.number == won["point"])
-    claim = f"{described(best, parameters)} reaches {goal.word} {goal.text(won['score'])}"
+    values = [f"{one.label} {one.text(best.parameters[one.key])}" for one in parameters if one.key in best.parameters]
+    told = f" with {joined(values[:NAMED_PARAMETERS])}" if values else ""
+    score = f"{goal.word} {goal.text(won['score'])}"
+    name = best.name[0].upper() + best.name[1:]
     if won["next"] is None:
-        return f"{claim}; no other point can be compared with it."
-    by = goal.text(won["lead"])
-    if by == goal.text(0.0):
-        return f"{claim}, level with the next of {len(points)} points."
-    side = "below" if goal.lower_is_better else "above"
-    return f"{claim}, {by} {side} the next of {len(points)} points."
+        return f"{name} reaches {score}{told}; no other point compares with it."
+    by, side = goal.text(won["lead"]), "below" if goal.lower_is_better else "above"
+    distance = "level with" if by == goal.text(0.0) else f"{by} {side}"
+    return f"{name} wins{told}: {score}, {distance} the next of {len(points)} points."
 
 
-def summary(sweep: Entry, points: Sequence[Point], goal: Objective, won: dict[str, Any] | None) -> str:
-    """Returns the sentences below the headline: how sure it is, and what became of the trials."""
+def summary(
+    points: Sequence[Point], goal: Objective, won: dict[str, Any] | None, fronts: Sequence[dict[str, Any]]
+) -> str:
+    """Returns the sentences below the headline: how sure it is, what became of the trials, what else is not beaten."""
     parts = []
     if won is not None:
         seeds = min(len(point.scores(goal.name)) for point in points if point.number in (won["point"], won["next"]))
         parts += _sure(goal, won, seeds)
-    states = Counter(trial["state"] for trial in sweep["trials"])
+    states = Counter(trial["state"] for point in points for trial in point.trials)
     counts = [f"{states[state]} {word}" for state, word in WORDS.items() if states[state]]
-    total = len(sweep["trials"])
+    total = sum(states.values())
     trials = f"{total:,} trial{'s' if total != 1 else ''}"
     spread = f" at {len(points):,} points" if len(points) != total else ""
     parts.append(f"{trials}{spread}: {joined(counts)}.")
+    for front in fronts:
+        ends = [one for one in front["points"] if one["front"]]
+        x, y = (metric(front[axis]).label.lower() for axis in ("x", "y"))
+        verb = "is" if len(ends) == 1 else "are"
+        parts.append(f"Of {len(front['points'])} points {len(ends)} {verb} on the Pareto front of {y} and {x}.")
     return " ".join(parts)
-
-
-def described(point: Point, parameters: Sequence[Parameter]) -> str:
-    """Returns a point by its values, such as ``cell lstm, truncate 50``; those of few parameters only."""
-    known = [one for one in parameters if one.key in point.parameters]
-    # Categories say more in a sentence than numbers drawn from a range.
-    told = sorted(known, key=lambda one: not one.categorical)[:NAMED_PARAMETERS]
-    told = [one for one in known if one in told]
-    values = ", ".join(f"{one.label} {one.text(point.parameters[one.key])}" for one in told)
-    return f"{point.name[0].upper()}{point.name[1:]} ({values})" if values else point.name
 
 
 def _without_winner(points: Sequence[Point]) -> str:
