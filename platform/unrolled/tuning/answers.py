@@ -28,7 +28,7 @@ def statement(rows: Sequence[dict[str, Any]], basis: Basis, parameter: Parameter
     if not others:
         return f"{claim}; no other value has a point there."
     if best["letters"] is None:
-        return f"{claim}, but with a single point, so whether it differs from the others cannot be told."
+        return f"{claim}, with too few points to tell whether it differs from the others."
     alike = [row["text"] for row in others if row["letters"] and set(row["letters"]) & set(best["letters"])]
     worse = [row for row in others if row["letters"] and not set(row["letters"]) & set(best["letters"])]
     parts = []
@@ -81,7 +81,9 @@ def truncation(parameter: Parameter, rows: Sequence[dict[str, Any]], basis: Basi
         text = f"No k hurts measurably {basis.text}: none differs significantly from the best."
     else:
         costs = joined([f"k = {row['text']} costs {_behind(row, goal)}" for row in shorter[:FEW]])
-        text = f"From k = {start['text']} on, {basis.text}: longer windows do not differ significantly. {costs}."
+        text = (
+            f"From k = {start['text']} on: there no window differs significantly from the best {basis.text}. {costs}."
+        )
     return base | {"answer": text, "from": start["value"]}
 
 
@@ -148,9 +150,10 @@ def _certainty(found: dict[str, Any], goal: Objective) -> str:
     if found["interval"] is None or found["p"] is None:
         return "too few points to test"
     p = written(found["p"])
+    p = f"p {p if p.startswith('<') else f'= {p}'}".replace(" ", "\N{NO-BREAK SPACE}")
     # The sentence says better or worse: the interval is of the distance it names.
     ends = found["interval"] if found["lead"] >= 0 else sorted(-end for end in found["interval"])
-    return f"95 % interval {span(ends, goal)}, p {p if p.startswith('<') else '= ' + p}"
+    return f"95 % interval {span(ends, goal)}, {p}"
 
 
 def _share(row: dict[str, Any]) -> str:

@@ -81,9 +81,7 @@ def difference(one: Sequence[float], other: Sequence[float], goal: Objective) ->
     }
 
 
-def _groups(
-    parameter: Parameter, points: Sequence[Point], basis: Basis
-) -> list[tuple[Any, list[tuple[Point, float]]]]:
+def _groups(parameter: Parameter, points: Sequence[Point], basis: Basis) -> list[tuple[Any, list[tuple[Point, float]]]]:
     """Returns the points of each value with their scores, in the space's order; values without any are left out."""
     groups: dict[str, tuple[Any, list[tuple[Point, float]]]] = {identity(one): (one, []) for one in parameter.values}
     for point in points:

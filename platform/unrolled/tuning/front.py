@@ -14,8 +14,8 @@ def fronts(points: Sequence[Point], goals: Sequence[Objective]) -> list[dict[str
     """Returns score against speed, and the first objective against each other one, of the points that finished.
 
     Returns:
-        for each ``x`` and ``y``: names of what is measured, ``points`` with ``name``, ``x``, ``y`` and ``front``, sorted
-        by x; pairs that fewer than two points have are left out.
+        for each ``x`` and ``y``: names of what is measured, ``points`` with ``name``, ``x``, ``y`` and ``front``,
+        sorted by x; pairs that fewer than two points have are left out.
     """
     against = [*goals[1:], *([SPEED] if all(goal.name != SPEED.name for goal in goals) else [])]
     found = []

@@ -44,9 +44,7 @@ def importance(parameters: Sequence[Parameter], scored: Scored) -> list[dict[str
         if parameter.key in found:
             share, chance = found[parameter.key]
             among = len(own) < len(scored)
-            rows.append(
-                {"key": parameter.key, "share": share, "chance": chance, "points": len(own), "among": among}
-            )
+            rows.append({"key": parameter.key, "share": share, "chance": chance, "points": len(own), "among": among})
     return sorted(rows, key=lambda row: -row["share"])
 
 

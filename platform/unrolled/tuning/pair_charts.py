@@ -21,7 +21,7 @@ def pair_charts(view: View) -> list[Chart]:
     if not pairs:
         return []
     rows, columns = view.parameters[pairs["rows"]], view.parameters[pairs["columns"]]
-    charts = []
+    charts: list[Chart] = []
     for basis in pairs["bases"]:
         for by, word in BY.items():
             title = f"{word} {view.goal.word} {view.at(basis['step'])}"
@@ -84,7 +84,7 @@ def _score_chart(
         f"Heatmap of {title.lower()} by {rows.label} and {columns.label}: {told}.",
         f"{rows.label} downwards, {columns.label} across; the stronger the colour, the better; n counts points. Empty "
         "cells have none.",
-        as_json(_heatmap(rows, columns, cells, "var(--accent)")),
+        as_json(_heatmap(rows, columns, cells, "var(--accent)", "var(--accent-soft)")),
     )
 
 
@@ -98,9 +98,10 @@ def _heatmap(
     columns: Parameter | None,
     cells: Sequence[dict[str, Any]],
     colour: str,
+    weakest: str = "var(--surface)",
     ends: tuple[float, float] | None = None,
 ) -> go.Figure:
-    """Returns a heatmap of ``shade``, from the surface's colour to `colour`, with the ``text`` of each cell in it."""
+    """Returns a heatmap of ``shade``, from `weakest` to `colour`, with the ``text`` of each cell in it."""
     down = {identity(value): place for place, value in enumerate(rows.values)}
     across = {identity(value): place for place, value in enumerate(columns.values if columns else (None,))}
     table = [[None] * len(across) for _ in down]
@@ -118,7 +119,7 @@ def _heatmap(
         customdata=spread("hover"),
         zmin=low,
         zmax=high if high > low else low + 1,
-        colorscale=[[0, "var(--surface)"], [1, colour]],
+        colorscale=[[0, weakest], [1, colour]],
         showscale=False,
         xgap=2,
         ygap=2,
@@ -142,4 +143,6 @@ def _heatmap(
 
 
 def _category(update: Callable[..., Any], labels: Sequence[str]) -> None:
-    update(tickvals=list(range(len(labels))), ticktext=labels, showgrid=False, tickfont={**SMALL, "color": "var(--ink)"})
+    unseen = {"ticks": "outside", "tickcolor": "rgba(0,0,0,0)"}  # they keep labels off the cells
+    font = {**SMALL, "color": "var(--ink)"}
+    update(tickvals=list(range(len(labels))), ticktext=labels, showgrid=False, tickfont=font, **unseen)

@@ -11,7 +11,7 @@ from scipy.stats import fisher_exact
 from unrolled.tuning.certainty import interval_of_share
 from unrolled.tuning.comparisons import Basis
 from unrolled.tuning.points import Objective, Point
-from unrolled.tuning.space_view import Parameter, identity
+from unrolled.tuning.space_view import Parameter
 
 
 def named(parameters: Sequence[Parameter], ending: str) -> Parameter | None:
@@ -43,7 +43,9 @@ def scores_of_pairs(
                 scores = [
                     basis.scores[point.number]
                     for point in points
-                    if point.number in basis.scores and _has(point, rows, row) and _has(point, columns, column)
+                    if point.number in basis.scores
+                    and rows.given(point.parameters, row)
+                    and columns.given(point.parameters, column)
                 ]
                 if scores:
                     found = {"mean": statistics.fmean(scores), "best": min(scores, key=goal.loss)}
@@ -61,7 +63,11 @@ def divergence(rows: Parameter, columns: Parameter | None, points: Sequence[Poin
     cells = []
     for row in rows.values:
         for column in columns.values if columns else (None,):
-            mine = [one for one in points if _has(one, rows, row) and (not columns or _has(one, columns, column))]
+            mine = [
+                one
+                for one in points
+                if rows.given(one.parameters, row) and (not columns or columns.given(one.parameters, column))
+            ]
             states = [trial["state"] for point in mine for trial in point.trials]
             counted = [state for state in states if state in ("finished", "stopped", "diverged")]
             if counted:
@@ -79,7 +85,3 @@ def divergence(rows: Parameter, columns: Parameter | None, points: Sequence[Poin
 def _p(one: dict[str, Any], other: dict[str, Any]) -> float:
     counts = [[cell["diverged"], cell["trials"] - cell["diverged"]] for cell in (one, other)]
     return float(fisher_exact(counts).pvalue)
-
-
-def _has(point: Point, parameter: Parameter, value: Any) -> bool:
-    return parameter.key in point.parameters and identity(point.parameters[parameter.key]) == identity(value)

@@ -45,7 +45,7 @@ def parallel_chart(view: View) -> Chart | None:
     marks = [(0.0, view.goal.text(ends[0])), (1.0, view.goal.text(ends[1]))]
     _axis(figure, len(shown), f"{view.goal.word} {view.at(bases[0])}", marks)
     figure.update_xaxes(visible=False, range=[-0.03, 1.03])
-    figure.update_yaxes(visible=False, range=[len(shown) + 0.45, -0.5])
+    figure.update_yaxes(visible=False, range=[len(shown) + 0.45, -0.4])
     return Chart(
         "parallel",
         "Every point, from its parameters to its score",
@@ -140,7 +140,9 @@ def _ticks(parameter: Parameter, rows: Sequence[dict[str, Any]]) -> list[tuple[f
     shares = (0.0, 0.5, 1.0)
     values = [low + share * (high - low) for share in shares]
     numbers = [10**value if parameter.logarithmic else value for value in values]
-    return unused + [(start + share * (1 - start), f"{value:.3g}") for share, value in zip(shares, numbers, strict=True)]
+    return unused + [
+        (start + share * (1 - start), f"{value:.3g}") for share, value in zip(shares, numbers, strict=True)
+    ]
 
 
 def _ends(parameter: Parameter, rows: Sequence[dict[str, Any]]) -> tuple[float, float]:

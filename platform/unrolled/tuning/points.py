@@ -43,7 +43,7 @@ class Objective:
     def text(self, value: float | None) -> str:
         """Returns a score, or a difference of scores, as printed everywhere."""
         if value is None or self.name in NAMED:
-            text = metric(self.name).text(value)
+            text: str = metric(self.name).text(value)
         else:
             text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
         return text.replace("-", "−")

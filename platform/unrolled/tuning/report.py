@@ -90,7 +90,9 @@ def _cards(drawn: View, sweep: Entry) -> list[Card]:
     total = sum(counts.values())
     cards.append(Card("Trials", f"{total:,}", [f"at {len(found['ranking']):,} points"]))
     if counts.get("stopped"):
-        cards.append(Card("Stopped early", f"{counts['stopped']:,}", [f"{counts.get('finished', 0):,} ran to their end"]))
+        cards.append(
+            Card("Stopped early", f"{counts['stopped']:,}", [f"{counts.get('finished', 0):,} ran to their end"])
+        )
     if counts.get("diverged"):
         cards.append(Card("Diverged", f"{counts['diverged'] / total:.0%}", [f"{counts['diverged']} of {total} trials"]))
     if seconds := sweep.get("seconds"):
@@ -107,14 +109,14 @@ def _pruned(found: Findings) -> str:
     trials = f"Early stopping gave up {counts['stopped']} trials that were behind"
     if found["step"] is None:
         return (
-            f"{trials}. They share no step with all others, so only those that finished are compared: they are the ones "
-            "that led on the way, so their means flatter every value."
+            f"{trials}. They share no step with all others, so only those that finished are compared: they are the "
+            "ones that led on the way, so their means flatter every value."
         )
     return (
-        f"{trials}. All points are therefore compared at step {found['step']:,}, the last that every one reached: nothing "
-        "was selected there, but slow starters look worse than they would end. The points that finished are compared "
-        "at their end too; they are the ones that led on the way, so their means flatter every value, most of all one of "
-        "which little is left."
+        f"{trials}. All points are therefore compared at step {found['step']:,}, the last that every one reached: "
+        "nothing was selected there, but slow starters look worse than they would end. The points that finished are "
+        "compared at their end too; they are the ones that led on the way, so their means flatter every value, most "
+        "of all one of which little is left."
     )
 
 

@@ -49,6 +49,10 @@ class Parameter:
         twins = [other for other in self.values if _plain(self.key, other) == plain]
         return plain if len(twins) < 2 else f"{plain} ({self.place(value) + 1})"
 
+    def given(self, parameters: Mapping[str, Any], value: Any) -> bool:
+        """Returns whether a point uses it with that value."""
+        return self.key in parameters and identity(parameters[self.key]) == identity(value)
+
     def place(self, value: Any) -> int:
         """Returns the place of a value of a categorical parameter; one that the space lacks is last."""
         known = [identity(one) for one in self.values]

@@ -12,7 +12,10 @@ from unrolled.evaluation.charts import Chart, as_json
 from unrolled.metrics import metric
 from unrolled.tuning.front import SPEED
 from unrolled.tuning.space_view import Parameter
-from unrolled.tuning.view import LOST, QUIET, View, panels, paint, text, ticks_of_logarithm
+from unrolled.tuning.view import LOST, QUIET, View, axes, paint, panels, text, ticks_of_logarithm
+
+PANES = {"median": "Median gradient norm before clipping", "clipped": "Share of updates clipped"}
+OUTLYING = 3  # times as far from the best as nine tenths of all scores
 
 
 def curves_chart(view: View) -> Chart | None:
@@ -23,11 +26,12 @@ def curves_chart(view: View) -> Chart | None:
     by, won = view.colours(), (view.found["lead"] or {}).get("point")
     parameters = {row["point"]: row["parameters"] for row in view.found["ranking"]}
     figure = panels([f"{view.goal.label} in validation"], [400])
-    named: set[str] = set()
+    if by:
+        _legend(figure, by, [parameters[curve["point"]] for curve in curves])
     # The winner is drawn last, on top.
     for curve in sorted(curves, key=lambda one: (one["state"] == "finished", one["point"] == won)):
         value = parameters[curve["point"]].get(by.key) if by else None
-        _curve(figure, view, curve, by, value, curve["point"] == won, named)
+        _curve(figure, view, curve, by, value, curve["point"] == won)
     for state, symbol, colour in (("stopped", "line-ns", QUIET), ("diverged", "x-thin", LOST)):
         ends = [curve for curve in curves if curve["state"] == state]
         if ends:
@@ -42,9 +46,21 @@ def curves_chart(view: View) -> Chart | None:
         f"Line chart: {view.goal.word} by step of {len(curves)} trials{stopped}.",
         ("The thick line won. " if won is not None else "")
         + ("A bar ends a trial that early stopping gave up, " if states.get("stopped") else "")
-        + ("a cross one that diverged (at its last validation)." if any(c["state"] == "diverged" for c in curves) else ""),
+        + (
+            "a cross one that diverged (at its last validation)."
+            if any(c["state"] == "diverged" for c in curves)
+            else ""
+        ),
         as_json(figure),
     )
+
+
+def _legend(figure: go.Figure, by: Parameter, drawn: Sequence[Mapping[str, Any]]) -> None:
+    """Adds lines to the legend alone: those of the curves are of many strengths."""
+    for value in by.values:
+        if any(by.given(parameters, value) for parameters in drawn):
+            name, line = text(by, value), {"color": paint(by, value)[0], "width": 3}
+            figure.add_scatter(x=[None], y=[None], mode="lines", name=name, legendgroup=name, line=line)
 
 
 def _curve(
@@ -54,7 +70,6 @@ def _curve(
     by: Parameter | None,
     value: Any,
     is_best: bool,
-    named: set[str],
 ) -> None:
     colour = paint(by, value)[0]
     name = text(by, value) if by else "trials"
@@ -64,14 +79,13 @@ def _curve(
         y=curve["scores"],
         name=name,
         legendgroup=name,
-        showlegend=name not in named,
+        showlegend=False,
         mode="lines" if len(curve["steps"]) > 1 else "markers",
         line={"color": colour, "width": 4 if is_best else 2 if finished else 1.2},
         marker={"color": colour, "size": 5},
         opacity=1.0 if is_best else 0.85 if finished else 0.5,
         hovertemplate=f"{view.names[curve['point']]}, {name}<br>step %{{x:,d}}: %{{y:.4~g}}<extra></extra>",
     )
-    named.add(name)
 
 
 def _ends(
@@ -89,24 +103,25 @@ def _ends(
 
 
 def _window(view: View, curves: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Returns the range of scores that is shown: without the worst twentieth, which would press the rest flat."""
+    """Returns the range of scores that is shown: without outliers, which would press the rest flat."""
     losses = [view.goal.loss(score) for curve in curves if curve["state"] != "diverged" for score in curve["scores"]]
     losses = losses or [view.goal.loss(score) for curve in curves for score in curve["scores"]]
-    low, high = min(losses), float(np.quantile(losses, 0.97))
+    low = min(losses)
+    high = min(max(losses), low + OUTLYING * (float(np.quantile(losses, 0.9)) - low))
     room = 0.06 * (high - low) or 0.5
     ends = [view.goal.loss(low - room), view.goal.loss(high + room)]
     return sorted(ends)
 
 
 def gradient_charts(view: View) -> list[Chart]:
-    """Returns gradient norms by cell, and the share of clipped updates by threshold, as far as logged."""
+    """Returns gradient norms by cell, and norm and share of clipped updates by threshold, as far as logged."""
     rows = view.found["gradients"]
     parameters = {row["point"]: row["parameters"] for row in view.found["ranking"]}
     threshold = next((one for one in view.parameters.values() if one.key.endswith("threshold")), None)
     charts = [_norm_chart(view, [row for row in rows if row["median"]], parameters)]
     if threshold:
-        clipped = [row for row in rows if row["clipped"] is not None and threshold.key in parameters[row["point"]]]
-        charts.append(_clipped_chart(view, clipped, parameters, threshold))
+        using = [row for row in rows if threshold.key in parameters[row["point"]]]
+        charts.append(_threshold_chart(view, using, parameters, threshold))
     return [chart for chart in charts if chart is not None]
 
 
@@ -114,7 +129,7 @@ def _norm_chart(view: View, rows: Sequence[dict[str, Any]], parameters: Mapping[
     by = view.colours()
     if not rows or by is None:
         return None
-    values = [value for value in by.values if any(parameters[row["point"]].get(by.key) == value for row in rows)]
+    values = [value for value in by.values if any(by.given(parameters[row["point"]], value) for row in rows)]
     figure = panels([""], [52 * len(values)])
     for which, symbol, size in (("largest", "line-ns", 11), ("median", "circle", 8)):
         mine = [row for row in rows if row[which] and row[which] > 0]
@@ -143,40 +158,60 @@ def _norm_chart(view: View, rows: Sequence[dict[str, Any]], parameters: Mapping[
     )
 
 
-def _clipped_chart(
+def _threshold_chart(
     view: View, rows: Sequence[dict[str, Any]], parameters: Mapping[int, Any], threshold: Parameter
 ) -> Chart | None:
-    by = view.colours()
-    if len(rows) < 2 or threshold.categorical:
+    panes = [(key, title) for key, title in PANES.items() if sum(row[key] is not None for row in rows) > 1]
+    if not panes or threshold.categorical:
         return None
-    figure = panels(["Share of updates clipped"], [300])
-    for value in by.values if by else (None,):
-        mine = [row for row in rows if not by or parameters[row["point"]].get(by.key) == value]
-        if mine:
-            colour, symbol = paint(by, value)
-            figure.add_scatter(
-                x=[parameters[row["point"]][threshold.key] for row in mine],
-                y=[row["clipped"] for row in mine],
-                text=[view.names[row["point"]] for row in mine],
-                name=text(by, value) if by else "trials",
-                showlegend=by is not None,
-                mode="markers",
-                marker={"color": colour, "symbol": symbol, "size": 9, "opacity": 0.85},
-                hovertemplate="%{text}<br>threshold %{x:.3~g}: %{y:.0%} clipped<extra></extra>",
-            )
+    figure = panels([title for _, title in panes], [220] * len(panes))
     numbers = [parameters[row["point"]][threshold.key] for row in rows]
-    ends = (min(threshold.low, *numbers), max(threshold.high, *numbers))
-    axis = ticks_of_logarithm(*ends) if threshold.logarithmic else {}
-    figure.update_xaxes(**axis, tickangle=0, title={"text": threshold.label, "font": {"size": 13}}, showgrid=False)
-    figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%")
+    low, high = min(threshold.low, *numbers), max(threshold.high, *numbers)
+    axis = ticks_of_logarithm(low, high) if threshold.logarithmic else {}
+    for number, (key, _) in enumerate(panes, start=1):
+        mine = [row for row in rows if row[key] is not None]
+        _by_threshold(figure, view, mine, parameters, threshold, key, number)
+        end = "" if number == 1 else str(number)
+        scale = {"range": [-0.03, 1.03], "tickformat": ".0%"} if key == "clipped" else {"type": "log", "dtick": 1}
+        figure.update_layout({f"xaxis{end}": {**axis, "tickangle": 0, "showgrid": False}, f"yaxis{end}": scale})
     return Chart(
-        "clipped",
-        f"Clipped updates by {threshold.label}",
-        f"Scatter chart: share of clipped updates against {threshold.label} for {len(rows)} trials.",
-        "Near 100 % the threshold, not the learning rate, sets the size of the steps; near 0 % clipping is a safety net "
-        "that hardly ever touches an update.",
+        "threshold",
+        f"Gradients and clipping by {threshold.label}",
+        f"Scatter charts: median gradient norm and share of clipped updates against {threshold.label}.",
+        f"{threshold.label} across, of the trials that clip. A share near 100 % means that the threshold, not the "
+        "learning rate, sets the size of the steps; near 0 % clipping is a safety net that hardly ever touches an update.",
         as_json(figure),
     )
+
+
+def _by_threshold(
+    figure: go.Figure,
+    view: View,
+    rows: Sequence[dict[str, Any]],
+    parameters: Mapping[int, Any],
+    threshold: Parameter,
+    key: str,
+    number: int,
+) -> None:
+    """Adds `key` of the trials against their threshold to the panel `number`, a colour a value."""
+    by = view.colours()
+    for value in by.values if by else (None,):
+        mine = [row for row in rows if not by or by.given(parameters[row["point"]], value)]
+        if mine:
+            colour, symbol = paint(by, value)
+            name = text(by, value) if by else "trials"
+            figure.add_scatter(
+                x=[parameters[row["point"]][threshold.key] for row in mine],
+                y=[row[key] for row in mine],
+                text=[view.names[row["point"]] for row in mine],
+                name=name,
+                legendgroup=name,
+                showlegend=by is not None and number == 1,
+                mode="markers",
+                marker={"color": colour, "symbol": symbol, "size": 9, "opacity": 0.85},
+                hovertemplate="%{text}<br>threshold %{x:.3~g}: %{y:.3~g}<extra></extra>",
+                **axes(number),
+            )
 
 
 def front_charts(view: View) -> list[Chart]:
@@ -199,7 +234,7 @@ def _front_chart(view: View, front: dict[str, Any]) -> Chart:
         hoverinfo="skip",
     )
     for value in by.values if by else (None,):
-        mine = [one for one in front["points"] if not by or parameters[one["point"]].get(by.key) == value]
+        mine = [one for one in front["points"] if not by or by.given(parameters[one["point"]], value)]
         if mine:
             colour, symbol = paint(by, value)
             figure.add_scatter(
@@ -222,9 +257,8 @@ def _front_chart(view: View, front: dict[str, Any]) -> Chart:
     return Chart(
         f"front-{front['x']}",
         f"{y.label} against {x.label.lower()}",
-        f"Scatter chart: {y.label} against {x.label.lower()} of {len(front['points'])} points, {len(ends)} on the front.",
+        f"Scatter chart: {y.label} against {x.label.lower()} of {len(front['points'])} points, {len(ends)} on the "
+        "front.",
         f"Points that finished. No other one is better in both than a large one on the dotted line.{speed}",
         as_json(figure),
     )
-
-

@@ -7,8 +7,8 @@ from typing import Any
 
 from unrolled.evaluation.charts import Chart, as_json
 from unrolled.evaluation.wording import finite
-from unrolled.tuning.space_view import Parameter
-from unrolled.tuning.view import BEST, LOST, OTHER, QUIET, SMALL, View, axes, panels, paint, text, ticks_of_logarithm
+from unrolled.tuning.space_view import Parameter, identity
+from unrolled.tuning.view import BEST, LOST, OTHER, QUIET, SMALL, View, axes, paint, panels, text, ticks_of_logarithm
 
 ROW, PANEL = 40, 250  # pixels of a value's row, of a panel with a range
 
@@ -47,9 +47,12 @@ def _values_chart(view: View, compared: dict[str, Any]) -> Chart:
         for place, row in enumerate(basis["values"]):
             _mean(figure, row, text(parameter, row["value"]), BEST if place == 0 else OTHER, goal.text, number)
         end = "" if number == 1 else str(number)
-        category = {"type": "category", "categoryorder": "array", "categoryarray": labels, "autorange": "reversed"}
+        category = {"type": "category", "categoryorder": "array", "categoryarray": labels}
         figure.update_layout(
-            {f"yaxis{end}": {**category, "showgrid": False}, f"xaxis{end}": {"nticks": 5, "tickangle": 0}}
+            {
+                f"yaxis{end}": {**category, "range": [len(order) - 0.5, -0.5], "showgrid": False},
+                f"xaxis{end}": {"nticks": 5, "tickangle": 0},
+            }
         )
     names = ", ".join(f"{row['text']} {goal.text(row['mean'])}" for row in shown[0]["values"])
     return Chart(
@@ -85,7 +88,7 @@ def _mean(figure: Any, row: dict[str, Any], label: str, colour: str, written: An
 
 
 def _row(basis: dict[str, Any], value: Any) -> bool:
-    return any(row["value"] == value and type(row["value"]) is type(value) for row in basis["values"])
+    return any(identity(row["value"]) == identity(value) for row in basis["values"])
 
 
 def _range_chart(view: View, parameter: Parameter) -> Chart | None:
@@ -102,7 +105,7 @@ def _range_chart(view: View, parameter: Parameter) -> Chart | None:
     for number, step in enumerate(steps, start=1):
         scores = view.scores(step)
         for value in by.values if by else (None,):
-            mine = [row for row in rows if row["point"] in scores and (not by or row["parameters"].get(by.key) == value)]
+            mine = [row for row in rows if row["point"] in scores and (not by or by.given(row["parameters"], value))]
             if mine:
                 name = text(by, value) if by else "points"
                 colour, symbol = paint(by, value)
@@ -182,7 +185,7 @@ def importance_chart(view: View) -> Chart | None:
         hovertemplate="chance: up to %{x:.0%}<extra></extra>",
     )
     figure.update_xaxes(tickformat=".0%", rangemode="tozero", nticks=5)
-    figure.update_yaxes(autorange="reversed", showgrid=False, tickfont=SMALL)
+    figure.update_yaxes(autorange="reversed", showgrid=False, tickfont=SMALL, ticksuffix="  ")
     told = ", ".join(f"{label} {row['share']:.0%}" for label, row in zip(labels, rows, strict=True))
     step = view.found["step"]
     some = any(row["among"] for row in rows)
@@ -190,8 +193,8 @@ def importance_chart(view: View) -> Chart | None:
         "importance",
         f"What moved the {view.goal.word} {view.at(step)}",
         f"Bar chart of importance: {told}.",
-        "fANOVA: the share of the score’s variance over the whole space that a parameter explains alone, as a forest of "
-        "regression trees has learned it; what is missing to 100 % is due to combinations and noise. The mark is what "
+        "fANOVA: the share of the score’s variance over the whole space that a parameter explains alone, as a forest "
+        "of regression trees has learned it; what is missing to 100 % is due to combinations and noise. The mark is what "
         "shuffled scores reach once in 20: a bar that stays below it tells nothing."
         + (" * Only among the points that use it: a share of their variance." if some else ""),
         as_json(figure),

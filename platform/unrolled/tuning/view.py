@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,6 +19,7 @@ from unrolled.tuning.space_view import Entry, Parameter, parameters_of
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "triangle-down", "pentagon")
 BEST, OTHER, LOST, QUIET = "var(--series-beam)", "var(--series-greedy)", "var(--missing)", "var(--muted)"
 SMALL = {"size": 11}
+MARKS = 6  # of a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,14 @@ def axes(number: int) -> dict[str, str]:
 
 
 def ticks_of_logarithm(low: float, high: float) -> dict[str, Any]:
-    """Returns an x axis from `low` to `high` by the logarithm, marked at powers of ten or of two."""
-    import math
-
-    decades = math.log10(high / low)
-    axis: dict[str, Any] = {"type": "log", "range": [math.log10(low) - 0.04 * decades, math.log10(high) + 0.04 * decades]}
-    if decades >= 1:
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        axis |= {"tickvals": [10.0**power for power in powers], "ticktext": [f"{10.0**power:g}" for power in powers]}
+    """Returns an x axis from `low` to `high` by the logarithm, marked at a few powers of ten."""
+    first, last = math.log10(low), math.log10(high)
+    room = 0.04 * (last - first) or 0.1
+    axis: dict[str, Any] = {"type": "log", "range": [first - room, last + room]}
+    powers = range(math.floor(first), math.ceil(last) + 1)
+    if len(powers) > 2:
+        powers = powers[:: -(-len(powers) // MARKS)]
+        # Long rows of zeros are hard to count.
+        labels = [f"{10.0**power:g}" if -4 < power < 5 else f"10<sup>{power}</sup>" for power in powers]
+        axis |= {"tickvals": [10.0**power for power in powers], "ticktext": labels}
     return axis
