@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from typing import Any
@@ -118,7 +119,7 @@ def some_sweep(points: int = 40, seeds: int = 1, asha: bool = True, seed: int = 
         "seeds": seeds,
         "seconds": 812.0,
         "workers": 2,
-        "space": SPACE,
+        "space": copy.deepcopy(SPACE),
         "trials": trials,
         "best": best and best["name"],
         "best_config": best and CONFIG,

@@ -75,7 +75,7 @@ class Point:
     @property
     def state(self) -> str:
         """The worst state of its trials: a mean over the seeds that survived would flatter it."""
-        return max((trial["state"] for trial in self.trials), key=STATES.index)
+        return max((str(trial["state"]) for trial in self.trials), key=STATES.index)
 
     @property
     def steps(self) -> int:

@@ -179,7 +179,8 @@ def _threshold_chart(
         f"Gradients and clipping by {threshold.label}",
         f"Scatter charts: median gradient norm and share of clipped updates against {threshold.label}.",
         f"{threshold.label} across, of the trials that clip. A share near 100 % means that the threshold, not the "
-        "learning rate, sets the size of the steps; near 0 % clipping is a safety net that hardly ever touches an update.",
+        "learning rate, sets the size of the steps; near 0 % clipping is a safety net that hardly ever touches "
+        "an update.",
         as_json(figure),
     )
 

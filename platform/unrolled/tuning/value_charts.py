@@ -194,8 +194,8 @@ def importance_chart(view: View) -> Chart | None:
         f"What moved the {view.goal.word} {view.at(step)}",
         f"Bar chart of importance: {told}.",
         "fANOVA: the share of the score’s variance over the whole space that a parameter explains alone, as a forest "
-        "of regression trees has learned it; what is missing to 100 % is due to combinations and noise. The mark is what "
-        "shuffled scores reach once in 20: a bar that stays below it tells nothing."
+        "of regression trees has learned it; what is missing to 100 % is due to combinations and noise. The mark is "
+        "what shuffled scores reach once in 20: a bar that stays below it tells nothing."
         + (" * Only among the points that use it: a share of their variance." if some else ""),
         as_json(figure),
     )
