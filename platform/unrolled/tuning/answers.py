@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unrolled.evaluation.significance import LEVEL, written
-from unrolled.evaluation.wording import joined
+from unrolled.evaluation.wording import finite, joined
 from unrolled.tuning.comparisons import Basis, difference
 from unrolled.tuning.pairs import named
 from unrolled.tuning.points import Objective, Point
@@ -73,8 +73,12 @@ def truncation(parameter: Parameter, rows: Sequence[dict[str, Any]], basis: Basi
     question = "From which k on does truncation stop hurting?"
     base = {"question": question, "basis": basis.text, "from": None}
     if not harmless:
-        longest = parameter.text(ordered[-1]["value"])
-        return base | {"answer": f"Not shown: k = {longest}, the longest, is not level with the best ({basis.text})."}
+        longest, best = parameter.text(ordered[-1]["value"]), rows[0]
+        if best["letters"] is None or ordered[-1]["letters"] is None:
+            why = f"too few points of k = {longest if best['letters'] else best['text']} to test"
+        else:
+            why = f"k = {longest}, the longest, is significantly worse than {best['text']}"
+        return base | {"answer": f"Not shown {basis.text}: {why}."}
     start = harmless[0]
     shorter = [row for row in ordered[: ordered.index(start)] if row["p"] is not None and row["p"] <= LEVEL]
     if not shorter:
@@ -101,7 +105,7 @@ def rescue(cell: Parameter, kind: Parameter, cells: Sequence[dict[str, Any]]) ->
             told.append(f"{cell.text(value)} diverged without clipping in {_share(without)} trials, with {others}")
     worst = max(free.values(), key=lambda row: row["share"])
     if told:
-        text = "; ".join(told) + ". (Wilson’s intervals; Fisher’s exact test, 5 %.)"
+        text = "; ".join(told) + ". (Wilson’s intervals; Fisher’s exact test at 5 %, uncorrected.)"
     else:
         text = (
             f"No clipping saves a cell significantly. Without clipping {cell.text(worst['row'])} diverged most, in "
@@ -125,10 +129,11 @@ def questions(
         diverged: what `divergence` found for cell and clipping.
     """
     cell, truncate, kind = (named(parameters, ending) for ending in ("cell", "truncate", "clipping.kind"))
+    ordered = truncate is not None and all(one is None or finite(one) is not None for one in truncate.values)
     found = [
         gating(cell, points, basis, goal) if cell else None,
         truncation(truncate, rows, basis, goal)
-        if truncate and len(rows := compared.get(truncate.key, [])) > 1
+        if truncate and ordered and len(rows := compared.get(truncate.key, [])) > 1
         else None,
         rescue(cell, kind, diverged["cells"]) if cell and kind and diverged and diverged["columns"] else None,
     ]

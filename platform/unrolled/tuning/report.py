@@ -54,8 +54,9 @@ def write_report(sweep: dict[str, Any], page: Path) -> None:
         summary=found["summary"],
         cards=_cards(drawn, sweep),
         table=ranking_table(drawn),
+        won=found["lead"] is not None,
         answers=found["answers"],
-        pruned=_pruned(found),
+        caveats=_caveats(found, sweep.get("sampler")),
         about_seeds=_about_seeds(found),
         pair=_pair(drawn),
         facts=_facts(sweep),
@@ -101,8 +102,16 @@ def _cards(drawn: View, sweep: Entry) -> list[Card]:
     return cards
 
 
+def _caveats(found: Findings, sampler: str | None) -> list[str]:
+    """Returns what early stopping and an adaptive sampler do to the comparisons of values."""
+    adaptive = (
+        f"The sampler ({sampler}) chose points by the scores of earlier ones: values that it favoured met better "
+        "values of the others, so their leads are flattered. Random points compare fairly."
+    )
+    return [*filter(None, [_pruned(found)]), *([adaptive] if sampler not in (None, "random", "grid") else [])]
+
+
 def _pruned(found: Findings) -> str:
-    """Returns what early stopping does to the comparisons; nothing where nothing was stopped."""
     counts = found["counts"]
     if not counts.get("stopped"):
         return ""

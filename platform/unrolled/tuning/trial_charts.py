@@ -172,7 +172,11 @@ def _threshold_chart(
         mine = [row for row in rows if row[key] is not None]
         _by_threshold(figure, view, mine, parameters, threshold, key, number)
         end = "" if number == 1 else str(number)
-        scale = {"range": [-0.03, 1.03], "tickformat": ".0%"} if key == "clipped" else {"type": "log", "dtick": 1}
+        scale = (
+            {"range": [-0.03, 1.03], "tickformat": ".0%"}
+            if key == "clipped"
+            else {"type": "log", "nticks": 5, "exponentformat": "power"}
+        )
         figure.update_layout({f"xaxis{end}": {**axis, "tickangle": 0, "showgrid": False}, f"yaxis{end}": scale})
     return Chart(
         "threshold",

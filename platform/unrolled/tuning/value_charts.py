@@ -189,13 +189,15 @@ def importance_chart(view: View) -> Chart | None:
     told = ", ".join(f"{label} {row['share']:.0%}" for label, row in zip(labels, rows, strict=True))
     step = view.found["step"]
     some = any(row["among"] for row in rows)
+    points = max(row["points"] for row in rows)
     return Chart(
         "importance",
         f"What moved the {view.goal.word} {view.at(step)}",
         f"Bar chart of importance: {told}.",
         "fANOVA: the share of the score’s variance over the whole space that a parameter explains alone, as a forest "
         "of regression trees has learned it; what is missing to 100 % is due to combinations and noise. The mark is "
-        "what shuffled scores reach once in 20: a bar that stays below it tells nothing."
+        f"what shuffled scores reach once in 20: a bar that stays below it tells nothing. Learned from the "
+        f"{points} points that have a score there."
         + (" * Only among the points that use it: a share of their variance." if some else ""),
         as_json(figure),
     )
