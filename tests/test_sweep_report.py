@@ -126,6 +126,15 @@ def test_values_keep_their_types():
     assert [row["mean"] for row in rows] == [0, 1, 2, 3, 4, 5] and all(row["points"] == 4 for row in rows)
 
 
+def test_too_few_points_are_said_to_be_too_few():
+    sweep = some_sweep(40)
+    kept = [one for one in sweep["trials"] if one["parameters"]["training.truncate"] is not None]
+    longest = [one for one in sweep["trials"] if one["parameters"]["training.truncate"] is None][:2]
+    answers = {one["question"]: one for one in findings(sweep | {"trials": kept + longest})["answers"]}
+    k = answers["From which k on does truncation stop hurting?"]
+    assert k["from"] is None and "too few points of k = full" in k["answer"]
+
+
 def test_labels_are_short_and_unambiguous():
     keys = ("model.cell", "model.encoder.cell", "model.decoder.cell", "training.clipping.kind", "seed")
     sweep = {"trials": [], "space": {key: {"kind": "choice", "values": [1, 2]} for key in keys}}
@@ -309,6 +318,13 @@ def test_pages_are_whole_and_leave_out_what_is_missing(tmp_path: Path, make: Any
     figures = json.loads(html.split('id="figures-data">')[1].split("</script>")[0], parse_constant=pytest.fail)
     for key in re.findall(r'data-chart="([^"]+)"', body):
         assert key in figures
+
+
+@pytest.mark.parametrize(("sampler", "warned"), [("random", False), ("grid", False), ("tpe", True)])
+def test_an_adaptive_sampler_is_warned_of(tmp_path: Path, sampler: str, warned: bool):
+    write_report(some_sweep(6, asha=False) | {"sampler": sampler}, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("chose points by the scores of earlier ones" in html) == warned
 
 
 def test_a_page_that_cannot_be_written_is_one_sentence(tmp_path: Path):

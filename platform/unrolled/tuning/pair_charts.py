@@ -18,7 +18,7 @@ BY = {"mean": "Mean", "best": "Best"}
 def pair_charts(view: View) -> list[Chart]:
     """Returns mean and best score by two categorical parameters, for each basis; a reader chooses one."""
     pairs = view.found["pairs"]
-    if not pairs:
+    if not pairs or len(view.found["ranking"]) < 2:
         return []
     rows, columns = view.parameters[pairs["rows"]], view.parameters[pairs["columns"]]
     charts: list[Chart] = []

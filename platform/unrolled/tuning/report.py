@@ -89,7 +89,7 @@ def _cards(drawn: View, sweep: Entry) -> list[Card]:
             cards.append(Card(goal.label, goal.text(score["mean"]), notes))
     counts = found["counts"]
     total = sum(counts.values())
-    cards.append(Card("Trials", f"{total:,}", [f"at {len(found['ranking']):,} points"]))
+    cards.append(Card("Trials", f"{total:,}", _points(len(found["ranking"]))))
     if counts.get("stopped"):
         cards.append(
             Card("Stopped early", f"{counts['stopped']:,}", [f"{counts.get('finished', 0):,} ran to their end"])
@@ -100,6 +100,10 @@ def _cards(drawn: View, sweep: Entry) -> list[Card]:
         workers = sweep.get("workers")
         cards.append(Card("Time", duration(seconds), [f"{workers} workers"] if workers else []))
     return cards
+
+
+def _points(count: int) -> list[str]:
+    return [f"at {count:,} points"] if count > 1 else []
 
 
 def _caveats(found: Findings, sampler: str | None) -> list[str]:

@@ -40,17 +40,14 @@ def curves_chart(view: View) -> Chart | None:
     figure.update_xaxes(title={"text": "Step", "standoff": 6, "font": {"size": 13}}, tickformat=",d", showgrid=False)
     states = view.found["counts"]
     stopped = ", early stops marked" if states.get("stopped") else ""
+    notes = ["The winner is drawn thick."] if won is not None and len(curves) > 1 else []
+    notes += ["A bar ends a trial that early stopping gave up."] if states.get("stopped") else []
+    notes += ["A cross is the last validation of one that diverged."] if states.get("diverged") else []
     return Chart(
         "curves",
         "Learning curves of all trials",
         f"Line chart: {view.goal.word} by step of {len(curves)} trials{stopped}.",
-        ("The thick line won. " if won is not None else "")
-        + ("A bar ends a trial that early stopping gave up, " if states.get("stopped") else "")
-        + (
-            "a cross one that diverged (at its last validation)."
-            if any(c["state"] == "diverged" for c in curves)
-            else ""
-        ),
+        " ".join(notes),
         as_json(figure),
     )
 

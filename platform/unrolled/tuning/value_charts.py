@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -51,7 +52,7 @@ def _values_chart(view: View, compared: dict[str, Any]) -> Chart:
         figure.update_layout(
             {
                 f"yaxis{end}": {**category, "range": [len(order) - 0.5, -0.5], "showgrid": False},
-                f"xaxis{end}": {"nticks": 5, "tickangle": 0},
+                f"xaxis{end}": {"range": _window([score for _, score in mine]), "nticks": 5, "tickangle": 0},
             }
         )
     names = ", ".join(f"{row['text']} {goal.text(row['mean'])}" for row in shown[0]["values"])
@@ -85,6 +86,12 @@ def _mean(figure: Any, row: dict[str, Any], label: str, colour: str, written: An
         hovertemplate=f"{hover}<extra></extra>",
         **axes(number),
     )
+
+
+def _window(scores: Sequence[float]) -> list[float]:
+    """Returns the range that is shown: the points and half as much; an interval of two values may reach beyond."""
+    room = 0.5 * (max(scores) - min(scores)) or 1.0
+    return [min(scores) - room, max(scores) + room]
 
 
 def _row(basis: dict[str, Any], value: Any) -> bool:
