@@ -52,7 +52,11 @@ def _values_chart(view: View, compared: dict[str, Any]) -> Chart:
         figure.update_layout(
             {
                 f"yaxis{end}": {**category, "range": [len(order) - 0.5, -0.5], "showgrid": False},
-                f"xaxis{end}": {"range": _window([score for _, score in mine]), "nticks": 5, "tickangle": 0},
+                f"xaxis{end}": {
+                    "range": _window([score for _, score in mine], basis["values"]),
+                    "nticks": 5,
+                    "tickangle": 0,
+                },
             }
         )
     names = ", ".join(f"{row['text']} {goal.text(row['mean'])}" for row in shown[0]["values"])
@@ -88,10 +92,15 @@ def _mean(figure: Any, row: dict[str, Any], label: str, colour: str, written: An
     )
 
 
-def _window(scores: Sequence[float]) -> list[float]:
-    """Returns the range that is shown: the points and half as much; an interval of two values may reach beyond."""
-    room = 0.5 * (max(scores) - min(scores)) or 1.0
-    return [min(scores) - room, max(scores) + room]
+def _window(scores: Sequence[float], rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Returns the range that is shown: points and intervals, but of an interval of two values no more than half of
+    what the points span on either side."""
+    low, high = min(scores), max(scores)
+    room = 0.5 * (high - low) or 1.0
+    ends = [end for row in rows for end in row["interval"] or ()]
+    low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
+    margin = 0.04 * (high - low) or room
+    return [low - margin, high + margin]
 
 
 def _row(basis: dict[str, Any], value: Any) -> bool:
