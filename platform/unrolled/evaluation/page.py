@@ -76,7 +76,7 @@ def facts(results: Results) -> dict[str, str]:
         "Checkpoint": results["checkpoint"],
         "Data": (results.get("data") or {}).get("source"),
         "Machine": f"{results.get('device', '')}, {workers} worker{'s' if workers != 1 else ''}" if workers else None,
-        "Made": _date(results["created"]),
+        "Made": date(results["created"]),
         "Version": f"unrolled {results['version']}",
     }
     return {name: str(value) for name, value in facts.items() if value}
@@ -96,6 +96,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def _date(created: str) -> str:
+def date(created: str) -> str:
+    """Returns an ISO moment as a reader writes it, in UTC."""
     moment = datetime.fromisoformat(created).astimezone(UTC)
     return f"{moment.day} {moment:%B %Y, %H:%M} UTC"

@@ -1,0 +1,1 @@
+"""Floor 7: searching the space of configs, and the report of what was found."""

@@ -1,0 +1,166 @@
+"""What a sweep says in words: which values are better, and the lecture's three questions where they were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from unrolled.evaluation.significance import LEVEL, written
+from unrolled.evaluation.wording import finite, joined
+from unrolled.tuning.comparisons import Basis, difference
+from unrolled.tuning.pairs import named
+from unrolled.tuning.points import Objective, Point
+from unrolled.tuning.space_view import Parameter
+
+UNGATED = ("rnn", "irnn")
+FEW = 3  # values that a sentence names
+
+
+def statement(rows: Sequence[dict[str, Any]], basis: Basis, parameter: Parameter, goal: Objective) -> str:
+    """Returns what a comparison of values shows, in one or two sentences."""
+    best, *others = rows
+    name = f"{parameter.label} {best['text']}"
+    score = f"mean {goal.word} {goal.text(best['mean'])}"
+    if best["interval"]:
+        score += f", 95 % interval {span(best['interval'], goal)}"
+    count = f"{best['points']} point{'s' if best['points'] != 1 else ''}"
+    claim = f"{basis.text.capitalize()}, {name} is best on average ({score}, {count})"
+    if not others:
+        return f"{claim}; no other value has a point there."
+    if best["letters"] is None:
+        return f"{claim}, with too few points to tell whether it differs from the others."
+    alike = [row["text"] for row in others if row["letters"] and set(row["letters"]) & set(best["letters"])]
+    worse = [row for row in others if row["letters"] and not set(row["letters"]) & set(best["letters"])]
+    parts = []
+    if worse:
+        told = [f"{row['text']} by {_behind(row, goal)}" for row in worse[:FEW]]
+        more = f" and {len(worse) - FEW} more" if len(worse) > FEW else ""
+        parts.append(f"Significantly worse: {joined(told)}{more}.")
+    if alike:
+        parts.append(f"{joined(alike)} {'do' if len(alike) > 1 else 'does'} not differ significantly from it.")
+    return f"{claim}. {' '.join(parts)}".strip()
+
+
+def gating(cell: Parameter, points: Sequence[Point], basis: Basis, goal: Objective) -> dict[str, Any] | None:
+    """Returns whether gated cells beat the plain ones; None where a sweep has not both."""
+    groups: dict[bool, list[float]] = {True: [], False: []}
+    for point in points:
+        if cell.key in point.parameters and point.number in basis.scores:
+            groups[point.parameters[cell.key] not in UNGATED].append(basis.scores[point.number])
+    if not groups[True] or not groups[False]:
+        return None
+    found = difference(groups[True], groups[False], goal)
+    gated = [cell.text(value) for value in cell.values if value not in UNGATED]
+    plain = [cell.text(value) for value in cell.values if value in UNGATED]
+    side = "better" if found["lead"] >= 0 else "worse"
+    size = f"Gated cells ({joined(gated)}) are on average {goal.text(abs(found['lead']))} {side} than {joined(plain)}"
+    text = f"{size} {basis.text}, {_certainty(found, goal)} ({len(groups[True])} and {len(groups[False])} points)."
+    if found["p"] is not None:
+        shown = found["p"] <= LEVEL and found["interval"][0] * found["interval"][1] > 0
+        verdict = ("Yes" if found["lead"] > 0 else "No") if shown else "Not shown"
+        text = f"{verdict}. {text}"
+    return {"question": "Does gating beat the vanilla RNN?", "answer": text, "basis": basis.text, **found}
+
+
+def truncation(parameter: Parameter, rows: Sequence[dict[str, Any]], basis: Basis, goal: Objective) -> dict[str, Any]:
+    """Returns from which window length on the score no longer differs from the best; full is the longest."""
+    ordered = sorted(rows, key=lambda row: (row["value"] is None, row["value"] or 0))
+    harmless: list[dict[str, Any]] = []
+    for row in reversed(ordered):
+        if row["letters"] is None or not set(row["letters"]) & set(rows[0]["letters"] or ""):
+            break
+        harmless.insert(0, row)
+    question = "From which k on does truncation stop hurting?"
+    base = {"question": question, "basis": basis.text, "from": None}
+    if not harmless:
+        longest, best = parameter.text(ordered[-1]["value"]), rows[0]
+        if best["letters"] is None or ordered[-1]["letters"] is None:
+            why = f"too few points of k = {longest if best['letters'] else best['text']} to test"
+        else:
+            why = f"k = {longest}, the longest, is significantly worse than {best['text']}"
+        return base | {"answer": f"Not shown {basis.text}: {why}."}
+    start = harmless[0]
+    shorter = [row for row in ordered[: ordered.index(start)] if row["p"] is not None and row["p"] <= LEVEL]
+    if not shorter:
+        text = f"No k hurts measurably {basis.text}: none differs significantly from the best."
+    else:
+        costs = joined([f"k = {row['text']} costs {_behind(row, goal)}" for row in shorter[:FEW]])
+        text = (
+            f"From k = {start['text']} on: there no window differs significantly from the best {basis.text}. {costs}."
+        )
+    return base | {"answer": text, "from": start["value"]}
+
+
+def rescue(cell: Parameter, kind: Parameter, cells: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns which clipping keeps which cell from diverging; None where no trial went unclipped."""
+    free = {row["row"]: row for row in cells if row["column"] == "none"}
+    if not free:
+        return None
+    told = []
+    for value, without in free.items():
+        saves = [row for row in cells if row["row"] == value and row["p"] is not None and row["p"] <= LEVEL]
+        saves = [row for row in saves if row["share"] < without["share"]]
+        if saves:
+            others = joined([f"{kind.text(row['column'])} {_share(row)}" for row in saves])
+            told.append(f"{cell.text(value)} diverged without clipping in {_share(without)} trials, with {others}")
+    worst = max(free.values(), key=lambda row: row["share"])
+    if told:
+        text = "; ".join(told) + ". (Wilson’s intervals; Fisher’s exact test at 5 %, uncorrected.)"
+    else:
+        text = (
+            f"No clipping saves a cell significantly. Without clipping {cell.text(worst['row'])} diverged most, in "
+            f"{_share(worst)} trials."
+        )
+    return {"question": "Which clipping saves which cell from divergence?", "answer": text, "basis": "all trials"}
+
+
+def questions(
+    parameters: Sequence[Parameter],
+    points: Sequence[Point],
+    basis: Basis,
+    compared: dict[str, list[dict[str, Any]]],
+    diverged: dict[str, Any] | None,
+    goal: Objective,
+) -> list[dict[str, Any]]:
+    """Returns the lecture's questions with their answers, as far as the sweep asked them.
+
+    Args:
+        compared: rows of `comparison` on `basis` by the parameter's key.
+        diverged: what `divergence` found for cell and clipping.
+    """
+    cell, truncate, kind = (named(parameters, ending) for ending in ("cell", "truncate", "clipping.kind"))
+    ordered = truncate is not None and all(one is None or finite(one) is not None for one in truncate.values)
+    found = [
+        gating(cell, points, basis, goal) if cell else None,
+        truncation(truncate, rows, basis, goal)
+        if truncate and ordered and len(rows := compared.get(truncate.key, [])) > 1
+        else None,
+        rescue(cell, kind, diverged["cells"]) if cell and kind and diverged and diverged["columns"] else None,
+    ]
+    return [one for one in found if one is not None]
+
+
+def span(interval: Sequence[float], goal: Objective) -> str:
+    """Returns an interval as printed, such as ``1.42–1.51``."""
+    low, high = (goal.text(end) for end in interval)
+    return f"{low} to {high}" if interval[0] < 0 else f"{low}–{high}"
+
+
+def _behind(row: dict[str, Any], goal: Objective) -> str:
+    interval = f" ({span(row['behind_interval'], goal)})" if row["behind_interval"] else ""
+    return f"{goal.text(row['behind'])}{interval}"
+
+
+def _certainty(found: dict[str, Any], goal: Objective) -> str:
+    if found["interval"] is None or found["p"] is None:
+        return "too few points to test"
+    p = written(found["p"])
+    p = f"p {p if p.startswith('<') else f'= {p}'}".replace(" ", "\N{NO-BREAK SPACE}")
+    # The sentence says better or worse: the interval is of the distance it names.
+    ends = found["interval"] if found["lead"] >= 0 else sorted(-end for end in found["interval"])
+    return f"95 % interval {span(ends, goal)}, {p}"
+
+
+def _share(row: dict[str, Any]) -> str:
+    low, high = row["interval"]
+    return f"{row['diverged']} of {row['trials']} (95 % {100 * low:.0f}–{100 * high:.0f} %)"
