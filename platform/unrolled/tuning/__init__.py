@@ -1,0 +1,1 @@
+"""Sweeps: many trainings over a space of configs, on Ray Tune."""
