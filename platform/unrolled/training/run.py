@@ -163,7 +163,7 @@ def _check_resumable(run: RunFolder, config: Config, exists: bool) -> None:
     if before["task"] != now["task"]:
         raise UserError(f"{run.path} was trained with task={before['task']}, the config says {now['task']}.")
     for section in config.fixed:
-        changed = difference(_at(before, section), _at(now, section), section)
+        changed = difference(value_at(before, section), value_at(now, section), section)
         if changed:
             key, old, new = changed
             raise UserError(
@@ -172,7 +172,8 @@ def _check_resumable(run: RunFolder, config: Config, exists: bool) -> None:
             )
 
 
-def _at(values: Any, key: str) -> Any:
+def value_at(values: Any, key: str) -> Any:
+    """Returns what a dumped config has at a key such as `model.cell`."""
     for part in key.split("."):
         values = values[part]
     return values

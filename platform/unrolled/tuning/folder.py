@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,12 @@ class Order:
 
     Attributes:
         point: its number from 0.
-        began: whether it was started before, so that it goes on from its newest checkpoint.
     """
 
     name: str
     point: int
     seed: int
-    parameters: Point = field(compare=False)
-    began: bool = False
+    parameters: Point
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,8 @@ class SweepFolder:
                 shutil.rmtree(self.path)
             self.trials.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.scratch, ignore_errors=True)
+            # Without a line that a killed process left half written, to which the next would be added.
+            write_whole(self._rows, "".join(json.dumps(row) + "\n" for row in self.recorded()))
             write_whole(self.path / CONFIG, dump_config(config))
 
     def record(self, row: dict[str, Any]) -> None:

@@ -1,0 +1,72 @@
+"""What a trial's own files say of it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from unrolled.metrics import metric
+from unrolled.training.run import RunFolder
+
+SPEED = "tokens_per_second"
+NO_SCORES = ("kind", "step", "epoch", "seconds", "best")
+"""What else stands in a row of a validation."""
+
+Row = dict[str, Any]
+
+
+def better(name: str, value: float, than: float) -> bool:
+    """Returns whether `value` is the better score; more speed is better than less."""
+    return value > than if name == SPEED else metric(name).better(value, than)
+
+
+def mode(name: str) -> str:
+    """Returns `min` or `max`: which values of a score are good."""
+    return "max" if better(name, 1, 0) else "min"
+
+
+def scores(row: Row) -> dict[str, float]:
+    """Returns the scores in a row of a validation."""
+    return {name: value for name, value in row.items() if name not in NO_SCORES}
+
+
+def measure(run: RunFolder) -> dict[str, Any]:
+    """Returns the numbers of sweep.json for one trial, from its metrics.jsonl: best scores, steps, seconds, speed, all
+    validations, and what its gradients were; none of which is known is left out."""
+    rows = run.history()
+    validations = [row for row in rows if row["kind"] == "validation"]
+    updates = [row for row in rows if row["kind"] == "train"]
+    found: dict[str, Any] = {
+        "scores": _best(validations),
+        "history": [{"step": row["step"], "scores": _finite(scores(row))} for row in validations],
+    }
+    if rows:
+        found |= {"steps": rows[-1]["step"], "seconds": rows[-1]["seconds"]}
+    if updates:
+        norms = [row["gradient_norm"] for row in updates]
+        found[SPEED] = statistics.median(row["tokens_per_second"] for row in updates)
+        found["gradient_norm"] = {"median": statistics.median(norms), "largest": max(norms)}
+        found["clipped"] = statistics.fmean(row["clipped"] for row in updates)
+        found["scores"][SPEED] = found[SPEED]
+    return found
+
+
+def _best(validations: Sequence[Row]) -> dict[str, float]:
+    best: dict[str, float] = {}
+    for row in validations:
+        for name, value in _finite(scores(row)).items():
+            if name not in best or better(name, value, best[name]):
+                best[name] = value
+    return best
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def share_done(row: Row, epochs: int, steps: int | None, minutes: float | None) -> float:
+    """Returns the share of a training that is over at a row of its metrics.jsonl, by whichever limit comes first."""
+    shares = [row["epoch"] / epochs, row["step"] / steps if steps else 0, row["seconds"] / 60 / minutes if minutes else 0]
+    return float(min(1.0, max(shares)))
