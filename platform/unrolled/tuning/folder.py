@@ -110,10 +110,11 @@ class SweepFolder:
         return self.path / "trials.jsonl"
 
 
-def trial_config(config: Config, sweep: SweepFolder, order: Order) -> Config:
-    """Returns the config of a trial's run."""
+def trial_config(config: Config, sweep: SweepFolder, order: Order, *, tiny: bool) -> Config:
+    """Returns the config of a trial's run; `tiny`: few examples, few steps."""
     own = {"name": order.name, "storage": str(sweep.trials), "seed": order.seed, "tuning": None}
-    return changed_config(config, order.parameters | own, "tuning.space")
+    own_config = changed_config(config, order.parameters | own, "tuning.space")
+    return own_config.smoke() if tiny else own_config
 
 
 def claim_sweep(config: Config, *, resume: bool, overwrite: bool) -> SweepFolder:

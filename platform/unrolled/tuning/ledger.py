@@ -61,6 +61,16 @@ class Ledger:
         """That the sweep took, earlier starts included."""
         return self._before + time.monotonic() - self._began
 
+    @property
+    def scheduler(self) -> str:
+        """Which may have ended a trial."""
+        return self._tuning.scheduler
+
+    def running(self) -> list[str]:
+        """Returns the trials that have begun and not ended."""
+        with self._lock:
+            return [name for name, record in self.records.items() if record["state"] == RUNNING]
+
     def begin(self, order: Order) -> None:
         """Notes that a trial is about to start, or to go on."""
         with self._lock:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from unrolled.config import Config
 from unrolled.metrics import metric
 from unrolled.training.run import RunFolder
 
@@ -66,7 +67,30 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def share_done(row: Row, epochs: int, steps: int | None, minutes: float | None) -> float:
-    """Returns the share of a training that is over at a row of its metrics.jsonl, by whichever limit comes first."""
-    shares = [row["epoch"] / epochs, row["step"] / steps if steps else 0, row["seconds"] / 60 / minutes if minutes else 0]
-    return float(min(1.0, max(shares)))
+class Told:
+    """What schedulers are told of a training: at every validation its progress and its score.
+
+    Args:
+        unit: share of a training that is a progress of 1.
+        latest: whether the score is that of the validation, not the best up to then.
+    """
+
+    def __init__(self, config: Config, name: str, unit: float, *, latest: bool) -> None:
+        self._training, self._name, self._unit, self._latest = config.training, name, unit, latest
+        self._score: float | None = None
+
+    def __call__(self, row: Row) -> dict[str, float]:
+        value = row.get(self._name, math.nan)  # speed is no score of a validation
+        if math.isfinite(value) and (self._score is None or self._latest or better(self._name, value, self._score)):
+            self._score = value
+        return {"progress": self._done(row) / self._unit} | ({} if self._score is None else {"score": self._score})
+
+    def _done(self, row: Row) -> float:
+        """The share of the training that is over, by whichever limit comes first."""
+        training = self._training
+        shares = [row["epoch"] / training.epochs]
+        if training.max_steps:
+            shares.append(row["step"] / training.max_steps)
+        if training.max_minutes:
+            shares.append(row["seconds"] / 60 / training.max_minutes)
+        return float(min(1.0, max(shares)))

@@ -24,8 +24,8 @@ from unrolled.training.launch import launch
 from unrolled.training.run import RunFolder
 from unrolled.training.worker import work
 from unrolled.tuning.folder import Order, SweepFolder, trial_config
-from unrolled.tuning.ledger import DIVERGED, FAILED, FINISHED
-from unrolled.tuning.measure import better, share_done
+from unrolled.tuning.ledger import DIVERGED, FAILED, FINISHED, RUNNING
+from unrolled.tuning.measure import Told
 
 INTERRUPTED = "interrupted"
 """How a training ends that was asked to, besides the states of the ledger."""
@@ -51,6 +51,7 @@ class Errand:
     metric: str
     unit: float
     latest: bool
+    tiny: bool
     workers: int
     cpus: int
     gpu: bool
@@ -68,14 +69,14 @@ class Training:
         self.run = self.sweep.trial(self.order.name)
         self._rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._score: float | None = None
         self._seen: dict[str, Any] = {"progress": 0.0}
         self._config = self._own_config()
+        self._told = Told(self._config, errand.metric, errand.unit, latest=errand.latest)
 
     def _own_config(self) -> Config:
         if (self.run.path / "config.yaml").is_file():  # also where another trial's checkpoint came with other values
             return self.run.config()
-        return trial_config(self.sweep.config(), self.sweep, self.order)
+        return trial_config(self.sweep.config(), self.sweep, self.order, tiny=self.errand.tiny)
 
     def next(self) -> dict[str, Any]:
         """Returns what the next validation says, or how the training ended.
@@ -93,13 +94,9 @@ class Training:
             if row["error"] is not None:
                 raise row["error"]
             return self._seen | {"done": True, "state": row["state"], "reason": row["reason"]}
-        training, name = self._config.training, self.errand.metric
-        value = row.get(name)  # speed is no score of a validation
-        if value is not None and (self._score is None or self.errand.latest or better(name, value, self._score)):
-            self._score = value
-        done = share_done(row, training.epochs, training.max_steps, training.max_minutes)
-        self._seen = {"progress": done / self.errand.unit} | ({} if self._score is None else {"score": self._score})
-        return self._seen | {"state": FINISHED if done >= 1 else "running", "reason": None, "row": row}
+        self._seen = self._told(row)
+        over = self._seen["progress"] * self.errand.unit >= 1
+        return self._seen | {"state": FINISHED if over else RUNNING, "reason": None, "row": row}
 
     def halt(self) -> None:
         """Ends the training after its current step, with a checkpoint."""
@@ -125,7 +122,7 @@ class Training:
         self.halt()
         for old in checkpoint.everything(self.run.checkpoints):
             shutil.rmtree(old)
-        self._config = trial_config(self.sweep.config(), self.sweep, self.order)
+        self._config = trial_config(self.sweep.config(), self.sweep, self.order, tiny=self.errand.tiny)
         self._start()
         shutil.copytree(folder / giver["step"], self.run.checkpoints / giver["step"])
 
