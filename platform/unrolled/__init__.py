@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "load", "train"]
+__all__ = ["Run", "Sweep", "load", "train", "tune"]
 
 if TYPE_CHECKING:
-    from unrolled.api import Run, load, train
+    from unrolled.api import Run, Sweep, load, train, tune
 
 
 def __getattr__(name: str) -> Any:

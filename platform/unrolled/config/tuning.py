@@ -59,7 +59,9 @@ class Parameter(Section):
         low, high = self.given
         if self.kind == "loguniform" and low <= 0:
             return f"is loguniform from {low:g}; a logarithm needs bounds above 0"
-        return f"is {self.kind} from {low:g} to {high:g}; the second bound must be the larger one" if low >= high else None
+        return (
+            f"is {self.kind} from {low:g} to {high:g}; the second bound must be the larger one" if low >= high else None
+        )
 
 
 class Tuning(Section):
@@ -68,7 +70,8 @@ class Tuning(Section):
         "[1e-4, 1e-2]}, {randint: [1, 4]} or {grid: [a, b]} (each equally often); beside it when: {other.key: [a]}",
     )
     metric: str | list[str] | None = Field(
-        None, description="score that ranks; several: the first ranks, the sampler tpe weighs all; null: training.metric"
+        None,
+        description="score that ranks; several: the first ranks, the sampler tpe weighs all; null: training.metric",
     )
     trials: Positive | None = Field(
         None, description="points of the space, each trained `seeds` times; null: 20, of a grid all"

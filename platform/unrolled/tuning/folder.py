@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,15 @@ class SweepFolder:
     @property
     def _rows(self) -> Path:
         return self.path / "trials.jsonl"
+
+
+def source_of(config: str | Path, overrides: Sequence[str]) -> tuple[Path, list[str]]:
+    """Returns config file and overrides, also where the folder of a sweep was given in place of a config."""
+    folder = Path(config)
+    if not (folder / CONFIG).is_file():
+        return folder, [*overrides]
+    place = folder.resolve()
+    return place / CONFIG, [*overrides, f"storage={place.parent}", f"name={place.name}"]
 
 
 def trial_config(config: Config, sweep: SweepFolder, order: Order, *, tiny: bool) -> Config:

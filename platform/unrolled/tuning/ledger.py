@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import unrolled
 from unrolled.config import Config
 from unrolled.config_file import changed_config, dump_config, runs_folder
 from unrolled.files import write_whole, writing
@@ -27,10 +26,15 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a sweep comes from, for its report."""
+    """Where a sweep comes from, for its report.
+
+    Attributes:
+        workers: trials at a time.
+    """
 
     command: str
     workers: int
+    version: str
 
 
 class Ledger:
@@ -125,7 +129,7 @@ class Ledger:
             "task": self.config.task,
             "command": self.origin.command,
             "created": self._created,
-            "version": unrolled.__version__,
+            "version": self.origin.version,
             "metric": self.metrics,
             "mode": [mode(name) for name in self.metrics],
             "sampler": tuning.sampler,

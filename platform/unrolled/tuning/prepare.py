@@ -4,34 +4,55 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from unrolled.config import Config, Tuning
 from unrolled.errors import UserError, listing, nearest
 from unrolled.tasks import make_task, prepare
-from unrolled.tuning.measure import SPEED, mode
+from unrolled.tuning.data import Fingerprints
+from unrolled.tuning.measure import SPEED
 from unrolled.tuning.samplers import build_sampler, count
-from unrolled.tuning.space import check, check_point
+from unrolled.tuning.space import Point, check, check_point
 
 TINY = 3
 """Points of a tiny sweep."""
 EXAMPLE = "tuning: {space: {training.optimizer.learning_rate: {loguniform: [1e-4, 1e-1]}}}"
 
 
-def tuning_of(config: Config, *, tiny: bool) -> Tuning:
-    """Returns the tuning section.
+def check_sweep(config: Config, *, trials: int | None, workers: int, tiny: bool) -> tuple[Config, Tuning, list[str]]:
+    """Returns the config and its tuning section as they will be used, and the scores that rank.
+
+    Args:
+        trials: in place of `tuning.trials`.
+        workers: of every trial.
 
     Raises:
-        UserError: it is missing, or asks for what cannot be together.
+        UserError: the section is missing, asks for what cannot be together, or some point is no config.
     """
+    tuning = _tuning(config, workers)
+    if trials is not None:
+        if trials < 1:
+            raise UserError(f"--trials {trials}: give 1 or more.")
+        tuning = tuning.model_copy(update={"trials": trials})
+    if tiny:
+        tuning = tuning.model_copy(update={"trials": min(TINY, tuning.trials or TINY), "minutes": None})
+    metrics = _metrics(config, tuning)
+    _check_points(config, tuning, tiny=tiny)
+    return config.model_copy(update={"tuning": tuning}), tuning, metrics
+
+
+def _tuning(config: Config, workers: int) -> Tuning:
     tuning = config.tuning
     if tuning is None or not tuning.space:
         raise UserError(f"tuning.space is missing: say what to vary, for example {EXAMPLE}")
     if tuning.scheduler == "pbt":
         _check_population(config, tuning)
-    if tiny:
-        return tuning.model_copy(update={"trials": min(TINY, tuning.trials or TINY), "minutes": None})
+    if tuning.scheduler in ("pbt", "hyperband") and workers > 1:
+        raise UserError(
+            f"tuning.scheduler is {tuning.scheduler}, which lets trials wait, so every trial trains in one process: "
+            f"leave --workers {workers} out, or take another scheduler."
+        )
     return tuning
 
 
@@ -44,12 +65,7 @@ def _check_population(config: Config, tuning: Tuning) -> None:
             )
 
 
-def metrics_of(config: Config, tuning: Tuning) -> list[str]:
-    """Returns the scores that rank.
-
-    Raises:
-        UserError: the task does not report one of them.
-    """
+def _metrics(config: Config, tuning: Tuning) -> list[str]:
     given = config.training.metric if tuning.metric is None else tuning.metric
     metrics = [given] if isinstance(given, str) else given
     known = [*_reported(config), SPEED]
@@ -78,20 +94,17 @@ def _reported(config: Config) -> list[str]:
         return list(dict.fromkeys(["loss", *make_task(config, folder).shown]))
 
 
-def directions(metrics: Sequence[str]) -> list[str]:
-    """Returns the ways of improvement as Optuna names them."""
-    return ["minimize" if mode(name) == "min" else "maximize" for name in metrics]
-
-
-def check_points(config: Config, tuning: Tuning) -> None:
-    """Builds the config of every point that can be known now, and makes its data ready.
-
-    Raises:
-        UserError: a key is unknown, a value is wrong, or values do not go together.
-    """
+def _check_points(config: Config, tuning: Tuning, *, tiny: bool) -> None:
+    """Builds the config of every point that can be known now, and makes its data ready."""
     check(config, tuning.space)
-    if tuning.sampler == "tpe":
-        return
-    sampler = build_sampler(tuning, [], config.seed)
-    for point in itertools.islice(iter(sampler.next, None), count(tuning)):
-        check_point(config, point)
+    fingerprints = Fingerprints()
+    for point in _known_points(config, tuning):
+        whole = check_point(config, point)
+        fingerprints(whole.smoke() if tiny else whole)
+
+
+def _known_points(config: Config, tuning: Tuning) -> Iterator[Point]:
+    """Yields the points that are known before any score is."""
+    if tuning.sampler != "tpe":
+        sampler = build_sampler(tuning, [], config.seed)
+        yield from itertools.islice(iter(sampler.next, None), count(tuning))

@@ -10,6 +10,7 @@ from typing import Any
 from unrolled.training.console import Console, duration, written
 from unrolled.tuning.ledger import DIVERGED, FAILED, RUNNING, STOPPED, Ledger, Record
 from unrolled.tuning.measure import SPEED, better
+from unrolled.tuning.samplers import count
 
 SHOWN = 10
 """Trials in the table, besides those that are running."""
@@ -69,8 +70,38 @@ class Progress:
         parts = [f"{record['name']}  {record['state']:<8}"]
         parts += [score(name, (scores or row)[name]) for name in self._ledger.metrics if name in (scores or row)]
         if steps := record.get("steps", row.get("step")):
-            parts.append(f"{steps:,} steps in {duration(record.get('seconds', row.get('seconds')))}")
+            parts.append(f"{steps:,} steps in {duration(record.get('seconds') or row.get('seconds', 0.0))}")
         return "  ".join([*parts, shown(record["parameters"])])
+
+
+def introduction(ledger: Ledger, trials: int, cpus: int, workers: int) -> list[str]:
+    """Says what will run."""
+    tuning = ledger.config.tuning
+    assert tuning is not None
+    points = count(tuning)
+    many = "all points" if points is None else f"{points:,} points"
+    seeds = f", each from {tuning.seeds} seeds" if tuning.seeds > 1 else ""
+    stopping = "" if tuning.scheduler == "none" else f", {tuning.scheduler}"
+    each = f"{workers} Ray workers" if workers > 1 else f"{cpus} CPU{'s' if cpus > 1 else ''}"
+    return [
+        f"sweep    {ledger.sweep.path}",
+        f"space    {', '.join(tuning.space)}",
+        f"search   {tuning.sampler}{stopping}: {many}{seeds}; the best {ledger.metrics[0].replace('_', ' ')} wins",
+        f"trials   {trials} at a time with {each}{' each' if trials > 1 else ''}",
+    ]
+
+
+def conclusion(ledger: Ledger, *, whole: bool) -> Iterator[str]:
+    """Says what was found, and what to do with it."""
+    records, best, path = list(ledger.records.values()), ledger.best(), ledger.sweep.path
+    ended = sum(record["state"] != RUNNING for record in records)
+    yield f"{'searched' if whole else 'stopped'}: {ended:,} trials in {duration(ledger.seconds)}"
+    if best is not None:
+        scores = "  ".join(score(name, best["scores"][name]) for name in ledger.metrics)
+        yield f"best: {best['name']}  {scores}  {shown(best['parameters'])}"
+        yield f"train it with: unrolled train {ledger.sweep.best}"
+    if not whole:
+        yield f"continue with: unrolled tune {path} --resume"
 
 
 def score(name: str, value: float) -> str:

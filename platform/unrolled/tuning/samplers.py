@@ -10,6 +10,7 @@ import itertools
 import random
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from unrolled.config import Parameter, Tuning
@@ -59,7 +60,7 @@ def drawn(space: Space, seed: int) -> Iterator[Point]:
     while fixed:
         given = fixed.pop(0)
         for _ in range(TRIES):
-            point = choose(space, lambda key, parameter: _value(key, parameter, given, generator))
+            point = choose(space, partial(_value, given, generator))
             if point not in seen:
                 seen.append(point)
                 fixed.append(given)
@@ -67,7 +68,7 @@ def drawn(space: Space, seed: int) -> Iterator[Point]:
                 break
 
 
-def _value(key: str, parameter: Parameter, given: Point, generator: random.Random) -> Any:
+def _value(given: Point, generator: random.Random, key: str, parameter: Parameter) -> Any:
     return given[key] if key in given else draw_value(parameter, generator)
 
 

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol, Self
 
 import ray.tune
 from ray.tune.search import Searcher
 
 from unrolled.config import Config, Tuning
-from unrolled.tasks import prepare
+from unrolled.errors import RunFailed
+from unrolled.tuning.data import Fingerprints
 from unrolled.tuning.folder import Order, trial_config
+from unrolled.tuning.hparams import write_hparams
 from unrolled.tuning.ledger import FAILED, RUNNING, SCORED, STOPPED, Ledger, Record
 from unrolled.tuning.measure import Told, mode
 from unrolled.tuning.plan import Plan
+from unrolled.tuning.samplers import build_sampler, count
 from unrolled.tuning.schedulers import build_scheduler, replay
 from unrolled.tuning.training import INTERRUPTED, Errand
 from unrolled.tuning.trial import Trial
 
 POLL_SECONDS = 0.2
 TIME_OVER = "the time of the sweep was over"
+
+
+class Room(Protocol):
+    """What a cluster has; see `unrolled.cluster.session.Resources`."""
+
+    @property
+    def free_cpus(self) -> float: ...
+    @property
+    def free_gpus(self) -> float: ...
+    def room(self, cpus: float, gpus: float) -> int: ...
+    def require(self, workers: int) -> None: ...
+    def share(self, workers: int) -> tuple[int, bool]: ...
 
 
 @dataclass(frozen=True)
@@ -44,8 +61,22 @@ class Share:
     def resources(self) -> dict[str, float]:
         """Of the trial's process."""
         if self.workers > 1:
-            return {"memory": 1}  # next to nothing: its workers ask for theirs
-        return {"cpu": self.cpus} | ({"gpu": 1} if self.gpu else {})
+            return {"memory": 1.0}  # next to nothing: its workers ask for theirs
+        return {"cpu": float(self.cpus)} | ({"gpu": 1.0} if self.gpu else {})
+
+
+def share(resources: Room, tuning: Tuning, workers: int) -> Share:
+    """Divides what a cluster has among trials.
+
+    Raises:
+        UserError: it cannot hold one trial, now or ever.
+    """
+    resources.require(workers)
+    most = min(resources.room(1, 0), int(resources.free_cpus)) // workers
+    gpus = min(resources.room(1, 1), int(resources.free_gpus)) // workers
+    trials = min(gpus or most, tuning.concurrent or most)
+    cpus, gpu = resources.share(trials * workers)
+    return Share(trials, workers, cpus, gpu)
 
 
 class Orders(Searcher):  # type: ignore[misc]
@@ -66,6 +97,10 @@ class Orders(Searcher):  # type: ignore[misc]
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """The plan hears it from `Watch`."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing of it is kept in the files that Ray Tune writes."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: trials.jsonl is what a sweep goes on from."""
 
@@ -85,6 +120,10 @@ class Watch(ray.tune.Callback):  # type: ignore[misc]
         self._ledger, self._plan = ledger, plan
         self.told: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
         self.over: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As for `Orders`."""
+        return {}
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "row" in result:
@@ -108,6 +147,8 @@ class Watch(ray.tune.Callback):  # type: ignore[misc]
 
     def _end(self, name: str, state: str, reason: str | None) -> None:
         record = self._ledger.end(name, state, reason)
+        if (run := self._ledger.sweep.trial(name)).path.is_dir():
+            write_hparams(run, record)
         self._plan.ended(name)
         self.told.put((name, record))
 
@@ -135,6 +176,21 @@ class Search:
                 if record["state"] in SCORED:
                     replay(self._scheduler, record["name"], self._results(record))
 
+    @classmethod
+    def of(cls, ledger: Ledger, config: Config, share: Share, *, tiny: bool) -> Self:
+        """A search of the config's space that goes on where the ledger stands."""
+        assert config.tuning is not None
+        ways = ["minimize" if mode(name) == "min" else "maximize" for name in ledger.metrics]
+        sampler = build_sampler(config.tuning, ways, config.seed)
+        plan = Plan(config.tuning, sampler, ledger, count=count(config.tuning), seed=config.seed)
+        return cls(ledger, plan, config, share, tiny=tiny)
+
+    @property
+    def count(self) -> int | None:
+        """Trials that there will be; `None`: as many as the grid has."""
+        points = count(self.tuning)
+        return None if points is None else points * self.tuning.seeds
+
     def __call__(self, show: Callable[[str, dict[str, Any]], None], look: Callable[[], None]) -> bool:
         """Runs it, in a thread of Ray's, so that this one hears signals. Returns whether it came to its end, and not
         to an interruption.
@@ -142,14 +198,17 @@ class Search:
         Args:
             show: receives rows of validations and records of ended trials, each with the trial's name.
             look: called several times a second.
+
+        Raises:
+            RunFailed: Ray Tune could not go on.
         """
-        failures: list[BaseException] = []
+        failures: list[str] = []
 
         def fit() -> None:
             try:
                 self._tuner().fit()
-            except BaseException as error:
-                failures.append(error)
+            except Exception:
+                failures.append(traceback.format_exc())
 
         thread = threading.Thread(target=fit, name="ray_tune", daemon=True)
         thread.start()
@@ -160,7 +219,10 @@ class Search:
             look()
         self._show_all(show)
         if failures:
-            raise failures[0]
+            log = self.ledger.sweep.run.log
+            with suppress(OSError), log.open("a", encoding="utf-8") as file:
+                file.write(failures[0])
+            raise RunFailed(f"the search failed: {failures[0].splitlines()[-1]}. Details: {log}")
         return not self._interrupted
 
     @property
@@ -197,11 +259,14 @@ class Search:
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=limit,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
             ),
             run_config=ray.tune.RunConfig(
                 name="trials",
                 storage_path=str(self.ledger.sweep.scratch),
                 failure_config=ray.tune.FailureConfig(max_failures=self.config.training.restarts),
+                checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[self.watch],
                 verbose=0,
             ),
@@ -230,23 +295,3 @@ class Search:
         run = self.ledger.sweep.trial(record["name"])
         told = Told(run.config(), self.ledger.metrics[0], self.tuning.grace, latest=self._latest)
         return [told(row) for row in run.history() if row["kind"] == "validation"]
-
-
-class Fingerprints:
-    """Makes data ready once for all trials that train on the same, and remembers their fingerprints."""
-
-    def __init__(self) -> None:
-        self._known: list[tuple[Any, str]] = []
-
-    def __call__(self, config: Config) -> str:
-        """Returns the fingerprint of a trial's data.
-
-        Raises:
-            UserError: they cannot be used, or not under this config.
-        """
-        of = (config.data, config.seed)
-        known = next((fingerprint for data, fingerprint in self._known if data == of), None)
-        fingerprint = prepare(config, known).fingerprint
-        if known is None:
-            self._known.append((of, fingerprint))
-        return fingerprint

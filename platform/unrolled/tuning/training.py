@@ -21,7 +21,6 @@ from unrolled.tasks import prepare
 from unrolled.training import checkpoint
 from unrolled.training.comm import Alone
 from unrolled.training.launch import launch
-from unrolled.training.run import RunFolder
 from unrolled.training.worker import work
 from unrolled.tuning.folder import Order, SweepFolder, trial_config
 from unrolled.tuning.ledger import DIVERGED, FAILED, FINISHED, RUNNING
@@ -115,7 +114,7 @@ class Training:
         write_whole(folder / GIVER, json.dumps({"name": self.order.name, "step": newest and newest.name}))
 
     def take(self, folder: Path) -> None:
-        """Goes on from what `give` left there, if that came from another trial, with the values that this one has now."""
+        """Goes on from what `give` left there, if another trial did, with the values that this one has now."""
         giver = json.loads((folder / GIVER).read_text(encoding="utf-8"))
         if giver["name"] == self.order.name or giver["step"] is None:
             return
@@ -151,8 +150,9 @@ class Training:
             stack.callback(self.run.stop_file.unlink, missing_ok=True)
             if errand.workers == 1:
                 device = torch.device("cuda" if errand.gpu else "cpu")
-                given = {"device": device, "threads": errand.cpus, "show": self._show}
-                progress = work(self.run, errand.fingerprint, Alone(), **given)
+                progress = work(
+                    self.run, errand.fingerprint, Alone(), device=device, threads=errand.cpus, show=self._show
+                )
             else:
                 progress = launch(
                     self.run,
