@@ -163,6 +163,8 @@ def _check_same(sweep: SweepFolder, config: Config) -> None:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):  # a key of the space that is new or gone
+        value = {name: given for name, given in value.items() if given}
     return "nothing" if value is None else str(value)
 
 
