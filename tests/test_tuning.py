@@ -160,7 +160,7 @@ class KillsATrial(Console):
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not self.killed:
             if any((self.trials / "0001" / "checkpoints").glob("step-*")):
-                self.killed = processes("ray::Trial")[0]
+                (self.killed,) = processes("ray::Trial")
                 os.kill(self.killed, signal.SIGKILL)
             time.sleep(0.02)
 

@@ -61,9 +61,9 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
         self._space, self._generator = space, random.Random(seed)
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        order = trial.config["order"]
-        parameters = perturbed(self._space, trial_to_clone.config["order"]["parameters"], self._generator)
-        return trial.config | {"order": order | {"parameters": parameters}}, {}
+        errand, other = trial.config["errand"], trial_to_clone.config["errand"]
+        parameters = perturbed(self._space, other["order"]["parameters"], self._generator)
+        return {"errand": errand | {"order": errand["order"] | {"parameters": parameters}}}, {}
 
 
 class Median(MedianStoppingRule):  # type: ignore[misc]

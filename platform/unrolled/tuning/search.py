@@ -14,7 +14,7 @@ import ray.tune
 from ray.tune.search import Searcher
 
 from unrolled.config import Config, Tuning
-from unrolled.errors import RunFailed
+from unrolled.errors import RunFailed, UserError
 from unrolled.tuning.data import Fingerprints
 from unrolled.tuning.folder import Order, trial_config
 from unrolled.tuning.hparams import write_hparams
@@ -57,13 +57,6 @@ class Share:
     cpus: int
     gpu: bool
 
-    @property
-    def resources(self) -> dict[str, float]:
-        """Of the trial's process."""
-        if self.workers > 1:
-            return {"memory": 1.0}  # next to nothing: its workers ask for theirs
-        return {"cpu": float(self.cpus)} | ({"gpu": 1.0} if self.gpu else {})
-
 
 def share(resources: Room, tuning: Tuning, workers: int) -> Share:
     """Divides what a cluster has among trials.
@@ -72,11 +65,14 @@ def share(resources: Room, tuning: Tuning, workers: int) -> Share:
         UserError: it cannot hold one trial, now or ever.
     """
     resources.require(workers)
-    most = min(resources.room(1, 0), int(resources.free_cpus)) // workers
-    gpus = min(resources.room(1, 1), int(resources.free_gpus)) // workers
-    trials = min(gpus or most, tuning.concurrent or most)
-    cpus, gpu = resources.share(trials * workers)
-    return Share(trials, workers, cpus, gpu)
+    most = (resources.room(1, 1) or resources.room(1, 0)) // workers
+    most = min(most, tuning.concurrent or most)
+    try:
+        return Share(most, workers, *resources.share(most * workers))
+    except UserError:  # others use a part of it
+        free = int(resources.free_gpus or resources.free_cpus) // workers
+        some = max(1, min(most, free))
+        return Share(some, workers, *resources.share(some * workers))
 
 
 class Orders(Searcher):  # type: ignore[misc]
@@ -92,7 +88,7 @@ class Orders(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         order = self._plan.next()
-        return Searcher.FINISHED if order is None else asdict(self._errand(order))
+        return Searcher.FINISHED if order is None else {"errand": asdict(self._errand(order))}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """The plan hears it from `Watch`."""
@@ -154,7 +150,7 @@ class Watch(ray.tune.Callback):  # type: ignore[misc]
 
 
 def _name(trial: Any) -> str:
-    return str(trial.config["order"]["name"])
+    return str(trial.config["errand"]["order"]["name"])
 
 
 class Search:
@@ -249,16 +245,20 @@ class Search:
                 return
 
     def _tuner(self) -> ray.tune.Tuner:
-        orders = Orders(self.plan, self._errand)
-        limit = self.share.trials if self.share.workers > 1 else None
+        given: dict[str, Any] = {"search_alg": Orders(self.plan, self._errand), "num_samples": -1}
+        space: dict[str, Any] = {}
+        if self.share.workers > 1:
+            given["max_concurrent_trials"] = self.share.trials
+        if self.tuning.scheduler == "pbt":  # which wants to know its population from the start
+            orders = iter(self.plan.next, None)
+            given, space = {}, {"errand": ray.tune.grid_search([asdict(self._errand(order)) for order in orders])}
         return ray.tune.Tuner(
-            ray.tune.with_resources(Trial, self.share.resources),
+            Trial,
+            param_space=space,
             tune_config=ray.tune.TuneConfig(
-                search_alg=orders,
+                **given,
                 scheduler=self._scheduler,
-                num_samples=-1,
                 reuse_actors=True,
-                max_concurrent_trials=limit,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
             ),
