@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from unrolled.training import checkpoint
@@ -41,7 +40,6 @@ def trained_steps(run):
 def processes(word):
     """Numbers of the processes whose command line begins with a word."""
     found = []
-    os.system('ps aux | grep ray:: | cut -c60-150 >> /tmp/lab/h2work/ps.txt')
     for folder in Path("/proc").iterdir():
         try:
             line = (folder / "cmdline").read_text(encoding="utf-8", errors="replace")
