@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from unrolled.training import checkpoint
 from unrolled.training.console import Console
 from unrolled.tuning.folder import SweepFolder
 
+SHIPPED = sorted((Path(__file__).parents[1] / "configs").rglob("sweep.yaml"))
 pytestmark = pytest.mark.slow
 CELLS = {"model.cell": {"choice": ["rnn", "lstm", "gru"]}}
 CLIPPING = {
@@ -40,7 +42,9 @@ def sweep(ray_session, tmp_path):
     """Searches a space and returns what came of it."""
 
     def run(space, *overrides, text=MEMORY, **options):
-        tuning = {key: options.pop(key) for key in ("metric", "sampler", "scheduler", "seeds", "concurrent") if key in options}
+        tuning = {
+            key: options.pop(key) for key in ("metric", "sampler", "scheduler", "seeds", "concurrent") if key in options
+        }
         path = sweep_config(tmp_path, text, {"space": space, **tuning})
         return unrolled.tune(path, overrides=overrides, **options)
 
@@ -61,12 +65,19 @@ def test_asha_stops_trials_and_the_best_is_a_run_like_any_other(sweep, capsys):
     finished = [trial for trial in summary["trials"] if trial["state"] == "finished"]
     for trial in summary["trials"]:
         assert trial["scores"]["mse"] == min(row["scores"]["mse"] for row in trial["history"])
-        assert ("training.clipping.threshold" in trial["parameters"]) == (trial["parameters"]["training.clipping.kind"] == "norm")
+        assert ("training.clipping.threshold" in trial["parameters"]) == (
+            trial["parameters"]["training.clipping.kind"] == "norm"
+        )
         assert 0 <= trial["clipped"] <= 1 and trial["gradient_norm"]["median"] <= trial["gradient_norm"]["largest"]
         assert (trial["steps"] == 60) == (trial in finished) and trial["seconds"] > 0
         assert checkpoint.last(found.path / "trials" / trial["name"] / "checkpoints") is not None
     assert summary["best"] == min(finished, key=lambda trial: trial["scores"]["mse"])["name"]
+    events = (found.path / "trials" / "0001" / "tensorboard").glob("events*")
+    assert sum(b"_hparams_/session_start_info" in file.read_bytes() for file in events) == 1
     assert summary["mode"] == ["min"] and summary["space"]["training.clipping.threshold"]["when"]
+
+    more = sweep(CELLS | CLIPPING, trials=8, scheduler="asha", resume=True)  # measured by the rungs of before
+    assert more.summary["trials"][:6] == summary["trials"] and len(more.summary["trials"]) == 8
 
     report = found.best.evaluate(split="validation", local=True)
     assert report.scores["mse"] == pytest.approx(summary["trials"][int(summary["best"]) - 1]["scores"]["mse"], rel=1e-4)
@@ -117,6 +128,33 @@ def test_a_diverged_trial_is_marked_and_the_others_go_on(sweep):
         trial = found.summary["trials"][1]
         assert "not finite" in trial["reason"]
         assert found.summary["best"] in ("0001", "0003")
+
+
+def test_a_loss_that_explodes_without_end_is_divergence_too(sweep):
+    rates = {"training.optimizer.learning_rate": {"grid": [0.01, 1e6]}}
+    found = sweep(rates, "training.optimizer.name=sgd", "training.clipping.kind=value", trials=2)
+    assert states(found) == ["finished", "diverged"]
+    assert "the loss rose from" in found.summary["trials"][1]["reason"]
+
+
+def test_the_clock_ends_what_is_running(sweep):
+    long = ["training.epoch_steps=100000", "tuning.minutes=0.3"]
+    found = sweep(CELLS, *long, trials=3)
+    assert not found.interrupted and states(found) == ["stopped", "stopped"]
+    assert {trial["reason"] for trial in found.summary["trials"]} == {"the time of the sweep was over"}
+
+
+def test_json_lines_are_trials(sweep, capsys):
+    sweep(CELLS, trials=2, console=Console(json_lines=True))
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["name"] for row in rows} == {"0001", "0002"} and all("scores" in row for row in rows)
+
+
+@pytest.mark.parametrize("config", SHIPPED, ids=lambda path: path.parent.name)
+def test_every_shipped_sweep_runs(ray_session, config, tmp_path, shared_data, capsys):
+    found = unrolled.tune(config, overrides=[f"storage={tmp_path}"], tiny=True)
+    assert len(found.summary["trials"]) == 3 and set(states(found)) <= {"finished", "stopped"}
+    assert all(trial["steps"] <= 5 for trial in found.summary["trials"])
 
 
 def test_tpe_weighs_two_scores(sweep):
@@ -173,7 +211,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(sweep, tmp_path):
     assert console.killed
     assert states(found) == ["finished"] and found.summary["trials"][0]["steps"] == 1500
     rows = [json.loads(line) for line in (found.best.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["step"] for row in rows if row["kind"] == "resume"][0] >= 100
+    assert next(row["step"] for row in rows if row["kind"] == "resume") >= 100
 
 
 def test_more_workers_than_the_cluster_has_are_refused_at_once(sweep, tmp_path):

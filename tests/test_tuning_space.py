@@ -19,7 +19,6 @@ from unrolled.tuning.samplers import Listed, Tpe, drawn
 from unrolled.tuning.space import active, check, draw_value, grid, ordered, perturbed
 
 
-
 @st.composite
 def spaces(draw):
     """Spaces of up to four keys, each of which may depend on those before it."""
@@ -123,46 +122,62 @@ def test_keys_come_after_those_that_they_depend_on():
     assert [key for key, _ in ordered(tuning.space)] == ["c", "t"]
 
 
+RATE, KIND, THRESHOLD = "training.optimizer.learning_rate", "training.clipping.kind", "training.clipping.threshold"
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ("model.sell: {choice: [rnn]}", "is not a key of a config of this task. Did you mean 'model.cell'?"),
+        ("cell: {choice: [rnn]}", "Did you mean 'model.cell'?"),
+        ("model: {choice: [rnn]}", "model is a section; vary a key of it, such as model.cell"),
+        ("seed: {choice: [1]}", "seed cannot be varied"),
+        ("model.cell: {choice: []}", "model.cell has an empty choice; give one value or more"),
+        ("model.cell: {choice: [rnn, rnn]}", "has 'rnn' twice"),
+        ("model.cell: {chioce: [rnn]}", "Did you mean 'choice'?"),
+        ("model.cell: {}", "give one of choice, grid, uniform, loguniform, randint"),
+        ("model.cell: {choice: [rnn], grid: [lstm]}", "has choice and grid"),
+        ("model.cell: {choice: [rnn, grru]}", "model.cell is 'grru'; expected one of rnn, irnn, lstm"),
+        ("model.dropout: {uniform: [0, 1]}", "less than 1"),
+        (f"{RATE}: {{loguniform: [0, 1]}}", "is loguniform from 0; a logarithm needs bounds above 0"),
+        ("model.hidden: {randint: [9, 3]}", "the second bound must be the larger one"),
+        ("model.hidden: {uniform: [4, 9]}", "model.hidden is 4.0; expected a whole number"),
+        (f"{THRESHOLD}: {{uniform: [1, 2], when: {{{KIND}: [norm]}}}}", "which is no other key of the space"),
+        (
+            "model.cell: {choice: [rnn]}, model.hidden: {choice: [4], when: {model.cell: [lstm]}}",
+            "when model.cell is 'lstm', which is none of its values ('rnn')",
+        ),
+        ("model.engine: {choice: [fused]}, model.cell: {choice: [rnn, mut1]}", "model.engine=fused"),
+        ("", "tuning.space is missing"),
+    ],
+)
+def test_a_wrong_space_is_one_sentence_before_anything_starts(tmp_path, capsys, space, words):
+    refused(tmp_path, capsys, f"tuning: {{space: {{{space}}}}}\n", words)
+
+
 @pytest.mark.parametrize(
     ("tuning", "words"),
     [
-        ({"space": {"model.sell": {"choice": ["rnn"]}}}, "model.sell is not a key of a config of this task. Did you mean 'model.cell'?"),
-        ({"space": {"cell": {"choice": ["rnn"]}}}, "Did you mean 'model.cell'?"),
-        ({"space": {"model": {"choice": ["rnn"]}}}, "model is a section; vary a key of it, such as model.cell"),
-        ({"space": {"seed": {"choice": [1]}}}, "seed cannot be varied"),
-        ({"space": {"model.cell": {"choice": []}}}, "model.cell has an empty choice; give one value or more"),
-        ({"space": {"model.cell": {"choice": ["rnn", "rnn"]}}}, "has 'rnn' twice"),
-        ({"space": {"model.cell": {"chioce": ["rnn"]}}}, "Did you mean 'choice'?"),
-        ({"space": {"model.cell": {}}}, "give one of choice, grid, uniform, loguniform, randint"),
-        ({"space": {"model.cell": {"choice": ["rnn"], "grid": ["lstm"]}}}, "has choice and grid"),
-        ({"space": {"model.cell": {"choice": ["rnn", "grru"]}}}, "model.cell is 'grru'; expected one of rnn, irnn, lstm"),
-        ({"space": {"model.dropout": {"uniform": [0, 1]}}}, "less than 1"),
-        ({"space": {"training.optimizer.learning_rate": {"loguniform": [0, 1]}}}, "is loguniform from 0; a logarithm needs bounds above 0"),
-        ({"space": {"model.hidden": {"randint": [9, 3]}}}, "the second bound must be the larger one"),
-        ({"space": {"model.hidden": {"uniform": [4, 9]}}}, "model.hidden is 4.0; expected a whole number"),
-        (
-            {"space": {"training.clipping.threshold": {"uniform": [0.1, 1], "when": {"training.clipping.kind": ["norm"]}}}},
-            "which is no other key of the space",
-        ),
-        (
-            {"space": {"model.cell": {"choice": ["rnn"]}, "model.hidden": {"choice": [4], "when": {"model.cell": ["lstm"]}}}},
-            "when model.cell is 'lstm', which is none of its values ('rnn')",
-        ),
-        ({"space": {"model.engine": {"choice": ["fused"]}, "model.cell": {"choice": ["rnn", "mut1"]}}}, "model.engine=fused"),
-        ({"space": {"model.hidden": {"uniform": [4, 9]}}, "sampler": "grid"}, "tuning.sampler is grid, but model.hidden is uniform"),
-        ({"space": {"model.cell": {"choice": ["rnn"]}}, "metric": "blue"}, "blue is no score of this training, which has loss, mse or tokens_per_second"),
-        ({"space": {"model.cell": {"choice": ["rnn"]}}, "metric": ["tokens_per_second"], "scheduler": "asha"}, "comes first"),
-        ({"space": {"model.cell": {"choice": ["rnn"]}}, "scheduler": "pbt"}, "model.cell cannot change in a trained model"),
-        ({"space": {"model.cell": {"choice": ["rnn"]}}, "grace": 0.9}, "tuning.grace is 0.9; expected 0.5 or less"),
-        ({"space": {}}, "tuning.space is missing"),
+        ("sampler: grid", "tuning.sampler is grid, but model.dropout is uniform"),
+        ("metric: blue", "blue is no score of this training, which has loss, mse or tokens_per_second"),
+        ("metric: [mse, mse]", "mse is named twice"),
+        ("{metric: [tokens_per_second], scheduler: asha}", "comes first"),
+        ("scheduler: pbt", "model.dropout cannot change in a trained model"),
+        ("grace: 0.9", "tuning.grace is 0.9; expected 0.5 or less"),
+        ("trials: 0", "tuning.trials is 0; expected 1 or more"),
     ],
-)  # fmt: skip
-def test_a_mistake_is_one_sentence_before_anything_starts(tmp_path, capsys, tuning, words):
-    config = write_config(tmp_path, MEMORY + f"tuning: {json.dumps(tuning)}\n")
+)
+def test_a_search_that_cannot_be_is_one_sentence(tmp_path, capsys, tuning, words):
+    space = "model.dropout: {uniform: [0, 0.5]}"
+    refused(tmp_path, capsys, f"tuning: {{space: {{{space}}}, {tuning.strip('{}')}}}\n", words)
+
+
+def refused(folder, capsys, tuning, words):
+    config = write_config(folder, MEMORY + tuning)
     assert main(["tune", str(config)]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
+    assert not (folder / "runs").exists()
 
 
 def test_other_mistakes(tmp_path, capsys):

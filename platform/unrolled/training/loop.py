@@ -120,6 +120,8 @@ class Trainer:
         layers = (step + 1) % self.training.log_every == 0
         update = self.updater(work, step, self._done_share(), self._flags(), layers=layers)
         self._since.add(update)
+        if step == 0 and update.made:
+            self.progress.first_loss = update.loss
         self.progress.skipped = 0 if update.made else self.progress.skipped + 1
         if not update.made:
             self._left_out(update)

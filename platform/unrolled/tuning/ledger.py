@@ -18,7 +18,8 @@ from unrolled.tuning.folder import Order, SweepFolder
 from unrolled.tuning.measure import better, measure, mode
 
 RUNNING, FINISHED, STOPPED, DIVERGED, FAILED = "running", "finished", "stopped", "diverged", "failed"
-"""States of a trial. A stopped one was ended early, by the scheduler or because the time was over."""
+"""States of a trial. A stopped one was ended early, by the scheduler or because the time was over; a diverged one has
+numbers that are not finite, or a loss far above that of the untrained model."""
 SCORED = (FINISHED, STOPPED)
 
 Record = dict[str, Any]

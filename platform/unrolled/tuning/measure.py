@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from unrolled.config import Config
 from unrolled.metrics import metric
+from unrolled.training import checkpoint
 from unrolled.training.run import RunFolder
 
 SPEED = "tokens_per_second"
 NO_SCORES = ("kind", "step", "epoch", "seconds", "best")
 """What else stands in a row of a validation."""
+
+HOPELESS = 2.0
+"""See `diverged`; a loss that only rests where it began is not meant."""
+WRITTEN_SECONDS = 5.0
+"""How long the first checkpoint of a trial may be on its way to the disk when its first validation is known."""
 
 Row = dict[str, Any]
 
@@ -52,6 +59,19 @@ def measure(run: RunFolder) -> dict[str, Any]:
         found["clipped"] = statistics.fmean(row["clipped"] for row in updates)
         found["scores"][SPEED] = found[SPEED]
     return found
+
+
+def diverged(run: RunFolder) -> str | None:
+    """Says in what way the training of a trial diverged whose numbers are all finite: the loss on what it learns from
+    is more than `HOPELESS` times that of the untrained model."""
+    deadline = time.monotonic() + WRITTEN_SECONDS
+    while (newest := checkpoint.last(run.checkpoints)) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first = None if newest is None else checkpoint.read_progress(newest).first_loss
+    losses = [row["loss"] for row in run.history() if row["kind"] == "train"]
+    if first is None or not losses or losses[-1] <= HOPELESS * first:
+        return None
+    return f"the loss rose from {first:.4g}, which the untrained model had, to {losses[-1]:.4g}"
 
 
 def _best(validations: Sequence[Row]) -> dict[str, float]:

@@ -18,8 +18,8 @@ from unrolled.errors import RunFailed, UserError
 from unrolled.tuning.data import Fingerprints
 from unrolled.tuning.folder import Order, trial_config
 from unrolled.tuning.hparams import write_hparams
-from unrolled.tuning.ledger import FAILED, RUNNING, SCORED, STOPPED, Ledger, Record
-from unrolled.tuning.measure import Told, mode
+from unrolled.tuning.ledger import DIVERGED, FAILED, RUNNING, SCORED, STOPPED, Ledger, Record
+from unrolled.tuning.measure import Told, diverged, mode
 from unrolled.tuning.plan import Plan
 from unrolled.tuning.samplers import build_sampler, count
 from unrolled.tuning.schedulers import build_scheduler, replay
@@ -142,6 +142,8 @@ class Watch(ray.tune.Callback):  # type: ignore[misc]
         self._end(_name(trial), FAILED, said[-1].strip() if said else "it failed too often")
 
     def _end(self, name: str, state: str, reason: str | None) -> None:
+        if state in SCORED and (how := diverged(self._ledger.sweep.trial(name))) is not None:
+            state, reason = DIVERGED, how
         record = self._ledger.end(name, state, reason)
         if (run := self._ledger.sweep.trial(name)).path.is_dir():
             write_hparams(run, record)
