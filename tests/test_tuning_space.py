@@ -190,6 +190,8 @@ def test_other_mistakes(tmp_path, capsys):
         ([tuned, "--workers", "2", "tuning.scheduler=hyperband"], "leave --workers 2 out"),
         ([tuned, "--resume", "--overwrite"], "contradict each other"),
         ([tuned, "tuning.space={model.hidden: {choice: [0]}}"], "model.hidden is 0; expected 1 or more"),
+        ([tuned, "tuning.space.model.hidden={choice: [0]}"], "model.hidden is 0; expected 1 or more"),
+        ([tuned, "tuning.space.model.hidden={chioce: [0]}"], "Did you mean 'choice'?"),
     ]:
         assert main(["tune", *map(str, words)]) == 2
         assert message in capsys.readouterr().err

@@ -131,7 +131,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = YAML(typ="safe", pure=True).load(text) if text else ""
     except YAMLError:
         raise UserError(f"override {override!r}: {text!r} is not a YAML value.") from None
-    *parents, last = key.split(".")
+    *parents, last = _parts(key)
     section: Any = values
     for depth, parent in enumerate(parents):
         if section.get(parent) is None:
@@ -140,6 +140,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise UserError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section.")
     section[last] = value
+
+
+def _parts(key: str) -> list[str]:
+    """Cuts a key at its dots; in tuning.space the whole rest is one key."""
+    space = "tuning.space."
+    return ["tuning", "space", key.removeprefix(space)] if key.startswith(space) else key.split(".")
 
 
 def _absolute_source(config: Config) -> Config:
