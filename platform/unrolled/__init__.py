@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "load", "train"]
+__all__ = ["Run", "Sweep", "load", "train", "tune"]
 
 if TYPE_CHECKING:
     from unrolled.api import Run, load, train
+    from unrolled.sweeps import Sweep, tune
 
 
 def __getattr__(name: str) -> Any:
     """Imports the commands when they are first asked for: `import unrolled` alone must not cost seconds."""
     if name not in __all__:
         raise AttributeError(f"module 'unrolled' has no attribute {name!r}")
-    from unrolled import api
+    from unrolled import api, sweeps
 
-    return getattr(api, name)
+    return getattr(sweeps if name in ("Sweep", "tune") else api, name)

@@ -16,7 +16,7 @@ from typing import NoReturn
 from unrolled.errors import RunFailed, UserError, listing, nearest
 
 OVERRIDE = re.compile(r"^[a-z_][\w.]*=")
-OVERRIDDEN = ("train", "evaluate", "gradients", "profile", "config")
+OVERRIDDEN = ("train", "tune", "evaluate", "gradients", "profile", "config")
 """Commands whose overrides may stand anywhere, between options too."""
 SIGINT_CODE = 130
 STRATEGIES = "greedy, sample, beam, best or mbr, with options as in beam:size=10,length_penalty=0.6"
@@ -82,6 +82,24 @@ def _train(options: argparse.Namespace) -> int:
         console=Console(json_lines=options.json),
     )
     return SIGINT_CODE if run.interrupted else 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from unrolled.sweeps import tune
+    from unrolled.training.console import Console
+
+    sweep = tune(
+        options.config,
+        overrides=options.overrides,
+        trials=options.trials,
+        workers=options.workers,
+        address=options.address,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        tiny=options.smoke,
+        console=Console(json_lines=options.json),
+    )
+    return SIGINT_CODE if sweep.interrupted else 0
 
 
 def _workers(text: str) -> int | tuple[int, int]:
@@ -233,6 +251,7 @@ def _submit(options: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
+    "tune": _tune,
     "evaluate": _evaluate,
     "generate": _generate,
     "gradients": _gradients,
@@ -265,6 +284,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
     train.add_argument("--overwrite", action="store_true", help="replace a run of that name")
     train.add_argument("--smoke", action="store_true", help="few examples, few steps: does the config work?")
+
+    _tune_options(commands.add_parser("tune", help="search a space of configs with many trainings"))
 
     evaluate = commands.add_parser("evaluate", parents=[where, decoded], help="score a run and write its report")
     _evaluate_options(evaluate)
@@ -306,6 +327,18 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--storage", metavar="FOLDER", help="on the cluster, for run folders (~/unrolled)")
     submit.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="train …, evaluate …")
     return parser
+
+
+def _tune_options(tune: argparse.ArgumentParser) -> None:
+    config_help = "YAML file with a tuning section, or the folder of a sweep; follow it with key.path=value to override"
+    tune.add_argument("config", help=config_help)
+    tune.add_argument("--trials", type=int, metavar="N", help="points of the space, in place of tuning.trials")
+    tune.add_argument("--workers", type=int, default=1, metavar="N", help="Ray workers of every trial (1)")
+    tune.add_argument("--address", metavar="HOST:PORT", help="a running Ray cluster (else $RAY_ADDRESS, else our own)")
+    tune.add_argument("--resume", action="store_true", help="continue; what ended is not trained again")
+    tune.add_argument("--overwrite", action="store_true", help="replace a sweep of that name")
+    tune.add_argument("--smoke", action="store_true", help="few trials of few steps: does the config work?")
+    tune.add_argument("--json", action="store_true", help="print JSON lines for machines")
 
 
 def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import io
 import os
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,30 @@ def dump_config(config: Config) -> str:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(config.model_dump(), stream)
     return stream.getvalue()
+
+
+def changed_config(config: Config, changes: Mapping[str, Any], place: str) -> Config:
+    """Returns the config with other values at some keys, such as ``{"model.cell": "gru"}``.
+
+    Raises:
+        UserError: one sentence that begins with `place` and says what is accepted.
+    """
+    values = config.model_dump()
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        section = values
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    try:
+        return type(config).model_validate(values)
+    except ValidationError as error:
+        raise UserError(_sentence(error, type(config), _Given("", Path(place), ()))) from None
+
+
+def keys(config: Config) -> list[str]:
+    """Returns every key that can have a value of its own, such as `model.decoder.cell`."""
+    return [key for key, *_ in _fields(type(config))]
 
 
 def reference() -> str:
@@ -107,7 +131,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = YAML(typ="safe", pure=True).load(text) if text else ""
     except YAMLError:
         raise UserError(f"override {override!r}: {text!r} is not a YAML value.") from None
-    *parents, last = key.split(".")
+    *parents, last = _parts(key)
     section: Any = values
     for depth, parent in enumerate(parents):
         if section.get(parent) is None:
@@ -116,6 +140,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise UserError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section.")
     section[last] = value
+
+
+def _parts(key: str) -> list[str]:
+    """Cuts a key at its dots; in tuning.space the whole rest is one key."""
+    space = "tuning.space."
+    return ["tuning", "space", key.removeprefix(space)] if key.startswith(space) else key.split(".")
 
 
 def _absolute_source(config: Config) -> Config:
@@ -234,11 +264,28 @@ def _line(text: str, key: Key) -> int | None:
 
 def _section(kind: type[Config], key: Key) -> type[BaseModel]:
     section: type[BaseModel] = kind
+    entry = False
     for part in key:
-        field = section.model_fields[str(part)]
-        assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        section = field.annotation
+        if entry:  # a key that the user chose, such as one of tuning.space
+            entry = False
+            continue
+        inner, entry = _inner(section.model_fields[str(part)].annotation)
+        assert inner is not None
+        section = inner
     return section
+
+
+def _inner(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """Returns the section that a field holds, if it does, also where it may be null; and whether the field holds many
+    of them, by name."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is dict:
+        return _inner(arguments[1])[0], True
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next((found for found in map(_inner, arguments) if found[0]), (None, False))
+    return None, False
 
 
 def _meaning(kind: type[Config], key: Key) -> str:
@@ -248,8 +295,9 @@ def _meaning(kind: type[Config], key: Key) -> str:
 
 def _fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _fields(field.annotation, f"{prefix}{name}.")
+        inner, many = _inner(field.annotation)
+        if inner is not None and not many:
+            yield from _fields(inner, f"{prefix}{name}.")
             continue
         default = "required" if field.is_required() else f"`{written(field.default)}`"
         yield prefix + name, _values(field.annotation), default, field.description or ""
@@ -278,4 +326,6 @@ def _values(annotation: Any) -> str:
         return " or ".join(_values(argument) for argument in arguments)
     if origin is list:
         return f"list of {_values(arguments[0])}"
+    if origin is dict:
+        return "section"
     return {int: "whole number", float: "number", bool: "true, false", str: "text", type(None): "null"}[annotation]

@@ -17,6 +17,10 @@ class RunFailed(Exception):
     """Work that began could not end (workers died too often, a loss diverged); exit code 1."""
 
 
+class Diverged(RunFailed):
+    """Numbers of a training are not finite any more."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Returns ``" Did you mean 'x'?"`` for the closest of `known`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

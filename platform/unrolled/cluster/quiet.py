@@ -22,6 +22,9 @@ for _name, _value in {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray's FutureWarning asks for
     "RAY_NUM_REDIS_GET_RETRIES": "4",  # seconds until a wrong token is reported, instead of 20
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write their own files
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that diverged may have no score
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process less to start
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how late the end and failures of workers are seen; default 2

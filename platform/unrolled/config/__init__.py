@@ -13,6 +13,7 @@ from unrolled.config.memory import MemoryConfig
 from unrolled.config.sections import CellName, Decoding, Engine, Recurrent, Section, Source, Unprompted, Vocabulary
 from unrolled.config.training import Clipping, EarlyStopping, Optimizer, Schedule, Training
 from unrolled.config.translation import TranslationConfig
+from unrolled.config.tuning import Parameter, Tuning
 
 CONFIGS: dict[str, type[Config]] = {
     "translation": TranslationConfig,
@@ -32,12 +33,14 @@ __all__ = [
     "LanguageModelingConfig",
     "MemoryConfig",
     "Optimizer",
+    "Parameter",
     "Recurrent",
     "Schedule",
     "Section",
     "Source",
     "Training",
     "TranslationConfig",
+    "Tuning",
     "Unprompted",
     "Vocabulary",
 ]

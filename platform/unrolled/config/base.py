@@ -8,6 +8,7 @@ from pydantic import Field
 
 from unrolled.config.sections import Section
 from unrolled.config.training import Training
+from unrolled.config.tuning import Tuning
 
 
 class Config(Section):
@@ -26,6 +27,7 @@ class Config(Section):
     data: Section
     model: Section
     training: Training = Training()
+    tuning: Tuning | None = Field(None, description="of `unrolled tune`; other commands leave it unread")
 
     def smoke(self) -> Self:
         """Returns the tiny version of a run: few examples, few steps, everything else as it is."""

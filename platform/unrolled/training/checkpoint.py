@@ -29,6 +29,7 @@ class Progress:
         step: updates made.
         epoch, batch: the next global batch of the plan.
         seconds: of training, resumes included.
+        first_loss: of the first update, so of the untrained model.
         best, best_step: the metric's best value on validation, and the step that had it.
         regular_best, waited: the best value of the regular validations, and how many of these came since then.
         validated: step of the last validation.
@@ -40,6 +41,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
+    first_loss: float | None = None
     best: float | None = None
     best_step: int | None = None
     regular_best: float | None = None

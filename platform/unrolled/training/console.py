@@ -28,11 +28,23 @@ class Console:
         self._shown = time.monotonic()
         self._best = ""
         self._fragile = False
+        self._block = 0
 
     def say(self, line: str = "") -> None:
         """Prints a line that stays."""
         if not self.json_lines:
             self._print(line)
+
+    def json(self, row: dict[str, Any]) -> None:
+        """Prints a row as JSON."""
+        self._print(json.dumps(row))
+
+    def block(self, lines: Sequence[str]) -> None:
+        """Shows lines that the next block or line replaces."""
+        self._clear()
+        self.stream.write("".join(f"{line[:99]}\n" for line in lines))
+        self.stream.flush()
+        self._block = len(lines)
 
     def begin(self, config: Config, lines: Sequence[str], shown: Sequence[str]) -> None:
         """Says what will run; `shown` are the scores that stand behind the loss of a validation."""
@@ -43,7 +55,7 @@ class Console:
     def show(self, row: dict[str, Any]) -> None:
         """Shows one row of metrics.jsonl."""
         if self.json_lines:
-            self._print(json.dumps(row))
+            self.json(row)
         elif row["kind"] == "train":
             self._progress(row)
         elif row["kind"] == "validation":
@@ -120,10 +132,18 @@ class Console:
         self._fragile = True
 
     def _print(self, line: str) -> None:
-        clear = "\r\x1b[2K" if self._fragile else ""
-        self.stream.write(f"{clear}{line}\n")
+        self._clear()
+        self.stream.write(f"{line}\n")
         self.stream.flush()
-        self._fragile, self._shown = False, time.monotonic()
+        self._shown = time.monotonic()
+
+    def _clear(self) -> None:
+        """Takes back what was shown only for a while."""
+        if self._block:
+            self.stream.write(f"\x1b[{self._block}F\x1b[J")
+        elif self._fragile:
+            self.stream.write("\r\x1b[2K")
+        self._fragile, self._block = False, 0
 
 
 def written(name: str, value: float) -> str:

@@ -15,7 +15,7 @@ import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from unrolled.errors import RunFailed, UserError
+from unrolled.errors import Diverged, RunFailed, UserError
 from unrolled.files import write_whole
 from unrolled.training.checkpoint import Progress
 from unrolled.training.comm import Distributed
@@ -45,7 +45,7 @@ def launch(
 
     Raises:
         UserError: a worker met a mistake of the user's.
-        RunFailed: workers failed more often than `restarts`.
+        RunFailed: workers failed more often than `restarts`; `Diverged`, where their numbers are not finite.
     """
     _failure(run).unlink(missing_ok=True)
     least, most = workers
@@ -71,7 +71,7 @@ def launch(
         outcome = _watch(trainer, run, show)
     if _failure(run).exists():
         kind, _, message = _failure(run).read_text(encoding="utf-8").partition("\n")
-        raise {"UserError": UserError, "RunFailed": RunFailed}[kind](message)
+        raise {"UserError": UserError, "RunFailed": RunFailed, "Diverged": Diverged}[kind](message)
     for failure in getattr(outcome, "worker_failures", {}).values():
         if isinstance(failure, (UserError, RunFailed)):  # which a full disk kept out of the file
             raise failure

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from unrolled.config import Config
-from unrolled.errors import RunFailed
+from unrolled.errors import Diverged
 from unrolled.metrics import metric
 from unrolled.tasks import GlobalBatch, Prepared, Task
 from unrolled.training import carried, checkpoint
@@ -72,7 +72,7 @@ class Trainer:
         """Trains until the config's limits, early stopping or an interruption; returns where the run stands.
 
         Raises:
-            RunFailed: loss or gradient are not finite, update after update.
+            Diverged: loss or gradient are not finite, update after update.
         """
         try:
             return self._fit()
@@ -120,6 +120,8 @@ class Trainer:
         layers = (step + 1) % self.training.log_every == 0
         update = self.updater(work, step, self._done_share(), self._flags(), layers=layers)
         self._since.add(update)
+        if step == 0 and update.made:
+            self.progress.first_loss = update.loss
         self.progress.skipped = 0 if update.made else self.progress.skipped + 1
         if not update.made:
             self._left_out(update)
@@ -129,14 +131,14 @@ class Trainer:
         """Says that an update was not made.
 
         Raises:
-            RunFailed: too many of them came in a row.
+            Diverged: too many of them came in a row.
         """
         step, in_a_row = self.progress.step + 1, self.progress.skipped
         where = [layer for layer, norm in update.layers.items() if not math.isfinite(norm)]
         row = {"loss": str(update.loss), "gradient_norm": str(update.norm), "where": where, "in_a_row": in_a_row}
         self.report({"kind": "skipped", **self._now(), "step": step, **row})
         if in_a_row > self.training.skip_non_finite:
-            raise RunFailed(
+            raise Diverged(
                 f"step {step}: loss {update.loss:g}, gradient norm {update.norm:g}: not finite, {in_a_row} updates in "
                 f"a row ({', '.join(where[:3]) or 'the loss alone'}). Lower training.optimizer.learning_rate or "
                 "training.clipping.threshold; the last checkpoint is kept."

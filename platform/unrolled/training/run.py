@@ -163,25 +163,27 @@ def _check_resumable(run: RunFolder, config: Config, exists: bool) -> None:
     if before["task"] != now["task"]:
         raise UserError(f"{run.path} was trained with task={before['task']}, the config says {now['task']}.")
     for section in config.fixed:
-        difference = _difference(_at(before, section), _at(now, section), section)
-        if difference:
-            key, old, new = difference
+        changed = difference(value_at(before, section), value_at(now, section), section)
+        if changed:
+            key, old, new = changed
             raise UserError(
                 f"{run.path} was trained with {key}={old}, the config says {new}: a resumed run keeps "
                 f"{listing(config.fixed)}; give another name=… for the change."
             )
 
 
-def _at(values: Any, key: str) -> Any:
+def value_at(values: Any, key: str) -> Any:
+    """Returns what a dumped config has at a key such as `model.cell`."""
     for part in key.split("."):
         values = values[part]
     return values
 
 
-def _difference(old: Any, new: Any, key: str) -> tuple[str, Any, Any] | None:
+def difference(old: Any, new: Any, key: str) -> tuple[str, Any, Any] | None:
+    """Returns the first key below `key` where two configs differ, and its values."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for name in old:
-            found = _difference(old[name], new[name], f"{key}.{name}")
+        for name in old | new:
+            found = difference(old.get(name), new.get(name), f"{key}.{name}" if key else name)
             if found:
                 return found
         return None

@@ -40,6 +40,10 @@ class TensorBoard:
         values = [self._summary.Value(tag=name, simple_value=value) for name, value in numbers(row).items()]
         self._write(step=row["step"], summary=self._summary(value=values))
 
+    def add(self, summary: Any) -> None:
+        """Writes a summary that a plugin of TensorBoard's made."""
+        self._write(summary=summary)
+
     def _write(self, **content: Any) -> None:
         with writing(self._path, RunFailed, KEPT):
             self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())

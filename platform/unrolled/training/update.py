@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.config import Config
-from unrolled.errors import RunFailed
+from unrolled.errors import Diverged
 from unrolled.recurrence import NotFinite, named_stacks
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.state import Nest
@@ -165,11 +165,11 @@ class Updater:
                 yield
         except NotFinite as error:
             name = next(name for name, stack in named_stacks(self.model) if stack is error.stack)
-            raise RunFailed(f"{place}: {name}: {error}. The last checkpoint is kept.") from None
+            raise Diverged(f"{place}: {name}: {error}. The last checkpoint is kept.") from None
         except RuntimeError as error:
             if not wanted or "returned nan values" not in str(error):
                 raise
-            raise RunFailed(
+            raise Diverged(
                 f"{place}: backward pass: {str(error).splitlines()[0]} The last checkpoint is kept."
             ) from None
 

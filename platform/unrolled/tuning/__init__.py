@@ -1,1 +1,1 @@
-"""Floor 7: searching the space of configs, and the report of what was found."""
+"""Sweeps: many trainings over a space of configs, on Ray Tune, and the report of what they found."""

@@ -1,0 +1,119 @@
+"""What a person sees of a sweep: a table that refreshes, or a line for every trial that ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from unrolled.training.console import Console, duration, written
+from unrolled.tuning.ledger import DIVERGED, FAILED, RUNNING, STOPPED, Ledger, Record
+from unrolled.tuning.measure import SPEED, better
+from unrolled.tuning.samplers import count
+
+SHOWN = 10
+"""Trials in the table, besides those that are running."""
+REFRESH_SECONDS = 0.5
+
+
+class Progress:
+    """Shows a sweep while it runs.
+
+    Args:
+        count: trials that there will be, if that is known.
+    """
+
+    def __init__(self, console: Console, ledger: Ledger, count: int | None) -> None:
+        self._console, self._ledger, self._count = console, ledger, count
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._shown = 0.0
+
+    def show(self, name: str, told: dict[str, Any]) -> None:
+        """Takes the row of a validation, or the record of a trial that ended."""
+        if "kind" in told:
+            self._rows[name] = told
+            return
+        if self._console.json_lines:
+            self._console.json(told)
+        elif not self._console.live:
+            self._console.say(f"{self._ended()} of {self._count or '…'}  {self._line(told)}")
+
+    def look(self) -> None:
+        """Refreshes the table."""
+        if self._console.live and time.monotonic() - self._shown >= REFRESH_SECONDS:
+            self._shown = time.monotonic()
+            self._console.block([self._heading(), *self._table()])
+
+    def _ended(self) -> int:
+        return sum(record["state"] != RUNNING for record in self._records)
+
+    @property
+    def _records(self) -> list[Record]:
+        return list(self._ledger.records.values())
+
+    def _heading(self) -> str:
+        states = [record["state"] for record in self._records]
+        parts = [f"{self._ended()} of {self._count or '…'} trials", duration(self._ledger.seconds)]
+        parts += [f"{states.count(state)} {state}" for state in (RUNNING, STOPPED, DIVERGED, FAILED) if state in states]
+        return "  ".join(parts)
+
+    def _table(self) -> Iterator[str]:
+        name = self._ledger.metrics[0]
+        scored = [record for record in self._records if name in record.get("scores", {})]
+        scored.sort(key=lambda record: record["scores"][name], reverse=better(name, 1, 0))
+        yield from map(self._line, scored[:SHOWN])
+        yield from (self._line(record) for record in self._records if record["state"] == RUNNING)
+
+    def _line(self, record: Record) -> str:
+        scores, row = record.get("scores", {}), self._rows.get(record["name"], {})
+        parts = [f"{record['name']}  {record['state']:<8}"]
+        parts += [score(name, (scores or row)[name]) for name in self._ledger.metrics if name in (scores or row)]
+        if steps := record.get("steps", row.get("step")):
+            parts.append(f"{steps:,} steps in {duration(record.get('seconds') or row.get('seconds', 0.0))}")
+        return "  ".join([*parts, shown(record["parameters"])])
+
+
+def introduction(ledger: Ledger, trials: int, cpus: int, workers: int) -> list[str]:
+    """Says what will run."""
+    tuning = ledger.config.tuning
+    assert tuning is not None
+    points = count(tuning)
+    many = "all points" if points is None else f"{points:,} points"
+    seeds = f", each from {tuning.seeds} seeds" if tuning.seeds > 1 else ""
+    stopping = "" if tuning.scheduler == "none" else f", {tuning.scheduler}"
+    each = f"{workers} Ray workers" if workers > 1 else f"{cpus} CPU{'s' if cpus > 1 else ''}"
+    return [
+        f"sweep    {ledger.sweep.path}",
+        f"space    {', '.join(tuning.space)}",
+        f"search   {tuning.sampler}{stopping}: {many}{seeds}; the best {ledger.metrics[0].replace('_', ' ')} wins",
+        f"trials   {trials} at a time with {each}{' each' if trials > 1 else ''}",
+    ]
+
+
+def conclusion(ledger: Ledger, *, whole: bool) -> Iterator[str]:
+    """Says what was found, and what to do with it."""
+    records, best, path = list(ledger.records.values()), ledger.best(), ledger.sweep.path
+    ended = sum(record["state"] != RUNNING for record in records)
+    yield f"{'searched' if whole else 'stopped'}: {ended:,} trials in {duration(ledger.seconds)}"
+    if best is not None:
+        scores = "  ".join(score(name, best["scores"][name]) for name in ledger.metrics)
+        yield f"best: {best['name']}  {scores}  {shown(best['parameters'])}"
+        yield f"train it with: unrolled train {ledger.sweep.best}"
+    yield f"report: {ledger.sweep.page}"
+    if not whole:
+        yield f"continue with: unrolled tune {path} --resume"
+
+
+def score(name: str, value: float) -> str:
+    """Returns `loss 1.532` or `12,345 tokens/s`."""
+    return f"{value:,.0f} tokens/s" if name == SPEED else written(name, value)
+
+
+def shown(parameters: dict[str, Any]) -> str:
+    """Returns the values of a point as they are given on a command line, numbers rounded."""
+    return " ".join(f"{key}={_short(value)}" for key, value in parameters.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,299 @@
+"""The search itself: Ray Tune runs trials that the plan orders, and the ledger hears how they end."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol, Self
+
+import ray.tune
+from ray.tune.search import Searcher
+
+from unrolled.config import Config, Tuning
+from unrolled.errors import RunFailed, UserError
+from unrolled.tuning.data import Fingerprints
+from unrolled.tuning.folder import Order, trial_config
+from unrolled.tuning.hparams import write_hparams
+from unrolled.tuning.ledger import DIVERGED, FAILED, RUNNING, SCORED, STOPPED, Ledger, Record
+from unrolled.tuning.measure import Told, diverged, mode
+from unrolled.tuning.plan import Plan
+from unrolled.tuning.samplers import build_sampler, count
+from unrolled.tuning.schedulers import build_scheduler, replay
+from unrolled.tuning.training import INTERRUPTED, Errand
+from unrolled.tuning.trial import Trial
+
+POLL_SECONDS = 0.2
+TIME_OVER = "the time of the sweep was over"
+
+
+class Room(Protocol):
+    """What a cluster has; see `unrolled.cluster.session.Resources`."""
+
+    @property
+    def free_cpus(self) -> float: ...
+    @property
+    def free_gpus(self) -> float: ...
+    def room(self, cpus: float, gpus: float) -> int: ...
+    def require(self, workers: int) -> None: ...
+    def share(self, workers: int) -> tuple[int, bool]: ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """What every trial gets.
+
+    Attributes:
+        trials: at a time.
+        workers: of one trial; one trains in the trial's own process.
+        cpus: of a worker.
+    """
+
+    trials: int
+    workers: int
+    cpus: int
+    gpu: bool
+
+
+def share(resources: Room, tuning: Tuning, workers: int) -> Share:
+    """Divides what a cluster has among trials.
+
+    Raises:
+        UserError: it cannot hold one trial, now or ever.
+    """
+    resources.require(workers)
+    most = (resources.room(1, 1) or resources.room(1, 0)) // workers
+    most = min(most, tuning.concurrent or most)
+    try:
+        return Share(most, workers, *resources.share(most * workers))
+    except UserError:  # others use a part of it
+        free = int(resources.free_gpus or resources.free_cpus) // workers
+        some = max(1, min(most, free))
+        return Share(some, workers, *resources.share(some * workers))
+
+
+class Orders(Searcher):  # type: ignore[misc]
+    """Hands the plan's orders to Ray Tune."""
+
+    def __init__(self, plan: Plan, errand: Callable[[Order], Errand]) -> None:
+        super().__init__(metric="score", mode="min")
+        self._plan, self._errand = plan, errand
+
+    def set_search_properties(self, *_: Any, **__: Any) -> bool:
+        """It has all that it needs."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        order = self._plan.next()
+        return Searcher.FINISHED if order is None else {"errand": asdict(self._errand(order))}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """The plan hears it from `Watch`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing of it is kept in the files that Ray Tune writes."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: trials.jsonl is what a sweep goes on from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as for `save`."""
+
+
+class Watch(ray.tune.Callback):  # type: ignore[misc]
+    """Hears from Ray Tune, in its thread, and passes on.
+
+    Attributes:
+        told: rows of validations, with the trial's name, and records of trials that ended.
+        over: why trials that are interrupted count as stopped; else they are left open.
+    """
+
+    def __init__(self, ledger: Ledger, plan: Plan) -> None:
+        self._ledger, self._plan = ledger, plan
+        self.told: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
+        self.over: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As for `Orders`."""
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if "row" in result:
+            self.told.put((_name(trial), result["row"]))
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        name, last = _name(trial), trial.last_result or {}
+        state, reason = last.get("state", RUNNING), last.get("reason")
+        if state == INTERRUPTED:
+            if self.over is not None:
+                self._end(name, STOPPED, self.over)
+            return
+        if state == RUNNING:
+            self._ledger.sweep.trial(name).stop_file.touch()
+            state, reason = STOPPED, f"stopped by {self._ledger.scheduler}"
+        self._end(name, state, reason)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        said = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
+        self._end(_name(trial), FAILED, said[-1].strip() if said else "it failed too often")
+
+    def _end(self, name: str, state: str, reason: str | None) -> None:
+        if state in SCORED and (how := diverged(self._ledger.sweep.trial(name))) is not None:
+            state, reason = DIVERGED, how
+        record = self._ledger.end(name, state, reason)
+        if (run := self._ledger.sweep.trial(name)).path.is_dir():
+            write_hparams(run, record)
+        self._plan.ended(name)
+        self.told.put((name, record))
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config["errand"]["order"]["name"])
+
+
+class Search:
+    """A search that is ready to run.
+
+    Args:
+        tiny: whether trials are the tiny versions of themselves.
+    """
+
+    def __init__(self, ledger: Ledger, plan: Plan, config: Config, share: Share, *, tiny: bool) -> None:
+        assert config.tuning is not None
+        self.ledger, self.plan, self.config, self.share, self.tiny = ledger, plan, config, share, tiny
+        self.tuning: Tuning = config.tuning
+        self.watch = Watch(ledger, plan)
+        self._scheduler = build_scheduler(self.tuning, mode(ledger.metrics[0]), config.seed)
+        self._fingerprints = Fingerprints()
+        if self.tuning.scheduler in ("asha", "median"):  # the others compare trials that train side by side
+            for record in ledger.records.values():
+                if record["state"] in SCORED:
+                    replay(self._scheduler, record["name"], self._results(record))
+
+    @classmethod
+    def of(cls, ledger: Ledger, config: Config, share: Share, *, tiny: bool) -> Self:
+        """A search of the config's space that goes on where the ledger stands."""
+        assert config.tuning is not None
+        ways = ["minimize" if mode(name) == "min" else "maximize" for name in ledger.metrics]
+        sampler = build_sampler(config.tuning, ways, config.seed)
+        plan = Plan(config.tuning, sampler, ledger, count=count(config.tuning), seed=config.seed)
+        return cls(ledger, plan, config, share, tiny=tiny)
+
+    @property
+    def count(self) -> int | None:
+        """Trials that there will be; `None`: as many as the grid has."""
+        points = count(self.tuning)
+        return None if points is None else points * self.tuning.seeds
+
+    def __call__(self, show: Callable[[str, dict[str, Any]], None], look: Callable[[], None]) -> bool:
+        """Runs it, in a thread of Ray's, so that this one hears signals. Returns whether it came to its end, and not
+        to an interruption.
+
+        Args:
+            show: receives rows of validations and records of ended trials, each with the trial's name.
+            look: called several times a second.
+
+        Raises:
+            RunFailed: Ray Tune could not go on.
+        """
+        failures: list[str] = []
+
+        def fit() -> None:
+            try:
+                self._tuner().fit()
+            except Exception:
+                failures.append(traceback.format_exc())
+
+        thread = threading.Thread(target=fit, name="ray_tune", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            self._end_in_time()
+            self._show_all(show)
+            look()
+        self._show_all(show)
+        if failures:
+            log = self.ledger.sweep.run.log
+            with suppress(OSError), log.open("a", encoding="utf-8") as file:
+                file.write(failures[0])
+            raise RunFailed(f"the search failed: {failures[0].splitlines()[-1]}. Details: {log}")
+        return not self._interrupted
+
+    @property
+    def _interrupted(self) -> bool:
+        return self.ledger.sweep.run.stop_file.exists()
+
+    def _end_in_time(self) -> None:
+        """Asks all trials to end where the user or the clock does."""
+        minutes = self.tuning.minutes
+        if minutes is not None and self.ledger.seconds > minutes * 60:
+            self.watch.over = TIME_OVER
+        if self._interrupted or self.watch.over:
+            self.plan.closed = True
+            for name in self.ledger.running():
+                run = self.ledger.sweep.trial(name)
+                if run.path.is_dir():
+                    run.stop_file.touch()
+
+    def _show_all(self, show: Callable[[str, dict[str, Any]], None]) -> None:
+        while True:
+            try:
+                show(*self.watch.told.get_nowait())
+            except Empty:
+                return
+
+    def _tuner(self) -> ray.tune.Tuner:
+        given: dict[str, Any] = {"search_alg": Orders(self.plan, self._errand), "num_samples": -1}
+        space: dict[str, Any] = {}
+        if self.share.workers > 1:
+            given["max_concurrent_trials"] = self.share.trials
+        if self.tuning.scheduler == "pbt":  # which wants to know its population from the start
+            orders = iter(self.plan.next, None)
+            given, space = {}, {"errand": ray.tune.grid_search([asdict(self._errand(order)) for order in orders])}
+        return ray.tune.Tuner(
+            Trial,
+            param_space=space,
+            tune_config=ray.tune.TuneConfig(
+                **given,
+                scheduler=self._scheduler,
+                reuse_actors=True,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
+            run_config=ray.tune.RunConfig(
+                name="trials",
+                storage_path=str(self.ledger.sweep.scratch),
+                failure_config=ray.tune.FailureConfig(max_failures=self.config.training.restarts),
+                checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[self.watch],
+                verbose=0,
+            ),
+        )
+
+    def _errand(self, order: Order) -> Errand:
+        sweep = self.ledger.sweep
+        return Errand(
+            sweep=str(sweep.path),
+            order=asdict(order),
+            fingerprint=self._fingerprints(trial_config(self.config, sweep, order, tiny=self.tiny)),
+            metric=self.ledger.metrics[0],
+            unit=self.tuning.grace,
+            latest=self._latest,
+            tiny=self.tiny,
+            workers=self.share.workers,
+            cpus=self.share.cpus,
+            gpu=self.share.gpu,
+        )
+
+    @property
+    def _latest(self) -> bool:
+        return self.tuning.scheduler == "pbt"  # which copies the parameters of now, not the best
+
+    def _results(self, record: Record) -> list[dict[str, float]]:
+        run = self.ledger.sweep.trial(record["name"])
+        told = Told(run.config(), self.ledger.metrics[0], self.tuning.grace, latest=self._latest)
+        return [told(row) for row in run.history() if row["kind"] == "validation"]
