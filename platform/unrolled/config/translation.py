@@ -81,6 +81,10 @@ class Training(SharedTraining):
 
 class Decoding(sections.Decoding):
     length_factor: sections.LengthFactor = Field("auto", description=sections.LENGTH_FACTOR)
+    replace_unknown: bool = Field(
+        False,
+        description="unknown words may be written, and become the word of the input that attention looked at most",
+    )
     prefix: str = Field("", description="what every output begins with")
     required: list[str] = Field([], description="words or phrases that every output has; only for beam search")
 

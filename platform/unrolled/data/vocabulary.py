@@ -37,6 +37,29 @@ class Vocabulary:
         """Names the tokens one by one."""
         return [str(self._tokenizer.id_to_token(number)) for number in row]
 
+    def join(self, tokens: Sequence[str]) -> str:
+        """Turns names of tokens, of which some may be units of another vocabulary, into a text as people write it."""
+        return str(self._tokenizer.decoder.decode(list(tokens))).strip()
+
+    def units(self, texts: Sequence[str]) -> list[list[str]]:
+        """Returns what each token stands for in its text: also what the vocabulary does not know, by its own words, and
+        as the vocabulary would name it."""
+        return [
+            [
+                name if number != UNKNOWN else self._named(text, *span)
+                for number, name, span in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
+            ]
+            for text, encoding in zip(texts, self._tokenizer.encode_batch(list(texts)), strict=True)
+        ]
+
+    def _named(self, text: str, start: int, stop: int) -> str:
+        """Names the unit at a place of a text, with the mark of a space before it where words carry one."""
+        unit = text[start:stop]
+        if not isinstance(self._tokenizer.decoder, decoders.Metaspace):
+            return unit
+        spaced = start == 0 or text[start].isspace() or text[start - 1].isspace()
+        return ("▁" if spaced else "") + unit.strip()
+
     def save(self, path: Path) -> None:
         """Writes one JSON file, the format of `tokenizers`."""
         path.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")

@@ -33,6 +33,7 @@ from unrolled.metrics import Perplexity, score
 from unrolled.models import EncoderDecoder, build_translator
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.task import Attended, Piece
+from unrolled.tasks.unknown import copying
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,10 @@ class Translation:
             raise UserError(
                 "beam.coverage_penalty wants attention, but model.decoder.conditioning is 'state'; set it to 0."
             )
+        if settings.replace_unknown and self.config.model.decoder.conditioning == "state":
+            raise UserError(
+                "decoding.replace_unknown wants attention, but model.decoder.conditioning is 'state'; set it to false."
+            )
         if len(prefix) > strategy.max_length:
             raise UserError(
                 f"decoding.prefix has {len(prefix)} tokens, more than {name}'s max_length, {strategy.max_length}."
@@ -192,13 +197,14 @@ class Translation:
             chosen = order[start : start + self.config.decoding.batch]
             padded, mask = collate_inputs([tokens[i] for i in chosen])
             lengths = [len(tokens[i]) for i in chosen]
+            memory = model.encode(padded.to(device), mask.to(device))
             decoded = decode(
                 model,
-                model.encode(padded.to(device), mask.to(device)),
+                memory,
                 strategy,
                 begin=BEGIN,
                 end=END,
-                forbidden=(PAD, BEGIN, UNKNOWN),
+                forbidden=(PAD, BEGIN) if settings.replace_unknown else (PAD, BEGIN, UNKNOWN),
                 input_lengths=lengths,
                 sentence_ids=[i if numbers is None else numbers[i] for i in chosen],
                 banned=banned,
@@ -206,7 +212,10 @@ class Translation:
                 required=[required] * len(chosen) if required else None,
             )
             limits = length_limits(strategy, None, lengths, len(chosen))
-            outputs |= zip(chosen, answers(decoded, strategy, target.decode, limits), strict=True)
+            copies = settings.replace_unknown
+            texts = [inputs[i] for i in chosen]
+            write = copying(model, memory, texts, decoded, self.vocabularies) if copies else target.decode
+            outputs |= zip(chosen, answers(decoded, strategy, write, limits), strict=True)
         return [outputs[i] for i in range(len(inputs))]
 
     @torch.inference_mode()
