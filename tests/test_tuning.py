@@ -140,8 +140,10 @@ def test_a_loss_that_explodes_without_end_is_divergence_too(sweep):
 def test_the_clock_ends_what_is_running(sweep):
     long = ["training.epoch_steps=100000", "tuning.minutes=0.3"]
     found = sweep(CELLS, *long, trials=3)
-    assert not found.interrupted and states(found) == ["stopped", "stopped"]
-    assert {trial["reason"] for trial in found.summary["trials"]} == {"the time of the sweep was over"}
+    assert not found.interrupted and states(found) == ["stopped", "stopped", "running"]  # which had no time at all
+    assert {trial["reason"] for trial in found.summary["trials"][:2]} == {"the time of the sweep was over"}
+    more = sweep(CELLS, long[0], "tuning.minutes=0.6", trials=3, resume=True)
+    assert states(more) == ["stopped"] * 3 and more.summary["trials"][:2] == found.summary["trials"][:2]
 
 
 def test_json_lines_are_trials(sweep, capsys):

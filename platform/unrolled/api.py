@@ -346,6 +346,7 @@ def tune(
         session.enter_context(stopping(sweep.run, console))
         progress = SweepProgress(console, ledger, search.count)
         whole = search(progress.show, progress.look)
+        progress.close()
         summary = ledger.write()
         shutil.rmtree(sweep.scratch, ignore_errors=True)
     for line in conclusion(ledger, whole=whole):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from unrolled.training.console import Console, duration, written
@@ -28,6 +28,7 @@ class Progress:
         self._console, self._ledger, self._count = console, ledger, count
         self._rows: dict[str, dict[str, Any]] = {}
         self._shown = 0.0
+        self._short = _short_names(ledger.config.tuning.space if ledger.config.tuning else ())
 
     def show(self, name: str, told: dict[str, Any]) -> None:
         """Takes the row of a validation, or the record of a trial that ended."""
@@ -44,6 +45,12 @@ class Progress:
         if self._console.live and time.monotonic() - self._shown >= REFRESH_SECONDS:
             self._shown = time.monotonic()
             self._console.block([self._heading(), *self._table()])
+
+    def close(self) -> None:
+        """Leaves the last table on the screen."""
+        if self._console.live:
+            for line in self._table():
+                self._console.say(line[:99])
 
     def _ended(self) -> int:
         return sum(record["state"] != RUNNING for record in self._records)
@@ -71,7 +78,7 @@ class Progress:
         parts += [score(name, (scores or row)[name]) for name in self._ledger.metrics if name in (scores or row)]
         if steps := record.get("steps", row.get("step")):
             parts.append(f"{steps:,} steps in {duration(record.get('seconds') or row.get('seconds', 0.0))}")
-        return "  ".join([*parts, shown(record["parameters"])])
+        return "  ".join([*parts, shown({self._short[key]: value for key, value in record["parameters"].items()})])
 
 
 def introduction(ledger: Ledger, trials: int, cpus: int, workers: int) -> list[str]:
@@ -112,6 +119,19 @@ def score(name: str, value: float) -> str:
 def shown(parameters: dict[str, Any]) -> str:
     """Returns the values of a point as they are given on a command line, numbers rounded."""
     return " ".join(f"{key}={_short(value)}" for key, value in parameters.items())
+
+
+def _short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Returns the shortest end of every key that no other key has: `cell`, or `encoder.cell` beside `decoder.cell`."""
+    parts = {key: key.split(".") for key in keys}
+
+    def ends(count: int, of: list[str]) -> int:
+        return sum(other[-count:] == of[-count:] for other in parts.values())
+
+    return {
+        key: ".".join(own[-next(count for count in range(1, len(own) + 1) if ends(count, own) == 1) :])
+        for key, own in parts.items()
+    }
 
 
 def _short(value: Any) -> str:

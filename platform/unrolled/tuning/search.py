@@ -109,7 +109,7 @@ class Watch(ray.tune.Callback):  # type: ignore[misc]
 
     Attributes:
         told: rows of validations, with the trial's name, and records of trials that ended.
-        over: why trials that are interrupted count as stopped; else they are left open.
+        over: why interrupted trials that have a score count as stopped; all others are left open.
     """
 
     def __init__(self, ledger: Ledger, plan: Plan) -> None:
@@ -129,7 +129,7 @@ class Watch(ray.tune.Callback):  # type: ignore[misc]
         name, last = _name(trial), trial.last_result or {}
         state, reason = last.get("state", RUNNING), last.get("reason")
         if state == INTERRUPTED:
-            if self.over is not None:
+            if self.over is not None and "score" in last:
                 self._end(name, STOPPED, self.over)
             return
         if state == RUNNING:
