@@ -61,12 +61,12 @@ def _of_equal_length(quick: bool) -> Iterator[Figure]:
     # A beam takes `size` rows from its second step on.
     seconds["gemms"] = [each * (1 + 5 * (STEPS - 1)) / STEPS for each in seconds["gemms"]]
     beam = seconds["beam-5"]
-    greedy = {"baseline": "greedy, as many rows a step", "better": "lower"}
+    greedy = {"baseline": "greedy search", "better": "lower"}
     yield ratio("decoding/sampling", seconds["sampling"], seconds["greedy"], goal=1.5, **greedy)
     yield ratio("decoding/beam-5", beam, seconds["greedy"], goal=None, **greedy)
     yield ratio("decoding/beam-10", seconds["beam-10"], seconds["greedy"], goal=None, **greedy)
     yield ratio("decoding/gemm-share", seconds["gemms"], beam, goal=0.6, better="higher", baseline="products alone")
-    one = "beam for one sentence"
+    one = "one at a time"
     yield ratio("decoding/batched", seconds["one-by-one"], beam, goal=None, better="higher", baseline=one)
     for precision in ("bfloat16", "int8"):
         if precision in seconds:
@@ -156,5 +156,5 @@ def _trained(quick: bool) -> Iterator[Figure]:
             seconds["greedy"],
             goal=goal,
             better="lower",
-            baseline="greedy, as many rows a step",
+            baseline="greedy search",
         )
