@@ -176,16 +176,35 @@ return poor;
 """
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_contrast(page: Any, scheme: str) -> None:
+def poor_contrasts(page: Any, scheme: str) -> list[str]:
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    assert page.execute_script(CONTRASTS) == []
+    poor: list[str] = page.execute_script(CONTRASTS)
+    return poor
+
+
+def header_scopes(page: Any) -> set[str]:
+    return set(page.execute_script("return [...document.querySelectorAll('th')].map(n => n.scope)"))
+
+
+def column(page: Any, rows: str, place: int) -> list[str]:
+    """What a column of the shown `rows`, a selector, holds to be sorted by."""
+    values: list[str] = page.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].filter(row => row.offsetParent).map(row =>"
+        "row.cells[arguments[1]].dataset.value ?? row.cells[arguments[1]].textContent)",
+        rows,
+        place,
+    )
+    return values
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast(page: Any, scheme: str) -> None:
+    assert poor_contrasts(page, scheme) == []
 
 
 def test_table_headers_have_a_scope(page: Any) -> None:
-    scopes = page.execute_script("return [...document.querySelectorAll('th')].map(n => n.scope)")
-    assert set(scopes) == {"col", "row"}
+    assert header_scopes(page) == {"col", "row"}
 
 
 def test_copy_buttons_answer(page: Any) -> None:

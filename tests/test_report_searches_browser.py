@@ -8,8 +8,19 @@ import pytest
 
 from report_samples import CONFIG, HOSTILE, some_history
 from report_searches import searched_outputs, searched_results
-from test_report_browser import CONTRASTS, click, emulate_width, indices, set_value, wait_until
+from test_report_browser import (
+    click,
+    column,
+    emulate_width,
+    header_scopes,
+    indices,
+    poor_contrasts,
+    set_value,
+    wait_until,
+)
 from unrolled.evaluation.report import write_report
+
+STRATEGIES = ".strategies tbody tr"
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +41,6 @@ def page(browser: Any, tmp_path_factory: pytest.TempPathFactory, outputs: list[d
     return browser
 
 
-def column(page: Any, place: int) -> list[str]:
-    return page.execute_script(
-        "return [...document.querySelectorAll('.strategies tbody tr')].map(row =>"
-        "row.cells[arguments[0]].dataset.value ?? row.cells[arguments[0]].textContent)",
-        place,
-    )
-
-
 def test_all_charts_are_drawn_without_errors(page: Any) -> None:
     count = (
         "return [...document.querySelectorAll('[data-chart]')].map(n => n.querySelectorAll('svg .trace, .hm').length)"
@@ -52,10 +55,10 @@ def test_columns_sort_both_ways(page: Any) -> None:
     for place in (2, 7):
         for turn in (True, False):
             page.execute_script("arguments[0].click()", buttons[place])
-            values = [float(value) for value in column(page, place)]
+            values = [float(value) for value in column(page, STRATEGIES, place)]
             assert values == sorted(values, reverse=turn) and len(set(values)) > 5
     page.execute_script("arguments[0].click()", buttons[0])
-    names = column(page, 0)
+    names = column(page, STRATEGIES, 0)
     assert names[0].startswith("Beam search 1") and names[4].startswith("Beam search 20")  # numbers count as such
     sorted_by = page.find_elements("css selector", ".strategies [aria-sort]")
     assert [node.text.split()[0] for node in sorted_by] == ["Strategy"]
@@ -113,15 +116,12 @@ def test_nothing_is_wider_than_the_page(page: Any, width: int) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_opened_text_has_contrast(page: Any, scheme: str) -> None:
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     page.execute_script("for (const box of document.querySelectorAll('details')) box.open = true")
-    assert page.execute_script(CONTRASTS) == []
+    assert poor_contrasts(page, scheme) == []
     assert page.get_log("browser") == []
 
 
 def test_every_header_has_a_scope(page: Any) -> None:
-    scopes = page.execute_script("return [...document.querySelectorAll('th')].map(n => n.scope)")
-    assert set(scopes) == {"col", "row"}
+    assert header_scopes(page) == {"col", "row"}
     click(page, "next")
     assert indices(page)[0] == 10

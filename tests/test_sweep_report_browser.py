@@ -10,7 +10,7 @@ import pytest
 
 from report_samples import HOSTILE
 from sweep_samples import CONFIG, all_diverged, bare, one_trial, some_sweep, two_objectives
-from test_report_browser import CONTRASTS, emulate_width, wait_until
+from test_report_browser import CONTRASTS, column, emulate_width, header_scopes, poor_contrasts, wait_until
 from unrolled.tuning.report import write_report
 
 DRAWN = "return [...document.querySelectorAll('[data-chart]')].map(n => n.querySelectorAll('svg .trace, .hm').length)"
@@ -75,12 +75,8 @@ def test_the_config_is_copied_as_written(page: Any) -> None:
     wait_until(page, lambda: button.text in ("Copied", "Selected"))
 
 
-def shown(page: Any, column: int) -> list[str]:
-    return page.execute_script(
-        "return [...document.querySelectorAll('#points tbody tr')].filter(row => row.offsetParent).map(row =>"
-        "row.cells[arguments[0]].dataset.value ?? row.cells[arguments[0]].textContent)",
-        column,
-    )
+def shown(page: Any, place: int) -> list[str]:
+    return column(page, "#points tbody tr", place)
 
 
 def test_the_table_is_short_until_asked_and_sorts_whole(page: Any) -> None:
@@ -123,14 +119,11 @@ def test_nothing_is_wider_than_the_page(page: Any, width: int) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast(page: Any, scheme: str) -> None:
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    assert page.execute_script(CONTRASTS) == []
+    assert poor_contrasts(page, scheme) == []
 
 
 def test_table_headers_have_a_scope(page: Any) -> None:
-    scopes = page.execute_script("return [...document.querySelectorAll('th')].map(n => n.scope)")
-    assert set(scopes) == {"col", "row"}
+    assert header_scopes(page) == {"col", "row"}
 
 
 @pytest.mark.parametrize(

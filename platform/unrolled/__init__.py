@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -16,6 +17,5 @@ def __getattr__(name: str) -> Any:
     """Imports the commands when they are first asked for: `import unrolled` alone must not cost seconds."""
     if name not in __all__:
         raise AttributeError(f"module 'unrolled' has no attribute {name!r}")
-    from unrolled import api, sweeps
-
-    return getattr(sweeps if name in ("Sweep", "tune") else api, name)
+    module = import_module("unrolled.sweeps" if name in ("Sweep", "tune") else "unrolled.api")
+    return getattr(module, name)

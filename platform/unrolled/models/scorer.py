@@ -45,14 +45,14 @@ class Scorer:
         if self._ranking is not None:
             return self._ranking.best(outputs, count, never)
         logits = self._multiply(outputs)
-        return logits.logsumexp(1), *best(logits.masked_fill(never, -float("inf")), count)
+        return log_sums(logits), *best(logits.masked_fill(never, -float("inf")), count)
 
     def logits(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Returns what `log_sums` gives of the logits `(rows,)`, and the logits `(rows, vocabulary)`."""
         if self._ranking is not None:
             return self._ranking.logits(outputs)
         logits = self._multiply(outputs)
-        return logits.logsumexp(1), logits
+        return log_sums(logits), logits
 
     def _multiply(self, outputs: Tensor) -> Tensor:
         kind, weight = self._bias.dtype, self._weight

@@ -6,8 +6,8 @@ is at hand. They are compiled for this processor when they are first needed, whi
 cache folder.
 
 - `scan.c` (with product.h, product_half.h, cells.h, loop.h): whole scans over time, forward and back;
-- `rows.c`: the loss over a vocabulary, its best entries, and dropout;
-- `rank.c` (with product.h, product_half.h, product_dot.h): the product with a vocabulary and its best entries at once.
+- `rows.c` (with best.h): the loss over a vocabulary, its best entries, and dropout;
+- `rank.c` (with best.h, product.h, product_half.h, product_dot.h): a product with a vocabulary, and its best entries.
 """
 
 from unrolled.recurrence.compiled.ranks import Ranking, knows

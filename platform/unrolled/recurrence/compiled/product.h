@@ -16,6 +16,9 @@
 
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 
+/* Of bytes, so that what follows them in memory begins with a line of the cache. */
+static long rounded(long bytes) { return (bytes + 63) / 64 * 64; }
+
 /* Packs columns [first, first + GROUP); element (k, column) is weights[k * down + column * across], zero from column
  * `width` on. */
 static void pack_float(

@@ -12,6 +12,7 @@
 #define CHUNK 128   /* columns that are looked at together */
 #define SEGMENT 512 /* columns whose sums are added up before they join the others, whoever does them */
 
+#include "best.h"
 #include "numbers.h"
 #include "product.h"
 #include "product_dot.h"
@@ -37,7 +38,6 @@ struct rank {
     char *scratch;
 };
 
-static long rounded(long bytes) { return (bytes + 63) / 64 * 64; }
 static long up(long number, long step) { return (number + step - 1) / step * step; }
 
 /* Operands have so many summands, the last ones zero. */
@@ -128,17 +128,6 @@ static void multiply(const struct work *w, long first, long groups, float *y) {
             p->rows, depth, w->operands, w->steps, (const int8_t *)packed, units, units + up(p->columns, GROUP), groups, y,
             CHUNK);
     }
-}
-
-/* Puts what is better than the worst of the best into its place; of equals the first stays ahead. */
-static inline void insert(float value, int64_t place, long count, float *best, int64_t *places) {
-    long i = count - 1;
-    for (; i > 0 && best[i - 1] < value; i--) {
-        best[i] = best[i - 1];
-        places[i] = places[i - 1];
-    }
-    best[i] = value;
-    places[i] = place;
 }
 
 /* Looks at `width` logits of a row, still without their bias, from column `first` on. */

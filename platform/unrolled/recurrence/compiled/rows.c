@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "best.h"
 #include "numbers.h"
 
 #define PRAGMA(words) _Pragma(#words)
@@ -129,16 +130,8 @@ static void row_best(long n, long count, const float *x, float *best, int64_t *p
         SIMD(reduction(max : most))
         for (long j = start; j < stop; j++) most = x[j] > most ? x[j] : most;
         if (!(most > best[count - 1])) continue;
-        for (long j = start; j < stop; j++) {
-            if (!(x[j] > best[count - 1])) continue;
-            long i = count - 1;
-            for (; i > 0 && best[i - 1] < x[j]; i--) {
-                best[i] = best[i - 1];
-                places[i] = places[i - 1];
-            }
-            best[i] = x[j];
-            places[i] = j;
-        }
+        for (long j = start; j < stop; j++)
+            if (x[j] > best[count - 1]) insert(x[j], j, count, best, places);
     }
 }
 

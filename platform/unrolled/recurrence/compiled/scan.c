@@ -22,8 +22,6 @@ struct scan {
     char *scratch;
 };
 
-static long rounded(long bytes) { return (bytes + 63) / 64 * 64; }
-
 #include "numbers.h"
 #include "product.h"
 
