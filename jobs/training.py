@@ -87,7 +87,7 @@ def _one_worker(name: str, overrides: Sequence[str], quick: bool) -> Iterator[Fi
             seconds["fed"],
             goal=0.85,
             better="higher",
-            baseline="without, per FLOP",
+            baseline="unfed, per FLOP",
         )
 
 
@@ -316,7 +316,7 @@ def _two_workers(name: str, overrides: Sequence[str], quick: bool) -> Iterator[F
     workers.join(10)
     torch.set_num_threads(given)
     for baseline, goal in (("one", 1.8), ("threads", 1.0)):
-        text = "1 worker, 1 thread" if baseline == "one" else "1 worker, 2 threads"
+        text = "1 thread" if baseline == "one" else "2 threads"
         yield ratio(
             f"{name}/workers-{baseline}", seconds[baseline], seconds["two"], goal=goal, better="higher", baseline=text
         )
