@@ -138,3 +138,34 @@ def test_typical_tokens_are_those_nearest_the_entropy() -> None:
     found = run(table(*[p.tolist()] * 5), Vectors(torch.zeros(4000, 1)), strategy)
     counts = Counter(tokens[0] if tokens else END for tokens in found.tokens)
     assert_frequencies(counts, {1: 0.2 / 0.35, 2: 0.15 / 0.35})
+
+
+def test_compiled_draws_follow_the_distribution() -> None:
+    """Uniform numbers at even distances: every token is drawn as often as it weighs, to one in so many."""
+    generator = torch.Generator().manual_seed(3)
+    logits = 3 * torch.randn(4, 1000, generator=generator)
+    logits[:, ::7] = -float("inf")
+    logits[3, 1:] = -float("inf")
+    logits[3, 0] = 1.0
+    count = 20_000
+    uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    for row in logits:
+        for temperature in (0.3, 1.0, 2.5):
+            rows = row.expand(count, -1).contiguous()
+            tokens = sampling.draw_logits(rows, temperature, uniform)
+            assert bool((tokens.diff() >= 0).all())
+            found = torch.bincount(tokens, minlength=1000) / count
+            wanted = (row.double() / temperature).softmax(0)
+            assert not found[wanted == 0].any()
+            assert float((found - wanted).abs().max()) < 1.5 / count
+
+
+def test_compiled_draws_are_those_of_torch() -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = 2 * torch.randn(3000, 777, generator=generator)
+    uniform = torch.rand(3000, dtype=torch.float64, generator=generator)
+    uniform[:2] = torch.tensor([0.0, 1 - 2**-53])
+    tokens = sampling.draw_logits(logits, 0.8, uniform)
+    by_torch = sampling.draw(sampling.sharpen(logits, 0.8), uniform)
+    assert int((tokens != by_torch).sum()) <= 3  # where a uniform number is within a rounding of a boundary
+    assert int((tokens - by_torch).abs().max()) <= 1

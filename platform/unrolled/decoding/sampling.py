@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unrolled.models.scorer import best
+from unrolled.recurrence import compiled
+
 
 def uniforms(seed: int, sentence_ids: Sequence[int], samples: int, steps: int) -> Tensor:
     """Returns uniform numbers of [0, 1), float64 `(sentences · samples, steps)`, the samples of a sentence adjacent.
@@ -45,7 +48,7 @@ def truncate(weights: Tensor, top_k: int, top_p: float) -> Tensor:
     """
     if top_k == 0 and top_p == 1:
         return weights
-    largest = _falling(weights)[:, : top_k or None]
+    largest = best(weights, min(top_k, weights.shape[1]))[0] if top_k else _falling(weights)
     upto = largest.cumsum(1, dtype=torch.float64)
     return _keep(weights, largest, (upto - largest < top_p * upto[:, -1:]).sum(1, keepdim=True))
 
@@ -79,6 +82,12 @@ def keep_typical(weights: Tensor, mass: float) -> Tensor:
     sorted_p = p.gather(1, order)
     cut = sorted_p.cumsum(1) - sorted_p >= mass
     return weights.masked_fill(torch.zeros_like(cut).scatter(1, order, cut), 0)
+
+
+def draw_logits(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """As `draw` of what `sharpen` gives."""
+    tokens = compiled.draw(logits, temperature, uniform)
+    return draw(sharpen(logits, temperature), uniform) if tokens is None else tokens
 
 
 def draw(weights: Tensor, uniform: Tensor) -> Tensor:

@@ -27,10 +27,13 @@ def sample(problem: Problem[M], strategy: Sample, sentence_ids: list[int]) -> tu
     uniforms = sampling.uniforms(strategy.seed, sentence_ids, strategy.samples, steps).to(problem.limits.device)
 
     def draw(logits: Tensor, numbers: Tensor, step: int) -> Tensor:
+        uniform = uniforms[numbers, step]
+        if not strategy.cuts:
+            return sampling.draw_logits(logits, strategy.temperature, uniform)
         weights = sampling.sharpen(logits, strategy.temperature)
         weights = sampling.truncate(weights, strategy.top_k, strategy.top_p)
         weights = sampling.keep_typical(weights, strategy.typical)
-        return sampling.draw(weights, uniforms[numbers, step])
+        return sampling.draw(weights, uniform)
 
     return grow(problem, draw, strategy.samples)
 

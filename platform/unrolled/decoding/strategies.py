@@ -96,6 +96,11 @@ class Sample(Strategy):
         self._check("seed", int, lambda x: 0 <= x < 2**64, "whole number from 0 to 2^64 - 1")
         self._check("samples", int, lambda x: x >= 1, "whole number, 1 or more")
 
+    @property
+    def cuts(self) -> bool:
+        """Whether anything of the distribution is left out."""
+        return self.top_k > 0 or self.top_p < 1 or self.typical < 1
+
 
 @dataclass(frozen=True)
 class Best(Sample):

@@ -6,12 +6,12 @@ is at hand. They are compiled for this processor when they are first needed, whi
 cache folder.
 
 - `scan.c` (with product.h, product_half.h, cells.h, loop.h): whole scans over time, forward and back;
-- `rows.c` (with best.h): the loss over a vocabulary, its best entries, and dropout;
+- `rows.c` (with best.h): the loss over a vocabulary, its best entries, draws from it, and dropout;
 - `rank.c` (with best.h, product.h, product_half.h, product_dot.h): a product with a vocabulary, and its best entries.
 """
 
 from unrolled.recurrence.compiled.ranks import Ranking, knows
-from unrolled.recurrence.compiled.rows import cross_entropy, drop, largest, log_sums
+from unrolled.recurrence.compiled.rows import cross_entropy, draw, drop, largest, log_sums
 from unrolled.recurrence.compiled.scans import applies, run
 
-__all__ = ["Ranking", "applies", "cross_entropy", "drop", "knows", "largest", "log_sums", "run"]
+__all__ = ["Ranking", "applies", "cross_entropy", "draw", "drop", "knows", "largest", "log_sums", "run"]

@@ -139,3 +139,45 @@ void largest(long threads, long rows, long columns, long count, const float *x, 
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long i = 0; i < rows; i++) row_best(columns, count, x + i * columns, best + i * count, places + i * count);
 }
+
+#define FEW 128 /* entries whose weights are added up as floats */
+
+/* exp((x − most) / temperature), nothing of what is impossible. */
+static inline float weight(float x, float most, float temperature) {
+    return x == -INFINITY ? 0.0f : exponential((x - most) / temperature);
+}
+
+/* The entry at which the running sum of a row's weights passes the share `uniform` of it all. */
+static int64_t row_draw(long n, float temperature, double uniform, const float *x) {
+    const long pieces = (n + FEW - 1) / FEW;
+    double sums[pieces + 1];
+    float most = -INFINITY;
+    SIMD(reduction(max : most))
+    for (long j = 0; j < n; j++) most = x[j] > most ? x[j] : most;
+    sums[0] = 0.0;
+    for (long piece = 0; piece < pieces; piece++) {
+        const long stop = (piece + 1) * FEW < n ? (piece + 1) * FEW : n;
+        float sum = 0.0f;
+        SIMD(reduction(+ : sum))
+        for (long j = piece * FEW; j < stop; j++) sum += weight(x[j], most, temperature);
+        sums[piece + 1] = sums[piece] + sum;
+    }
+    const double target = uniform * sums[pieces];
+    long piece = 0, last = 0;
+    while (piece + 1 < pieces && !(sums[piece + 1] > target)) piece++;
+    const long stop = (piece + 1) * FEW < n ? (piece + 1) * FEW : n;
+    double sum = sums[piece];
+    for (long j = piece * FEW; j < stop; j++) {
+        const float own = weight(x[j], most, temperature);
+        if (own > 0.0f) last = j;
+        sum += own;
+        if (sum > target) return j;
+    }
+    return last; /* added up one by one, a piece may weigh less by a rounding */
+}
+
+void draw(
+    long threads, long rows, long columns, float temperature, const double *uniforms, const float *x, int64_t *tokens) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long i = 0; i < rows; i++) tokens[i] = row_draw(columns, temperature, uniforms[i], x + i * columns);
+}

@@ -90,6 +90,25 @@ def largest(logits: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
     return best, places
 
 
+def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor | None:
+    """Draws an entry of every row by weights exp(logit / temperature).
+
+    Args:
+        logits: `(rows, vocabulary)`, float32 on a CPU; of a row not all may be -inf.
+        uniforms: `(rows,)` of [0, 1), float64.
+
+    Returns:
+        The entries `(rows,)` at which the running sum of the weights passes these shares of their sum; `None` where no
+        compiled code can do it.
+    """
+    functions = _reads(logits)
+    if functions is None:
+        return None
+    uniforms, tokens = uniforms.contiguous(), torch.empty(len(logits), dtype=torch.long)
+    functions.draw(*_shape(logits), ctypes.c_float(temperature), *_pointers(uniforms, logits, tokens))
+    return tokens
+
+
 def _reads(logits: Tensor) -> ctypes.CDLL | None:
     fits = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.is_contiguous()
     return library.load() if fits else None
