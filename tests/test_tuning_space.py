@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -206,3 +207,12 @@ def test_points_that_only_go_wrong_together_are_found(tmp_path):
     space["model.engine"]["when"] = {"model.cell": ["rnn"]}
     config = load_config(write_config(tmp_path, MEMORY + f"tuning: {json.dumps({'space': space})}\n"))
     check(config, config.tuning.space)
+
+
+def test_choices_come_equally_often():
+    space = {"a": {"choice": ["x", "y", "z"]}, "b": {"choice": [1, None]}, "c": {"uniform": [0, 1]}}
+    points = [
+        point for point, _ in zip(drawn(Tuning.model_validate({"space": space}).space, 4), range(12), strict=False)
+    ]
+    assert Counter(point["a"] for point in points) == {"x": 4, "y": 4, "z": 4}
+    assert Counter(point["b"] for point in points) == {1: 6, None: 6}

@@ -8,7 +8,7 @@ from typing import Any
 from unrolled.evaluation.significance import LEVEL, written
 from unrolled.evaluation.wording import finite, joined
 from unrolled.tuning.comparisons import Basis, difference
-from unrolled.tuning.pairs import named
+from unrolled.tuning.pairs import named, pooled
 from unrolled.tuning.points import Objective, Point
 from unrolled.tuning.space_view import Parameter
 
@@ -92,26 +92,41 @@ def truncation(parameter: Parameter, rows: Sequence[dict[str, Any]], basis: Basi
 
 
 def rescue(cell: Parameter, kind: Parameter, cells: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Returns which clipping keeps which cell from diverging; None where no trial went unclipped."""
+    """Returns which clipping keeps what from diverging, over all cells and cell by cell; None where no trial went
+    unclipped."""
     free = {row["row"]: row for row in cells if row["column"] == "none"}
     if not free:
         return None
     told = []
     for value, without in free.items():
-        saves = [row for row in cells if row["row"] == value and row["p"] is not None and row["p"] <= LEVEL]
-        saves = [row for row in saves if row["share"] < without["share"]]
-        if saves:
-            others = joined([f"{kind.text(row['column'])} {_share(row)}" for row in saves])
-            told.append(f"{cell.text(value)} diverged without clipping in {_share(without)} trials, with {others}")
-    worst = max(free.values(), key=lambda row: row["share"])
-    if told:
-        text = "; ".join(told) + ". (Wilson’s intervals; Fisher’s exact test at 5 %, uncorrected.)"
-    else:
-        text = (
-            f"No clipping saves a cell significantly. Without clipping {cell.text(worst['row'])} diverged most, in "
-            f"{_share(worst)} trials."
-        )
+        if saves := _saves(without, [row for row in cells if row["row"] == value]):
+            told.append(
+                f"{cell.text(value)} diverged without clipping in {_share(without)}, with {_shares(kind, saves)}"
+            )
+    by_cell = f"Cell by cell: {'; '.join(told)}." if told else "No cell alone has trials enough to show it."
+    text = f"{_over_all_cells(kind, pooled(cells))} {by_cell} (Wilson’s intervals; Fisher’s exact test at 5 %.)"
     return {"question": "Which clipping saves which cell from divergence?", "answer": text, "basis": "all trials"}
+
+
+def _over_all_cells(kind: Parameter, rows: dict[Any, dict[str, Any]]) -> str:
+    without = rows["none"]
+    saves = _saves(without, list(rows.values()))
+    others = [row for row in rows.values() if row is not without and row not in saves]
+    text = f"Over all cells, {_share(without)} trials diverged without clipping"
+    if saves:
+        text += f", but with {_shares(kind, saves)}"
+    if others:
+        text += f"; {_shares(kind, others)} {'do' if len(others) > 1 else 'does'} not differ significantly"
+    return f"{text}."
+
+
+def _shares(kind: Parameter, rows: Sequence[dict[str, Any]]) -> str:
+    return joined([f"{kind.text(row['column'])} {_share(row)}" for row in rows])
+
+
+def _saves(without: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the rows of which significantly fewer diverged than without clipping."""
+    return [row for row in rows if row["p"] is not None and row["p"] <= LEVEL and row["share"] < without["share"]]
 
 
 def questions(

@@ -17,6 +17,8 @@ from unrolled.tuning.space_view import Parameter, identity
 
 FEWEST = 3
 """Points of a value from which it is tested."""
+SOUND = ("finished", "stopped")
+"""States of points whose scores are compared."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,12 @@ def bases(points: Sequence[Point], goal: Objective) -> list[Basis]:
 
     Where trials were stopped early, that is all points at the last step that all of them reached: those that
     finished are the ones that led, whatever their values. The finished ones at their end come second, or alone
-    where nothing was stopped.
+    where nothing was stopped. What diverged has no part in it: its loss says nothing but that it did.
     """
     step = common_step(points, goal.name)
     found = []
     if step is not None:
-        early = {point.number: point.score_at(goal.name, step) for point in points if point.state != "running"}
+        early = {point.number: point.score_at(goal.name, step) for point in points if point.state in SOUND}
         found.append(Basis(step, {number: score for number, score in early.items() if score is not None}))
     ends = {point.number: point.score(goal.name) for point in points if point.state == "finished"}
     found.append(Basis(None, {number: score for number, score in ends.items() if score is not None}))

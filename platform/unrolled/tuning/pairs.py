@@ -82,6 +82,20 @@ def divergence(rows: Parameter, columns: Parameter | None, points: Sequence[Poin
     return {"rows": rows.key, "columns": columns.key if columns else None, "cells": cells}
 
 
+def pooled(cells: Sequence[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """Returns the `cells` of `divergence` summed up over its rows, by column, with ``p`` against ``none`` as there."""
+    sums: dict[Any, dict[str, Any]] = {}
+    for cell in cells:
+        own = sums.setdefault(cell["column"], {"column": cell["column"], "trials": 0, "diverged": 0})
+        own["trials"] += cell["trials"]
+        own["diverged"] += cell["diverged"]
+    for own in sums.values():
+        own["share"] = own["diverged"] / own["trials"]
+        own["interval"] = interval_of_share(own["diverged"], own["trials"])
+        own["p"] = None if "none" not in sums or own is sums["none"] else _p(sums["none"], own)
+    return sums
+
+
 def _p(one: dict[str, Any], other: dict[str, Any]) -> float:
     counts = [[cell["diverged"], cell["trials"] - cell["diverged"]] for cell in (one, other)]
     return float(fisher_exact(counts).pvalue)

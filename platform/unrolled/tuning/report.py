@@ -126,10 +126,10 @@ def _pruned(found: Findings) -> str:
             "ones that led on the way, so their means flatter every value."
         )
     return (
-        f"{trials}. All points are therefore compared at step {found['step']:,}, the last that every one reached: "
-        "nothing was selected there, but slow starters look worse than they would end. The points that finished are "
-        "compared at their end too; they are the ones that led on the way, so their means flatter every value, most "
-        "of all one of which little is left."
+        f"{trials}. Points are therefore compared at step {found['step']:,}, the last that all reached but those that "
+        "diverged, which are in no mean: nothing else was selected there, but slow starters look worse than they would "
+        "end. The points that finished are compared at their end too; they are the ones that led on the way, so their "
+        "means flatter every value, most of all one of which little is left."
     )
 
 

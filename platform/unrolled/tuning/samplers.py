@@ -55,12 +55,17 @@ class Listed:
 
 
 def drawn(space: Space, seed: int) -> Iterator[Point]:
-    """Yields random points, the combinations of keys of kind `grid` in turn."""
+    """Yields random points, the combinations of keys of kind `grid` in turn.
+
+    The values of a choice are dealt like cards, in an order shuffled anew whenever all were dealt (permuted blocks,
+    Matts & Lachin 1988): each comes equally often, so that comparing them takes fewest points.
+    """
     generator, seen, fixed = random.Random(seed), list[Point](), gridded(space)
+    decks: dict[str, list[Any]] = {}
     while fixed:
         given = fixed.pop(0)
         for _ in range(TRIES):
-            point = choose(space, partial(_value, given, generator))
+            point = choose(space, partial(_value, given, generator, decks))
             if point not in seen:
                 seen.append(point)
                 fixed.append(given)
@@ -68,8 +73,14 @@ def drawn(space: Space, seed: int) -> Iterator[Point]:
                 break
 
 
-def _value(given: Point, generator: random.Random, key: str, parameter: Parameter) -> Any:
-    return given[key] if key in given else draw_value(parameter, generator)
+def _value(given: Point, generator: random.Random, decks: dict[str, list[Any]], key: str, parameter: Parameter) -> Any:
+    if key in given:
+        return given[key]
+    if parameter.values is None:
+        return draw_value(parameter, generator)
+    if not decks.get(key):
+        decks[key] = generator.sample(list(parameter.values), len(parameter.values))
+    return decks[key].pop()
 
 
 class Tpe:
