@@ -149,7 +149,7 @@ def test_an_evaluation_of_an_ensemble_says_what_it_is_and_goes_on(runs, capsys):
     assert results["parameters"] == 2 * alone[0] + alone[1]
     assert all(sum(row) == pytest.approx(1, abs=0.03) for row in rows[0]["attention"]["weights"])
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "one + two + double" in page and "# double\n" in page
+    assert "one + two + double" in page and "# double\n" in page and "3 models as one, decoded in 2 ways" in page
     assert not (runs / "one" / "evaluation" / "test").exists()
 
     again = shlex.split(results["command"])
