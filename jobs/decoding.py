@@ -16,6 +16,7 @@ from unrolled.config_file import load_config
 from unrolled.data.vocabulary import BEGIN, END, PAD, SPECIAL, UNKNOWN
 from unrolled.decoding import Beam, Greedy, Sample, Strategy, decode
 from unrolled.errors import UserError
+from unrolled.evaluation.members import Member
 from unrolled.evaluation.trained import Trained
 from unrolled.models import EncoderDecoder, Memory
 from unrolled.recurrence import compiled
@@ -131,7 +132,7 @@ def _trained(quick: bool) -> Iterator[Figure]:
     try:
         run = open_run(RUN)
         config = load_config(run.path / "config.yaml", ["decoding.precision=float32"])
-        trained = Trained(run, config, choose_checkpoint(run, "best"))
+        trained = Trained([Member(run, config, choose_checkpoint(run, "best"))])
         inputs = trained.task.texts("test")[0][: 2 * ROWS if quick else None]  # type: ignore[union-attr]
     except UserError as error:
         print(f"decoding: nothing of a trained model, as there is none in {RUN} ({error})", file=sys.stderr)

@@ -11,6 +11,7 @@ import unrolled
 from training_runs import train, weights
 from unrolled.cli import main
 from unrolled.errors import UserError
+from unrolled.evaluation.members import Member
 from unrolled.evaluation.trained import load
 from unrolled.training.run import choose_checkpoint
 
@@ -18,7 +19,7 @@ OPTIONS = ["training.epochs=99", "training.max_steps=8", "training.validate_ever
 
 
 def loaded(run, which):
-    _, model = load(run, run.config(), choose_checkpoint(run, which), torch.device("cpu"))
+    _, model = load([Member(run, run.config(), choose_checkpoint(run, which))], torch.device("cpu"))
     return model.state_dict()
 
 

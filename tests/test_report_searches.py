@@ -44,6 +44,7 @@ def with_p(results: dict[str, Any], p: float, **pairs: float) -> dict[str, Any]:
         ("beam:size=10,length_penalty=0.6", "Beam search 10 (length penalty 0.6)"),
         ("sample:temperature=0.7,samples=5", "Sampling (T = 0.7, ×5)"),
         ("mbr:samples=20", "MBR of 20 samples"),
+        ("mbr:samples=20,utility=bleu", "MBR of 20 samples (by bleu)"),
         ("mbr", "MBR"),
         ("beam of 10", "beam of 10"),
     ],

@@ -27,7 +27,7 @@ from unrolled.decoding import (
     decode,
     split,
 )
-from unrolled.decoding.risk import chrf, least_risk
+from unrolled.decoding.risk import bleu, chrf, least_risk
 from unrolled.errors import UserError
 
 
@@ -41,12 +41,14 @@ def test_spelled_options_come_before_those_of_the_config() -> None:
     config = Decoding.model_validate(
         {"max_length": 30, "samples": 9, "precision": "float32", "beam": {"size": 3}, "sample": {"top_k": 4}}
     )
-    chosen = choose(["greedy", "beam", "beam:size=10,length_penalty=average", "mbr:samples=7,top_p=0.9"], config)
+    chosen = choose(
+        ["greedy", "beam", "beam:size=10,length_penalty=average", "mbr:samples=7,top_p=0.9,utility=bleu"], config
+    )
     assert list(chosen.values()) == [
         Greedy(max_length=30),
         Beam(3, max_length=30),
         Beam(10, "average", max_length=30),
-        MBR(top_k=4, top_p=0.9, samples=7, max_length=30),
+        MBR(top_k=4, top_p=0.9, samples=7, utility="bleu", max_length=30),
     ]
     assert choose(["best"], config) == {"best": Best(top_k=4, samples=9, max_length=30)}
     assert choose(["sample:length_factor=null"], config)["sample:length_factor=null"] == Sample(top_k=4, max_length=30)
@@ -62,6 +64,9 @@ def test_spelled_options_come_before_those_of_the_config() -> None:
         ("beam:size", "'size' is no option; accepted is key=value, such as size=10"),
         ("beam:", "'' is no option"),
         ("beam:size=3,size=4", "size is given twice"),
+        ("mbr:utility=ter", "mbr.utility is 'ter'; accepted is chrf or bleu."),
+        ("best:utility=bleu", "best has no option 'utility'"),
+        ("best:utility=bleu", "mbr has it."),
         ("beam:size=three", "beam.size is 'three'; accepted is a whole number, 1 or more"),
         ("sample:top_p=1.5", "sample.top_p is 1.5; accepted is a number above 0, up to 1"),
         ("beam:length_penalty=mean", "beam.length_penalty is 'mean'; accepted is a number, 0 or more, or 'average'"),
@@ -133,23 +138,42 @@ def test_chrf_of_all_pairs_is_that_of_sacrebleu(samples: list[str]) -> None:
     np.testing.assert_allclose(chrf(samples), wanted, atol=1e-6)
 
 
-def test_the_least_risk_is_the_sample_most_like_all() -> None:
+WORDS = st.lists(
+    st.sampled_from(["a", "dog", "runs.", "1,000", "U.S.", "&quot;", "日", "-\n", "<skipped>"]), max_size=9
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(WORDS.map(" ".join) | st.text(st.sampled_from("ab \t.,日"), max_size=14), max_size=5))
+def test_bleu_of_all_pairs_is_that_of_sacrebleu(samples: list[str]) -> None:
+    wanted = [[sacrebleu.sentence_bleu(one, [other]).score for other in samples] for one in samples]
+    np.testing.assert_allclose(bleu(samples), np.reshape(wanted, (len(samples),) * 2), atol=1e-6)
+
+
+@pytest.mark.parametrize(("utility", "metric"), [("chrf", sacrebleu.sentence_chrf), ("bleu", sacrebleu.sentence_bleu)])
+def test_the_least_risk_is_the_sample_most_like_all(utility: Any, metric: Any) -> None:
     samples = ["a dog runs", "a cat sleeps", "a dog ran", "the dog runs", "", "a cat sleeps"]
-    wanted = np.array([[sacrebleu.CHRF().sentence_score(a, [b]).score for b in samples] for a in samples]).mean(1)
-    assert least_risk(samples) == int(wanted.argmax())
-    assert least_risk([""]) == least_risk(["", ""]) == 0
+    wanted = np.array([[metric(a, [b]).score for b in samples] for a in samples]).mean(1)
+    assert least_risk(samples, utility) == int(wanted.argmax())
+    assert least_risk([""], utility) == least_risk(["", ""], utility) == 0
 
 
-def test_mbr_writes_the_text_of_least_risk() -> None:
+def test_the_utility_is_what_decides() -> None:
+    samples = ["unbelievable", "unbelievably", "believable", "a dog", "the dog"]
+    assert [samples[least_risk(samples, utility)] for utility in ("chrf", "bleu")] == ["unbelievable", "a dog"]
+
+
+@pytest.mark.parametrize("utility", ["chrf", "bleu"])
+def test_mbr_writes_the_text_of_least_risk(utility: Any) -> None:
     model = Network(12, 4, spread=1.0)
 
     def write(rows: list[list[int]]) -> list[str]:
-        return ["".join(chr(97 + token) for token in row) for row in rows]
+        return [" ".join(chr(97 + token) for token in row) for row in rows]
 
-    strategy: Any = MBR(samples=8)
+    strategy: Any = MBR(samples=8, utility=utility)
     decoded = run(model, model.memory(9), strategy, max_length=10)
     written = [write([one.tokens for one in hypotheses]) for hypotheses in decoded.hypotheses]
     limits = [strategy.max_length] * len(decoded.hypotheses)
     chosen = [answer.text for answer in answers(decoded, strategy, write, limits)]
-    assert chosen == [own[least_risk(own)] for own in written] != [own[0] for own in written]
+    assert chosen == [own[least_risk(own, utility)] for own in written] != [own[0] for own in written]
     assert [answer.text for answer in answers(decoded, Sample(), write, limits)] == [own[0] for own in written]

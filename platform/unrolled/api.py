@@ -25,6 +25,7 @@ from unrolled.decoding import USUAL, Candidate, Strategy, choose
 from unrolled.errors import UserError
 from unrolled.evaluation.evaluation import Evaluation, Report
 from unrolled.evaluation.job import Here, OnRay, Workforce
+from unrolled.evaluation.members import Member, check, members
 from unrolled.evaluation.prepare import Conduct, prepare_evaluation
 from unrolled.evaluation.trained import Trained
 from unrolled.tasks import Answerer, Explainer, Prepared, Task, Writer, make_task, prepare
@@ -33,7 +34,7 @@ from unrolled.training.checkpoint import Progress
 from unrolled.training.comm import Alone
 from unrolled.training.console import Console, duration, written
 from unrolled.training.launch import launch
-from unrolled.training.run import RunFolder, choose_checkpoint, claim, open_run
+from unrolled.training.run import RunFolder, claim, open_run
 from unrolled.training.signals import stopping
 from unrolled.training.trackers import reach_trackers
 from unrolled.training.tracking import Tracking
@@ -61,6 +62,7 @@ class Run:
         split: str = "test",
         decode: Sequence[str] = (),
         *,
+        ensemble: Sequence[Run] = (),
         overrides: Sequence[str] = (),
         checkpoint: str = "best",
         workers: int = 1,
@@ -74,6 +76,7 @@ class Run:
         Args:
             split: `train`, `validation`, `test`, or another split of the data.
             decode: strategies, such as `greedy`, `sample` or `beam:size=10`; these three if empty.
+            ensemble: runs that decode together with this one, whose settings hold: p(token) is the mean of all models'.
             overrides: of the run's config, such as ``decoding.beam.size=10``.
             checkpoint: `best`, `last` or `step-N`; `average` takes the mean of the weights of all checkpoints that the
                 run kept, `average-N` of the N newest.
@@ -87,6 +90,7 @@ class Run:
             [self],
             [split],
             decode,
+            ensemble=ensemble,
             overrides=overrides,
             checkpoint=checkpoint,
             workers=workers,
@@ -101,11 +105,12 @@ class Run:
         texts: Sequence[str],
         decode: str | None = None,
         *,
+        ensemble: Sequence[Run] = (),
         overrides: Sequence[str] = (),
         checkpoint: str = "best",
     ) -> list[str]:
         """Returns one output a text; `decode` as the task has it by default. Arguments as in `evaluate`."""
-        trained = self._trained(overrides, checkpoint)
+        trained = self._trained(overrides, checkpoint, ensemble)
         return trained.write(self._strategy(trained, decode), range(len(texts)), texts)
 
     def candidates(
@@ -114,6 +119,7 @@ class Run:
         count: int,
         decode: str | None = None,
         *,
+        ensemble: Sequence[Run] = (),
         overrides: Sequence[str] = (),
         checkpoint: str = "best",
     ) -> list[list[Candidate]]:
@@ -125,7 +131,7 @@ class Run:
         Raises:
             UserError: the strategy cannot find so many, or the task scores no outputs.
         """
-        trained = self._trained(overrides, checkpoint)
+        trained = self._trained(overrides, checkpoint, ensemble)
         strategy = self._strategy(trained, decode)
         if not isinstance(trained.task, Answerer):
             raise UserError(f"--n-best: a run of task {trained.config.task} gives no scores to what it writes.")
@@ -139,6 +145,7 @@ class Run:
         strategy = choose([spelling], trained.task.decoding)[spelling]
         if isinstance(trained.task, Answerer):
             trained.task.check(strategy)
+            check(trained.members[1:], strategy)
         return strategy
 
     def explain(self, text: str | None = None, *, overrides: Sequence[str] = (), checkpoint: str = "best") -> str:
@@ -149,9 +156,8 @@ class Run:
             raise UserError(f"--explain: a run of task {trained.config.task} has no explanation of its steps.")
         return trained.task.explain(trained.model, text)
 
-    def _trained(self, overrides: Sequence[str], checkpoint: str) -> Trained:
-        config = load_config(self.path / "config.yaml", overrides)
-        return Trained(self.folder, config, choose_checkpoint(self.folder, checkpoint))
+    def _trained(self, overrides: Sequence[str], checkpoint: str, ensemble: Sequence[Run] = ()) -> Trained:
+        return Trained(members(self.folder, [run.folder for run in ensemble], overrides, checkpoint))
 
 
 def evaluate(
@@ -159,6 +165,7 @@ def evaluate(
     splits: Sequence[str] = ("test",),
     decode: Sequence[str] = (),
     *,
+    ensemble: Sequence[Run] = (),
     overrides: Sequence[str] = (),
     checkpoint: str = "best",
     workers: int = 1,
@@ -169,15 +176,21 @@ def evaluate(
     """Evaluates every run on every split; a report each. Arguments and errors as in `Run.evaluate`: all is checked
     before work begins."""
     console = console or Console()
-    plans = [_plan(run.folder, splits, decode, overrides, checkpoint, console) for run in runs]
+    if ensemble and len(runs) > 1:
+        raise UserError(f"--ensemble: goes with one run, not with {len(runs)}; name the others behind it.")
+    others = [run.folder for run in ensemble]
+    plans = [
+        _plan(members(run.folder, others, overrides, checkpoint), splits, decode, overrides, checkpoint, console)
+        for run in runs
+    ]
     reports = []
     with ExitStack() as session:
         if not local:
             resources = session.enter_context(connect(address, runs[0].folder.log))
             cpus, gpu = resources.share(workers)
-        for run, plan in zip(runs, plans, strict=True):
-            given = run.folder, plan[0][0].config, plan[0][0].checkpoint
-            workforce: Workforce = Here(*given) if local else OnRay(*given, workers=workers, cpus=cpus, gpu=gpu)
+        for plan in plans:
+            given = plan[0][0].members
+            workforce: Workforce = Here(given) if local else OnRay(given, workers=workers, cpus=cpus, gpu=gpu)
             with closing(workforce):
                 for evaluation, conduct in plan:
                     if len(runs) * len(splits) > 1:
@@ -188,29 +201,29 @@ def evaluate(
 
 
 def _plan(
-    run: RunFolder,
+    joined: Sequence[Member],
     splits: Sequence[str],
     decode: Sequence[str],
     overrides: Sequence[str],
-    checkpoint_name: str,
+    checkpoint: str,
     console: Console,
 ) -> list[tuple[Evaluation, Conduct]]:
-    """Returns the evaluations of a run, everything checked that can be."""
-    config = load_config(run.path / "config.yaml", overrides)
-    chosen = choose_checkpoint(run, checkpoint_name)
-    task = make_task(config, run.vocabulary)
-    checkpoint.load_model(chosen.folders, task.build_model())
+    """Returns the evaluations of a run, or of an ensemble, everything checked that can be."""
+    task = joined[0].task()
+    for member in joined:
+        member.load()
     plan = []
     for split in splits:
         if splits.count(split) > 1:
             raise UserError(f"--split: {split!r} is given twice.")
-        conduct = prepare_evaluation(task, config, split, decode)
-        given = ["unrolled", "evaluate", str(run.path), "--split", split]
+        conduct = prepare_evaluation(task, joined, split, decode)
+        first, *others = (str(member.run.path) for member in joined)
+        given = ["unrolled", "evaluate", first, *(["--ensemble", *others] if others else []), "--split", split]
         given += ["--decode", ",".join(decode)] if decode else []
-        given += ["--checkpoint", checkpoint_name] if checkpoint_name != "best" else []
+        given += ["--checkpoint", checkpoint] if checkpoint != "best" else []
         given += overrides
         told = console.evaluating, console.say
-        plan.append((Evaluation(run, config, chosen, split, shlex.join(given), unrolled.__version__, *told), conduct))
+        plan.append((Evaluation(joined, split, shlex.join(given), unrolled.__version__, *told), conduct))
     return plan
 
 

@@ -19,6 +19,7 @@ OVERRIDE = re.compile(r"^[a-z_][\w.]*=")
 OVERRIDDEN = ("train", "tune", "evaluate", "gradients", "profile", "config")
 """Commands whose overrides may stand anywhere, between options too."""
 SIGINT_CODE = 130
+TOGETHER = "a run that decodes together with it: the mean of the models' probabilities"
 STRATEGIES = "greedy, sample, beam, best or mbr, with options as in beam:size=10,length_penalty=0.6"
 
 
@@ -61,7 +62,11 @@ def _run(given: list[str]) -> int:
     if given[0] in OVERRIDDEN:
         overrides = [word for word in given if OVERRIDE.match(word)]
         given = [word for word in given if not OVERRIDE.match(word)]
-    options = parser.parse_args(given)
+    options, rest = parser.parse_known_args(given)
+    if unknown := [word for word in rest if word.startswith("-") or "texts" not in options]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:  # texts behind options, of which argparse has read none
+        options.texts += rest
     options.overrides = overrides
     return COMMANDS[options.command](options)
 
@@ -131,6 +136,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         [load(run) for run in runs],
         options.split.split(","),
         split(options.decode) if options.decode else (),
+        ensemble=[load(run) for run in options.ensemble],
         overrides=options.overrides,
         checkpoint=options.checkpoint,
         workers=options.workers,
@@ -148,6 +154,7 @@ def _score(options: argparse.Namespace) -> int:
     from unrolled.evaluation.table import table
 
     given = {"a run": options.runs, "overrides": options.overrides, "--decode": options.decode}
+    given["--ensemble"] = options.ensemble
     if more := [name for name, value in given.items() if value]:
         raise UserError(f"evaluate: --outputs are texts made elsewhere; {more[0]} cannot be given as well.")
     if not options.references:
@@ -164,20 +171,21 @@ def _score(options: argparse.Namespace) -> int:
 def _generate(options: argparse.Namespace) -> int:
     from unrolled.api import load
 
-    run = load(options.run)
+    run, ensemble = load(options.run), [load(other) for other in options.ensemble]
     if options.explain is not None:
+        if ensemble:
+            raise UserError("--explain shows the steps of one run; leave --ensemble out.")
         print(run.explain(options.explain or None, overrides=options.set, checkpoint=options.checkpoint))
         return 0
     texts = list(options.texts) or _lines(options.file)
+    given = {"ensemble": ensemble, "overrides": options.set, "checkpoint": options.checkpoint}
     if options.n_best is not None:
-        found = run.candidates(
-            texts, options.n_best, options.decode, overrides=options.set, checkpoint=options.checkpoint
-        )
+        found = run.candidates(texts, options.n_best, options.decode, **given)
         for number, candidates in enumerate(found):
             print(end="\n" if number else "")
             print(*(f"{one.score:.4f}\t{one.text}" for one in candidates), sep="\n")
         return 0
-    for text in run.generate(texts, options.decode, overrides=options.set, checkpoint=options.checkpoint):
+    for text in run.generate(texts, options.decode, **given):
         print(text)
     return 0
 
@@ -294,6 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("run", help="folder of the run")
     generate.add_argument("texts", nargs="*", metavar="TEXT", help="inputs; default: lines of --file")
     generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
+    generate.add_argument("--ensemble", action="append", default=[], metavar="RUN", help=f"{TOGETHER}; several times")
     generate.add_argument("--decode", help=f"{STRATEGIES} (what suits the task)")
     instead = generate.add_mutually_exclusive_group()
     scored = "the N best outputs of each input, lines of score, tab, text; an empty line between inputs"
@@ -344,6 +353,7 @@ def _tune_options(tune: argparse.ArgumentParser) -> None:
 def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
     runs_help = "folder of a run; follow it with key.path=value to override its config"
     evaluate.add_argument("runs", nargs="*", metavar="RUN", help=runs_help)
+    evaluate.add_argument("--ensemble", action="extend", nargs="+", default=[], metavar="RUN", help=TOGETHER)
     evaluate.add_argument("--split", default="test", help="train, validation, test or others, with commas (test)")
     evaluate.add_argument(
         "--decode", default="", help=f"strategies, separated by commas: {STRATEGIES} (greedy,sample,beam)"

@@ -6,7 +6,7 @@ One function, `decode`, and one frozen dataclass a strategy; `answers` makes its
 from __future__ import annotations
 
 from unrolled.decoding.answers import Answer, Candidate, answers
-from unrolled.decoding.ensemble import Ensemble, Memories
+from unrolled.decoding.ensemble import Ensemble, MeanScorer, Memories
 from unrolled.decoding.interface import Attentive, Memory, Searchable
 from unrolled.decoding.n_best import n_best
 from unrolled.decoding.named import STRATEGIES, USUAL, as_trained, choose, precision_of, split
@@ -26,6 +26,7 @@ __all__ = [
     "Ensemble",
     "Greedy",
     "Hypothesis",
+    "MeanScorer",
     "Memories",
     "Memory",
     "Sample",

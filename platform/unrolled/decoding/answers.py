@@ -52,7 +52,7 @@ def answers(
     found = []
     for hypotheses, limit in zip(decoded.hypotheses, limits, strict=True):
         own = [Candidate(next(every), one.score) for one in hypotheses]
-        first = least_risk([one.text for one in own]) if isinstance(strategy, MBR) else 0
+        first = least_risk([one.text for one in own], strategy.utility) if isinstance(strategy, MBR) else 0
         known = _log_probability(hypotheses[first], strategy, limit)
         found.append(Answer(_told(own, first, strategy), known))
     return found

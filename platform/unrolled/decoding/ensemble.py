@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
 from unrolled.decoding.interface import M, Searchable
 from unrolled.models.rows import Rows
-from unrolled.models.scorer import log_sums
+from unrolled.models.scorer import Scorer, best, log_sums
 from unrolled.recurrence.state import Nest
 
 
@@ -24,6 +24,13 @@ class Memories(Generic[M]):
 
     def __len__(self) -> int:
         return len(self.each[0])
+
+    @property
+    def mask(self) -> Tensor:
+        """Returns False on padding, `(n, positions)`: one for all, where all read the same tokens."""
+        first: Any = self.each[0]
+        mask: Tensor = first.mask
+        return mask
 
     def select(self, rows: Tensor) -> Memories[M]:
         """Takes the sentences `rows` `(m,)`."""
@@ -43,11 +50,51 @@ class Ensemble(Generic[M]):
 
     def step(self, tokens: Tensor, state: Nest, memory: Memories[M], rows: Rows) -> tuple[Tensor, Nest]:
         """The logarithm of the mean probabilities, and the states of all models."""
-        mean, states = None, []
-        for model, own, part in zip(self.models, memory.each, state, strict=True):
-            logits, after = model.step(tokens, part, own, rows)
-            logs = logits.sub_(log_sums(logits)[:, None] + math.log(len(self.models)))
-            mean = logs if mean is None else torch.logaddexp(mean, logs, out=mean)
-            states.append(after)
-        assert mean is not None
-        return mean, tuple(states)
+        states: list[Nest] = []
+
+        def scored() -> Iterator[tuple[Tensor, Tensor]]:
+            for model, own, part in zip(self.models, memory.each, state, strict=True):
+                logits, after = model.step(tokens, part, own, rows)
+                states.append(after)
+                yield log_sums(logits), logits
+
+        return log_mean(scored()), tuple(states)
+
+
+class MeanScorer:
+    """The scorers of several models as one, as `Ensemble` has it.
+
+    Args:
+        scorers: each of the outputs of its own model; these stand side by side, `(rows, features of all)`.
+    """
+
+    def __init__(self, scorers: Sequence[Scorer]) -> None:
+        self._scorers, self.vocabulary = scorers, scorers[0].vocabulary
+
+    def best(self, outputs: Tensor, count: int, never: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Scorer.best`."""
+        sums, logits = self.logits(outputs)
+        return sums, *best(logits.masked_fill(never, -float("inf")), count)
+
+    def logits(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Scorer.logits`."""
+        parts = torch.split(outputs, [scorer.features for scorer in self._scorers], dim=1)
+        own = zip(self._scorers, parts, strict=True)
+        # Where models are of several types, what stands side by side is of the widest.
+        mean = log_mean(scorer.logits(part.to(scorer.dtype)) for scorer, part in own)
+        return log_sums(mean), mean
+
+
+def log_mean(scored: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Returns the logarithm of the mean probabilities `(rows, vocabulary)`.
+
+    Args:
+        scored: of each model what `log_sums` gives of its logits `(rows,)`, and these `(rows, vocabulary)`, which are
+            overwritten.
+    """
+    total, models = None, 0
+    for sums, logits in scored:
+        logs, models = logits.sub_(sums[:, None]), models + 1
+        total = logs if total is None else torch.logaddexp(total, logs)
+    assert total is not None
+    return total.sub_(math.log(models))

@@ -7,7 +7,7 @@ from typing import Protocol, Self, TypeVar, runtime_checkable
 from torch import Tensor
 
 from unrolled.models.rows import Rows
-from unrolled.models.scorer import Precision, Scorer
+from unrolled.models.scorer import Precision
 from unrolled.recurrence.state import Nest
 
 
@@ -69,6 +69,17 @@ class Attentive(Protocol):
         ...
 
 
+class OutputScorer(Protocol):
+    """What turns outputs into logits; `Scorer` says what its methods take and return."""
+
+    @property
+    def vocabulary(self) -> int: ...
+
+    def best(self, outputs: Tensor, count: int, never: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def logits(self, outputs: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
 @runtime_checkable
 class Scoring(Protocol):
     """What some searchable models offer besides: a step in two parts, so that the search finds the best tokens while
@@ -79,6 +90,6 @@ class Scoring(Protocol):
         `attends`, the weights of `Attentive.look`, else `None`."""
         ...
 
-    def scorer(self, precision: Precision) -> Scorer:
+    def scorer(self, precision: Precision) -> OutputScorer:
         """Returns what turns outputs into logits, with the parameters as they are now."""
         ...

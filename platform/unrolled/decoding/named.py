@@ -92,6 +92,8 @@ def _configured(kind: type[Strategy], config: Decoding) -> dict[str, Any]:
     if issubclass(kind, Sample):
         settings |= config.sample.model_dump()
         settings["samples"] = config.samples if issubclass(kind, Best | MBR) else 1
+    if issubclass(kind, MBR):
+        settings["utility"] = MBR.utility
     if issubclass(kind, Beam):
         settings |= config.beam.model_dump() | {"best": 1}
     return settings

@@ -9,11 +9,11 @@ from typing import Any, Generic, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from unrolled.decoding.interface import M, Searchable
+from unrolled.decoding.interface import M, OutputScorer, Searchable
 from unrolled.decoding.rules import Rules
 from unrolled.errors import RunFailed
 from unrolled.models.rows import Rows
-from unrolled.models.scorer import Scorer, best, log_sums
+from unrolled.models.scorer import best, log_sums
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.state import Nest
 
@@ -102,7 +102,7 @@ class Problem(Generic[M]):
     ids: list[int]
     limits: Tensor
     rules: Rules
-    scorer: Scorer | None = None
+    scorer: OutputScorer | None = None
 
     def first(self) -> Live[M]:
         """Returns one empty hypothesis a sentence."""

@@ -10,6 +10,8 @@ from typing import Literal, get_args
 from unrolled.errors import UserError, listing
 from unrolled.models.scorer import Precision
 
+Utility = Literal["chrf", "bleu"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
@@ -113,10 +115,20 @@ class Best(Sample):
 class MBR(Sample):
     """Of several samples the one that is most like all of them, the least risk (Eikema & Aziz 2020, section 5; 2022).
 
-    The risk is estimated with every sample as a reference; the likeness is sentence-level chrF.
+    The risk is estimated with every sample as a reference.
+
+    Args:
+        utility: how like a sample is to another: their sentence-level chrF or BLEU.
     """
 
     samples: int = 20
+    utility: Utility = "chrf"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.utility not in get_args(Utility):
+            accepted = listing(get_args(Utility))
+            raise UserError(f"{self.name()}.utility is {self.utility!r}; accepted is {accepted}.")
 
 
 @dataclass(frozen=True)

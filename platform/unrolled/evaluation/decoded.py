@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unrolled.config_file import dump_config
 from unrolled.decoding import Answer, Beam, Best, Strategy
 from unrolled.errors import UserError
 from unrolled.evaluation.evaluation import Evaluation, Report, provenance
@@ -26,7 +24,7 @@ from unrolled.evaluation.results import (
 from unrolled.evaluation.table import table
 from unrolled.evaluation.wording import ranking
 from unrolled.tasks import Answerer
-from unrolled.training.checkpoint import weights_sum
+from unrolled.training.checkpoint import file_sum, weights_sum
 
 
 def evaluate_decoded(
@@ -73,7 +71,7 @@ def evaluate_decoded(
     write_json(evaluation.folder / "results.json", results)
     write_lines(evaluation.folder / "outputs.jsonl", rows)
     page = evaluation.folder / "report.html"
-    write_report(results, rows, evaluation.run.history(), dump_config(evaluation.config), page)
+    write_report(results, rows, evaluation.history, evaluation.config_yaml, page)
     forget_others(evaluation.decoded, kept.values())
     return Report(scores, page, evaluation.of, table(metrics, scores))
 
@@ -101,14 +99,16 @@ def _kept(
 
 
 def _model_name(evaluation: Evaluation, workforce: Workforce) -> str:
-    """Names all that the model is made of."""
-    config, words = evaluation.config.model_dump(), evaluation.run.vocabulary
-    parts = (
-        [weights_sum(folder) for folder in evaluation.checkpoint.folders],
-        [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in sorted(words.glob("*.json"))],
-        (config["model"], evaluation.config.training.parameter_type, evaluation.version, workforce.device),
-    )
-    return json.dumps(parts, sort_keys=True)
+    """Names all that the model, or each of an ensemble, is made of."""
+    parts = [
+        (
+            [weights_sum(folder) for folder in member.checkpoint.folders],
+            [(path.name, file_sum(path)) for path in sorted(member.run.vocabulary.glob("*.json"))],
+            (member.config.model.model_dump(), member.config.training.parameter_type),
+        )
+        for member in evaluation.members
+    ]
+    return json.dumps([parts, evaluation.version, workforce.device], sort_keys=True)
 
 
 def _by_frequency(

@@ -10,10 +10,11 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from unrolled.config import Config
+from unrolled.config_file import dump_config
 from unrolled.evaluation.job import Advance, Workforce
+from unrolled.evaluation.members import Member
 from unrolled.files import writing
-from unrolled.tasks import make_task
-from unrolled.training.run import Chosen, RunFolder
+from unrolled.training.run import RunFolder
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,13 @@ class Evaluation:
     """One evaluation of one split.
 
     Attributes:
-        config: the run's, with the settings of this evaluation.
+        members: the run, first, and those that decode with it.
         command: the command line, for the report.
         show: told what is done, how often, of how many, and in what word.
         say: told what a person should know besides.
     """
 
-    run: RunFolder
-    config: Config
-    checkpoint: Chosen
+    members: Sequence[Member]
     split: str
     command: str
     version: str
@@ -37,9 +36,20 @@ class Evaluation:
     say: Callable[[str], None]
 
     @property
+    def run(self) -> RunFolder:
+        """The run whose folder takes the results."""
+        return self.members[0].run
+
+    @property
+    def config(self) -> Config:
+        """The run's, with the settings of this evaluation."""
+        return self.members[0].config
+
+    @property
     def folder(self) -> Path:
-        """Where its files go."""
-        return self.run.path / "evaluation" / self.split
+        """Where its files go; an ensemble's do not replace those of the run alone."""
+        others = "+".join(member.run.name for member in self.members[1:])
+        return self.run.path / "evaluation" / (f"{self.split}-with-{others}" if others else self.split)
 
     @property
     def decoded(self) -> Path:
@@ -68,8 +78,20 @@ class Evaluation:
 
     @property
     def of(self) -> tuple[str, str]:
-        """Names the run and the split."""
-        return self.run.name, self.split
+        """Names the run, or all of an ensemble, and the split."""
+        return " + ".join(member.run.name for member in self.members), self.split
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of the training; none of an ensemble, which was not trained as one."""
+        return self.run.history() if len(self.members) == 1 else []
+
+    @property
+    def config_yaml(self) -> str:
+        """The configs, as the report shows them."""
+        if len(self.members) == 1:
+            return dump_config(self.config)
+        return "\n".join(f"# {member.run.name}\n{dump_config(member.config)}" for member in self.members)
 
 
 @dataclass(frozen=True)
@@ -91,16 +113,22 @@ class Report:
 
 def provenance(evaluation: Evaluation, workforce: Workforce) -> dict[str, Any]:
     """Returns what results.json says of how it was made."""
-    model = make_task(evaluation.config, evaluation.run.vocabulary).build_model()
+    members = evaluation.members
+    several = len(members) > 1
+    models = [member.task().build_model() for member in members]
+    checkpoints = [
+        f"{member.run.name} {member.checkpoint.name}" if several else member.checkpoint.name for member in members
+    ]
     return {
-        "run": evaluation.run.name,
+        "run": evaluation.of[0],
+        **({"ensemble": [str(member.run.path) for member in members]} if several else {}),
         "task": evaluation.config.task,
         "split": evaluation.split,
-        "checkpoint": evaluation.checkpoint.name,
+        "checkpoint": "; ".join(checkpoints),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": evaluation.command,
         "version": evaluation.version,
         "device": workforce.device,
         "workers": workforce.workers,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for model in models for parameter in model.parameters()),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from unrolled.config_file import dump_config
 from unrolled.evaluation.evaluation import Evaluation, Report, provenance
 from unrolled.evaluation.job import Workforce, examine
 from unrolled.evaluation.page import Card, facts, size_and_training, write_page
@@ -60,7 +59,7 @@ def _interval(findings: Findings, name: str) -> str:
 
 
 def _write_report(evaluation: Evaluation, results: dict[str, Any], findings: Findings) -> None:
-    history = evaluation.run.history()
+    history = evaluation.history
     scores = [
         {
             "label": metric(name).label,
@@ -87,5 +86,5 @@ def _write_report(evaluation: Evaluation, results: dict[str, Any], findings: Fin
         scores=scores,
         findings=findings,
         facts=facts(results),
-        config_yaml=dump_config(evaluation.config),
+        config_yaml=evaluation.config_yaml,
     )

@@ -9,12 +9,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from unrolled.config import Config
 from unrolled.decoding import Answer, Strategy
 from unrolled.errors import RunFailed, UserError
 from unrolled.evaluation.kept import Kept, KeptChunk
+from unrolled.evaluation.members import Member
 from unrolled.evaluation.trained import Trained
-from unrolled.training.run import Chosen, RunFolder
 
 CHUNK = 128
 """Examples that a worker takes at a time: small enough to share evenly, large enough for full batches."""
@@ -26,8 +25,8 @@ Advance = Callable[[int], None]
 class Here:
     """Works in this process."""
 
-    def __init__(self, run: RunFolder, config: Config, chosen: Chosen) -> None:
-        self._trained = Trained(run, config, chosen)
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._trained = Trained(members)
         self.device = self._trained.device.type
         self.workers = 1
 
@@ -45,11 +44,11 @@ class Here:
 
 
 class OnRay:
-    """Works in Ray actors, each with the model in memory. Ray must be initialised."""
+    """Works in Ray actors, each with the model, or all models of an ensemble, in memory. Ray must be initialised."""
 
-    def __init__(self, run: RunFolder, config: Config, chosen: Chosen, *, workers: int, cpus: int, gpu: bool) -> None:
+    def __init__(self, members: Sequence[Member], *, workers: int, cpus: int, gpu: bool) -> None:
         actor = ray.remote(Trained).options(num_cpus=cpus, num_gpus=int(gpu), max_restarts=2, max_task_retries=2)
-        self._actors = [actor.remote(run, config, chosen, cpus) for _ in range(workers)]
+        self._actors = [actor.remote(members, cpus) for _ in range(workers)]
         self.device = "cuda" if gpu else "cpu"
         self.workers = workers
         # Loading is not decoding: wait for it here, so that speeds are of the search alone.

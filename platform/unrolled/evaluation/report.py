@@ -52,6 +52,7 @@ def write_report(
         "report.html.j2",
         charts,
         results=results,
+        models=f"{len(members)} models as one" if (members := results.get("ensemble")) else "One model",
         headline=headline(results),
         summary=summary(results),
         cards=_cards(results, history, names[0]),

@@ -9,47 +9,39 @@ from typing import Any
 import torch
 from torch import nn
 
-from unrolled.config import Config
 from unrolled.decoding import Answer, Beam, Best, Candidate, Strategy, n_best
-from unrolled.tasks import Answerer, Attended, Examinee, Findings, Task, Writer, make_task
-from unrolled.training.checkpoint import load_model
-from unrolled.training.run import Chosen, RunFolder
+from unrolled.evaluation.members import Member
+from unrolled.evaluation.together import Together
+from unrolled.tasks import Answerer, Attended, Examinee, Findings, Task, Writer
 
 KEPT = 5
 """Candidates that an evaluation keeps of a list of the best."""
 
 
-def load(run: RunFolder, config: Config, chosen: Chosen, device: torch.device) -> tuple[Task, nn.Module]:
-    """Returns the run's task and its model with the chosen parameters.
-
-    Args:
-        config: the run's, with the settings of this evaluation.
+def load(members: Sequence[Member], device: torch.device) -> tuple[Task, nn.Module]:
+    """Returns the task of the first run, and its model, or that which all runs are together.
 
     Raises:
         UserError: a checkpoint is damaged or belongs to another model.
     """
-    task = make_task(config, run.vocabulary)
-    model = task.build_model().to(getattr(torch, config.training.parameter_type))
-    load_model(chosen.folders, model)
-    return task, model.to(device).eval()
+    models: list[Any] = [member.load().to(device).eval() for member in members]
+    return members[0].task(), models[0] if len(models) == 1 else Together(models)
 
 
 class Trained:
-    """A task and its trained model.
+    """A task and its trained model, or several models that decode together.
 
     Args:
-        run: folder of the run.
-        config: the run's, with the settings of this evaluation.
-        chosen: the checkpoint, or those to average.
+        members: of an ensemble, or a run alone.
         threads: of torch; `None` leaves its own choice.
     """
 
-    def __init__(self, run: RunFolder, config: Config, chosen: Chosen, threads: int | None = None) -> None:
+    def __init__(self, members: Sequence[Member], threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self.config = config
+        self.members, self.config = members, members[0].config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.task, self.model = load(run, config, chosen, self.device)
+        self.task, self.model = load(members, self.device)
 
     def ready(self) -> None:
         """Returns once the model is loaded."""

@@ -26,7 +26,7 @@ COUNTED = {
     ("best", "samples"): "Best of {} samples",
 }
 """Options that a title has a place of its own for."""
-SIGNS = {"temperature": "T = {}", "samples": "×{}"}
+SIGNS = {"temperature": "T = {}", "samples": "×{}", "utility": "by {}"}
 ABOUT = {
     "greedy": "Greedy decoding takes the likeliest word at every step and never looks back.",
     "beam": "Beam search keeps several of the likeliest unfinished outputs alive, so a good ending can rescue a "

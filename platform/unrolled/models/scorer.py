@@ -24,10 +24,15 @@ class Scorer:
         weight: `(vocabulary, features)`.
         bias: `(vocabulary,)`.
         precision: int8 gives every row of the matrix, and of the outputs, a unit of its own: its largest size / 127.
+
+    Attributes:
+        vocabulary, features: the matrix's sizes.
+        dtype: of the outputs that it takes.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, precision: Precision) -> None:
-        self.vocabulary, self._bias = len(weight), bias
+        (self.vocabulary, self.features), self.dtype = weight.shape, weight.dtype
+        self._bias = bias
         packs = weight.dtype == torch.float32 and weight.device.type == "cpu" and compiled.knows(precision)
         self._ranking = compiled.Ranking(weight, bias, precision) if packs else None
         self._weight = weight if packs else _rounded(weight, precision)

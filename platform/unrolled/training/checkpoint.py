@@ -111,7 +111,7 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
     with (folder / TRAINING).open("wb") as file:  # given a path instead, torch would not say why a disk refuses
         torch.save(snapshot.training, file)
     values = asdict(snapshot.progress)
-    sums = {name: _checksum(folder / name) for name in (WEIGHTS, TRAINING)} | {PROGRESS: _sum_of(values)}
+    sums = {name: file_sum(folder / name) for name in (WEIGHTS, TRAINING)} | {PROGRESS: _sum_of(values)}
     (folder / PROGRESS).write_text(json.dumps(values | {"sha256": sums}, indent=1), encoding="utf-8")
     for path in (*folder.iterdir(), folder):
         _sync(path)
@@ -123,10 +123,11 @@ def _sum_of(progress: dict[str, Any]) -> str:
 
 def weights_sum(checkpoint: Path) -> str:
     """Returns the SHA-256 of the parameters' file."""
-    return _checksum(checkpoint / WEIGHTS)
+    return file_sum(checkpoint / WEIGHTS)
 
 
-def _checksum(path: Path) -> str:
+def file_sum(path: Path) -> str:
+    """Returns the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -192,7 +193,7 @@ def verify(checkpoint: Path) -> None:
 def _unchanged(path: Path) -> Path:
     try:
         written = json.loads((path.parent / PROGRESS).read_text(encoding="utf-8"))["sha256"][path.name]
-        same = _checksum(path) == written
+        same = file_sum(path) == written
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be checked ({error}).") from None
     if not same:

@@ -1,0 +1,96 @@
+"""The runs of an ensemble: which can be one, and what each brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from unrolled.config import Config
+from unrolled.config_file import load_config
+from unrolled.data import longest
+from unrolled.decoding import Strategy
+from unrolled.errors import UserError
+from unrolled.tasks import Answerer, Task, make_task
+from unrolled.training.checkpoint import file_sum, load_model
+from unrolled.training.run import Chosen, RunFolder, choose_checkpoint
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run and what of it is evaluated: with the others of an ensemble, or alone.
+
+    Attributes:
+        config: the run's, with the settings of this evaluation.
+        checkpoint: one, or those to average.
+    """
+
+    run: RunFolder
+    config: Config
+    checkpoint: Chosen
+
+    def task(self) -> Task:
+        """Returns its task, with its own vocabularies."""
+        return make_task(self.config, self.run.vocabulary)
+
+    def load(self) -> nn.Module:
+        """Returns its model with the chosen parameters; raises `UserError` for a checkpoint that is damaged or belongs
+        to another model."""
+        model = self.task().build_model().to(getattr(torch, self.config.training.parameter_type))
+        load_model(self.checkpoint.folders, model)
+        return model
+
+    def vocabularies(self) -> dict[str, str]:
+        """Returns the SHA-256 of its vocabularies by the names of their files."""
+        paths = sorted(path for path in self.run.vocabulary.glob("*.json") if path.name != longest.FILE)
+        return {path.name: file_sum(path) for path in paths}
+
+
+def members(
+    run: RunFolder, others: Sequence[RunFolder], overrides: Sequence[str], checkpoint: str
+) -> tuple[Member, ...]:
+    """Returns a run and the others, which decode with its settings.
+
+    Args:
+        overrides: of every run's config.
+        checkpoint: as `choose_checkpoint` takes it, of every run.
+
+    Raises:
+        UserError: one has no such checkpoint, or they cannot be one model.
+    """
+    first = Member(run, load_config(run.path / "config.yaml", overrides), choose_checkpoint(run, checkpoint))
+    if not others:
+        return (first,)
+    task = first.task()
+    if not isinstance(task, Answerer):
+        raise UserError(f"--ensemble: runs of task {first.config.task} write no answers together; leave it out.")
+    return first, *(_joining(first, task, other, overrides, checkpoint) for other in others)
+
+
+def check(others: Sequence[Member], strategy: Strategy) -> None:
+    """Raises `UserError` if the model of one does not go with the strategy."""
+    for member in others:
+        task = member.task()
+        assert isinstance(task, Answerer)
+        try:
+            task.check(strategy)
+        except UserError as error:
+            raise UserError(f"--ensemble {member.run.path}: {error}") from None
+
+
+def _joining(first: Member, task: Answerer, run: RunFolder, overrides: Sequence[str], checkpoint: str) -> Member:
+    """Returns a run that can decode with the first one; `task` is that of the first."""
+    refused, name = f"--ensemble: {run.path} and {first.run.path} cannot decode together", run.config().task
+    if name != first.config.task:
+        raise UserError(f"{refused}: the one was trained with task={name}, the other with task={first.config.task}.")
+    config = load_config(run.path / "config.yaml", overrides).model_copy(update={"decoding": task.decoding})
+    member = Member(run, config, choose_checkpoint(run, checkpoint))
+    own, wanted = member.vocabularies(), first.vocabularies()
+    if different := [file for file in sorted(own | wanted) if own.get(file) != wanted.get(file)]:
+        raise UserError(f"{refused}: vocabulary/{different[0]} of the one is not that of the other.")
+    there, here = (each.config.data.model_dump()["columns"] for each in (member, first))
+    if there["input"] == here["target"] != here["input"] == there["target"]:
+        raise UserError(f"{refused}: the one writes {there['target']}, the other {here['target']}.")
+    return member
