@@ -16,12 +16,14 @@ JOBS = Path(__file__).resolve().parent
 # This folder comes last: its evaluate.py must not hide the library of that name.
 sys.path[:] = [str(JOBS.parent / "platform"), *(path for path in sys.path if Path(path) != JOBS), str(JOBS)]
 
+from asha import asha
 from decoding import decoding
 from measure import Benchmark, main
 from ray_path import ray_path
 from recurrence import recurrence
 from training import training
 from truncation import truncation
+from tuning import tuning
 
 BENCHMARKS: dict[str, Benchmark] = {
     "recurrence": recurrence,
@@ -29,6 +31,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "decoding": decoding,
     "ray": ray_path,
     "truncation": truncation,
+    "tuning": tuning,
+    "asha": asha,
 }
 
 if __name__ == "__main__":

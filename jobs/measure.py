@@ -106,7 +106,13 @@ def ratio(
 ) -> Figure:
     """Compares two pieces of work round by round: the median of `over[i] / under[i]`."""
     ratios = [a / b for a, b in zip(over, under, strict=True)]
-    first, median, third = statistics.quantiles(ratios, n=4, method="inclusive")
+    return figure(name, ratios, goal=goal, better=better, baseline=baseline)
+
+
+def figure(name: str, ratios: Sequence[float], *, goal: float | None, better: Better, baseline: str) -> Figure:
+    """Returns the median of one ratio or more, with their quartiles."""
+    several = ratios if len(ratios) > 1 else [*ratios, *ratios]
+    first, median, third = statistics.quantiles(several, n=4, method="inclusive")
     spread = (round(first, 3), round(third, 3))
     return Figure(name, round(median, 3), goal, better, baseline, len(ratios), spread)
 
