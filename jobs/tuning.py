@@ -38,7 +38,7 @@ def tuning(quick: bool) -> Iterator[Figure]:
     the sum of the bare seconds. `tuning/trial`: of steady running, how much longer it is from a trial's last row to
     that of the next one in its place than the bare training takes, in seconds.
     """
-    rounds, trials, epoch = (1, 8, 20) if quick else (2, 20, 90)
+    rounds, trials, epoch = (1, 6, 8) if quick else (2, 20, 90)
     wholes, steady = [], []
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "sweep.yaml"
