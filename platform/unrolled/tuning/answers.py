@@ -8,7 +8,7 @@ from typing import Any
 from unrolled.evaluation.significance import LEVEL, written
 from unrolled.evaluation.wording import finite, joined
 from unrolled.tuning.comparisons import Basis, difference
-from unrolled.tuning.pairs import named, pooled
+from unrolled.tuning.pairs import diverged_share, named, p_of_shares, pooled
 from unrolled.tuning.points import Objective, Point
 from unrolled.tuning.space_view import Parameter
 
@@ -42,53 +42,67 @@ def statement(rows: Sequence[dict[str, Any]], basis: Basis, parameter: Parameter
 
 
 def gating(cell: Parameter, points: Sequence[Point], basis: Basis, goal: Objective) -> dict[str, Any] | None:
-    """Returns whether gated cells beat the plain ones; None where a sweep has not both."""
-    groups: dict[bool, list[float]] = {True: [], False: []}
+    """Returns whether gated cells beat the plain ones, in score or by diverging less; None where a sweep has not
+    both."""
+    groups: dict[bool, list[Point]] = {True: [], False: []}
     for point in points:
-        if cell.key in point.parameters and point.number in basis.scores:
-            groups[point.parameters[cell.key] not in UNGATED].append(basis.scores[point.number])
+        if cell.key in point.parameters:
+            groups[point.parameters[cell.key] not in UNGATED].append(point)
     if not groups[True] or not groups[False]:
         return None
-    found = difference(groups[True], groups[False], goal)
-    gated = [cell.text(value) for value in cell.values if value not in UNGATED]
-    plain = [cell.text(value) for value in cell.values if value in UNGATED]
-    side = "better" if found["lead"] >= 0 else "worse"
-    size = f"Gated cells ({joined(gated)}) are on average {goal.text(abs(found['lead']))} {side} than {joined(plain)}"
-    text = f"{size} {basis.text}, {_certainty(found, goal)} ({len(groups[True])} and {len(groups[False])} points)."
-    if found["p"] is not None:
-        shown = found["p"] <= LEVEL and found["interval"][0] * found["interval"][1] > 0
-        verdict = ("Yes" if found["lead"] > 0 else "No") if shown else "Not shown"
-        text = f"{verdict}. {text}"
+    gated, plain = (joined([cell.text(one) for one in cell.values if (one not in UNGATED) is kind]) for kind in groups)
+    scores = {
+        kind: [basis.scores[one.number] for one in of if one.number in basis.scores] for kind, of in groups.items()
+    }
+    found: dict[str, Any] = {"lead": None, "interval": None, "p": None}
+    parts, shown = [], []
+    if scores[True] and scores[False]:
+        found = difference(scores[True], scores[False], goal)
+        side = "better" if found["lead"] >= 0 else "worse"
+        size = f"Gated cells ({gated}) are on average {goal.text(abs(found['lead']))} {side} than {plain}"
+        numbers = f"({len(scores[True])} and {len(scores[False])} points)"
+        parts.append(f"{size} {basis.text}, {_certainty(found, goal)} {numbers}")
+        if found["p"] is not None and found["p"] <= LEVEL and found["interval"][0] * found["interval"][1] > 0:
+            shown.append(found["lead"] > 0)
+    mine, others = diverged_share(groups[True]), diverged_share(groups[False])
+    if mine and others and mine["diverged"] + others["diverged"]:
+        p = p_of_shares(mine, others)
+        parts.append(f"{_share(others)} trials of {plain} diverged, {_share(mine)} of gated cells, {_p(p)}")
+        if p <= LEVEL:
+            shown.append(mine["share"] < others["share"])
+    verdict = "Not shown" if len(set(shown)) != 1 else "Yes" if shown[0] else "No"
+    text = f"{verdict}. {'. '.join(parts)}."
     return {"question": "Does gating beat the vanilla RNN?", "answer": text, "basis": basis.text, **found}
 
 
-def truncation(parameter: Parameter, rows: Sequence[dict[str, Any]], basis: Basis, goal: Objective) -> dict[str, Any]:
-    """Returns from which window length on the score no longer differs from the best; full is the longest."""
+def truncation(rows: Sequence[dict[str, Any]], basis: Basis, goal: Objective) -> dict[str, Any]:
+    """Returns from which window length on the score no longer differs from the best; full is the longest.
+
+    A window hurts that is significantly worse than the best; truncation is to blame only if all shorter ones hurt, too.
+    """
     ordered = sorted(rows, key=lambda row: (row["value"] is None, row["value"] or 0))
-    harmless: list[dict[str, Any]] = []
-    for row in reversed(ordered):
-        if row["letters"] is None or not set(row["letters"]) & set(rows[0]["letters"] or ""):
-            break
-        harmless.insert(0, row)
-    question = "From which k on does truncation stop hurting?"
-    base = {"question": question, "basis": basis.text, "from": None}
-    if not harmless:
-        longest, best = parameter.text(ordered[-1]["value"]), rows[0]
-        if best["letters"] is None or ordered[-1]["letters"] is None:
-            why = f"too few points of k = {longest if best['letters'] else best['text']} to test"
-        else:
-            why = f"k = {longest}, the longest, is significantly worse than {best['text']}"
-        return base | {"answer": f"Not shown {basis.text}: {why}."}
-    start = harmless[0]
-    shorter = [row for row in ordered[: ordered.index(start)] if row["p"] is not None and row["p"] <= LEVEL]
-    if not shorter:
-        text = f"No k hurts measurably {basis.text}: none differs significantly from the best."
-    else:
-        costs = joined([f"k = {row['text']} costs {_behind(row, goal)}" for row in shorter[:FEW]])
+    tested = [row for row in ordered if row["letters"] is not None]
+    base = {"question": "From which k on does truncation stop hurting?", "basis": basis.text, "from": None}
+    if len(tested) < len(ordered):
+        missing = joined([f"k = {row['text']}" for row in ordered if row not in tested])
+        return base | {"answer": f"Not shown {basis.text}: too few points of {missing} to test."}
+    hurts = [row["p"] is not None and row["p"] <= LEVEL for row in ordered]
+    costs = joined(
+        [f"k = {row['text']} costs {_behind(row, goal)}" for row, bad in zip(ordered, hurts, strict=True) if bad]
+    )
+    start = hurts.index(False)
+    if not any(hurts):
+        spread = goal.text(max(row["behind"] for row in ordered))
         text = (
-            f"From k = {start['text']} on: there no window differs significantly from the best {basis.text}. {costs}."
+            f"No k hurts measurably {basis.text}: none differs significantly from the best; means lie within {spread}."
         )
-    return base | {"answer": text, "from": start["value"]}
+        return base | {"answer": text, "from": ordered[0]["value"]}
+    if any(hurts[start:]):
+        return base | {"answer": f"Not shown {basis.text}: {costs}, but a shorter window does not hurt."}
+    text = (
+        f"From k = {ordered[start]['text']} on: there none differs significantly from the best {basis.text}. {costs}."
+    )
+    return base | {"answer": text, "from": ordered[start]["value"]}
 
 
 def rescue(cell: Parameter, kind: Parameter, cells: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -147,7 +161,7 @@ def questions(
     ordered = truncate is not None and all(one is None or finite(one) is not None for one in truncate.values)
     found = [
         gating(cell, points, basis, goal) if cell else None,
-        truncation(truncate, rows, basis, goal)
+        truncation(rows, basis, goal)
         if truncate and ordered and len(rows := compared.get(truncate.key, [])) > 1
         else None,
         rescue(cell, kind, diverged["cells"]) if cell and kind and diverged and diverged["columns"] else None,
@@ -169,11 +183,14 @@ def _behind(row: dict[str, Any], goal: Objective) -> str:
 def _certainty(found: dict[str, Any], goal: Objective) -> str:
     if found["interval"] is None or found["p"] is None:
         return "too few points to test"
-    p = written(found["p"])
-    p = f"p {p if p.startswith('<') else f'= {p}'}".replace(" ", "\N{NO-BREAK SPACE}")
     # The sentence says better or worse: the interval is of the distance it names.
     ends = found["interval"] if found["lead"] >= 0 else sorted(-end for end in found["interval"])
-    return f"95 % interval {span(ends, goal)}, {p}"
+    return f"95 % interval {span(ends, goal)}, {_p(found['p'])}"
+
+
+def _p(value: float) -> str:
+    p = written(value)
+    return f"p {p if p.startswith('<') else f'= {p}'}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _share(row: dict[str, Any]) -> str:

@@ -68,34 +68,44 @@ def divergence(rows: Parameter, columns: Parameter | None, points: Sequence[Poin
                 for one in points
                 if rows.given(one.parameters, row) and (not columns or columns.given(one.parameters, column))
             ]
-            states = [trial["state"] for point in mine for trial in point.trials]
-            counted = [state for state in states if state in ("finished", "stopped", "diverged")]
-            if counted:
-                diverged = counted.count("diverged")
-                share = {"share": diverged / len(counted), "interval": interval_of_share(diverged, len(counted))}
-                cells.append({"row": row, "column": column, "trials": len(counted), "diverged": diverged, **share})
+            if share := diverged_share(mine):
+                cells.append({"row": row, "column": column, **share})
     for cell in cells:
         free = next((one for one in cells if one["row"] == cell["row"] and one["column"] == "none"), None)
-        cell["p"] = None if free is None or free is cell else _p(free, cell)
+        cell["p"] = None if free is None or free is cell else p_of_shares(free, cell)
     if not any(cell["diverged"] for cell in cells):
         return None
     return {"rows": rows.key, "columns": columns.key if columns else None, "cells": cells}
 
 
+def diverged_share(points: Sequence[Point]) -> dict[str, Any] | None:
+    """Returns ``trials``, how many ``diverged``, the ``share`` and its ``interval``; None where there are no trials."""
+    states = [trial["state"] for point in points for trial in point.trials]
+    counted = [state for state in states if state in ("finished", "stopped", "diverged")]
+    if not counted:
+        return None
+    return _share(counted.count("diverged"), len(counted))
+
+
 def pooled(cells: Sequence[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
     """Returns the `cells` of `divergence` summed up over its rows, by column, with ``p`` against ``none`` as there."""
     sums: dict[Any, dict[str, Any]] = {}
-    for cell in cells:
-        own = sums.setdefault(cell["column"], {"column": cell["column"], "trials": 0, "diverged": 0})
-        own["trials"] += cell["trials"]
-        own["diverged"] += cell["diverged"]
-    for own in sums.values():
-        own["share"] = own["diverged"] / own["trials"]
-        own["interval"] = interval_of_share(own["diverged"], own["trials"])
-        own["p"] = None if "none" not in sums or own is sums["none"] else _p(sums["none"], own)
+    columns = dict.fromkeys(cell["column"] for cell in cells)
+    for column in sorted(columns, key=lambda one: one != "none"):
+        mine = [cell for cell in cells if cell["column"] == column]
+        share = _share(sum(cell["diverged"] for cell in mine), sum(cell["trials"] for cell in mine))
+        sums[column] = {"column": column, **share, "p": None}
+        if column != "none" and "none" in sums:
+            sums[column]["p"] = p_of_shares(sums["none"], sums[column])
     return sums
 
 
-def _p(one: dict[str, Any], other: dict[str, Any]) -> float:
-    counts = [[cell["diverged"], cell["trials"] - cell["diverged"]] for cell in (one, other)]
+def p_of_shares(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Returns the p of Fisher's exact test of two groups of trials, of which some diverged."""
+    counts = [[group["diverged"], group["trials"] - group["diverged"]] for group in (one, other)]
     return float(fisher_exact(counts).pvalue)
+
+
+def _share(diverged: int, trials: int) -> dict[str, Any]:
+    share = {"share": diverged / trials, "interval": interval_of_share(diverged, trials)}
+    return {"trials": trials, "diverged": diverged, **share}
