@@ -28,7 +28,7 @@ from unrolled.evaluation.job import Here, OnRay, Workforce
 from unrolled.evaluation.prepare import Conduct, prepare_evaluation
 from unrolled.evaluation.trained import Trained
 from unrolled.features.making import Compute, compute_here
-from unrolled.features.run import has_features, make_splits
+from unrolled.features.run import has_features, make_splits, works_of
 from unrolled.tasks import Answerer, Explainer, Prepared, Task, Writer, make_task, prepare
 from unrolled.training import checkpoint
 from unrolled.training.checkpoint import Progress
@@ -274,7 +274,7 @@ def train(
             where += " and a GPU each" if gpu else " each"
         if has_features(settings):
             compute = compute_here if local else _on_ray(int(resources.free_cpus))
-            make_splits(settings, ("train", "validation"), compute, console.evaluating, console.say)
+            make_splits(works_of(settings, ("train", "validation")), compute, console.evaluating, console.say)
         session.enter_context(run.held())
         run.start(settings, data, resume=resume)
         task = make_task(settings, run.vocabulary)
@@ -328,14 +328,15 @@ def make_features(
     """
     console = console or Console()
     settings = config if isinstance(config, Config) else load_config(config, overrides)
+    works = works_of(settings, splits)
     with ExitStack() as session:
         compute: Compute = compute_here
-        if not local:
+        if not local and not all(work.folder.exists() for work in works):
             resources = session.enter_context(connect(address))
             wanted = workers if workers is not None else max(1, int(resources.free_cpus))
             resources.require(wanted)
             compute = _on_ray(wanted)
-        make_splits(settings, splits, compute, console.evaluating, console.say)
+        make_splits(works, compute, console.evaluating, console.say)
 
 
 def _on_ray(workers: int) -> Compute:

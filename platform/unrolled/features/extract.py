@@ -15,8 +15,9 @@ from unrolled.features.backbones import make_backbone
 
 BLOCK = 64
 """Photographs that are computed and stored at a time."""
-BATCH = 16
-"""Of these, how many go through the network together; always the same, so that results are."""
+BATCH = 4
+"""Of these, how many go through the network together: few, so that what its layers hand on stays in a core's cache; and
+always as many, so that results are the same."""
 MOST = float(np.finfo(np.float16).max)
 
 
