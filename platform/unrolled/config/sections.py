@@ -10,6 +10,8 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 CellName = Literal["rnn", "irnn", "lstm", "peephole_lstm", "gru", "cho_gru", "mut1", "mut2", "mut3"]
 Engine = Literal["auto", "fused", "bptt", "autograd"]
+VocabularyKind = Literal["bpe", "word", "character"]
+VocabularySize = Annotated[int, Field(ge=8)]
 
 
 class Section(BaseModel):
@@ -32,10 +34,8 @@ class Source(Section):
 
 
 class Vocabulary(Section):
-    kind: Literal["bpe", "word", "character"] = Field("bpe", description="unit of text; learned on the training split")
-    size: Annotated[int, Field(ge=8)] = Field(
-        8000, description="most entries, special symbols included (bpe keeps every character)"
-    )
+    kind: VocabularyKind = Field("bpe", description="unit of text; learned on the training split")
+    size: VocabularySize = Field(8000, description="most entries, special symbols included (bpe keeps every character)")
     min_frequency: Positive = Field(1, description="rarer units become the unknown symbol")
     lowercase: bool = Field(False, description="fold case (the model then writes lower case only)")
 
