@@ -9,7 +9,7 @@
   knows nothing; with a `VisualMemory` besides (Chen & Zitnick 2015).
 
 Where no step waits for what the one before has seen, all steps run in one scan and attention is one batched product.
-Else the steps run one by one, the derivative of input feeding by hand where `feeding` can.
+Else the steps run one by one, with their derivative by hand where that is known (`by_hand.applies`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from unrolled.models import feeding
+from unrolled.models import by_hand, feeding
 from unrolled.models.attention import Attention
 from unrolled.models.context_feeding import ContextFeeding
 from unrolled.models.glance import Glance
@@ -139,21 +139,19 @@ class Decoder(nn.Module):
         if not self.input_feeding and self.context_feeding is None:
             return self._scan(embedded, memory, state)
         kept = self.dropout(embedded.new_ones(*embedded.shape[:2], self.output_size))
-        if self.input_feeding and feeding.applies(self.stack):
+        if self.input_feeding and by_hand.applies(self.stack):
             carried, fed = state
             assert self.attention is not None and fed is not None
             outputs, after = feeding.feed(
                 self.stack, self.attention, self.readout, embedded, memory, carried, fed, kept
             )
             return Window(outputs, (after, outputs[:, -1]))
-        each, looked = [], []
-        rows = Rows.even(len(memory), 1, tokens.device)
-        for step, share in zip(embedded.unbind(1), kept.unbind(1), strict=True):
-            output, state, weights = self._advance(step, state, memory, rows, share)
-            assert weights is not None
-            each.append(output)
-            looked.append(weights)
-        return Window(torch.stack(each, dim=1), state, torch.stack(looked, dim=1))
+        if self.context_feeding is not None and by_hand.applies(self.stack):
+            assert self.attention is not None
+            run = self.context_feeding.run(self.stack, self.attention, embedded, memory, state[0])
+            outputs = self._read_out(run.hidden, run.contexts, embedded, None, None) * kept
+            return Window(outputs, (run.state, None), run.weights)
+        return self._walk(embedded, memory, state, kept)
 
     def step(
         self, memory: Memory, tokens: Tensor, state: DecoderState, rows: Rows | None = None
@@ -191,6 +189,17 @@ class Decoder(nn.Module):
         outputs = self.dropout(self._read_out(hidden, context, embedded, remembered, glance))
         left = None if left is None else torch.zeros_like(left)
         return Window(outputs, ((*after, *beyond), left), weights, remembered)
+
+    def _walk(self, embedded: Tensor, memory: Memory, state: DecoderState, kept: Tensor) -> Window:
+        """A window step by step; `kept`: what dropout multiplies the outputs by."""
+        each, looked = [], []
+        rows = Rows.even(len(memory), 1, embedded.device)
+        for step, share in zip(embedded.unbind(1), kept.unbind(1), strict=True):
+            output, state, weights = self._advance(step, state, memory, rows, share)
+            assert weights is not None
+            each.append(output)
+            looked.append(weights)
+        return Window(torch.stack(each, dim=1), state, torch.stack(looked, dim=1))
 
     def _advance(
         self, embedded: Tensor, state: DecoderState, memory: Memory, rows: Rows, kept: Tensor | None = None
