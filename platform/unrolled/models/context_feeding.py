@@ -28,8 +28,14 @@ from unrolled.recurrence import Cell, Stack, StackState
 
 
 class Run(NamedTuple):
-    """A window: states of the top layer `(batch, time, hidden)`, contexts `(batch, time, features)`, weights of attention
-    `(batch, time, positions)`, and the state after the last step."""
+    """A window.
+
+    Attributes:
+        hidden: states of the top layer, `(batch, time, hidden)`.
+        contexts: ẑ, `(batch, time, features)`.
+        weights: of attention, `(batch, time, positions)`.
+        state: after the last step.
+    """
 
     hidden: Tensor
     contexts: Tensor
@@ -76,7 +82,8 @@ class ContextFeeding(nn.Module):
         with torch.autocast(embedded.device.type, enabled=False):
             given = (embedded.transpose(0, 1), memory.states, memory.keys.to(embedded.dtype))
             hidden, contexts, weights, *last = _ContextFeeding.apply(parts, *given, *flat(state), *parts.parameters())
-        return Run(*(each.transpose(0, 1) for each in (hidden, contexts, weights)), nested(cells, last))
+        state = nested(cells, last)
+        return Run(hidden.transpose(0, 1), contexts.transpose(0, 1), weights.transpose(0, 1), state)
 
 
 @dataclass(frozen=True)
