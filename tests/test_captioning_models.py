@@ -236,6 +236,14 @@ def test_reconstruction_is_the_error_of_the_recalled_picture():
     torch.testing.assert_close(losses[1] - losses[0], expected)
 
 
+def test_products_in_bfloat16_reach_every_parameter():
+    model = captioner("fed additive", penalties=Penalties(1.0)).float()
+    tokens, mask = captions_fixed(), torch.ones(3, 6, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.loss(model.encode(pictures().float()), tokens[:, :-1], tokens[:, 1:], mask).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_pixels_go_through_the_network_that_is_trained_too():
     class Network(nn.Module):
         def __init__(self):

@@ -80,8 +80,10 @@ class ContextFeeding(nn.Module):
         parts = _Parts(cells, attention, self.gate, memory.mask, kept_between(stack, embedded), half)
         assert memory.keys is not None
         with torch.autocast(embedded.device.type, enabled=False):
-            given = (embedded.transpose(0, 1), memory.states, memory.keys.to(embedded.dtype))
-            hidden, contexts, weights, *last = _ContextFeeding.apply(parts, *given, *flat(state), *parts.parameters())
+            seen = memory.states.to(embedded.dtype), memory.keys.to(embedded.dtype)
+            hidden, contexts, weights, *last = _ContextFeeding.apply(
+                parts, embedded.transpose(0, 1), *seen, *flat(state), *parts.parameters()
+            )
         state = nested(cells, last)
         return Run(hidden.transpose(0, 1), contexts.transpose(0, 1), weights.transpose(0, 1), state)
 
