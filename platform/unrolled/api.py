@@ -27,6 +27,8 @@ from unrolled.evaluation.evaluation import Evaluation, Report
 from unrolled.evaluation.job import Here, OnRay, Workforce
 from unrolled.evaluation.prepare import Conduct, prepare_evaluation
 from unrolled.evaluation.trained import Trained
+from unrolled.features.making import Compute, compute_here
+from unrolled.features.run import has_features, make_splits
 from unrolled.tasks import Answerer, Explainer, Prepared, Task, Writer, make_task, prepare
 from unrolled.training import checkpoint
 from unrolled.training.checkpoint import Progress
@@ -270,6 +272,9 @@ def train(
             cpus, gpu = resources.share(resources.up_to(least, most))
             where = f"{wanted} Ray worker{'s' if most > 1 else ''} with {cpus} CPU{'s' if cpus > 1 else ''}"
             where += " and a GPU each" if gpu else " each"
+        if has_features(settings):
+            compute = compute_here if local else _on_ray(int(resources.free_cpus))
+            make_splits(settings, ("train", "validation"), compute, console.evaluating, console.say)
         session.enter_context(run.held())
         run.start(settings, data, resume=resume)
         task = make_task(settings, run.vocabulary)
@@ -297,6 +302,46 @@ def train(
         tracking.state = "finished" if progress.finished else "killed"
     _conclude(console, settings, run, progress, task)
     return Run(run, interrupted=not progress.finished)
+
+
+def make_features(
+    config: str | Path | Config,
+    splits: Sequence[str] = ("train", "validation"),
+    *,
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    local: bool = False,
+    address: str | None = None,
+    console: Console | None = None,
+) -> None:
+    """Makes the features of photographs that a config asks for, unless they are in the cache. An attempt that was ended
+    goes on where it was.
+
+    Args:
+        workers: Ray workers of one CPU each; default: as many as there are free CPUs.
+
+    Other arguments as in `train`.
+
+    Raises:
+        UserError: something given cannot be used.
+        RunFailed: the workers failed; what was made is kept.
+    """
+    console = console or Console()
+    settings = config if isinstance(config, Config) else load_config(config, overrides)
+    with ExitStack() as session:
+        compute: Compute = compute_here
+        if not local:
+            resources = session.enter_context(connect(address))
+            wanted = workers if workers is not None else max(1, int(resources.free_cpus))
+            resources.require(wanted)
+            compute = _on_ray(wanted)
+        make_splits(settings, splits, compute, console.evaluating, console.say)
+
+
+def _on_ray(workers: int) -> Compute:
+    from unrolled.features.job import compute_on_ray
+
+    return compute_on_ray(workers)
 
 
 def _introduction(task: Task, run: RunFolder, data: Prepared, where: str) -> list[str]:

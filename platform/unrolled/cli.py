@@ -16,7 +16,7 @@ from typing import NoReturn
 from unrolled.errors import RunFailed, UserError, listing, nearest
 
 OVERRIDE = re.compile(r"^[a-z_][\w.]*=")
-OVERRIDDEN = ("train", "tune", "evaluate", "gradients", "profile", "config")
+OVERRIDDEN = ("train", "tune", "features", "evaluate", "gradients", "profile", "config")
 """Commands whose overrides may stand anywhere, between options too."""
 SIGINT_CODE = 130
 STRATEGIES = "greedy, sample, beam, best or mbr, with options as in beam:size=10,length_penalty=0.6"
@@ -249,9 +249,26 @@ def _submit(options: argparse.Namespace) -> int:
     return submit(options.address, options.words, storage=options.storage, known=tuple(COMMANDS))
 
 
+def _features(options: argparse.Namespace) -> int:
+    from unrolled.api import make_features
+    from unrolled.training.console import Console
+
+    make_features(
+        options.config,
+        options.split.split(","),
+        overrides=options.overrides,
+        workers=options.workers,
+        local=options.local,
+        address=options.address,
+        console=Console(json_lines=options.json),
+    )
+    return 0
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "tune": _tune,
+    "features": _features,
     "evaluate": _evaluate,
     "generate": _generate,
     "gradients": _gradients,
@@ -286,6 +303,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--smoke", action="store_true", help="few examples, few steps: does the config work?")
 
     _tune_options(commands.add_parser("tune", help="search a space of configs with many trainings"))
+
+    _features_options(commands.add_parser("features", help="make the features of photographs, unless they are there"))
 
     evaluate = commands.add_parser("evaluate", parents=[where, decoded], help="score a run and write its report")
     _evaluate_options(evaluate)
@@ -339,6 +358,16 @@ def _tune_options(tune: argparse.ArgumentParser) -> None:
     tune.add_argument("--overwrite", action="store_true", help="replace a sweep of that name")
     tune.add_argument("--smoke", action="store_true", help="few trials of few steps: does the config work?")
     tune.add_argument("--json", action="store_true", help="print JSON lines for machines")
+
+
+def _features_options(features: argparse.ArgumentParser) -> None:
+    features.add_argument("config", help="YAML file; follow it with key.path=value to override")
+    features.add_argument("--split", default="train,validation", help="splits, with commas (train,validation)")
+    features.add_argument("--workers", type=int, metavar="N", help="Ray workers of a CPU each (all that are free)")
+    features.add_argument("--local", action="store_true", help="in this process, without Ray")
+    cluster = "a running Ray cluster (else $RAY_ADDRESS, else our own)"
+    features.add_argument("--address", metavar="HOST:PORT", help=cluster)
+    features.add_argument("--json", action="store_true", help="print JSON lines for machines")
 
 
 def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:

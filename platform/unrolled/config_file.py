@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode
 
-from unrolled.config import CONFIGS, Config, Source
+from unrolled.config import CONFIGS, Config, Section
 from unrolled.errors import UserError, listing, nearest
 
 Key = tuple[str | int, ...]
@@ -40,7 +40,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         config = kind.model_validate(values)
     except ValidationError as error:
         raise UserError(_sentence(error, kind, given)) from None
-    return _absolute_source(config)
+    return _absolute_paths(config)
 
 
 def dump_config(config: Config) -> str:
@@ -148,16 +148,31 @@ def _parts(key: str) -> list[str]:
     return ["tuning", "space", key.removeprefix(space)] if key.startswith(space) else key.split(".")
 
 
-def _absolute_source(config: Config) -> Config:
+PATHS = ("data.source", "data.images", "model.features.weights")
+"""Keys that may name a folder or file."""
+
+
+def _absolute_paths(config: Config) -> Config:
     """A folder or file is remembered by its full path, so that the run's own config works from anywhere."""
-    if not isinstance(config.data, Source):
-        return config
-    given, source = config.data.source, Path(config.data.source).expanduser()
-    names_a_path = "/" in given or given.startswith((".", "~")) or (source.suffix and source.is_file())
-    if not names_a_path or not source.exists():
-        return config
-    data = config.data.model_copy(update={"source": str(source.resolve())})
-    return config.model_copy(update={"data": data})
+    for key in PATHS:
+        config = _replaced(config, key.split("."), _absolute)
+    return config
+
+
+def _replaced(section: Section, key: Sequence[str], change: Callable[[str], str]) -> Any:
+    """Returns the section with the text at `key` changed, where there is one."""
+    value = getattr(section, key[0], None)
+    if isinstance(value, Section) and len(key) > 1:
+        return section.model_copy(update={key[0]: _replaced(value, key[1:], change)})
+    if isinstance(value, str) and len(key) == 1:
+        return section.model_copy(update={key[0]: change(value)})
+    return section
+
+
+def _absolute(given: str) -> str:
+    path = Path(given).expanduser()
+    names_a_path = "/" in given or given.startswith((".", "~")) or (path.suffix and path.is_file())
+    return str(path.resolve()) if names_a_path and path.exists() else given
 
 
 def runs_folder(config: Config) -> Path:

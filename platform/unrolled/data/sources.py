@@ -83,7 +83,7 @@ def _kind(value: object) -> str:
 def _open(source: str, split: str, columns: Sequence[str]) -> Dataset:
     if source in BUILT_IN:
         made = BUILT_IN[source]()
-        return Dataset.from_list(_one(made, split, source))
+        return Dataset.from_list(one_of(made, split, source))
     if "://" in source:
         return _load(source, split, _reader(source), data_files={split: source.replace("{split}", split)})
     folder = Path(source).expanduser()
@@ -99,7 +99,8 @@ def _open(source: str, split: str, columns: Sequence[str]) -> Dataset:
     return _load(source, split, source)
 
 
-def _one(splits: dict[str, Any], split: str, source: str) -> Any:
+def one_of(splits: Mapping[str, Any], split: str, source: str) -> Any:
+    """Returns what the splits hold under that name; raises `UserError` where there is none."""
     if split not in splits:
         raise UserError(
             f"data.splits: {source} has no split {split!r}; it has {listing(splits)}.{nearest(split, splits)}"

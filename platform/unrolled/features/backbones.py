@@ -1,0 +1,175 @@
+"""Convolutional networks that turn pictures into grids of features."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+from torch.nn import functional
+
+from unrolled.config.captioning_data import Features
+from unrolled.errors import UserError, listing, nearest
+from unrolled.features import lite, small
+from unrolled.features.maps import Cut, last_map
+from unrolled.features.weights import check, digest, hub_weights, read_weights
+
+VERSION = 1
+"""Raise when the same picture gives other features, so that kept ones are made again."""
+SMALL = "small"
+PIXEL = 255.0
+
+
+class Kind(NamedTuple):
+    """What is known of a network before it is made.
+
+    Attributes:
+        size: pixels of a side.
+        mean: of each colour in the pixels that it was trained on, of 0 … 255; `deviation` likewise.
+        pretrained: torchvision's entry of its weights, if it is torchvision's.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    pretrained: Any = None
+
+
+class Backbone(nn.Module):
+    """A network up to a map of features.
+
+    Attributes:
+        channels: of a position.
+        positions: of a grid, row by row.
+        size: pixels of a side.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, cut: Cut, kind: Kind, side: int) -> None:
+        super().__init__()
+        self.network: nn.Module = cut.network
+        self.size, self.channels, self.positions = kind.size, cut.channels, side * side
+        self._side, self._pooled = side, cut.positions != (side, side)
+        self.register_buffer("mean", torch.tensor(kind.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(kind.deviation).view(1, 3, 1, 1), persistent=False)
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Returns the pixels of a picture, `(3, size, size)`, 0 … 255 as bytes.
+
+        All of it, squeezed to a square: nothing at the border is lost, and a position of the grid is the same share of
+        every picture.
+        """
+        if image.size != (self.size, self.size):
+            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Returns the grids, `(n, positions, channels)`, of pixels `(n, 3, size, size)`, bytes or numbers 0 … 255."""
+        features: Tensor = self.network((pixels.float() - self.mean) / self.deviation)
+        if self._pooled:
+            features = functional.adaptive_avg_pool2d(features, self._side)
+        return features.flatten(2).transpose(1, 2)
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode; batch normalisation keeps the statistics that it was trained with, since those of a batch
+        would depend on the number of workers."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def folded(self) -> Backbone:
+        """Returns a copy for inference alone: normalisation by known statistics is folded into the convolutions."""
+        made = copy.deepcopy(self).eval()
+        made.network = fuse(made.network).to(memory_format=torch.channels_last).requires_grad_(False)
+        return made
+
+
+def make_backbone(features: Features) -> Backbone:
+    """Makes the network of `model.features`, with its weights.
+
+    Raises:
+        UserError: no such network, one that makes no map, weights that cannot be had or belong to another network.
+    """
+    kind = kind_of(features.backbone)
+    network = _network(features.backbone)
+    try:
+        cut = last_map(network, kind.size, features.grid)
+    except ValueError as error:
+        raise UserError(f"model.features.backbone: {features.backbone} cannot be used: {error}.") from None
+    weights, source = _weights(features, kind)
+    if weights:
+        wanted = cut.network.state_dict()
+        check(wanted, weights, features.backbone, source)
+        cut.network.load_state_dict({name: weights[name] for name in wanted if name in weights}, strict=False)
+    return Backbone(cut, kind, features.grid)
+
+
+def kind_of(backbone: str) -> Kind:
+    """Returns what is known of a network by its name; raises `UserError` if there is none of that name."""
+    if backbone == lite.NAME:
+        return Kind(lite.SIZE, (lite.MEAN,) * 3, (lite.DEVIATION,) * 3)
+    if backbone == SMALL:
+        return Kind(small.SIZE, (small.MEAN,) * 3, (small.DEVIATION,) * 3)
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if backbone not in known:
+        names = (lite.NAME, SMALL, *known)
+        hint = nearest(backbone, names) or f" Such as {listing((lite.NAME, SMALL, 'vgg16', 'resnet50'))}."
+        raise UserError(f"model.features.backbone: {backbone!r} is no network that is known here.{hint}")
+    pretrained = models.get_model_weights(backbone)["DEFAULT"]
+    # Of the preprocessing that the weights were trained with: its size after cropping, and its normalisation.
+    transform = pretrained.transforms()
+    return Kind(
+        transform.crop_size[0],
+        tuple(PIXEL * mean for mean in transform.mean),
+        tuple(PIXEL * deviation for deviation in transform.std),
+        pretrained,
+    )
+
+
+def weights_name(features: Features) -> str:
+    """Returns what tells these weights from others, without loading them; raises `UserError` as `make_backbone`."""
+    kind = kind_of(features.backbone)
+    if features.weights is not None:
+        return digest(Path(features.weights).expanduser())
+    if features.backbone == lite.NAME:
+        return digest(lite.weights_file())
+    return kind.pretrained.url if kind.pretrained else "first"
+
+
+def _network(backbone: str) -> nn.Module:
+    if backbone == lite.NAME:
+        return lite.Lite()
+    if backbone == SMALL:
+        return small.Small()
+    from torchvision import models
+
+    if backbone.startswith("vit_"):
+        raise UserError(f"model.features.backbone: {backbone} is a transformer and makes no map of features.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of two networks, on their first weights
+        network: nn.Module = models.get_model(backbone, weights=None)
+    return network
+
+
+def _weights(features: Features, kind: Kind) -> tuple[Mapping[str, Tensor], str]:
+    """Returns the weights by name, none for a network that has only its first ones, and where they come from."""
+    if features.weights is None and kind.pretrained:
+        return hub_weights(kind.pretrained), str(kind.pretrained)
+    if features.weights is None and features.backbone == SMALL:
+        return {}, ""
+    file = Path(features.weights).expanduser() if features.weights is not None else lite.weights_file()
+    weights = read_weights(file)
+    return lite.named_here(weights) if features.backbone == lite.NAME else weights, str(file)

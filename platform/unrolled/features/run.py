@@ -1,0 +1,60 @@
+"""The command `unrolled features`: every split that is asked for, on Ray or here, with a line of progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from unrolled.config import Config
+from unrolled.errors import UserError
+from unrolled.features.making import Compute, make, work_of
+from unrolled.features.store import Features
+
+NAMED = 5
+"""Unreadable photographs that are named on the console; `photographs.json` names all."""
+Show = Callable[[str, int, int, str], None]
+
+
+def has_features(config: Config) -> bool:
+    """Whether the task looks at photographs through a network that stays as it is."""
+    features = getattr(config.model, "features", None)
+    return features is not None and not features.fine_tune
+
+
+def make_splits(
+    config: Config, splits: Sequence[str], compute: Compute, show: Show, say: Callable[[str], None]
+) -> None:
+    """Makes what is missing of the features of these splits; says what was made and what could not be read.
+
+    Raises:
+        UserError: the task of the config has no photographs; else as `making.make`.
+    """
+    if getattr(config.model, "features", None) is None:
+        raise UserError(f"features: a config of task {config.task} has no model.features.")
+    for split in splits:
+        work = work_of(config, split)
+        for sentence in work.captioned.dropped:
+            say(sentence)
+        began, there = time.monotonic(), work.folder.exists()
+        counts: list[int] = []
+
+        def advance(done: int, of: int, split: str = split, counts: list[int] = counts) -> None:
+            counts.append(done)
+            show(f"features of {split}", done, of, "photographs")
+
+        features = make(work, compute, advance)
+        seconds = time.monotonic() - began
+        made = 0 if there or not counts else counts[-1] - counts[0]
+        how = f"{made:,} made in {seconds:.0f} s" if made else "nothing to do"
+        say(f"features of {split}: {len(features):,} photographs, {how}: {work.folder}")
+        for sentence in _unreadable(features, split):
+            say(sentence)
+
+
+def _unreadable(features: Features, split: str) -> list[str]:
+    if not features.missing:
+        return []
+    named = [f"{name} {reason}" for name, reason in list(features.unreadable.values())[:NAMED]]
+    more = ", …" if len(features.missing) > NAMED else ""
+    noun = "photograph" if len(features.missing) == 1 else "photographs"
+    return [f"features of {split}: {len(features.missing):,} {noun} left out: {', '.join(named)}{more}"]

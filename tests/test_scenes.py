@@ -1,0 +1,45 @@
+"""The built-in scenes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unrolled.data.images import read_image
+from unrolled.data.scenes import COLOURS, PLACES, SIDE, SIZES, pointing, scenes, telling
+
+
+def test_splits_share_no_caption():
+    splits = scenes()
+    assert {split: len(found) for split, found in splits.items()} == SIZES
+    captions = [scene.caption for found in splits.values() for scene in found]
+    assert len(set(captions)) == len(captions)
+
+
+def test_caption_and_picture_agree():
+    for scene in scenes()["test"][:50]:
+        pixels = np.array(read_image(scene.png()))
+        assert pixels.shape == (SIDE, SIDE, 3)
+        for thing in scene.objects:
+            x, y, width, height = thing.box
+            assert tuple(pixels[y + height // 2, x + width // 2]) == COLOURS[thing.colour]
+            assert x // 18 + 3 * (y // 18) == thing.place or PLACES[thing.place] in scene.caption
+            assert f"{thing.colour} {thing.shape} {PLACES[thing.place]}" in scene.caption
+
+
+def test_the_same_everywhere():
+    first = scenes()["train"][0]
+    assert first.caption == scenes.__wrapped__()["train"][0].caption
+    assert first.png() == first.png()
+
+
+def test_questions():
+    kinds = set()
+    for scene in scenes()["test"][:50]:
+        for question in telling(scene):
+            kinds.add(question.kind)
+            assert question.answer in question.choices
+            assert len(set(question.choices)) == 4
+        for question in pointing(scene):
+            assert question.answer in question.choices
+            assert len(set(question.choices)) == 4
+    assert kinds == {"what", "where", "how many", "which colour"}
