@@ -63,7 +63,7 @@ def test_a_dumped_config_is_the_same_config(config):
         ("task: translation\ndata:\n  source: dates\n  source: x\n", [], ["line 4", "duplicate"]),
         ("task: [translation\n", [], ["not valid YAML"]),
         ("- a\n- b\n", [], ["a mapping"]),
-        ("task: captioning\ndata: {source: dates}\n", [], ["task is 'captioning'", "translation"]),
+        ("task: painting\ndata: {source: dates}\n", [], ["task is 'painting'", "translation"]),
         (
             SMALLEST,
             ["model.decoder.cell=grru"],

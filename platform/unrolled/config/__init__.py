@@ -8,6 +8,7 @@ are in `config_file.py`.
 from __future__ import annotations
 
 from unrolled.config.base import Config
+from unrolled.config.captioning import CaptioningConfig
 from unrolled.config.language_modeling import LanguageModelingConfig
 from unrolled.config.memory import MemoryConfig
 from unrolled.config.sections import CellName, Decoding, Engine, Recurrent, Section, Source, Unprompted, Vocabulary
@@ -17,6 +18,7 @@ from unrolled.config.tuning import Parameter, Tuning
 
 CONFIGS: dict[str, type[Config]] = {
     "translation": TranslationConfig,
+    "captioning": CaptioningConfig,
     "language_modeling": LanguageModelingConfig,
     "memory": MemoryConfig,
 }
@@ -24,6 +26,7 @@ CONFIGS: dict[str, type[Config]] = {
 
 __all__ = [
     "CONFIGS",
+    "CaptioningConfig",
     "CellName",
     "Clipping",
     "Config",

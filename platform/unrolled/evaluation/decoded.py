@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from unrolled.decoding import Answer, Beam, Best, Strategy
 from unrolled.errors import UserError
@@ -23,6 +23,7 @@ from unrolled.evaluation.results import (
 )
 from unrolled.evaluation.table import table
 from unrolled.evaluation.wording import ranking
+from unrolled.metrics import References
 from unrolled.tasks import Answerer
 from unrolled.training.checkpoint import file_sum, weights_sum
 
@@ -33,14 +34,14 @@ def evaluate_decoded(
     *,
     task: Answerer,
     strategies: dict[str, Strategy],
-    texts: tuple[list[str], list[str]],
+    texts: tuple[list[str], References],
 ) -> Report:
     """Decodes a split with each strategy and writes `evaluation/<split>/` of the run.
 
     What an earlier evaluation that was cut off had decoded is not decoded again.
 
     Args:
-        texts: inputs and references of the split.
+        texts: inputs of the split and the references of each.
     """
     inputs, references = texts
     metrics = list(task.shown)
@@ -112,14 +113,17 @@ def _model_name(evaluation: Evaluation, workforce: Workforce) -> str:
 
 
 def _by_frequency(
-    task: Answerer, outputs: Mapping[str, Sequence[str]], references: Sequence[str]
+    task: Answerer, outputs: Mapping[str, Sequence[str]], references: References
 ) -> dict[str, list[dict[str, Any]]]:
-    """Returns scores of words by their frequency in the training split; nothing where that is not at hand."""
+    """Returns scores of words by their frequency in the training split; nothing where that is not at hand, or where
+    several references leave open which words were wanted."""
+    if not isinstance(references[0], str):
+        return {}
     try:
         _, training = task.texts("train")
     except UserError:
         return {}
-    return f1_by_frequency(training, outputs, references)
+    return f1_by_frequency(cast(list[str], training), outputs, cast(list[str], references))
 
 
 def _add_attention(workforce: Workforce, rows: Sequence[dict[str, Any]], strategy: str) -> None:

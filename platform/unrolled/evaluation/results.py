@@ -8,7 +8,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def strategy_results(
     strategy: Strategy,
     inputs: Sequence[str],
     answers: Sequence[Answer],
-    references: Sequence[str],
+    references: References,
     seconds: float,
 ) -> dict[str, Any]:
     """Returns everything that results.json says of one strategy alone: scores by name, `signatures`, `settings`,
@@ -56,7 +56,7 @@ def _samples(
     task: Answerer,
     strategy: Strategy,
     answers: Sequence[Answer],
-    references: Sequence[str],
+    references: References,
     first: Mapping[str, Any],
 ) -> dict[str, Any] | None:
     """Returns mean and standard deviation of the scores of several samples of the whole split; `first` are those of
@@ -105,7 +105,7 @@ def compare_all(
 
 
 def _by_length(
-    task: Answerer, inputs: Sequence[str], outputs: Sequence[str], references: Sequence[str]
+    task: Answerer, inputs: Sequence[str], outputs: Sequence[str], references: References
 ) -> list[dict[str, Any]]:
     lengths = np.array([len(text.split()) for text in inputs])
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, BANDS + 1)).astype(int))
@@ -115,7 +115,7 @@ def _by_length(
         chosen = np.flatnonzero((lengths >= low) & (lengths <= high if last else lengths < high)).tolist()
         if len(chosen) == 0:
             continue
-        scores = task.score([outputs[i] for i in chosen], [references[i] for i in chosen])
+        scores = task.score([outputs[i] for i in chosen], cast(References, [references[i] for i in chosen]))
         del scores["signatures"]
         top = high if last else high - 1
         rows.append({"from": low, "to": top, "examples": len(chosen), **scores})
@@ -123,25 +123,27 @@ def _by_length(
 
 
 def output_rows(
-    inputs: Sequence[str], references: Sequence[str], answers: Mapping[str, Sequence[Answer]], ranked: Sequence[str]
+    inputs: Sequence[str], references: References, answers: Mapping[str, Sequence[Answer]], ranked: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Returns the rows of outputs.jsonl; `sentence_scores` are sentence-level chrF.
 
     Args:
+        references: of several, all stand under `references`, and the first under `reference`.
         answers: by strategy.
         ranked: the strategies whose candidates are a list of the best.
     """
     chrf = ChrF()
     scores = {name: chrf.sentence_scores([one.text for one in each], references) for name, each in answers.items()}
     rows: list[dict[str, Any]] = []
-    for i, (text, reference) in enumerate(zip(inputs, references, strict=True)):
+    for i, (text, truths) in enumerate(zip(inputs, references, strict=True)):
         outputs = {name: each[i].text for name, each in answers.items()}
+        wanted = {"reference": truths} if isinstance(truths, str) else {"reference": truths[0], "references": truths}
         best = {name: found for name in ranked if len(found := answers[name][i].candidates) > 1}
         rows.append(
             {
                 "index": i,
                 "input": text,
-                "reference": reference,
+                **wanted,
                 "outputs": outputs,
                 "sentence_scores": {name: round(float(each[i]), 1) for name, each in scores.items()},
                 **({"nbest": {name: [one._asdict() for one in each] for name, each in best.items()}} if best else {}),

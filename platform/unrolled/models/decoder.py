@@ -1,38 +1,68 @@
 """The one decoder: a recurrent network that writes tokens and sees a memory through its conditioning.
 
-- `state`: the memory's summary becomes the first state, nothing more (Cho et al. 2014, Sutskever et al. 2014);
-- `attention`: besides, every state h_t looks at the memory and is joined with what it saw, tanh(W [h_t; context_t])
-  (Luong et al. 2015, eq. 5); with input feeding that vector also enters the next step (their section 3.3).
+- by the first state: tanh of a learned map of the memory's summary (Cho et al. 2014, Sutskever et al. 2014);
+- by attention: every state h_t looks at the memory and is joined with what it saw, tanh(W [h_t; context_t])
+  (Luong et al. 2015, eq. 5); with input feeding that vector also enters the next step (their section 3.3);
+- by attention whose context is fed: h_{t−1} looks, and what it saw enters step t (Xu et al. 2015, "Show, attend and
+  tell", eq. 1–3 and 13; see `ContextFeeding`);
+- by a `Glance`, the summary as one vector at the start, at every step or after the recurrence, from a first state that
+  knows nothing; with a `VisualMemory` besides (Chen & Zitnick 2015).
 
-Without input feeding no step waits for the attention of the one before: all steps run in one scan and attention
-is one batched product. With it, the steps run one by one, their derivative by hand where `feeding` can.
+Where no step waits for what the one before has seen, all steps run in one scan and attention is one batched product.
+Else the steps run one by one, with their derivative by hand where that is known (`by_hand.applies`).
 """
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import replace
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from unrolled.models import feeding
+from unrolled.models import by_hand, feeding
 from unrolled.models.attention import Attention
+from unrolled.models.context_feeding import ContextFeeding
+from unrolled.models.glance import Glance
 from unrolled.models.memory import Memory
 from unrolled.models.rows import Rows
+from unrolled.models.visual_memory import VisualMemory
 from unrolled.recurrence import Dropout, Stack, StackState
 
 DecoderState = tuple[StackState, Tensor | None]
-"""The recurrent state and, with input feeding, the last attentional vector `(batch, output)`."""
+"""The recurrent state, layers of a visual memory last; and what the next step reads besides: with input feeding the
+last attentional vector `(batch, output)`, of a glance at the first token alone what is left of it."""
+
+
+class Window(NamedTuple):
+    """What a window of tokens gave.
+
+    Attributes:
+        outputs: one a token, `(batch, time, output_size)`.
+        state: after the window.
+        weights: of attention, `(batch, time, positions)`, where they are at hand.
+        remembered: states of the visual memory, `(batch, time, features)`.
+    """
+
+    outputs: Tensor
+    state: DecoderState
+    weights: Tensor | None = None
+    remembered: Tensor | None = None
 
 
 class Decoder(nn.Module):
     """Args:
     embedding: of the tokens it reads, `(vocabulary, features)`.
-    stack: its input is the embedding, joined by the last output with input feeding.
+    stack: its input is the embedding, joined by the last output with input feeding; beside it, it reads a glance
+        that enters the recurrence, or a context that is fed.
     memory_size: features of the memory's states and summary.
     output_size: features of the vectors it returns.
-    attention: looks at the memory; `None` for conditioning `state`.
+    attention: looks at the memory; `None`: none does.
     input_feeding: see above; wants attention.
+    context_feeding: see above; wants attention.
+    glance: then the first state knows nothing of the memory.
+    visual: joins the outputs.
+    deep_output: outputs join the token's embedding too (Pascanu et al. 2014; Xu et al. 2015, eq. 7).
     dropout: of embeddings and outputs; none if `None`.
     """
 
@@ -45,29 +75,38 @@ class Decoder(nn.Module):
         attention: Attention | None,
         *,
         input_feeding: bool = False,
+        context_feeding: ContextFeeding | None = None,
+        glance: Glance | None = None,
+        visual: VisualMemory | None = None,
+        deep_output: bool = False,
         dropout: Dropout | None = None,
     ) -> None:
         super().__init__()
-        if input_feeding and attention is None:
-            raise ValueError("input feeding feeds what attention saw: it wants an attention")
+        if (input_feeding or context_feeding) and attention is None:
+            raise ValueError("feeding feeds what attention saw: it wants an attention")
         self.embedding, self.stack, self.attention = embedding, stack, attention
-        self.input_feeding, self.output_size = input_feeding, output_size
+        self.input_feeding, self.context_feeding, self.output_size = input_feeding, context_feeding, output_size
+        self.glance, self.visual, self.deep_output = glance, visual, deep_output
         self.dropout = dropout or Dropout(0.0)
         hidden = stack.output_size
         # One learned first state a layer and tensor, so that sizes and cells of both sides are free.
         self.bridges = nn.ModuleList(
-            nn.ModuleList(nn.Linear(memory_size, hidden) for _ in range(cell.tensors)) for (cell,) in stack.cells()
+            nn.ModuleList(nn.Linear(memory_size, hidden) for _ in range(cell.tensors))
+            for (cell,) in ([] if glance else stack.cells())
         )
-        self.readout = nn.Linear(hidden + (memory_size if attention else 0), output_size)
+        joined = hidden + (memory_size if attention else 0) + (visual.stack.output_size if visual else 0)
+        self.readout = nn.Linear(joined + (embedding.embedding_dim if deep_output else 0), output_size)
 
     def prepare(self, memory: Memory) -> Memory:
-        """Adds what attention needs of the memory alone, so that no step computes it again."""
-        if self.attention is None:
-            return memory
-        return Memory(memory.states, memory.mask, memory.summary, self.attention.keys(memory.states))
+        """Adds what the decoder needs of the memory alone, so that no step computes it again."""
+        keys = None if self.attention is None else self.attention.keys(memory.states)
+        return replace(memory, keys=keys, glance=None if self.glance is None else self.glance(memory.summary))
 
     def start(self, memory: Memory) -> DecoderState:
-        """The state before the first token: tanh of a learned map of the summary (Bahdanau et al. 2015, A.2.2)."""
+        """The state before the first token: with a glance the stack's own, else tanh of a learned map of the summary
+        (Bahdanau et al. 2015, A.2.2)."""
+        if self.glance is not None:
+            return self._start_with_glance(self.glance, memory)
         state = tuple(
             (tuple(torch.tanh(bridge(memory.summary)) for bridge in tensors),)
             for tensors in cast(list[nn.ModuleList], self.bridges)
@@ -75,35 +114,44 @@ class Decoder(nn.Module):
         fed = memory.summary.new_zeros(len(memory), self.output_size) if self.input_feeding else None
         return state, fed
 
+    def _start_with_glance(self, glance: Glance, memory: Memory) -> DecoderState:
+        assert memory.glance is not None
+        state = self.stack.begin(len(memory))
+        if glance.enters == "first":
+            _, state = self.stack.step(memory.glance, state)
+        visual = () if self.visual is None else self.visual.stack.begin(len(memory))
+        return (*state, *visual), glance.carried(memory.glance)
+
     def forward(self, memory: Memory, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Outputs and state of a `window`."""
+        outputs, after, *_ = self.window(memory, tokens, state)
+        return outputs, after
+
+    def window(self, memory: Memory, tokens: Tensor, state: DecoderState) -> Window:
         """Reads a whole window.
 
         Args:
             memory: of `batch` examples, prepared.
             tokens: `(batch, time)`, each the one before the token to predict.
             state: before the window.
-
-        Returns:
-            One output a token, `(batch, time, output_size)`, and the state after the window.
         """
         embedded = self._embed(tokens)
-        if not self.input_feeding:
-            hidden, after = self.stack(embedded, state[0])
-            return self.dropout(self._see(hidden, memory)[0]), (after, None)
+        if not self.input_feeding and self.context_feeding is None:
+            return self._scan(embedded, memory, state)
         kept = self.dropout(embedded.new_ones(*embedded.shape[:2], self.output_size))
-        if feeding.applies(self.stack):
+        if self.input_feeding and by_hand.applies(self.stack):
             carried, fed = state
             assert self.attention is not None and fed is not None
             outputs, after = feeding.feed(
                 self.stack, self.attention, self.readout, embedded, memory, carried, fed, kept
             )
-            return outputs, (after, outputs[:, -1])
-        each = []
-        rows = Rows.even(len(memory), 1, tokens.device)
-        for step, share in zip(embedded.unbind(1), kept.unbind(1), strict=True):
-            output, state, _ = self._advance(step, state, memory, rows, share)
-            each.append(output)
-        return torch.stack(each, dim=1), state
+            return Window(outputs, (after, outputs[:, -1]))
+        if self.context_feeding is not None and by_hand.applies(self.stack):
+            assert self.attention is not None
+            run = self.context_feeding.run(self.stack, self.attention, embedded, memory, state[0])
+            outputs = self._read_out(run.hidden, run.contexts, embedded, None, None) * kept
+            return Window(outputs, (run.state, None), run.weights)
+        return self._walk(embedded, memory, state, kept)
 
     def step(
         self, memory: Memory, tokens: Tensor, state: DecoderState, rows: Rows | None = None
@@ -125,23 +173,77 @@ class Decoder(nn.Module):
         embedded: Tensor = self.dropout(self.embedding(tokens))
         return embedded
 
+    def _scan(self, embedded: Tensor, memory: Memory, state: DecoderState) -> Window:
+        """A window in which no step waits for what the one before has seen."""
+        carried, left = state
+        own, beyond = self._parted(carried)
+        beside = None
+        if self.glance is not None and memory.glance is not None:
+            beside = self.glance.beside(memory.glance, left, embedded.shape[1])
+        hidden, after = self.stack(embedded, own, beside=beside)
+        remembered = None
+        if self.visual is not None:
+            remembered, beyond = self.visual.stack(embedded, beyond)
+        context, weights = (None, None) if self.attention is None else self.attention(hidden, memory)
+        glance = None if memory.glance is None else memory.glance[:, None]
+        outputs = self.dropout(self._read_out(hidden, context, embedded, remembered, glance))
+        left = None if left is None else torch.zeros_like(left)
+        return Window(outputs, ((*after, *beyond), left), weights, remembered)
+
+    def _walk(self, embedded: Tensor, memory: Memory, state: DecoderState, kept: Tensor) -> Window:
+        """A window step by step; `kept`: what dropout multiplies the outputs by."""
+        each, looked = [], []
+        rows = Rows.even(len(memory), 1, embedded.device)
+        for step, share in zip(embedded.unbind(1), kept.unbind(1), strict=True):
+            output, state, weights = self._advance(step, state, memory, rows, share)
+            assert weights is not None
+            each.append(output)
+            looked.append(weights)
+        return Window(torch.stack(each, dim=1), state, torch.stack(looked, dim=1))
+
     def _advance(
         self, embedded: Tensor, state: DecoderState, memory: Memory, rows: Rows, kept: Tensor | None = None
     ) -> tuple[Tensor, DecoderState, Tensor | None]:
         """One step; `kept`: what dropout multiplies its output by, drawn here if `None`."""
         carried, fed = state
-        inputs = embedded if fed is None else torch.cat([embedded, fed], dim=-1)
-        hidden, after = self.stack.step(inputs, carried)
-        seen, weights = self._see(rows.spread(hidden), memory)
-        weights = None if weights is None else rows.gather(weights)
-        output = rows.gather(seen)
+        own, beyond = self._parted(carried)
+        inputs = embedded if fed is None or not self.input_feeding else torch.cat([embedded, fed], dim=-1)
+        glance = None if memory.glance is None else memory.glance[rows.owners]
+        context, weights, beside, remembered = None, None, None, None
+        if self.context_feeding is not None:
+            assert self.attention is not None
+            context, weights = self.context_feeding(self.attention, own[-1][0][0], memory, rows)
+            beside = context
+        elif self.glance is not None and glance is not None:
+            beside = self.glance.beside(glance, fed, 1)
+            beside = None if beside is None else beside[:, 0]
+        hidden, after = self.stack.step(inputs, own, beside)
+        if self.attention is not None and context is None:
+            seen, looked = self.attention(rows.spread(hidden), memory)
+            context, weights = rows.gather(seen), rows.gather(looked)
+        if self.visual is not None:
+            remembered, beyond = self.visual.stack.step(embedded, beyond)
+        output = self._read_out(hidden, context, embedded, remembered, glance)
         output = self.dropout(output) if kept is None else output * kept
-        return output, (after, output if self.input_feeding else None), weights
+        left = output if self.input_feeding else None if fed is None else torch.zeros_like(fed)
+        return output, ((*after, *beyond), left), weights
 
-    def _see(self, hidden: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:
-        """Joins states h `(batch, steps, hidden)` with what they see of the memory; returns attention's weights too."""
-        weights = None
-        if self.attention is not None:
-            context, weights = self.attention(hidden, memory)
-            hidden = torch.cat([hidden, context], dim=-1)
-        return torch.tanh(self.readout(hidden)), weights
+    def _parted(self, carried: StackState) -> tuple[StackState, StackState]:
+        """The states of the stack and of the visual memory."""
+        layers = len(self.stack.layers)
+        return carried[:layers], carried[layers:]
+
+    def _read_out(
+        self, hidden: Tensor, context: Tensor | None, embedded: Tensor, remembered: Tensor | None, glance: Tensor | None
+    ) -> Tensor:
+        """Joins what a step knows, all `(…, features)`.
+
+        A glance that enters here is added before the squashing: the multimodal layer of Mao et al. 2015, whose scaled
+        tanh this is up to scales that the weights around it learn.
+        """
+        word = embedded if self.deep_output else None
+        parts = [part for part in (hidden, context, word, remembered) if part is not None]
+        joined = self.readout(torch.cat(parts, dim=-1) if len(parts) > 1 else hidden)
+        if self.glance is not None and self.glance.enters == "output":
+            joined = joined + glance
+        return torch.tanh(joined)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,29 +12,40 @@ from unrolled.models.attention import Attention
 from unrolled.models.decoder import Decoder, DecoderState
 from unrolled.models.encoder import TextEncoder
 from unrolled.models.heads import VocabularyHead
+from unrolled.models.image_encoder import ImageEncoder
 from unrolled.models.memory import Memory
+from unrolled.models.penalties import Penalties
 from unrolled.models.recurrent import build_dropout, build_stack
 from unrolled.models.rows import Rows
 from unrolled.models.scorer import Precision, Scorer
 from unrolled.recurrence import state as nest
 
+NONE = Penalties()
+
 
 class EncoderDecoder(nn.Module):
-    """A model p(target | input) = Π_t p(y_t | y_<t, memory). Decoding uses `start` and `step`."""
+    """A model p(target | input) = Π_t p(y_t | y_<t, memory). Decoding uses `start` and `step`.
 
-    def __init__(self, encoder: TextEncoder, decoder: Decoder, head: VocabularyHead) -> None:
+    Args:
+        encoder: makes a `Memory` of the inputs.
+        penalties: what `loss` adds to the cross-entropy while the model is trained.
+    """
+
+    def __init__(
+        self, encoder: TextEncoder | ImageEncoder, decoder: Decoder, head: VocabularyHead, penalties: Penalties = NONE
+    ) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.head = encoder, decoder, head
+        self.encoder, self.decoder, self.head, self.penalties = encoder, decoder, head, penalties
 
-    def encode(self, tokens: Tensor, mask: Tensor, truncate: int | None = None) -> Memory:
-        """`(batch, positions)` → a memory ready for the decoder."""
-        return self.decoder.prepare(self.encoder(tokens, mask, truncate))
+    def encode(self, *inputs: Any) -> Memory:
+        """The encoder's inputs → a memory ready for the decoder."""
+        return self.decoder.prepare(self.encoder(*inputs))
 
     def loss(self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
         """Summed cross-entropy (nats) of the tokens `after` `(batch, time)` where `mask` is True, each given the
-        tokens `before` `(batch, time)` up to its place."""
-        outputs, _ = self.decoder(memory, before, self.decoder.start(memory))
-        return self.head.loss(outputs[mask], after[mask], smoothing)
+        tokens `before` `(batch, time)` up to its place; while training, with the penalties."""
+        (loss,) = self.window_losses(memory, before, after, mask, smoothing, max(1, before.shape[1]))
+        return loss
 
     def window_losses(
         self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor, smoothing: float, truncate: int
@@ -45,10 +57,15 @@ class EncoderDecoder(nn.Module):
         """
         state = self.decoder.start(memory)
         for start in range(0, before.shape[1], truncate):
-            window = slice(start, start + truncate)
-            outputs, state = self.decoder(memory, before[:, window], state)
-            yield self.head.loss(outputs[mask[:, window]], after[:, window][mask[:, window]], smoothing)
-            state = nest.detach(state)
+            places = slice(start, start + truncate)
+            asked = mask[:, places]
+            window = self.decoder.window(memory, before[:, places], state)
+            loss = self.head.loss(window.outputs[asked], after[:, places][asked], smoothing)
+            if self.training and self.penalties != NONE:
+                shares = asked.sum(1) / mask.sum(1)
+                loss = loss + self.penalties.of(self.decoder, memory, window, asked, shares)
+            yield loss
+            state = nest.detach(window.state)
 
     def start(self, memory: Memory) -> DecoderState:
         """The state before the first token of every example."""
@@ -89,8 +106,8 @@ class EncoderDecoder(nn.Module):
 def build_translator(config: Model, input_vocabulary: int, target_vocabulary: int) -> EncoderDecoder:
     """Makes the model that `config` describes for vocabularies of these sizes."""
     encoder, decoder = config.encoder, config.decoder
-    reading = _embedding(input_vocabulary, encoder.embedding)
-    writing = reading if config.tie_embeddings else _embedding(target_vocabulary, decoder.embedding)
+    reading = make_embedding(input_vocabulary, encoder.embedding)
+    writing = reading if config.tie_embeddings else make_embedding(target_vocabulary, decoder.embedding)
     encoder_stack = build_stack(encoder, encoder.embedding, config.engine, bidirectional=encoder.bidirectional)
     # A tied output matrix is as wide as the embedding.
     output = decoder.embedding if decoder.tie else decoder.hidden
@@ -113,7 +130,8 @@ def build_translator(config: Model, input_vocabulary: int, target_vocabulary: in
     )
 
 
-def _embedding(vocabulary: int, size: int) -> nn.Embedding:
+def make_embedding(vocabulary: int, size: int) -> nn.Embedding:
+    """Returns an embedding whose vectors have a norm of about 1 at first."""
     embedding = nn.Embedding(vocabulary, size)
     nn.init.normal_(embedding.weight, std=size**-0.5)
     return embedding

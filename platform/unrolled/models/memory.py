@@ -20,18 +20,20 @@ class Memory:
         summary: `(batch, features)`, the whole input in one vector.
         keys: `(batch, positions, hidden)`, the states as the decoder's attention compares them, made once an
             input by `Decoder.prepare`.
+        glance: `(batch, features)`, the summary as the decoder reads it, made there too.
     """
 
     states: Tensor
     mask: Tensor
     summary: Tensor
     keys: Tensor | None = None
+    glance: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.states)
 
     def leaf(self) -> Memory:
-        """The same values cut from the graph, ready to gather gradients of their own."""
+        """The same values, those with a graph cut from it and ready to gather gradients of their own."""
         cut = {name: value.detach().requires_grad_() for name, value in self._learned().items()}
         return replace(self, **cut)
 
@@ -43,13 +45,13 @@ class Memory:
         return zero
 
     def _learned(self) -> dict[str, Tensor]:
-        values = {"states": self.states, "summary": self.summary, "keys": self.keys}
-        return {name: value for name, value in values.items() if value is not None}
+        values = {"states": self.states, "summary": self.summary, "keys": self.keys, "glance": self.glance}
+        return {name: value for name, value in values.items() if value is not None and value.requires_grad}
 
     def select(self, rows: Tensor) -> Memory:
         """Takes the examples `rows` `(n,)`."""
-        keys = None if self.keys is None else self.keys[rows]
-        return Memory(self.states[rows], self.mask[rows], self.summary[rows], keys)
+        made = (None if value is None else value[rows] for value in (self.keys, self.glance))
+        return Memory(self.states[rows], self.mask[rows], self.summary[rows], *made)
 
 
 class _Behind(torch.autograd.Function):

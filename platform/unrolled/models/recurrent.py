@@ -6,8 +6,16 @@ from unrolled.config import Engine, Recurrent, Unprompted
 from unrolled.recurrence import CELLS, Dropout, Stack
 
 
-def build_stack(config: Recurrent, input_size: int, engine: Engine, *, bidirectional: bool = False) -> Stack:
-    """Makes the stack that `config` describes for inputs of `input_size` features."""
+def build_stack(
+    config: Recurrent,
+    input_size: int,
+    engine: Engine,
+    *,
+    bidirectional: bool = False,
+    beside: int = 0,
+    beside_layer: int = 0,
+) -> Stack:
+    """Makes the stack that `config` describes for inputs of `input_size` features; the rest as in `Stack`."""
     return Stack(
         CELLS[config.cell],
         input_size,
@@ -21,6 +29,8 @@ def build_stack(config: Recurrent, input_size: int, engine: Engine, *, bidirecti
         zoneout=config.zoneout,
         initialization=config.initialization,
         learned_state=isinstance(config, Unprompted) and config.learned_state,
+        beside=beside,
+        beside_layer=beside_layer,
         engine=engine,
     )
 

@@ -36,6 +36,8 @@ class Stack(nn.Module):
         initialization: of the recurrent weights, gate by gate: `orthogonal` (Saxe et al. 2014), `identity` (Le et al.
             2015) or `uniform` in ±1/√hidden, as torch's modules, then of the input weights too. `None`: the cell's own.
         learned_state: the state before the first step is a parameter, zeros at first; else it is zeros.
+        beside: features of a second input, which one layer reads besides the first input or what is below it; 0: none.
+        beside_layer: that layer, from 0.
         engine: of every scan.
     """
 
@@ -54,14 +56,20 @@ class Stack(nn.Module):
         zoneout: float = 0.0,
         initialization: Initialization | None = None,
         learned_state: bool = False,
+        beside: int = 0,
+        beside_layer: int = 0,
         engine: Engine = "auto",
     ) -> None:
         super().__init__()
+        if not 0 <= beside_layer < layers:
+            raise ValueError(f"layer {beside_layer} of {layers} cannot read a second input: they count from 0")
         self.directions = 2 if bidirectional else 1
         self.output_size = self.directions * hidden_size
         self.residual, self.zoneout, self.engine = residual, zoneout, engine
         self.dropout = Dropout(dropout, variational=variational)
+        self.beside_layer = beside_layer
         sizes = [input_size] + [self.output_size] * (layers - 1)
+        sizes[beside_layer] += beside
         self.layers = nn.ModuleList(
             nn.ModuleList(cell(size, hidden_size, layer_norm=layer_norm) for _ in range(self.directions))
             for size in sizes
@@ -98,8 +106,12 @@ class Stack(nn.Module):
         state: StackState | None = None,
         mask: Tensor | None = None,
         truncate: int | None = None,
+        beside: Tensor | None = None,
     ) -> tuple[Tensor, StackState]:
         """Runs the whole sequence; arguments and results as in `scan`, `truncate` as in `truncated_scan`.
+
+        Args:
+            beside: the second input, `(batch, time, features)`, of a stack that was made for one.
 
         Returns:
             The top layer's outputs `(batch, time, directions · hidden)`, and the state after the last step.
@@ -110,7 +122,7 @@ class Stack(nn.Module):
         before = self.begin(len(inputs)) if state is None else state
         after: list[tuple[State, ...]] = []
         for depth, (layer, carried) in enumerate(zip(self.cells(), before, strict=True)):
-            read = self.dropout(inputs) if depth > 0 else inputs
+            read = self._read(depth, inputs, beside)
             refuse_non_finite(self, f"the input of layer {depth + 1}", read, mask)
             runs = [
                 truncated_scan(
@@ -124,8 +136,11 @@ class Stack(nn.Module):
             after.append(tuple(last for _, last in runs))
         return inputs, tuple(after)
 
-    def step(self, inputs: Tensor, state: StackState) -> tuple[Tensor, StackState]:
+    def step(self, inputs: Tensor, state: StackState, beside: Tensor | None = None) -> tuple[Tensor, StackState]:
         """One step of a one-directional stack: `(batch, features)` → `(batch, hidden)` and the state after it.
+
+        Args:
+            beside: the second input, `(batch, features)`.
 
         Raises:
             ValueError: the stack is bidirectional, so it has no single next step.
@@ -134,13 +149,17 @@ class Stack(nn.Module):
             raise ValueError("a bidirectional stack cannot be stepped: it reads the sequence from both ends")
         after: list[tuple[State, ...]] = []
         for depth, ((cell,), (carried,)) in enumerate(zip(self.cells(), state, strict=True)):
-            read = self.dropout(inputs) if depth > 0 else inputs
+            read = self._read(depth, inputs, beside)
             new = cell.step(cell.project(read), carried)
             zoneout = Zoneout.draw(self.zoneout, 1, carried, training=self.training)
             new = new if zoneout is None else zoneout.mixed(0, new, carried)
             inputs = self._joined(new[0], inputs)
             after.append((new,))
         return inputs, tuple(after)
+
+    def _read(self, depth: int, inputs: Tensor, beside: Tensor | None) -> Tensor:
+        read = self.dropout(inputs) if depth > 0 else inputs
+        return read if beside is None or depth != self.beside_layer else torch.cat([read, beside], dim=-1)
 
     def _joined(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         return outputs + inputs if self.residual and outputs.shape == inputs.shape else outputs

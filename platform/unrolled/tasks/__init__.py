@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unrolled.config import Config
+from unrolled.tasks.captioning import Captioning
 from unrolled.tasks.language_modeling import LanguageModeling
 from unrolled.tasks.memory import Memory
 from unrolled.tasks.task import (
@@ -26,6 +27,7 @@ from unrolled.tasks.translation import Translation
 
 TASKS: dict[str, type[Task]] = {
     "translation": Translation,
+    "captioning": Captioning,
     "language_modeling": LanguageModeling,
     "memory": Memory,
 }

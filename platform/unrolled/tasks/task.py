@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unrolled.config import Decoding
 from unrolled.decoding import Answer, Strategy
+from unrolled.metrics import References
 from unrolled.recurrence.state import Nest
 
 
@@ -158,8 +159,9 @@ class Answerer(Writer, Protocol):
         """The metrics of `score`; the first leads the report."""
         ...
 
-    def texts(self, split: str) -> tuple[list[str], list[str]]:
-        """Opens inputs and references of a split; raises `UserError` if the data have none of that name."""
+    def texts(self, split: str) -> tuple[list[str], list[str] | list[list[str]]]:
+        """Opens the inputs of a split and a reference of each, or several of each; raises `UserError` if the data have
+        none of that name."""
         ...
 
     def check(self, strategy: Strategy) -> None:
@@ -176,7 +178,7 @@ class Answerer(Writer, Protocol):
         """Where the model looks in `text` while it writes `output`; `None` if it does not look."""
         ...
 
-    def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    def score(self, predictions: Sequence[str], references: References) -> dict[str, Any]:
         """Scores by name, and under `signatures` how each was computed."""
         ...
 

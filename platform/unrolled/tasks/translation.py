@@ -29,7 +29,7 @@ from unrolled.decoding import (
     precision_of,
 )
 from unrolled.errors import UserError
-from unrolled.metrics import Perplexity, score
+from unrolled.metrics import Perplexity, References, score
 from unrolled.models import EncoderDecoder, build_translator
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.task import Attended, Piece
@@ -243,9 +243,9 @@ class Translation:
                 raise UserError(f"decoding.{key}: the target vocabulary cannot write all of {text!r}.")
         return rows
 
-    def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    def score(self, predictions: Sequence[str], references: References) -> dict[str, Any]:
         """The metrics of `evaluation.metrics`, on detokenised text."""
-        return score(self.shown, list(predictions), list(references))
+        return score(self.shown, predictions, references)
 
 
 def _interleaved(shares: Sequence[list[str]]) -> list[str]:

@@ -1,0 +1,124 @@
+"""Keys of `task: captioning`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from unrolled.config import sections
+from unrolled.config.base import Config
+from unrolled.config.captioning_data import Data, Features
+from unrolled.config.sections import Engine, Positive, Recurrent, Section, Share, check_engine
+from unrolled.config.training import Training as SharedTraining
+
+Score = Literal["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "cider_d", "exact_match"]
+Conditioning = Literal["first", "once", "every", "output", "reconstruct", "attention"]
+CONDITIONING = (
+    "how it sees the picture: first: as an input before the first word; once: beside the first word; every: beside "
+    "every word; output: after the recurrence; reconstruct: as every, with a memory that learns to recall the picture "
+    "from the words; attention: over the positions of its grid"
+)
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Attention(Section):
+    score: Literal["dot", "general", "additive"] = Field(
+        "additive", description="how a state is compared with a position"
+    )
+    fed: bool = Field(
+        True,
+        description="the state before a word looks, and what it saw enters the recurrence; false: the state after it "
+        "looks, and what it saw joins the output alone (faster)",
+    )
+    gated: bool = Field(True, description="a state says how much it needs of what it saw (only where it is fed)")
+
+
+class Decoder(Recurrent):
+    cell: sections.CellName = Field("lstm", description="recurrent cell")
+    hidden: Positive = Field(512, description="features of the state")
+    dropout: Share = Field(0.5, description="share dropped from embeddings, between layers and from the outputs")
+    embedding: Positive = Field(512, description="features of a token")
+    conditioning: Conditioning = Field("attention", description=CONDITIONING)
+    attention: Attention = Attention()
+    picture: Positive = Field(512, description="features of the picture where it stands beside words")
+    layer: Positive = Field(1, description="the layer that reads it there, from the lowest, 1")
+    recall: Positive = Field(256, description="features of the memory of reconstruct")
+    tie: bool = Field(True, description="the output matrix is the embedding matrix")
+
+
+class Encoder(Section):
+    size: Positive | None = Field(
+        None, description="features of a position, learned from the network's; null: as the network gives them"
+    )
+    dropout: Share = Field(0.0, description="share dropped from the positions' features")
+
+
+class Model(Section):
+    features: Features = Features()
+    encoder: Encoder = Encoder()
+    decoder: Decoder = Decoder()
+    engine: Engine = Field("auto", description="what runs the recurrence")
+
+
+class Training(SharedTraining):
+    metric: Literal["loss", Score] = Field("cider_d", description="decides which checkpoint is best (validation)")
+    batch_tokens: Positive = Field(1500, description="padded tokens of a batch's captions, over all workers")
+    truncate: Positive | None = Field(
+        None, description="gradients flow back within windows of so many words; null: through the whole caption"
+    )
+    label_smoothing: Share = Field(0.0, description="probability spread over the whole vocabulary")
+    doubly_stochastic: Weight = Field(
+        1.0, description="attention: weight of the penalty for positions that a caption looks at too little or too much"
+    )
+    reconstruction: Weight = Field(1.0, description="reconstruct: weight of the picture's error, a word")
+
+
+class Decoding(sections.Decoding):
+    max_length: Positive = Field(30, description="most tokens of an output")
+
+
+class Evaluation(Section):
+    metrics: list[Score] = Field(
+        ["cider_d", "bleu_4", "bleu_1", "meteor", "rouge_l"],
+        min_length=1,
+        description="scores of an evaluation; the first leads the report",
+    )
+
+
+class CaptioningConfig(Config):
+    task: Literal["captioning"] = Field(description="what is learned")
+    data: Data
+    model: Model = Model()
+    training: Training = Training()
+    decoding: Decoding = Decoding()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CaptioningConfig:
+        """Checks that no single key can see. A message starts with the key that should change."""
+        decoder = self.model.decoder
+        check_engine(self.model.engine, decoder, "model.decoder")
+        if decoder.layer > decoder.layers:
+            raise ValueError(
+                f"model.decoder.layer is {decoder.layer}, but model.decoder.layers is {decoder.layers}: accepted is 1 "
+                f"to {decoder.layers}"
+            )
+        if self.model.features.fine_tune:
+            raise ValueError("model.features.fine_tune: captioning learns from kept features; accepted is false")
+        attends = decoder.conditioning == "attention"
+        if attends and decoder.attention.score == "dot" and self.model.encoder.size != decoder.hidden:
+            raise ValueError(
+                f"model.encoder.size is {self.model.encoder.size}, but attention.score 'dot' needs it equal to "
+                f"model.decoder.hidden, {decoder.hidden}; 'general' and 'additive' take any size"
+            )
+        if attends and self.model.features.grid == 1:
+            raise ValueError(
+                "model.features.grid is 1, but model.decoder.conditioning 'attention' needs positions to look at"
+            )
+        if self.training.metric not in ("loss", *self.evaluation.metrics):
+            raise ValueError(f"training.metric is {self.training.metric!r}, but evaluation.metrics does not compute it")
+        return self
+
+    def _shrink(self, values: dict[str, Any]) -> None:
+        values["data"]["limit"] = 64

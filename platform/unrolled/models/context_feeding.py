@@ -1,0 +1,195 @@
+"""What attention saw, fed into the recurrence (Xu et al. 2015, "Show, attend and tell"): one step, and a whole window
+with its derivative by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from unrolled.models.attention import Attention
+from unrolled.models.by_hand import (
+    Layers,
+    Looks,
+    flat,
+    kept_between,
+    layer_parameters,
+    look_parameters,
+    multiplies_narrowly,
+    nested,
+)
+from unrolled.models.memory import Memory
+from unrolled.models.rows import Rows
+from unrolled.recurrence import Cell, Stack, StackState
+
+
+class Run(NamedTuple):
+    """A window.
+
+    Attributes:
+        hidden: states of the top layer, `(batch, time, hidden)`.
+        contexts: ẑ, `(batch, time, features)`.
+        weights: of attention, `(batch, time, positions)`.
+        state: after the last step.
+    """
+
+    hidden: Tensor
+    contexts: Tensor
+    weights: Tensor
+    state: StackState
+
+
+class ContextFeeding(nn.Module):
+    """The state before a step looks, and what it saw enters the step beside the token:
+
+        α_t = softmax(score(h_{t−1}, keys)),  β_t = σ(w h_{t−1} + b),  ẑ_t = β_t Σ_p α_tp s_p
+        h_t = cell([e_t; ẑ_t], h_{t−1})
+
+    The gate β lets words that owe nothing to the picture ignore it (their section 4.2.1).
+
+    Args:
+        hidden: features of h.
+        gated: else β = 1.
+    """
+
+    def __init__(self, hidden: int, *, gated: bool) -> None:
+        super().__init__()
+        self.gate = nn.Linear(hidden, 1) if gated else None
+
+    def forward(self, attention: Attention, hidden: Tensor, memory: Memory, rows: Rows) -> tuple[Tensor, Tensor]:
+        """`hidden` h_{t−1} `(rows, hidden)` → ẑ_t `(rows, memory_size)` and α_t `(rows, positions)`."""
+        seen, weights = attention(rows.spread(hidden), memory)
+        context = rows.gather(seen)
+        if self.gate is not None:
+            context = torch.sigmoid(self.gate(hidden)) * context
+        return context, rows.gather(weights)
+
+    def run(self, stack: Stack, attention: Attention, embedded: Tensor, memory: Memory, state: StackState) -> Run:
+        """Runs the equations over a window, for a stack to which `by_hand.applies`.
+
+        Args:
+            embedded: e, `(batch, time, features)`.
+            memory: prepared.
+            state: before the first step.
+        """
+        cells, half = [cell for (cell,) in stack.cells()], multiplies_narrowly(stack, embedded)
+        parts = _Parts(cells, attention, self.gate, memory.mask, kept_between(stack, embedded), half)
+        assert memory.keys is not None
+        with torch.autocast(embedded.device.type, enabled=False):
+            seen = memory.states.to(embedded.dtype), memory.keys.to(embedded.dtype)
+            hidden, contexts, weights, *last = _ContextFeeding.apply(
+                parts, embedded.transpose(0, 1), *seen, *flat(state), *parts.parameters()
+            )
+        state = nested(cells, last)
+        return Run(hidden.transpose(0, 1), contexts.transpose(0, 1), weights.transpose(0, 1), state)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the loop is made of."""
+
+    cells: list[Cell]
+    attention: Attention
+    gate: nn.Linear | None
+    mask: Tensor
+    between: list[Tensor]
+    half: bool
+
+    def parameters(self) -> list[Tensor]:
+        """In the order of `_Loop.gradients`."""
+        own = [] if self.gate is None else [self.gate.weight, self.gate.bias]
+        return [*layer_parameters(self.cells), *look_parameters(self.attention), *own]
+
+
+class _ContextFeeding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, parts: _Parts, *given: Tensor) -> Any:
+        count = sum(cell.tensors for cell in parts.cells)
+        embedded, states, keys, *carried = given[: 3 + count]
+        loop = _Loop(parts, embedded, states, keys, carried)
+        for t in range(len(embedded)):
+            loop.forward(t)
+        ctx.loop = loop
+        return (loop.layers.outputs, loop.fed, loop.looks.weights, *loop.layers.last())
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *into: Tensor) -> Any:
+        if ctx.loop is None:
+            raise RuntimeError("context feeding goes back once: its gates have become gradients")
+        loop: _Loop = ctx.loop
+        ctx.loop = None
+        into_outputs, into_fed, into_weights, *last = into
+        loop.begin_backward(last)
+        for t in reversed(range(len(into_outputs))):
+            loop.backward(t, into_outputs[t], into_fed[t], into_weights[t])
+        return (None, *loop.gradients())
+
+
+class _Loop:
+    """The memory of all steps.
+
+    Attributes:
+        fed: ẑ, `(time, batch, features)`.
+    """
+
+    def __init__(
+        self, parts: _Parts, embedded: Tensor, states: Tensor, keys: Tensor, carried: Sequence[Tensor]
+    ) -> None:
+        steps, batch, _ = embedded.shape
+        self._gate = parts.gate
+        self.layers = Layers(parts.cells, parts.between, embedded, carried, parts.half)
+        self.looks = Looks(parts.attention, parts.mask, states, keys, steps, parts.half)
+        self._before = carried[-parts.cells[-1].tensors].detach().to(embedded.dtype)  # h of the top layer
+        self.fed = states.new_empty(steps, batch, states.shape[2])
+        if parts.gate is not None:
+            self._seen = torch.empty_like(self.fed)
+            self._open = states.new_empty(steps, batch, 1)  # β; on the way back, the gradient of its argument
+
+    def _query(self, t: int) -> Tensor:
+        return self._before if t == 0 else self.layers.outputs[t - 1]
+
+    def forward(self, t: int) -> None:
+        """Takes step t."""
+        query = self._query(t)
+        seen = self.looks.forward(t, query)
+        if self._gate is None:
+            self.fed[t] = seen
+        else:
+            self._seen[t] = seen
+            torch.addmm(self._gate.bias, query, self._gate.weight.t(), out=self._open[t]).sigmoid_()
+            torch.mul(self._open[t], seen, out=self.fed[t])
+        self.layers.forward(t, self.fed[t])
+
+    def begin_backward(self, last: Sequence[Tensor]) -> None:
+        """Takes ∂L/∂(state after the last step)."""
+        self.layers.begin_backward(last)
+        self.looks.begin_backward()
+
+    def backward(self, t: int, into_h: Tensor, into_fed: Tensor, into_weights: Tensor) -> None:
+        """The derivative of `forward`, given those of what step t gave, without what goes through the step behind."""
+        into_fed = self.layers.backward(t, into_h).add_(into_fed)
+        if self._gate is None:
+            self.layers.add_before(self.looks.backward(t, into_fed, into_weights))
+            return
+        opened = self._open[t]
+        into_seen = into_fed * opened
+        error = (into_fed * self._seen[t]).sum(-1, keepdim=True)
+        torch.mul(error, opened * (1 - opened), out=self._open[t])
+        into_query = self.looks.backward(t, into_seen, into_weights)
+        self.layers.add_before(into_query.addmm_(self._open[t], self._gate.weight))
+
+    def gradients(self) -> list[Tensor]:
+        """Of everything that `_ContextFeeding` was given, in its order."""
+        queries = torch.cat([self._before[None], self.layers.outputs[:-1]])
+        into_embedded, carried, of_layers = self.layers.gradients(self.fed)
+        into_states, into_keys, *of_scores = self.looks.gradients(queries)
+        given = [into_embedded, into_states, into_keys, *carried, *of_layers, *of_scores]
+        if self._gate is None:
+            return given
+        errors = self._open.flatten()
+        return [*given, (errors @ queries.flatten(0, 1))[None], errors.sum()[None]]

@@ -1,0 +1,40 @@
+"""From what a convolutional network made of a picture to a `Memory`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.models.memory import Memory
+from unrolled.recurrence import Dropout
+
+
+class ImageEncoder(nn.Module):
+    """Positions of a grid, or one position that is the whole picture.
+
+    Args:
+        channels: features of a position, as the network gives them.
+        size: features of a position as the decoder sees them, max(0, W x + b); `None`: those the network gives.
+        dropout: of the positions, after the map.
+        network: pixels `(pictures, 3, height, width)` → grids `(pictures, positions, channels)`, where it is trained
+            with the decoder; `None`: grids are given.
+        grid: whether the decoder looks at positions; else it is given their mean as the only one.
+    """
+
+    def __init__(
+        self, channels: int, size: int | None, dropout: Dropout, *, network: nn.Module | None = None, grid: bool = True
+    ) -> None:
+        super().__init__()
+        self.network, self.grid, self.dropout = network, grid, dropout
+        self.map = None if size is None else nn.Linear(channels, size)
+        self.memory_size = size or channels
+
+    def forward(self, pictures: Tensor) -> Memory:
+        """Grids `(pictures, positions, channels)`, or pixels where there is a network; the summary is the mean."""
+        grids = pictures if self.network is None else self.network(pictures)
+        if not self.grid:
+            grids = grids.mean(1, keepdim=True)
+        states = grids if self.map is None else torch.relu(self.map(grids))
+        states = self.dropout(states)
+        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        return Memory(states, mask, states.mean(1))

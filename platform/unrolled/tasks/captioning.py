@@ -1,0 +1,296 @@
+"""Captioning: a photograph in, a sentence out; several people's captions of a photograph are learned and compared with.
+
+Captions are learned as the field compares them: lower case, without punctuation (`metrics.tokens`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from unrolled.config.captioning import CaptioningConfig
+from unrolled.data.batching import padding, plan
+from unrolled.data.caption_corpus import VOCABULARY, CaptionBatch, CaptionCorpus, CaptionFolder, prepare_captions
+from unrolled.data.captions import open_captioned
+from unrolled.data.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary
+from unrolled.decoding import (
+    Answer,
+    Beam,
+    Greedy,
+    Strategy,
+    answers,
+    as_trained,
+    decode,
+    length_limits,
+    precision_of,
+)
+from unrolled.errors import UserError
+from unrolled.metrics import Perplexity, References, score
+from unrolled.metrics.tokens import caption_words
+from unrolled.models import EncoderDecoder, Penalties, build_captioner
+from unrolled.recurrence.state import Nest
+from unrolled.tasks.pictures import Pictures, Shape, address
+from unrolled.tasks.task import Attended, Piece
+
+T = TypeVar("T")
+Share = tuple[float, int, list[str], list[list[str]]]
+"""What a worker validated: summed loss and its targets, outputs, and the references of each."""
+
+
+def normal(caption: str) -> str:
+    """A caption as the field compares it."""
+    return " ".join(caption_words(caption))
+
+
+@dataclass(frozen=True)
+class PreparedCaptions:
+    """Captions and features, ready for training."""
+
+    captions: CaptionFolder
+    pictures: Pictures
+
+    @property
+    def fingerprint(self) -> str:
+        return self.captions.folder.name
+
+    def save(self, folder: Path) -> None:
+        """Writes the vocabulary, and the shape of features."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.captions.vocabulary.save(folder / VOCABULARY)
+        features = self.pictures.features("train")
+        Shape(features.channels, features.positions).save(folder)
+
+    def split(self, name: str) -> CaptionCorpus:
+        """Opens `train` or `validation`."""
+        return self.captions.split(name)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """A global batch: the captions `indices` of a split."""
+
+    corpus: CaptionCorpus
+    pictures: Pictures
+    split: str
+    indices: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        return int(self.corpus.lengths[self.indices].sum())
+
+    def part(self, rank: int, size: int) -> CaptionBatch | None:
+        mine = self.indices[rank::size]
+        if not len(mine):
+            return None
+        photos, owners = np.unique(self.corpus.photos[mine], return_inverse=True)
+        pictures = self.pictures.of(self.split, photos.tolist())
+        return CaptionBatch(pictures, torch.from_numpy(owners), *self.corpus.padded(mine))
+
+
+class Captioning:
+    """A decoder that sees a photograph by its features."""
+
+    default_strategy = "beam"
+
+    def __init__(self, config: CaptioningConfig, folder: Path) -> None:
+        self.config, self.vocabulary = config, Vocabulary.load(folder / VOCABULARY)
+        self.shape, self.shown = Shape.load(folder), config.evaluation.metrics
+        self.decoding = as_trained(config.decoding, config.training.precision)
+        self.pictures = _pictures(config)
+
+    @classmethod
+    def prepare(cls, config: CaptioningConfig, fingerprint: str | None = None) -> PreparedCaptions:
+        """Learns the vocabulary, tokenises the training and validation split, and makes their features."""
+        captions, pictures = prepare_captions(config.data, normal, fingerprint), _pictures(config)
+        for split in ("train", "validation"):
+            pictures.features(split)
+        return PreparedCaptions(captions, pictures)
+
+    def build_model(self) -> EncoderDecoder:
+        """The model of the config's `model` section."""
+        training = self.config.training
+        penalties = Penalties(training.doubly_stochastic, training.reconstruction)
+        return build_captioner(self.config.model, self.shape.channels, len(self.vocabulary), penalties)
+
+    def introduce(self, data: PreparedCaptions) -> tuple[str, str]:
+        """Network, cell, size and conditioning; captions, vocabulary and what of the first epoch is padding."""
+        model, corpus = self.config.model, data.split("train")
+        decoder, fine = model.decoder, f"{model.features.backbone}, {self.shape.channels} features"
+        sees = {
+            "first": "the picture as first input",
+            "once": "the picture beside the first word",
+            "every": "the picture beside every word",
+            "output": "the picture after the recurrence",
+            "reconstruct": "the picture beside every word and a memory that recalls it",
+            "attention": f"{decoder.attention.score} attention over {self.shape.positions} positions",
+        }[decoder.conditioning]
+        batches = [batch.indices for batch in self.plan(data, epoch=0)]
+        learned, long = sum(map(len, batches)), int((corpus.lengths > self.config.data.max_length).sum())
+        left_out = f" ({long:,} too long)" if long else ""
+        missing = len(data.pictures.features("train").missing)
+        unread = f", {missing:,} of them unreadable" if missing else ""
+        return (
+            f"{fine} → {decoder.cell} {decoder.hidden} with {sees}",
+            f"{self.config.data.source}: {len(corpus.names):,} photographs to learn from{unread}, with {learned:,} "
+            f"captions{left_out}; {len(data.split('validation').names):,} to validate; "
+            f"{self.config.data.vocabulary.kind} vocabulary of {len(self.vocabulary):,}; "
+            f"padding {100 * padding(_both(corpus.lengths), batches):.1f} %",
+        )
+
+    def plan(self, data: PreparedCaptions, epoch: int) -> list[Captions]:
+        """Batches of captions of like length within the token budget; every caption of every photograph once."""
+        corpus, seed = data.split("train"), self.config.seed
+        there = corpus.without(data.pictures.features("train").missing)
+        return self._batches(data, "train", there, self.config.data.max_length, seed=seed, epoch=epoch)
+
+    def _batches(
+        self, data: PreparedCaptions, split: str, chosen: np.ndarray, max_length: int, *, seed: int, epoch: int
+    ) -> list[Captions]:
+        corpus = data.split(split)
+        limits = {"batch_tokens": self.config.training.batch_tokens, "max_length": max_length}
+        planned = plan(_both(corpus.lengths[chosen]), **limits, seed=seed, epoch=epoch)
+        return [Captions(corpus, data.pictures, split, chosen[places]) for places in planned]
+
+    def losses(self, model: EncoderDecoder, part: CaptionBatch, state: Nest) -> Iterator[Piece]:
+        """Cross-entropy of every word given those before it (teacher forcing), summed.
+
+        Self-critical training (Rennie et al. 2017), a second stage, will take its pieces from sampled captions here.
+        """
+        truncate, smoothing = self.config.training.truncate, self.config.training.label_smoothing
+        memory = model.encode(part.pictures).select(part.owners)
+        if truncate is None or truncate >= part.before.shape[1]:
+            yield Piece(model.loss(memory, part.before, part.after, part.mask, smoothing), state, last=True)
+            return
+        leaf = memory.leaf()
+        for loss in model.window_losses(leaf, part.before, part.after, part.mask, smoothing, truncate):
+            yield Piece(loss, state)
+        yield Piece(memory.behind(leaf), state, last=True)
+
+    def validate(self, model: EncoderDecoder, data: PreparedCaptions, rank: int, size: int) -> Share:
+        """Loss under teacher forcing and its targets; what the model really writes, greedily, and the references."""
+        model.eval()
+        corpus, missing = data.split("validation"), data.pictures.features("validation").missing
+        total, tokens = self._validation_loss(model, data, rank, size)
+        rows = [row for row in range(len(corpus.names)) if row not in missing][rank::size]
+        strategy = Greedy(max_length=self.decoding.max_length, precision=precision_of(self.decoding))
+        addresses = [address("validation", row, corpus.names[row]) for row in rows]
+        references = corpus.texts()
+        return total, tokens, self.predict(model, addresses, strategy), [references[row] for row in rows]
+
+    @torch.inference_mode()
+    def _validation_loss(
+        self, model: EncoderDecoder, data: PreparedCaptions, rank: int, size: int
+    ) -> tuple[float, int]:
+        device = next(model.parameters()).device
+        corpus = data.split("validation")
+        there = corpus.without(data.pictures.features("validation").missing)
+        total, tokens = 0.0, 0
+        for batch in self._batches(data, "validation", there, int(corpus.lengths.max()), seed=0, epoch=0):
+            if part := batch.part(rank, size):
+                part = part.to(device)
+                memory = model.encode(part.pictures).select(part.owners)
+                total += float(model.loss(memory, part.before, part.after, part.mask).double())
+                tokens += int(part.mask.sum())
+        return total, tokens
+
+    def scores(self, shares: Sequence[Share]) -> dict[str, float]:
+        """Loss, perplexity, and every metric of the evaluation on greedy outputs."""
+        losses, tokens, outputs, references = zip(*shares, strict=True)
+        loss = sum(losses) / sum(tokens)
+        scores = self.score(_interleaved(outputs), _interleaved(references))
+        return {"loss": loss, "perplexity": float(Perplexity.of_loss(loss))} | {
+            name: scores[name] for name in self.shown
+        }
+
+    def texts(self, split: str) -> tuple[list[str], list[list[str]]]:
+        """Opens a split: addresses of its photographs, and the captions of each as the field compares them."""
+        captioned = open_captioned(self.config.data, split)
+        addresses = [address(split, row, name) for row, name in enumerate(captioned.names)]
+        return addresses, [[normal(text) for text in own] for own in captioned.captions]
+
+    def check(self, strategy: Strategy) -> None:
+        """Raises `UserError` if `decoding` or the model do not go with the strategy."""
+        if strategy.length_factor is not None:
+            raise UserError("decoding.length_factor wants inputs of so many tokens, and photographs have none; null.")
+        attends = self.config.model.decoder.conditioning == "attention"
+        if isinstance(strategy, Beam) and strategy.coverage_penalty > 0 and not attends:
+            raise UserError(
+                "beam.coverage_penalty wants attention, but model.decoder.conditioning is "
+                f"{self.config.model.decoder.conditioning!r}; set it to 0."
+            )
+
+    def predict(
+        self, model: EncoderDecoder, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
+    ) -> list[str]:
+        """Describes photographs, given by their address in the data or by their files."""
+        return [answer.text for answer in self.answers(model, inputs, strategy, numbers)]
+
+    @torch.inference_mode()
+    def answers(
+        self, model: EncoderDecoder, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
+    ) -> list[Answer]:
+        """Describes photographs, `decoding.batch` at a time."""
+        model.eval()
+        device, size = next(model.parameters()).device, self.config.decoding.batch
+        banned = self.vocabulary.encode(self.config.decoding.banned)
+        ids = list(range(len(inputs)) if numbers is None else numbers)
+        found: list[Answer] = []
+        for start in range(0, len(inputs), size):
+            chosen = slice(start, start + size)
+            memory = model.encode(self.pictures.named(inputs[chosen]).to(device))
+            decoded = decode(
+                model,
+                memory,
+                strategy,
+                begin=BEGIN,
+                end=END,
+                forbidden=(PAD, BEGIN, UNKNOWN),
+                sentence_ids=ids[chosen],
+                banned=banned,
+            )
+            found += answers(
+                decoded, strategy, self.vocabulary.decode, length_limits(strategy, None, None, len(memory))
+            )
+        return found
+
+    @torch.inference_mode()
+    def attention(self, model: EncoderDecoder, text: str, output: str) -> Attended | None:
+        """The weights over the positions, row by row of the grid, for the output's tokens and its end."""
+        if not model.attends:
+            return None
+        model.eval()
+        device = next(model.parameters()).device
+        memory = model.encode(self.pictures.named([text]).to(device))
+        (written,) = self.vocabulary.encode([output])
+        state, weights = model.start(memory), []
+        for token in (BEGIN, *written):
+            _, state, seen = model.look(torch.tensor([token], device=device), state, memory)
+            weights.append([round(weight, 3) for weight in seen[0].tolist()])
+        side = math.isqrt(self.shape.positions)
+        places = [f"{row + 1},{column + 1}" for row in range(side) for column in range(side)]
+        return Attended(places, self.vocabulary.tokens([*written, END]), weights)
+
+    def score(self, predictions: Sequence[str], references: References) -> dict[str, Any]:
+        """The metrics of `evaluation.metrics`."""
+        return score(self.shown, predictions, references)
+
+
+def _pictures(config: CaptioningConfig) -> Pictures:
+    return Pictures(config, grid=config.model.decoder.conditioning == "attention")
+
+
+def _both(lengths: np.ndarray) -> np.ndarray:
+    """Lengths of captions as `plan` wants them: photographs are all of one size."""
+    return np.stack([lengths, lengths], axis=1)
+
+
+def _interleaved(shares: Sequence[list[T]]) -> list[T]:
+    """Puts what was dealt out in turn back into its order."""
+    total = sum(map(len, shares))
+    return [shares[i % len(shares)][i // len(shares)] for i in range(total)]
