@@ -318,18 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     _evaluate_options(evaluate)
 
     generate = commands.add_parser("generate", parents=[decoded], help="write outputs for new inputs")
-    generate.add_argument("run", help="folder of the run")
-    generate.add_argument("texts", nargs="*", metavar="TEXT", help="inputs; default: lines of --file")
-    generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
-    generate.add_argument("--ensemble", action="append", default=[], metavar="RUN", help=f"{TOGETHER}; several times")
-    generate.add_argument("--decode", help=f"{STRATEGIES} (what suits the task)")
-    instead = generate.add_mutually_exclusive_group()
-    scored = "the N best outputs of each input, lines of score, tab, text; an empty line between inputs"
-    instead.add_argument("--n-best", type=int, metavar="N", help=scored)
-    instead.add_argument(
-        "--explain", nargs="?", const="", metavar="TEXT", help="print what a character model computes, step by step"
-    )
-    generate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the run's config")
+    _generate_options(generate)
 
     gradients = commands.add_parser("gradients", help="measure how far gradients reach back through time")
     gradients.add_argument("source", metavar="CONFIG|RUN", help="YAML file (with key.path=value overrides) or a run")
@@ -367,6 +356,21 @@ def _tune_options(tune: argparse.ArgumentParser) -> None:
     tune.add_argument("--overwrite", action="store_true", help="replace a sweep of that name")
     tune.add_argument("--smoke", action="store_true", help="few trials of few steps: does the config work?")
     tune.add_argument("--json", action="store_true", help="print JSON lines for machines")
+
+
+def _generate_options(generate: argparse.ArgumentParser) -> None:
+    generate.add_argument("run", help="folder of the run")
+    generate.add_argument("texts", nargs="*", metavar="TEXT", help="inputs, texts or files of photographs; default: lines of --file")
+    generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
+    generate.add_argument("--ensemble", action="append", default=[], metavar="RUN", help=f"{TOGETHER}; several times")
+    generate.add_argument("--decode", help=f"{STRATEGIES} (what suits the task)")
+    instead = generate.add_mutually_exclusive_group()
+    scored = "the N best outputs of each input, lines of score, tab, text; an empty line between inputs"
+    instead.add_argument("--n-best", type=int, metavar="N", help=scored)
+    instead.add_argument(
+        "--explain", nargs="?", const="", metavar="TEXT", help="print what a character model computes, step by step"
+    )
+    generate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the run's config")
 
 
 def _features_options(features: argparse.ArgumentParser) -> None:
