@@ -30,7 +30,7 @@ from unrolled.evaluation.prepare import Conduct, prepare_evaluation
 from unrolled.evaluation.trained import Trained
 from unrolled.features.making import Compute, compute_here
 from unrolled.features.run import has_features, make_splits, works_of
-from unrolled.tasks import Answerer, Explainer, Prepared, Task, Writer, make_task, prepare
+from unrolled.tasks import Answerer, Explainer, Prepared, Task, Viewer, Writer, make_task, prepare
 from unrolled.training import checkpoint
 from unrolled.training.checkpoint import Progress
 from unrolled.training.comm import Alone
@@ -114,6 +114,19 @@ class Run:
         """Returns one output a text; `decode` as the task has it by default. Arguments as in `evaluate`."""
         trained = self._trained(overrides, checkpoint, ensemble)
         return trained.write(self._strategy(trained, decode), range(len(texts)), texts)
+
+    @property
+    def sees(self) -> bool:
+        """Whether its inputs are photographs."""
+        return isinstance(self._task(), Viewer)
+
+    def inputs(self, names: Sequence[str]) -> list[str]:
+        """Returns the inputs that names stand for: where they are photographs, those in a folder."""
+        task = self._task()
+        return task.files(names) if isinstance(task, Viewer) else list(names)
+
+    def _task(self) -> Task:
+        return make_task(self.folder.config(), self.folder.vocabulary)
 
     def candidates(
         self,

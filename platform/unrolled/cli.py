@@ -10,7 +10,6 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from unrolled.errors import RunFailed, UserError, listing, nearest
@@ -169,35 +168,11 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from unrolled.api import load
+    from unrolled.generation import generate
 
-    run, ensemble = load(options.run), [load(other) for other in options.ensemble]
-    if options.explain is not None:
-        if ensemble:
-            raise UserError("--explain shows the steps of one run; leave --ensemble out.")
-        print(run.explain(options.explain or None, overrides=options.set, checkpoint=options.checkpoint))
-        return 0
-    texts = list(options.texts) or _lines(options.file)
-    given = {"ensemble": ensemble, "overrides": options.set, "checkpoint": options.checkpoint}
-    if options.n_best is not None:
-        found = run.candidates(texts, options.n_best, options.decode, **given)
-        for number, candidates in enumerate(found):
-            print(end="\n" if number else "")
-            print(*(f"{one.score:.4f}\t{one.text}" for one in candidates), sep="\n")
-        return 0
-    for text in run.generate(texts, options.decode, **given):
-        print(text)
+    for line in generate(options):
+        print(line)
     return 0
-
-
-def _lines(file: str) -> list[str]:
-    try:
-        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return raw.decode("utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"--file {file}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise UserError(f"--file {file}: is not UTF-8 text.") from None
 
 
 def _gradients(options: argparse.Namespace) -> int:
@@ -361,7 +336,10 @@ def _tune_options(tune: argparse.ArgumentParser) -> None:
 def _generate_options(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("run", help="folder of the run")
     generate.add_argument(
-        "texts", nargs="*", metavar="TEXT", help="texts, or files of photographs; default: lines of --file"
+        "texts",
+        nargs="*",
+        metavar="TEXT",
+        help="texts; or photographs: files, folders, http addresses; default: lines of --file",
     )
     generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
     generate.add_argument("--ensemble", action="append", default=[], metavar="RUN", help=f"{TOGETHER}; several times")
@@ -372,6 +350,8 @@ def _generate_options(generate: argparse.ArgumentParser) -> None:
     instead.add_argument(
         "--explain", nargs="?", const="", metavar="TEXT", help="print what a character model computes, step by step"
     )
+    strip = "draw where the model looked at photographs, word by word, into a picture"
+    instead.add_argument("--attention", metavar="OUT.png", help=strip)
     generate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the run's config")
 
 

@@ -13,6 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 LARGEST = 100_000_000
 """Pixels of a picture that is still opened: a few kilobytes can hold billions, which would fill the memory."""
+ADDRESSES = ("http://", "https://")
+"""How the name of a picture begins that is fetched."""
 FETCHED_BYTES = 50 * 2**20
 FETCH_SECONDS = 20.0
 
@@ -35,7 +37,7 @@ def read_image(source: bytes | str | Path, least: int = 0) -> Image.Image:
     Raises:
         UnreadableImage: not a picture, a truncated one, too large a one, or no such file.
     """
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
+    if isinstance(source, str) and source.startswith(ADDRESSES):
         source = fetch(source)
     try:
         opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source))

@@ -20,6 +20,7 @@ _TOKEN = re.compile(rf"\s*(?:[{_UNSPACED}{_PUNCTUATION}]|[^\s{_UNSPACED}{_PUNCTU
 SHOWN = 1000  # rows in the page
 CHARACTERS = 2000  # of one text in the page
 BYTES = 800_000  # of all rows together, so that the page stays below 6 MB with plotly inside
+BESIDE_PHOTOS = 450_000  # the same where there are photographs, too
 EXTREMES = 3  # best and worst examples
 LISTED = 5  # entries of an n-best list
 
@@ -41,7 +42,7 @@ def differences(output: str, reference: str) -> list[Piece]:
 
 
 def page_rows(
-    outputs: Sequence[Mapping[str, Any]], strategies: Sequence[str], best_first: Sequence[str]
+    outputs: Sequence[Mapping[str, Any]], strategies: Sequence[str], best_first: Sequence[str], size: int = BYTES
 ) -> dict[str, Any]:
     """Returns what the page embeds of outputs.jsonl.
 
@@ -52,6 +53,7 @@ def page_rows(
     Args:
         strategies: in the order in which an example shows them.
         best_first: the same from best to worst: the first leads, the first that has n-best lists shows its own.
+        size: bytes of all rows together.
     """
     listing = next((name for name in best_first if any(name in (row.get("nbest") or {}) for row in outputs)), None)
 
@@ -59,8 +61,8 @@ def page_rows(
         return _row(row, strategies, listing)
 
     rows = [made(output) for output in _evenly(outputs, SHOWN)]
-    while (size := _bytes(rows)) > BYTES:
-        rows = _evenly(rows, int(0.98 * len(rows) * BYTES / size))
+    while (taken := _bytes(rows)) > size:
+        rows = _evenly(rows, int(0.98 * len(rows) * size / taken))
     scored = [row for row in outputs if _score(row, best_first[0]) is not None]
     # Among equal scores the longer sentence tells more.
     scored.sort(key=lambda row: len(row.get("reference") or ""), reverse=True)
@@ -93,8 +95,9 @@ def _score(row: Mapping[str, Any], strategy: str) -> float | None:
 
 
 def _row(row: Mapping[str, Any], strategies: Sequence[str], listing: str | None) -> dict[str, Any]:
-    """Returns one example for the page: texts cut to `CHARACTERS`, outputs as pieces."""
-    reference = _cut(row.get("reference"))
+    """Returns one example for the page: texts cut to `CHARACTERS`, outputs as pieces, which are marked where
+    there is one reference."""
+    reference, several = _cut(row.get("reference")), len(row.get("references") or ()) > 1
     givers: dict[str, list[int]] = {}
     for place, name in enumerate(strategies):
         if name in row["outputs"]:
@@ -103,9 +106,9 @@ def _row(row: Mapping[str, Any], strategies: Sequence[str], listing: str | None)
     return {
         "index": row["index"],
         "input": _cut(row.get("input")),
-        "reference": reference,
+        "references": [_cut(one) for one in row["references"]] if several else [reference] if reference else [],
         "answers": [
-            {"by": by, "pieces": differences(text, reference) if reference else [(0, text)]}
+            {"by": by, "pieces": differences(text, reference) if reference and not several else [(0, text)]}
             for text, by in givers.items()
         ],
         "scores": [_score(row, name) for name in strategies],

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
+
+from PIL import Image
 
 from unrolled.decoding import Answer, Beam, Best, Strategy
 from unrolled.errors import UserError
 from unrolled.evaluation.evaluation import Evaluation, Report, provenance
 from unrolled.evaluation.frequency import f1_by_frequency
+from unrolled.evaluation.gallery import SIDE, Picture, choose, embedded
 from unrolled.evaluation.job import Workforce, chunks, write
 from unrolled.evaluation.kept import Kept, fingerprint, forget_others
 from unrolled.evaluation.report import write_report
@@ -23,8 +26,8 @@ from unrolled.evaluation.results import (
 )
 from unrolled.evaluation.table import table
 from unrolled.evaluation.wording import ranking
-from unrolled.metrics import References
-from unrolled.tasks import Answerer
+from unrolled.metrics import References, grouped
+from unrolled.tasks import Answerer, Viewer
 from unrolled.training.checkpoint import file_sum, weights_sum
 
 
@@ -65,14 +68,24 @@ def evaluate_decoded(
         "strategies": scores,
         "comparisons": pairs,
         "by_frequency": _by_frequency(task, outputs, references),
+        **({"unreadable": task.unreadable(evaluation.split)} if isinstance(task, Viewer) else {}),
     }
     ranked = [name for name, strategy in strategies.items() if isinstance(strategy, Beam | Best)]
     rows = output_rows(inputs, references, answers, ranked)
-    _add_attention(workforce, rows, ranking(results, metrics[0])[0])
+    leader = ranking(results, metrics[0])[0]
+    pictures: dict[int, Picture] = {}
+    attended = rows[:ATTENDED]
+    if isinstance(task, Viewer):
+        shown = choose(metrics[0], outputs, references, leader)
+        for place, why in shown.items():
+            rows[place]["shown"] = why
+        attended = [rows[place] for place in shown]
+        pictures = embedded(_photos(evaluation, task, attended))
+    _add_attention(workforce, attended, leader)
     write_json(evaluation.folder / "results.json", results)
     write_lines(evaluation.folder / "outputs.jsonl", rows)
     page = evaluation.folder / "report.html"
-    write_report(results, rows, evaluation.history, evaluation.config_yaml, page)
+    write_report(results, rows, evaluation.history, evaluation.config_yaml, page, pictures)
     forget_others(evaluation.decoded, kept.values())
     return Report(scores, page, evaluation.of, table(metrics, scores))
 
@@ -117,18 +130,31 @@ def _by_frequency(
 ) -> dict[str, list[dict[str, Any]]]:
     """Returns scores of words by their frequency in the training split; nothing where that is not at hand, or where
     several references leave open which words were wanted."""
-    if not isinstance(references[0], str):
+    wanted = grouped(references)
+    if any(len(each) > 1 for each in wanted):
         return {}
     try:
         _, training = task.texts("train")
     except UserError:
         return {}
-    return f1_by_frequency(cast(list[str], training), outputs, cast(list[str], references))
+    learned = [text for each in grouped(training) for text in each]
+    return f1_by_frequency(learned, outputs, [text for (text,) in wanted])
+
+
+def _photos(evaluation: Evaluation, task: Viewer, rows: Sequence[Mapping[str, Any]]) -> dict[int, Image.Image]:
+    """Returns the photographs of the rows by their index; says which are not there any more."""
+    photos = {}
+    for row in rows:
+        try:
+            photos[row["index"]] = task.photo(row["input"], least=SIDE)
+        except UserError as error:
+            evaluation.say(f"not in the gallery: {error}")
+    return photos
 
 
 def _add_attention(workforce: Workforce, rows: Sequence[dict[str, Any]], strategy: str) -> None:
-    """Adds to the first rows where the model looks while it writes what the strategy found."""
-    calls = [(row["input"], row["outputs"][strategy]) for row in rows[:ATTENDED]]
+    """Adds to the rows where the model looks while it writes what the strategy found."""
+    calls = [(row["input"], row["outputs"][strategy]) for row in rows]
     for place, attended in workforce.each("attention", calls):
         if attended is not None:
             rows[place]["attention"] = {"strategy": strategy, **attended._asdict()}

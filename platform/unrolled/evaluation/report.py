@@ -8,7 +8,8 @@ from typing import Any
 
 from unrolled.evaluation.attention import attention_charts
 from unrolled.evaluation.charts import colour
-from unrolled.evaluation.comparison import page_rows
+from unrolled.evaluation.comparison import BESIDE_PHOTOS, BYTES, page_rows
+from unrolled.evaluation.gallery import Picture, gallery
 from unrolled.evaluation.headline import headline, summary
 from unrolled.evaluation.page import Card, facts, size_and_training, write_page
 from unrolled.evaluation.page_table import interval, strategy_table
@@ -18,6 +19,7 @@ from unrolled.evaluation.significance import tables
 from unrolled.evaluation.training_charts import training_charts
 from unrolled.evaluation.wording import ABOUT, Results, finite, kind, metric_names, ranking, short, title
 from unrolled.metrics import metric
+from unrolled.metrics.tokens import WORDS
 
 
 def write_report(
@@ -26,6 +28,7 @@ def write_report(
     history: list[dict[str, Any]],
     config_yaml: str,
     path: Path,
+    pictures: Mapping[int, Picture] | None = None,
 ) -> None:
     """Writes the evaluation as one self-contained HTML file of at most 6 MB.
 
@@ -35,18 +38,23 @@ def write_report(
         history: the rows of metrics.jsonl; empty where the training is not known.
         config_yaml: the resolved config of the run.
         path: the file to write; its folder is made.
+        pictures: photographs of the rows with ``shown``, by ``index``: these make a gallery in place of the heatmaps
+            and of the best and worst examples.
     """
     charts = {
         "scores": score_charts(results),
         "search": search_charts(results),
         "groups": group_charts(results),
-        "attention": attention_charts(outputs),
+        "attention": [] if pictures else attention_charts(outputs),
         "training": training_charts(history, results.get("headline", "")),
     }
     names = _ranked(results)
     # The order of the run, so that an example's lines stay where they are from report to report.
     strategies = list(results["strategies"])
     kinds = {kind(name) for name in names}
+    photos = gallery(outputs, pictures or {}, results["headline"], strategies) if pictures else []
+    examples = page_rows(outputs, strategies, names, BESIDE_PHOTOS if photos else BYTES)
+    signatures = _signatures(results)
     write_page(
         path,
         "report.html.j2",
@@ -59,9 +67,15 @@ def write_report(
         table=strategy_table(results, names),
         pairs=tables(results),
         about=[text for name, text in ABOUT.items() if name in kinds],
-        examples=page_rows(outputs, strategies, names),
+        examples=examples | {"best": [], "worst": []} if photos else examples,
+        gallery=photos,
+        gazes={card["index"]: card["gaze"] for group in photos for card in group["cards"] if card["gaze"]},
+        headline_metric=metric(results["headline"]).label if photos else "",
+        several=any(len(row.get("references") or ()) > 1 for row in outputs),
+        unreadable=results.get("unreadable") or {},
         strategies=[{"name": name, "title": title(name), "colour": colour(name)} for name in strategies],
-        signatures=_signatures(results),
+        signatures=signatures,
+        of_captions=any(WORDS in signature["text"] for signature in signatures),
         facts=facts(results),
         config_yaml=config_yaml,
     )

@@ -16,7 +16,7 @@ from unrolled.decoding import Answer, Sample, Strategy
 from unrolled.errors import RunFailed
 from unrolled.files import write_whole, writing
 from unrolled.metrics import ChrF, References, compare, score
-from unrolled.tasks import Answerer
+from unrolled.tasks import Answerer, Viewer
 
 BANDS = 5
 """Groups of equal size into which the examples are cut by the length of their input."""
@@ -35,7 +35,7 @@ def strategy_results(
     seconds: float,
 ) -> dict[str, Any]:
     """Returns everything that results.json says of one strategy alone: scores by name, `signatures`, `settings`,
-    speed, the model's own score, and scores `by_length` of the input in words."""
+    speed, the model's own score, and scores `by_length` of the input in words, which photographs do not have."""
     outputs = [answer.text for answer in answers]
     known = [answer.log_probability for answer in answers if answer.log_probability is not None]
     scores, words = task.score(outputs, references), score(WORDS, outputs, references)
@@ -48,7 +48,7 @@ def strategy_results(
         "settings": dataclasses.asdict(strategy),
         "seconds": round(seconds, 3),
         "sentences_per_second": round(len(inputs) / seconds, 1),
-        "by_length": _by_length(task, inputs, outputs, references),
+        "by_length": [] if isinstance(task, Viewer) else _by_length(task, inputs, outputs, references),
     }
 
 

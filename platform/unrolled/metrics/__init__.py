@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unrolled.metrics.answers import ExactMatch, VqaAccuracy, normalised_answer
-from unrolled.metrics.base import CorpusMetric, References, SummedMetric
+from unrolled.metrics.base import CorpusMetric, References, SummedMetric, grouped
 from unrolled.metrics.captioning import CaptionBleu, CiderD, RougeL
 from unrolled.metrics.letters import compact_letters, holm
 from unrolled.metrics.likelihood import BitsPerCharacter, Perplexity
@@ -38,6 +38,7 @@ __all__ = [
     "bootstrap_interval",
     "compact_letters",
     "compare",
+    "grouped",
     "holm",
     "mean_interval",
     "metric",

@@ -21,6 +21,7 @@ from unrolled.tasks.task import (
     Prepared,
     Table,
     Task,
+    Viewer,
     Writer,
 )
 from unrolled.tasks.translation import Translation
@@ -57,6 +58,7 @@ __all__ = [
     "Prepared",
     "Table",
     "Task",
+    "Viewer",
     "Writer",
     "make_task",
     "prepare",

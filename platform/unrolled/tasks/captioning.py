@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.data.batching import padding, plan
@@ -35,7 +36,7 @@ from unrolled.metrics import Perplexity, References, score
 from unrolled.metrics.tokens import caption_words
 from unrolled.models import EncoderDecoder, Penalties, build_captioner
 from unrolled.recurrence.state import Nest
-from unrolled.tasks.pictures import Pictures, Shape, address
+from unrolled.tasks.pictures import Pictures, Shape, address, files
 from unrolled.tasks.task import Attended, Piece
 
 T = TypeVar("T")
@@ -209,10 +210,27 @@ class Captioning:
         }
 
     def texts(self, split: str) -> tuple[list[str], list[list[str]]]:
-        """Opens a split: addresses of its photographs, and the captions of each as the field compares them."""
-        captioned = open_captioned(self.config.data, split)
-        addresses = [address(split, row, name) for row, name in enumerate(captioned.names)]
-        return addresses, [[normal(text) for text in own] for own in captioned.captions]
+        """Opens a split: addresses of the photographs that can be read, and the captions of each as the field compares
+        them."""
+        captioned, missing = open_captioned(self.config.data, split), self.pictures.features(split).missing
+        rows = [row for row in range(len(captioned)) if row not in missing]
+        if not rows:
+            source = self.config.data.source
+            raise UserError(f"data.source: {source}, split {split!r} has no photograph that can be read.")
+        addresses = [address(split, row, captioned.names[row]) for row in rows]
+        return addresses, [[normal(text) for text in captioned.captions[row]] for row in rows]
+
+    def unreadable(self, split: str) -> dict[str, str]:
+        """Why photographs of a split cannot be read, by name."""
+        return dict(self.pictures.features(split).unreadable.values())
+
+    def files(self, names: Sequence[str]) -> list[str]:
+        """The photographs themselves, a folder by those in it."""
+        return files(names)
+
+    def photo(self, name: str, least: int = 0) -> Image.Image:
+        """The photograph that an input names."""
+        return self.pictures.photo(name, least)
 
     def check(self, strategy: Strategy) -> None:
         """Raises `UserError` if `decoding` or the model do not go with the strategy."""

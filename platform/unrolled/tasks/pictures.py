@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.data.images import read_image
+from unrolled.data.captions import Captioned, open_captioned
+from unrolled.data.images import ADDRESSES, UnreadableImage, read_image
 from unrolled.errors import UserError
 from unrolled.features import Features, make_backbone, open_features
 from unrolled.files import write_whole
 
 FILE = "features.json"
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of the files that are taken of a folder."""
 _ADDRESS = re.compile(r"(\w+):(\d+)(?:$|\s)")
 
 
@@ -46,12 +50,27 @@ def address(split: str, row: int, name: str) -> str:
     return f"{split}:{row} {name}"
 
 
+def files(names: Sequence[str]) -> list[str]:
+    """Returns the names, in place of a folder the pictures in it, sorted; raises `UserError` where it has none."""
+    found: list[str] = []
+    for name in names:
+        if not name.startswith(ADDRESSES) and Path(name).is_dir():
+            inside = sorted(path for path in Path(name).iterdir() if path.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise UserError(f"{name}: the folder has no pictures ({', '.join(SUFFIXES)}).")
+            found += map(str, inside)
+        else:
+            found.append(name)
+    return found
+
+
 class Pictures:
     """Args: `grid`, whether the encoder reads the positions of a photograph; else their mean alone."""
 
     def __init__(self, config: CaptioningConfig, *, grid: bool) -> None:
         self._config, self._grid = config, grid
         self._splits: dict[str, Features] = {}
+        self._stored: dict[str, Captioned] = {}
 
     def features(self, split: str) -> Features:
         """Opens the features of a split; makes them where they are missing."""
@@ -65,34 +84,59 @@ class Pictures:
         return features.grids(wanted) if self._grid else features.globals(wanted)[:, None]
 
     def named(self, inputs: Sequence[str]) -> Tensor:
-        """Returns the same of photographs named by an `address` or by their files."""
+        """Returns the same of photographs named by an `address`, their files or http addresses."""
         found: dict[int, Tensor] = {}
         rows: dict[str, list[tuple[int, int]]] = {}
         files: list[int] = []
         for place, name in enumerate(inputs):
-            if (match := _ADDRESS.match(name)) and not Path(name).exists():
-                rows.setdefault(match[1], []).append((place, int(match[2])))
+            if (stored := _stored(name)) is not None:
+                rows.setdefault(stored[0], []).append((place, stored[1]))
             else:
                 files.append(place)
         for split, wanted in rows.items():
             there = len(self.features(split))
             for _, row in wanted:
-                if row >= there:
-                    raise UserError(f"{split}:{row}: the split has {there:,} photographs, counted from 0.")
+                _check(split, row, there)
             places = [place for place, _ in wanted]
             found |= zip(places, self.of(split, [row for _, row in wanted]), strict=True)
         if files:
             found |= zip(files, self._computed([inputs[place] for place in files]), strict=True)
         return torch.stack([found[place] for place in range(len(inputs))])
 
+    def photo(self, name: str, least: int = 0) -> Image.Image:
+        """Returns a photograph named by an `address`, its file or its http address, as RGB.
+
+        Args:
+            least: as in `read_image`.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        source: bytes | str | Path = name
+        if (stored := _stored(name)) is not None:
+            split, row = stored
+            if split not in self._stored:
+                self._stored[split] = open_captioned(self._config.data, split)
+            _check(split, row, len(self._stored[split]))
+            source = self._stored[split].images[row]
+        try:
+            return read_image(source, least)
+        except UnreadableImage as error:
+            raise UserError(f"{name}: {error}.") from None
+
     @torch.inference_mode()
     def _computed(self, files: Sequence[str]) -> Tensor:
         backbone = make_backbone(self._config.model.features).eval()
-        pixels = []
-        for file in files:
-            try:
-                pixels.append(backbone.preprocess(read_image(Path(file))))
-            except (OSError, ValueError) as error:
-                raise UserError(f"{file}: {error}") from None
-        grids: Tensor = backbone(torch.stack(pixels))
+        grids: Tensor = backbone(torch.stack([backbone.preprocess(self.photo(file)) for file in files]))
         return grids if self._grid else grids.mean(1, keepdim=True)
+
+
+def _stored(name: str) -> tuple[str, int] | None:
+    """Returns split and row of an `address`; None for what names a file."""
+    match = _ADDRESS.match(name)
+    return (match[1], int(match[2])) if match and not Path(name).exists() else None
+
+
+def _check(split: str, row: int, there: int) -> None:
+    if row >= there:
+        raise UserError(f"{split}:{row}: the split has {there:,} photographs, counted from 0.")

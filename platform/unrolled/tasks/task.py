@@ -1,8 +1,8 @@
 """What the loop, the evaluation and the command line know of a task.
 
 `Task` is what training needs. What a trained model can do besides is a protocol of its own: `Writer` (texts in,
-texts out), `Answerer` (its texts are compared with references), `Examinee` (measured on the data themselves),
-`Explainer`.
+texts out), `Answerer` (its texts are compared with references), `Viewer` (it describes photographs), `Examinee`
+(measured on the data themselves), `Explainer`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from unrolled.config import Decoding
@@ -180,6 +181,24 @@ class Answerer(Writer, Protocol):
 
     def score(self, predictions: Sequence[str], references: References) -> dict[str, Any]:
         """Scores by name, and under `signatures` how each was computed."""
+        ...
+
+
+@runtime_checkable
+class Viewer(Protocol):
+    """An answerer whose inputs are photographs."""
+
+    def files(self, names: Sequence[str]) -> list[str]:
+        """The photographs themselves, a folder by those in it; raises `UserError` where it has none."""
+        ...
+
+    def photo(self, name: str, least: int = 0) -> Image.Image:
+        """The photograph that an input names, RGB; `least` as in `read_image`. Raises `UserError` if it cannot be
+        read."""
+        ...
+
+    def unreadable(self, split: str) -> dict[str, str]:
+        """Why photographs of a split cannot be read, by name; `texts` leaves them out."""
         ...
 
 

@@ -77,11 +77,14 @@ function exampleNode(row, chosen = () => true) {
   words.dir = "auto";
   input.append(element("small", "", `#${row.index}`), words);
   const answers = element("dl", examples.strategies.length > MANY ? "answers many" : "answers");
-  if (row.reference) {
+  if (row.references.length) {
     const line = element("div", "reference");
-    const text = element("dd", "", row.reference);
-    text.dir = "auto";
-    line.append(element("dt", "", "Reference"), text);
+    line.append(element("dt", "", row.references.length > 1 ? "References" : "Reference"));
+    for (const reference of row.references) {
+      const text = element("dd", "", reference);
+      text.dir = "auto";
+      line.append(text);
+    }
     answers.append(line);
   }
   for (const answer of row.answers) {
@@ -142,7 +145,7 @@ function startBrowser() {
   byId("disagree-box").hidden = !several;
   for (const row of examples.rows) {
     const outputs = row.answers.map(({ pieces }) => outputText(pieces));
-    row.haystack = [row.input, row.reference, ...outputs].join("\n").toLowerCase();
+    row.haystack = [row.input, ...row.references, ...outputs].join("\n").toLowerCase();
   }
 
   let page = 0;

@@ -1,0 +1,70 @@
+"""The command `unrolled generate`: outputs for new inputs, which may be texts or photographs."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from unrolled.api import Run, load
+from unrolled.errors import UserError
+from unrolled.evaluation.attention_picture import check_name, save_strips
+from unrolled.evaluation.members import members
+from unrolled.evaluation.trained import Trained
+from unrolled.tasks import Viewer
+
+
+def generate(options: Namespace) -> Iterator[str]:
+    """Yields what the command prints, line by line.
+
+    Raises:
+        UserError: something given cannot be used.
+    """
+    run, ensemble = load(options.run), [load(other) for other in options.ensemble]
+    if options.explain is not None:
+        if ensemble:
+            raise UserError("--explain shows the steps of one run; leave --ensemble out.")
+        yield run.explain(options.explain or None, overrides=options.set, checkpoint=options.checkpoint)
+        return
+    inputs = run.inputs(list(options.texts) or _lines(options.file))
+    given = {"ensemble": ensemble, "overrides": options.set, "checkpoint": options.checkpoint}
+    if options.n_best is not None:
+        for number, candidates in enumerate(run.candidates(inputs, options.n_best, options.decode, **given)):
+            if number:
+                yield ""
+            yield from (f"{one.score:.4f}\t{one.text}" for one in candidates)
+        return
+    if options.attention:
+        check_name(Path(options.attention))
+    outputs = run.generate(inputs, options.decode, **given)
+    if options.attention:
+        joined = members(run.folder, [other.folder for other in ensemble], options.set, options.checkpoint)
+        _draw(Trained(joined), inputs, outputs, Path(options.attention))
+    yield from _named(run, inputs, outputs)
+
+
+def _draw(trained: Trained, photos: Sequence[str], captions: Sequence[str], path: Path) -> None:
+    """Draws where the model looks at photographs while it writes captions."""
+    if not isinstance(trained.task, Viewer):
+        raise UserError(f"--attention: a run of task {trained.config.task} looks at no photographs.")
+    attended = [one for one in map(trained.attention, photos, captions) if one is not None]
+    if len(attended) < len(photos):
+        raise UserError("--attention: the run's model has no attention (model.decoder.conditioning: attention has).")
+    save_strips(path, [trained.task.photo(name) for name in photos], attended)
+
+
+def _named(run: Run, inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[str]:
+    """Yields the outputs; those of several photographs behind their names."""
+    for name, output in zip(inputs, outputs, strict=True):
+        yield f"{name}\t{output}" if run.sees and len(inputs) > 1 else output
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return raw.decode("utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"--file {file}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--file {file}: is not UTF-8 text.") from None
