@@ -360,9 +360,7 @@ def _tune_options(tune: argparse.ArgumentParser) -> None:
 
 def _generate_options(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("run", help="folder of the run")
-    generate.add_argument(
-        "texts", nargs="*", metavar="TEXT", help="texts, or files of photographs; default: lines of --file"
-    )
+    generate.add_argument("texts", nargs="*", metavar="TEXT", help="texts or photographs; default: lines of --file")
     generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
     generate.add_argument("--ensemble", action="append", default=[], metavar="RUN", help=f"{TOGETHER}; several times")
     generate.add_argument("--decode", help=f"{STRATEGIES} (what suits the task)")
