@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from unrolled.cli import COMMANDS, OVERRIDE, _parser, main
+from unrolled.cli import COMMANDS, OVERRIDE, main
+from unrolled.options import make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,10 +30,10 @@ def commands():
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_is_understood(words):
     bare = words[0] != "generate"  # whose texts may look like overrides: there they stand behind --set
-    options = _parser().parse_args([word for word in words if not (bare and OVERRIDE.match(word))])
+    options = make_parser().parse_args([word for word in words if not (bare and OVERRIDE.match(word))])
     assert options.command in COMMANDS
     if options.command == "submit":
-        _parser().parse_args(options.words)
+        make_parser().parse_args(options.words)
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
