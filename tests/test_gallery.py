@@ -85,7 +85,7 @@ def test_a_broken_photograph_is_named_and_not_scored(tmp_path):
     assert "One photograph of the split cannot be read and is not among the scored: " + BROKEN in page
     assert results["by_frequency"] == {} and "words are not counted by their frequency here" in page
     assert "in the manner of the Penn Treebank" in page and "tok:ptb-lower-nopunct" in page
-    assert page.count("data:image/webp") == 19 and all("attention" in row for row in rows if "shown" in row)
+    assert page.count("data:image/webp") == 23 and all("attention" in row for row in rows if "shown" in row)
 
 
 def test_single_references_are_counted_by_frequency(tmp_path):

@@ -55,6 +55,13 @@ def test_files_folders_and_addresses(place, address, capsys):
     assert lines[0][1] == lines[4][1] == alone.strip()
 
 
+def test_an_ensemble_of_equals_says_what_one_says(place, capsys):
+    photo = place / "photos" / "train" / "05.png"
+    alone = said(capsys, place / "gallery", photo, "--decode", "greedy")
+    both = said(capsys, place / "gallery", photo, "--decode", "greedy", "--ensemble", place / "gallery")
+    assert alone == both and alone[0] == 0
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -227,6 +227,8 @@ def _plan(
     task = joined[0].task()
     for member in joined:
         member.load()
+    if has_features(joined[0].config):
+        make_splits(works_of(joined[0].config, splits), compute_here, console.evaluating, console.say)
     plan = []
     for split in splits:
         if splits.count(split) > 1:

@@ -91,6 +91,6 @@ def _joining(first: Member, task: Answerer, run: RunFolder, overrides: Sequence[
     if different := [file for file in sorted(own | wanted) if own.get(file) != wanted.get(file)]:
         raise UserError(f"{refused}: vocabulary/{different[0]} of the one is not that of the other.")
     there, here = (each.config.data.model_dump()["columns"] for each in (member, first))
-    if there["input"] == here["target"] != here["input"] == there["target"]:
+    if there.get("input") == here.get("target") != here.get("input") == there.get("target"):
         raise UserError(f"{refused}: the one writes {there['target']}, the other {here['target']}.")
     return member

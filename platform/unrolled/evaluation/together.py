@@ -21,9 +21,9 @@ class Together(nn.Module):
         self.registered = nn.ModuleList(models)
         self._models, self._ensemble = models, Ensemble(models)
 
-    def encode(self, tokens: Tensor, mask: Tensor) -> Memories[Memory]:
-        """`(batch, positions)` → the memories of all models."""
-        return Memories(tuple(model.encode(tokens, mask) for model in self._models))
+    def encode(self, *inputs: Tensor) -> Memories[Memory]:
+        """The inputs of one encoder → the memories of all models."""
+        return Memories(tuple(model.encode(*inputs) for model in self._models))
 
     def start(self, memory: Memories[Memory]) -> Nest:
         """The states of all models."""
