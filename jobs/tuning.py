@@ -19,7 +19,7 @@ from measure import Figure, cores, figure
 ROOT = Path(__file__).resolve().parent.parent
 CONCURRENT = 2
 """Trials at a time, and bare trainings too: what runs side by side shares caches and memory bandwidth."""
-# A trial of 900 updates takes about 10 s on one core. No value of the space changes how long.
+# A trial of 240 updates takes about 10 s on one core. No value of the space changes how long.
 SWEEP = """\
 task: memory
 data: {{problem: adding, length: 200}}
@@ -39,7 +39,7 @@ def tuning(quick: bool) -> Iterator[Figure]:
     the sum of the bare seconds. `tuning/trial`: of steady running, the seconds from a trial's last row to that of the
     next one in its place, less what that one says it trained.
     """
-    rounds, trials, epoch = (1, 6, 8) if quick else (2, 20, 90)
+    rounds, trials, epoch = (1, 6, 8) if quick else (2, 20, 24)
     wholes, steady = [], []
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "sweep.yaml"

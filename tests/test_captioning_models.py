@@ -11,7 +11,7 @@ from unrolled.models import Memory, Penalties, Rows, build_captioner
 from unrolled.recurrence import CELLS
 from unrolled.recurrence import state as nest
 
-CHANNELS, WORDS, HIDDEN = 5, 12, 6
+CHANNELS, POSITIONS, WORDS, HIDDEN = 5, 4, 12, 6
 VARIANTS = {
     "first": {"conditioning": "first"},
     "once": {"conditioning": "once", "picture": 3},
@@ -35,12 +35,12 @@ def _float64():
 
 def captioner(variant, *, penalties=None, size=HIDDEN, **decoder):
     values = {"hidden": HIDDEN, "embedding": 4, "dropout": 0.0, **VARIANTS[variant], **decoder}
-    config = Model.model_validate({"encoder": {"size": size}, "decoder": values})
-    return build_captioner(config, CHANNELS, WORDS, penalties or Penalties())
+    config = Model.model_validate({"encoder": {"size": size, "places": True}, "decoder": values})
+    return build_captioner(config, CHANNELS, POSITIONS, WORDS, penalties or Penalties())
 
 
 def pictures(count=3):
-    return torch.rand(count, 4, CHANNELS)
+    return torch.rand(count, POSITIONS, CHANNELS)
 
 
 def captions(steps=5):
@@ -254,9 +254,19 @@ def test_pixels_go_through_the_network_that_is_trained_too():
             return self.patches(pixels).flatten(2).transpose(1, 2)
 
     config = Model.model_validate({"decoder": {"hidden": HIDDEN, "embedding": 4, "dropout": 0.0}})
-    model = build_captioner(config, CHANNELS, WORDS, Penalties(), Network())
+    model = build_captioner(config, CHANNELS, POSITIONS, WORDS, Penalties(), Network())
     memory = model.encode(torch.rand(3, 3, 8, 8))
     assert isinstance(memory, Memory) and memory.states.shape == (3, 4, CHANNELS)
     tokens = captions_fixed()
     model.loss(memory, tokens[:, :-1], tokens[:, 1:], torch.ones(3, 6, dtype=torch.bool)).backward()
     assert model.encoder.network.patches.weight.grad.abs().sum() > 0
+
+
+def test_positions_are_told_apart_by_their_places_alone():
+    config = {"decoder": {"hidden": HIDDEN, "embedding": 4, "dropout": 0.0}}
+    grids = pictures(1)
+    for places in (False, True):
+        given = Model.model_validate(config | {"encoder": {"places": places}})
+        model = build_captioner(given, CHANNELS, POSITIONS, WORDS, Penalties())
+        turned = model.encode(grids.flip(1)).states
+        assert torch.equal(model.encode(grids).states, turned.flip(1)) is not places

@@ -51,6 +51,9 @@ class Encoder(Section):
     size: Positive | None = Field(
         None, description="features of a position, learned from the network's; null: as the network gives them"
     )
+    places: bool = Field(
+        False, description="attention: add a learned vector a position, by which the decoder knows where it looks"
+    )
     dropout: Share = Field(0.0, description="share dropped from the positions' features")
 
 

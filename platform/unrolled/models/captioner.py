@@ -30,19 +30,25 @@ ENTERS: dict[str, Enters] = {
 
 
 def build_captioner(
-    config: Model, channels: int, vocabulary: int, penalties: Penalties, network: nn.Module | None = None
+    config: Model,
+    channels: int,
+    positions: int,
+    vocabulary: int,
+    penalties: Penalties,
+    network: nn.Module | None = None,
 ) -> EncoderDecoder:
     """Makes the model that `config` describes.
 
     Args:
         channels: features of a position of the grids.
+        positions: of a grid.
         vocabulary: tokens.
         network: makes grids of pixels, where it is trained too.
     """
     attends = config.decoder.conditioning not in ENTERS
-    encoder = ImageEncoder(
-        channels, config.encoder.size, Dropout(config.encoder.dropout), network=network, grid=attends
-    )
+    placed = positions if attends and config.encoder.places else 0
+    dropout = Dropout(config.encoder.dropout)
+    encoder = ImageEncoder(channels, config.encoder.size, dropout, network=network, grid=attends, placed=placed)
     embedding = make_embedding(vocabulary, config.decoder.embedding)
     # A tied output matrix is as wide as the embedding.
     output = config.decoder.embedding if config.decoder.tie else config.decoder.hidden

@@ -19,15 +19,25 @@ class ImageEncoder(nn.Module):
         network: pixels `(pictures, 3, height, width)` → grids `(pictures, positions, channels)`, where it is trained
             with the decoder; `None`: grids are given.
         grid: whether the decoder looks at positions; else it is given their mean as the only one.
+        placed: positions, to each of which a learned vector is added, by which the decoder knows where it looks (as
+            Gehring et al. 2017, section 3.1, for words); 0: none is.
     """
 
     def __init__(
-        self, channels: int, size: int | None, dropout: Dropout, *, network: nn.Module | None = None, grid: bool = True
+        self,
+        channels: int,
+        size: int | None,
+        dropout: Dropout,
+        *,
+        network: nn.Module | None = None,
+        grid: bool = True,
+        placed: int = 0,
     ) -> None:
         super().__init__()
         self.network, self.grid, self.dropout = network, grid, dropout
         self.map = None if size is None else nn.Linear(channels, size)
         self.memory_size = size or channels
+        self.places = nn.Parameter(0.1 * torch.randn(placed, self.memory_size)) if placed else None
 
     def forward(self, pictures: Tensor) -> Memory:
         """Grids `(pictures, positions, channels)`, or pixels where there is a network; the summary is the mean."""
@@ -35,6 +45,6 @@ class ImageEncoder(nn.Module):
         if not self.grid:
             grids = grids.mean(1, keepdim=True)
         states = grids if self.map is None else torch.relu(self.map(grids))
-        states = self.dropout(states)
+        states = self.dropout(states if self.places is None else states + self.places)
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
         return Memory(states, mask, states.mean(1))

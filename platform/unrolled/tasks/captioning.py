@@ -117,7 +117,9 @@ class Captioning:
         """The model of the config's `model` section."""
         training = self.config.training
         penalties = Penalties(training.doubly_stochastic, training.reconstruction)
-        return build_captioner(self.config.model, self.shape.channels, len(self.vocabulary), penalties)
+        return build_captioner(
+            self.config.model, self.shape.channels, self.shape.positions, len(self.vocabulary), penalties
+        )
 
     def introduce(self, data: PreparedCaptions) -> tuple[str, str]:
         """Network, cell, size and conditioning; captions, vocabulary and what of the first epoch is padding."""
