@@ -78,7 +78,7 @@ def test_a_broken_photograph_is_named_and_not_scored(tmp_path):
     said = run.evaluate("validation", ["greedy", "beam"], local=True).path
     results = json.loads(said.with_name("results.json").read_text(encoding="utf-8"))
     assert results["examples"] == 23
-    assert list(results["unreadable"]) == [BROKEN] and "truncated" in results["unreadable"][BROKEN]
+    assert list(results["unreadable"]) == [BROKEN] and "cannot be decoded" in results["unreadable"][BROKEN]
     rows = [json.loads(line) for line in said.with_name("outputs.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 23 and not any(BROKEN in row["input"] for row in rows)
     page = said.read_text(encoding="utf-8")

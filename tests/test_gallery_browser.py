@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from unrolled.evaluation.gallery import embedded
 from unrolled.evaluation.report import write_report
 
 WORDS = ["▁a", "▁dog", "</s>"]
+RIGHT, TAB = "\ue014", "\ue004"
+
+
+def press(page: Any, key: str) -> None:
+    """Presses a key where the focus is."""
+    import_module("selenium.webdriver").ActionChains(page).send_keys(key).perform()
 
 
 def captioned(count: int) -> list[dict[str, Any]]:
@@ -103,21 +110,21 @@ def test_arrow_keys_walk_through_the_words(page: Any) -> None:
     focused = card.find_element("css selector", "input")
     page.execute_script("arguments[0].focus()", focused)
     for expected, word in ((3, "a"), (4, "dog"), (5, "(end)")):
-        page.switch_to.active_element.send_keys("\ue014")  # the right arrow
+        press(page, RIGHT)
         opacity, told = page.execute_script(veil, card)
         assert (
             opacity == "1" and told.startswith(f"“{word}”: mostly upper") and told.endswith("60 % in one of 49 fields")
         )
         seen = darkness()
         assert seen.index(min(seen)) == expected and min(seen) == 0
-    page.switch_to.active_element.send_keys("\ue014")  # around to the whole photograph
+    press(page, RIGHT)  # around to the whole photograph
     assert page.execute_script(veil, card) == ["0", ""]
 
 
 def test_one_tab_leads_to_the_next_photograph(page: Any) -> None:
     first = page.find_element("css selector", ".gallery [data-gaze='0'] input")
     page.execute_script("arguments[0].focus()", first)
-    first.send_keys("\ue004")
+    press(page, TAB)
     assert page.switch_to.active_element.get_attribute("name") == "gaze-1"
 
 

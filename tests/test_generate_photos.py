@@ -24,11 +24,15 @@ def place(tmp_path_factory):
     return place
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        """Says nothing."""
+
+
 @pytest.fixture(scope="module")
 def address(place):
     """Of a server of the photographs."""
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=place / "photos" / "train")
-    handler.func.log_message = lambda *_: None
+    handler = partial(Quiet, directory=place / "photos" / "train")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -66,7 +70,7 @@ def test_an_ensemble_of_equals_says_what_one_says(place, capsys):
     ("name", "reason"),
     [
         ("photos/none.png", "no such file."),
-        (BROKEN, "truncated"),
+        (BROKEN, "cannot be decoded"),
         ("photos/train/metadata.csv", "is not a picture."),
         ("photos", "the folder has no pictures (.bmp"),
         ("http://missing.png", "the server answers 404"),
