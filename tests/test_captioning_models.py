@@ -35,7 +35,7 @@ def _float64():
 
 def captioner(variant, *, penalties=None, size=HIDDEN, **decoder):
     values = {"hidden": HIDDEN, "embedding": 4, "dropout": 0.0, **VARIANTS[variant], **decoder}
-    config = Model.model_validate({"encoder": {"size": size, "places": True}, "decoder": values})
+    config = Model.model_validate({"encoder": {"size": size}, "decoder": values})
     return build_captioner(config, CHANNELS, POSITIONS, WORDS, penalties or Penalties())
 
 

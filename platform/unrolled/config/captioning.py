@@ -115,6 +115,11 @@ class CaptioningConfig(Config):
                 f"model.encoder.size is {self.model.encoder.size}, but attention.score 'dot' needs it equal to "
                 f"model.decoder.hidden, {decoder.hidden}; 'general' and 'additive' take any size"
             )
+        if self.model.encoder.places and not attends:
+            raise ValueError(
+                f"model.encoder.places needs model.decoder.conditioning 'attention', not {decoder.conditioning!r}, "
+                "which looks at no single position"
+            )
         if attends and self.model.features.grid == 1:
             raise ValueError(
                 "model.features.grid is 1, but model.decoder.conditioning 'attention' needs positions to look at"

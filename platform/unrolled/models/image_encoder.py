@@ -44,7 +44,9 @@ class ImageEncoder(nn.Module):
         grids = pictures if self.network is None else self.network(pictures)
         if not self.grid:
             grids = grids.mean(1, keepdim=True)
-        states = grids if self.map is None else torch.relu(self.map(grids))
-        states = self.dropout(states if self.places is None else states + self.places)
+        states = grids if self.map is None else self.map(grids)
+        if self.places is not None:  # before the rectifier, so that the mean, too, says what is where
+            states = states + self.places
+        states = self.dropout(states if self.map is None else torch.relu(states))
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
         return Memory(states, mask, states.mean(1))
