@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from unrolled.config import sections
 from unrolled.config.base import Config
 from unrolled.config.captioning_data import Data, Features
-from unrolled.config.sections import Engine, Positive, Recurrent, Section, Share, check_engine
+from unrolled.config.sections import Engine, Positive, Recurrent, Section, Share, check_engine, check_metric
 from unrolled.config.training import Training as SharedTraining
 
 Score = Literal["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "cider_d", "exact_match"]
@@ -124,8 +124,7 @@ class CaptioningConfig(Config):
             raise ValueError(
                 "model.features.grid is 1, but model.decoder.conditioning 'attention' needs positions to look at"
             )
-        if self.training.metric not in ("loss", *self.evaluation.metrics):
-            raise ValueError(f"training.metric is {self.training.metric!r}, but evaluation.metrics does not compute it")
+        check_metric(self.training.metric, self.evaluation.metrics)
         return self
 
     def _shrink(self, values: dict[str, Any]) -> None:

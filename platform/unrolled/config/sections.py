@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -58,6 +59,12 @@ class Recurrent(Section):
 
 KERNELS = ("rnn", "irnn", "lstm", "gru")
 """Cells whose equations torch's own kernels hold."""
+
+
+def check_metric(metric: str, computed: Sequence[str]) -> None:
+    """Raises ValueError where `training.metric` is no score of the evaluation's."""
+    if metric not in ("loss", *computed):
+        raise ValueError(f"training.metric is {metric!r}, but evaluation.metrics does not compute it")
 
 
 def check_engine(engine: str, recurrent: Recurrent, key: str) -> None:

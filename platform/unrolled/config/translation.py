@@ -17,6 +17,7 @@ from unrolled.config.sections import (
     Source,
     Unprompted,
     check_engine,
+    check_metric,
 )
 from unrolled.config.training import Training as SharedTraining
 
@@ -126,8 +127,7 @@ class TranslationConfig(Config):
                 f"model.tie_embeddings needs model.encoder.embedding ({encoder.embedding}) equal to "
                 f"model.decoder.embedding ({decoder.embedding})"
             )
-        if self.training.metric not in ("loss", *self.evaluation.metrics):
-            raise ValueError(f"training.metric is {self.training.metric!r}, but evaluation.metrics does not compute it")
+        check_metric(self.training.metric, self.evaluation.metrics)
         return self
 
     def _shrink(self, values: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,9 +37,9 @@ from unrolled.metrics.tokens import caption_words
 from unrolled.models import EncoderDecoder, Penalties, build_captioner
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.pictures import Pictures, Shape, address, files
+from unrolled.tasks.shares import interleaved
 from unrolled.tasks.task import Attended, Piece
 
-T = TypeVar("T")
 Share = tuple[float, int, list[str], list[list[str]]]
 """What a worker validated: summed loss and its targets, outputs, and the references of each."""
 
@@ -206,7 +206,7 @@ class Captioning:
         """Loss, perplexity, and every metric of the evaluation on greedy outputs."""
         losses, tokens, outputs, references = zip(*shares, strict=True)
         loss = sum(losses) / sum(tokens)
-        scores = self.score(_interleaved(outputs), _interleaved(references))
+        scores = self.score(interleaved(outputs), interleaved(references))
         return {"loss": loss, "perplexity": float(Perplexity.of_loss(loss))} | {
             name: scores[name] for name in self.shown
         }
@@ -308,9 +308,3 @@ def _pictures(config: CaptioningConfig) -> Pictures:
 def _both(lengths: np.ndarray) -> np.ndarray:
     """Lengths of captions as `plan` wants them: photographs are all of one size."""
     return np.stack([lengths, lengths], axis=1)
-
-
-def _interleaved(shares: Sequence[list[T]]) -> list[T]:
-    """Puts what was dealt out in turn back into its order."""
-    total = sum(map(len, shares))
-    return [shares[i % len(shares)][i // len(shares)] for i in range(total)]

@@ -32,6 +32,7 @@ from unrolled.errors import UserError
 from unrolled.metrics import Perplexity, References, score
 from unrolled.models import EncoderDecoder, build_translator
 from unrolled.recurrence.state import Nest
+from unrolled.tasks.shares import interleaved
 from unrolled.tasks.task import Attended, Piece
 from unrolled.tasks.unknown import copying
 
@@ -142,7 +143,7 @@ class Translation:
         """Loss, perplexity, and every metric of the evaluation on greedy outputs."""
         losses, tokens, outputs, references = zip(*shares, strict=True)
         loss = sum(losses) / sum(tokens)
-        scores = self.score(_interleaved(outputs), _interleaved(references))
+        scores = self.score(interleaved(outputs), interleaved(references))
         perplexity = float(Perplexity.of_loss(loss))
         return {"loss": loss, "perplexity": perplexity} | {name: scores[name] for name in self.shown}
 
@@ -246,9 +247,3 @@ class Translation:
     def score(self, predictions: Sequence[str], references: References) -> dict[str, Any]:
         """The metrics of `evaluation.metrics`, on detokenised text."""
         return score(self.shown, predictions, references)
-
-
-def _interleaved(shares: Sequence[list[str]]) -> list[str]:
-    """Puts texts that were dealt out in turn back into their order."""
-    total = sum(map(len, shares))
-    return [shares[i % len(shares)][i // len(shares)] for i in range(total)]
