@@ -106,7 +106,8 @@ def test_products_in_bfloat16_give_nearly_the_same(score):
     got, narrow = outputs_and_gradients(decoder(score=score).eval().float(), Memory(states, SEEN, summary), half=True)
     torch.testing.assert_close(got.double(), exact, rtol=0, atol=0.02)
     for one, other in zip(narrow, gradients, strict=True):
-        assert (one - other).norm() <= 0.03 * other.norm() + 0.003  # the gate's bias has one number, nearly 0
+        spare = 0.003 if other.numel() == 1 else 1e-6  # the gate's bias has one number, a sum that nearly cancels
+        assert (one - other).norm() <= 0.03 * other.norm() + spare
 
 
 def test_its_graph_goes_back_once():
