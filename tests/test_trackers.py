@@ -53,7 +53,12 @@ def wandb():
     """The package, which reads its environment anew after the test."""
     package = pytest.importorskip("wandb")
     yield package
-    package.teardown()
+    stop = threading.Thread(target=package.teardown, daemon=True)
+    stop.start()
+    stop.join(30)
+    if stop.is_alive():  # it waits for its service without bound
+        for pid in processes("wandb-core"):
+            os.kill(pid, signal.SIGKILL)
 
 
 class Stops(Console):
