@@ -20,12 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.config.captioning_data import Data
+from unrolled.data.photo_files import photo_paths, read_json, read_lines
 from unrolled.data.sources import names_of
 from unrolled.errors import UserError, listing
-
-IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "flickr30k-images", "flickr30k_images")
-LOOKED_FOR = 20
-"""Photographs of which one must be in a folder that is taken for theirs."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,12 @@ def karpathy(data: Data, split: str) -> Photos | None:
     """Reads Karpathy's JSON; `None` if the folder has none."""
     folder = Path(data.source).expanduser()
     files = sorted(folder.glob("dataset*.json"))
-    files = [file for file in files if _has(_json(file), "images", "sentences")]
+    files = [file for file in files if _has(read_json(file), "images", "sentences")]
     if not files:
         return None
     if len(files) > 1:
         raise UserError(f"data.source: {folder} has {listing(file.name for file in files)}; keep one of them.")
-    rows = _json(files[0])["images"]
+    rows = read_json(files[0])["images"]
     wanted = {name for part in split.split("+") for name in names_of(part)}
     chosen = [row for row in rows if row.get("split") in wanted]
     if not chosen:
@@ -71,7 +68,7 @@ def coco(data: Data, split: str) -> Photos | None:
         what = "several files" if chosen else "no captions"
         raise UserError(f"data.splits: {folder} has {what} for split {split!r}; it has {listing(known)}.")
     file = known[chosen[0]]
-    content = _json(file)
+    content = read_json(file)
     if not _has(content, "images", "file_name"):
         raise UserError(f"{file}: is not a captions file of COCO; it has no images with file_name.")
     written: dict[Any, list[str]] = {}
@@ -95,7 +92,7 @@ def flickr(data: Data, split: str) -> Photos | None:
             f"data.splits: {folder} has no list of the photographs of split {split!r}, "
             f"such as {listing(patterns[:2])}, a name a line."
         )
-    names = [line.strip() for line in _lines(lists[0]) if line.strip()]
+    names = [line.strip() for line in read_lines(lists[0]) if line.strip()]
     return _found(data, names, [written.get(name, []) for name in names])
 
 
@@ -133,19 +130,11 @@ READERS: Sequence[Callable[[Data, str], Photos | None]] = (karpathy, coco, flick
 
 
 def _found(data: Data, names: list[str], captions: list[list[str]], part: str = "") -> Photos:
-    """Finds the folder that the photographs are in, and completes their paths. `part` may name a folder in it."""
-    source = Path(data.source).expanduser()
-    folders = [Path(data.images).expanduser()] if data.images else [source, *(source / name for name in IMAGE_FOLDERS)]
-    folders = [place for folder in folders for place in ((folder / part, folder) if part else (folder,))]
-    for folder in folders:
-        if any((folder / name).is_file() for name in names[:LOOKED_FOR]):
-            return Photos(names, [folder / name for name in names], captions)
-    there = listing(folder for folder in folders if folder.is_dir()) if any(map(Path.is_dir, folders)) else folders[0]
-    raise UserError(f"data.images: there is no photograph {names[0]} in {there}; name the folder that has it.")
+    return Photos(names, photo_paths(data.source, data.images, names, part), captions)
 
 
 def _token_file(file: Path) -> dict[str, list[str]]:
-    lines = _lines(file)
+    lines = read_lines(file)
     if lines and lines[0].replace(" ", "") == "image,caption":
         return _gathered((row[0], row[-1]) for row in csv.reader(lines[1:]) if row)
     return _gathered(_token_lines(lines, file))
@@ -169,7 +158,7 @@ def _gathered(lines: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _rows(table: Path) -> list[dict[str, Any]]:
-    lines = _lines(table)
+    lines = read_lines(table)
     if table.suffix == ".csv":
         return [{key: value or "" for key, value in row.items()} for row in csv.DictReader(lines)]
     rows = []
@@ -181,22 +170,6 @@ def _rows(table: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise UserError(f"{table}, line {number}: is not JSON ({error.msg}).") from None
     return rows
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}, line {error.lineno}: is not JSON ({error.msg}).") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}).") from None
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_bytes().decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}).") from None
 
 
 def _has(content: Any, key: str, inner: str) -> bool:

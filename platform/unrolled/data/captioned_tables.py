@@ -9,34 +9,36 @@ import datasets
 from datasets import Dataset
 
 from unrolled.config.captioning_data import Data
+from unrolled.data.photographs import Stored
 from unrolled.data.sources import open_split
 from unrolled.errors import UserError
 
 
-class Table:
-    """One split of a table with a row for each photograph.
+class Table(Sequence[Stored]):
+    """The photographs of one split of a table, a row each.
+
+    Args:
+        rows: of which `column` holds photographs.
+        folder: that paths among them begin at.
+        place: named by errors.
 
     Attributes:
         names: of the photographs, as the table has them, else by row.
-        captions: of each photograph.
     """
 
-    def __init__(self, rows: Dataset, data: Data, split: str) -> None:
-        self._column = data.columns.image
-        self._folder = Path(data.images or data.source).expanduser()
-        if isinstance(rows.features[self._column], datasets.Image):
-            rows = rows.cast_column(self._column, datasets.Image(decode=False))
-        self._images = rows.select_columns([self._column])
-        self._place = f"{data.source}, split {split!r}"
-        self.names = [self._name(row, value) for row, value in enumerate(self._images[self._column])]
-        self.captions = _captions(rows, data, self._place)
+    def __init__(self, rows: Dataset, column: str, folder: str, place: str) -> None:
+        self._column, self._folder, self._place = column, Path(folder).expanduser(), place
+        if isinstance(rows.features[column], datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+        self._images = rows.select_columns([column])
+        self.names = [_name(row, value) for row, value in enumerate(self._images[column])]
 
-    def image(self, row: int) -> bytes | Path:
-        """Returns the encoded photograph of a row, or the path of its file.
+    def __len__(self) -> int:
+        return len(self._images)
 
-        Raises:
-            UserError: the column holds something else.
-        """
+    def __getitem__(self, row: int) -> Stored:  # type: ignore[override]
+        """Returns the encoded photograph of a row, or the path of its file; raises `UserError` where the column holds
+        something else."""
         value = self._images[row][self._column]
         found = value
         if isinstance(value, dict):
@@ -49,17 +51,20 @@ class Table:
             return b""  # which is reported as unreadable
         raise UserError(f"{self._place}, row {row}: column {self._column!r} holds no photograph.")
 
-    def _name(self, row: int, value: object) -> str:
-        path = value.get("path") if isinstance(value, dict) else value
-        return path if isinstance(path, str) else f"row {row}"
 
-
-def open_table(data: Data, split: str) -> Table:
-    """Opens one split; raises `UserError` as `sources.open_split`, or where captions are not text."""
+def open_table(data: Data, split: str) -> tuple[Table, list[list[str]]]:
+    """Opens one split: its photographs, and the captions of each; raises `UserError` as `sources.open_split`, or where
+    captions are not text."""
     captions = _listed(data.columns.captions)
     columns = {"columns.image": data.columns.image}
     columns |= {f"columns.captions{f'.{n}' if n else ''}": column for n, column in enumerate(captions)}
-    return Table(open_split(data.source, split, columns), data, split)
+    rows, place = open_split(data.source, split, columns), f"{data.source}, split {split!r}"
+    return Table(rows, data.columns.image, data.images or data.source, place), _captions(rows, data, place)
+
+
+def _name(row: int, value: object) -> str:
+    path = value.get("path") if isinstance(value, dict) else value
+    return path if isinstance(path, str) else f"row {row}"
 
 
 def _captions(rows: Dataset, data: Data, place: str) -> list[list[str]]:

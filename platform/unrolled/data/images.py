@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 LARGEST = 100_000_000
 """Pixels of a picture that is still opened: a few kilobytes can hold billions, which would fill the memory."""
@@ -50,6 +50,22 @@ def read_image(source: bytes | str | Path, least: int = 0) -> Image.Image:
             return _rgb(_turned(image))
     except UnreadableImage:
         raise
+    except FileNotFoundError:
+        raise UnreadableImage("no such file") from None
+    except Exception as error:  # decoders of broken files raise every kind
+        raise UnreadableImage(_reason(error, source)) from None
+
+
+def image_size(source: bytes | Path) -> tuple[int, int]:
+    """Returns width and height of the picture that `read_image` gives, without decoding it.
+
+    Raises:
+        UnreadableImage: not a picture, or no such file.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (width, height)
     except FileNotFoundError:
         raise UnreadableImage("no such file") from None
     except Exception as error:  # decoders of broken files raise every kind

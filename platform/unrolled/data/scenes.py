@@ -23,6 +23,7 @@ from functools import cache, cached_property
 
 from PIL import Image, ImageDraw
 
+NAME = "scenes"
 SIZES = {"train": 6000, "validation": 500, "test": 500}
 SIDE = 56
 FIELD = SIDE // 3

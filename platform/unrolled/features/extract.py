@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unrolled.config.captioning_data import Data, Features
-from unrolled.data.captions import Captioned, open_captioned
+from unrolled.config.captioning_data import Features
 from unrolled.data.images import UnreadableImage, read_image
+from unrolled.data.opening import PhotoData, open_photographs
+from unrolled.data.photographs import Photographs
 from unrolled.features.backbones import make_backbone
 
 BLOCK = 64
@@ -39,18 +40,18 @@ class Block:
 class Extractor:
     """A network and the photographs of a split, opened once."""
 
-    def __init__(self, data: Data, features: Features, split: str, captioned: Captioned | None = None) -> None:
-        self.captioned = captioned or open_captioned(data, split)
+    def __init__(self, data: PhotoData, features: Features, split: str, photographs: Photographs | None = None) -> None:
+        self.photographs = photographs or open_photographs(data, split)
         self.backbone = make_backbone(features).folded()
 
     def block(self, number: int) -> Block:
         """Computes one block."""
-        rows = range(number * BLOCK, min((number + 1) * BLOCK, len(self.captioned)))
+        rows = range(number * BLOCK, min((number + 1) * BLOCK, len(self.photographs)))
         pixels = torch.zeros(len(rows), self.backbone.size, self.backbone.size, 3, dtype=torch.uint8)
         unreadable = {}
         for place, row in enumerate(rows):
             try:
-                self._read(self.captioned.images[row], pixels[place])
+                self._read(self.photographs.images[row], pixels[place])
             except UnreadableImage as error:
                 unreadable[place] = str(error)
         with torch.inference_mode():

@@ -24,7 +24,7 @@ class _Worker:
     def __init__(self, data: Any, features: Any, split: str, fingerprint: str) -> None:
         torch.set_num_threads(1)
         self._extractor = Extractor(data, features, split)
-        if self._extractor.captioned.fingerprint != fingerprint:
+        if self._extractor.photographs.fingerprint != fingerprint:
             raise UserError(f"data.source: {data.source} is not the same on all nodes; workers read it themselves.")
 
     def __call__(self, rows: Any) -> Any:
@@ -52,7 +52,7 @@ def compute_on_ray(workers: int) -> Compute:
         if not missing:
             return
         _hush()
-        given = work.data, work.features, work.split, work.captioned.fingerprint
+        given = work.data, work.features, work.split, work.photographs.fingerprint
         # Numbers travel, not photographs: each worker reads what its block needs.
         blocks = ray.data.from_items([{"block": number} for number in missing], override_num_blocks=len(missing))
         made = blocks.map_batches(

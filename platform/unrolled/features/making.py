@@ -14,7 +14,8 @@ from filelock import FileLock
 from unrolled.cache import cache_folder
 from unrolled.config import Config
 from unrolled.config import captioning_data as sections
-from unrolled.data.captions import Captioned, open_captioned
+from unrolled.data.opening import PhotoData, open_photographs
+from unrolled.data.photographs import Photographs
 from unrolled.features.backbones import VERSION, make_backbone, weights_name
 from unrolled.features.extract import BLOCK, Block, Extractor
 from unrolled.features.store import Features, Unfinished
@@ -32,10 +33,10 @@ class Work:
         folder: of the cache; there once they are made.
     """
 
-    data: sections.Data
+    data: PhotoData
     features: sections.Features
     split: str
-    captioned: Captioned
+    photographs: Photographs
     folder: Path
 
 
@@ -47,14 +48,14 @@ def work_of(config: Config, split: str) -> Work:
     """Returns what is to be made of a split by `config.data` and `config.model.features`.
 
     Raises:
-        UserError: as `open_captioned` and `make_backbone`.
+        UserError: as `open_photographs` and `make_backbone`.
     """
     given: Any = config
     data, features = given.data, given.model.features
-    captioned = open_captioned(data, split)
-    made_of = [VERSION, BLOCK, captioned.fingerprint, features.backbone, weights_name(features), features.grid]
+    photographs = open_photographs(data, split)
+    made_of = [VERSION, BLOCK, photographs.fingerprint, features.backbone, weights_name(features), features.grid]
     fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
-    return Work(data, features, split, captioned, cache_folder() / f"features-{fingerprint}")
+    return Work(data, features, split, photographs, cache_folder() / f"features-{fingerprint}")
 
 
 def open_features(config: Config, split: str) -> Features:
@@ -70,7 +71,7 @@ def make(work: Work, compute: Compute, advance: Advance) -> Features:
     """
     if work.folder.exists():
         return Features(work.folder)
-    names = work.captioned.names
+    names = work.photographs.names
     with writing(work.folder):
         work.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{work.folder}.lock"):
@@ -90,7 +91,7 @@ def make(work: Work, compute: Compute, advance: Advance) -> Features:
 
 def compute_here(work: Work, missing: Sequence[int]) -> Iterator[tuple[int, Block]]:
     """Makes blocks in this process."""
-    extractor = Extractor(work.data, work.features, work.split, work.captioned)
+    extractor = Extractor(work.data, work.features, work.split, work.photographs)
     for number in missing:
         yield number, extractor.block(number)
 

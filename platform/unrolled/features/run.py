@@ -36,7 +36,7 @@ def make_splits(works: Sequence[Work], compute: Compute, show: Show, say: Callab
     """Makes what is missing of the features of these splits; says what was made and what could not be read. Raises as
     `making.make`."""
     for work in works:
-        for sentence in work.captioned.dropped:
+        for sentence in work.photographs.dropped:
             say(sentence)
         began, there = time.monotonic(), work.folder.exists()
         counts: list[int] = []

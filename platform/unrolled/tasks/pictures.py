@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.data.captions import Captioned, open_captioned
 from unrolled.data.images import ADDRESSES, UnreadableImage, read_image
+from unrolled.data.opening import open_photographs
+from unrolled.data.photographs import Photographs
 from unrolled.errors import UserError
 from unrolled.features import Features, make_backbone, open_features
 from unrolled.files import write_whole
@@ -70,7 +71,7 @@ class Pictures:
     def __init__(self, config: CaptioningConfig, *, grid: bool) -> None:
         self._config, self._grid = config, grid
         self._splits: dict[str, Features] = {}
-        self._stored: dict[str, Captioned] = {}
+        self._stored: dict[str, Photographs] = {}
 
     def features(self, split: str) -> Features:
         """Opens the features of a split; makes them where they are missing."""
@@ -116,7 +117,7 @@ class Pictures:
         if (stored := _stored(name)) is not None:
             split, row = stored
             if split not in self._stored:
-                self._stored[split] = open_captioned(self._config.data, split)
+                self._stored[split] = open_photographs(self._config.data, split)
             _check(split, row, len(self._stored[split]))
             source = self._stored[split].images[row]
         try:

@@ -1,0 +1,115 @@
+"""What every source of questions about photographs gives: the photographs as they are stored, and what is asked."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from unrolled.data.photographs import Chosen, Photographs, examples, number
+from unrolled.errors import UserError
+
+KINDS = ("what", "where", "when", "who", "why", "how", "which")
+"""Visual7W's types of questions."""
+Box = tuple[float, float, float, float]
+"""x and y of the upper left corner, width and height, in pixels of the stored photograph."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a photograph.
+
+    Attributes:
+        id: unique in the split, as text.
+        photo: row of the photograph in `Asked.names`.
+        kind: its type, such as "what" or "which"; "" where there is no telling.
+        answer: the right one in words; of a pointing question the right box's id.
+        answers: what every person answered who was asked: ten in VQA, else the one answer.
+        choices: all candidates, each once, the right one among them, in an order that does not tell; () without.
+        right: place of the answer among `choices`, -1 without.
+    """
+
+    id: str
+    photo: int
+    kind: str
+    question: str
+    answer: str
+    answers: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    right: int = -1
+
+
+@dataclass(frozen=True)
+class Asked(Photographs):
+    """One split.
+
+    Attributes:
+        questions: in the order of the source, each photograph's together; every photograph has one at least.
+        boxes: of a pointing split by id; else {}.
+    """
+
+    questions: list[Question]
+    boxes: dict[str, Box] = field(default_factory=dict)
+
+    def part(self, rows: Sequence[int]) -> Asked:
+        """Returns the questions of some photographs, given by rising rows."""
+        new = {row: place for place, row in enumerate(rows)}
+        names = [self.names[row] for row in rows]
+        questions = [replace(each, photo=new[each.photo]) for each in self.questions if each.photo in new]
+        return Asked(Chosen(self.images, rows), names, questions, self.boxes, dropped=self.dropped)
+
+
+def ask(
+    id: str, photo: int, question: str, answers: Sequence[str], wrong: Sequence[str] = (), kind: str | None = None
+) -> Question:
+    """Returns a question with its answers and candidates in order.
+
+    Args:
+        answers: one or more; the right answer is the one that most gave, the first of several.
+        wrong: the wrong candidates, or all; the right one is added, and one that stands there twice counts once.
+        kind: its type; None: its question word.
+    """
+    question, people = _one_line(question), tuple(map(_one_line, answers))
+    answer = max(people, key=people.count)
+    choices = sorted({answer, *map(_one_line, wrong)}) if wrong else []
+    random.Random(f"candidates of {id}").shuffle(choices)
+    right = choices.index(answer) if choices else -1
+    return Question(
+        id, photo, kind_of(question) if kind is None else kind, question, answer, people, tuple(choices), right
+    )
+
+
+def kind_of(question: str) -> str:
+    """Returns the first of `KINDS` in a question, "" without."""
+    found = (word for word in re.findall(r"[a-z]+", question.lower()) if word in KINDS)
+    return next(found, "")
+
+
+def checked(asked: Asked, place: str) -> Asked:
+    """Returns a split as its reader found it without the questions that cannot be learned from (no question or no
+    answer), and then without the photographs that have none.
+
+    Raises:
+        UserError: two questions with one id, or none is left.
+    """
+    seen: set[str] = set()
+    for each in asked.questions:
+        if each.id in seen:
+            raise UserError(f"{place}: qa_id {each.id} stands there twice; every question needs its own.")
+        seen.add(each.id)
+    kept = [each for each in asked.questions if each.question and each.answer]
+    if not kept:
+        raise UserError(f"{place}: has no question with an answer.")
+    dropped = list(asked.dropped)
+    if len(kept) < len(asked.questions):
+        there = {each.id for each in kept}
+        empty = [each.id for each in asked.questions if each.id not in there]
+        dropped.append(f"{place}: {number(empty, 'question')} without text or answer left out ({examples(empty)})")
+    whole = replace(asked, questions=kept, dropped=dropped)
+    rows = sorted({each.photo for each in kept})
+    return whole if len(rows) == len(asked) else whole.part(rows)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
