@@ -52,9 +52,9 @@ def files(folder):
 def test_features_are_the_networks(cache):
     made = open_features(config(), "train")
     assert (len(made), made.positions, made.channels, made.missing) == (150, 49, 128, set())
-    backbone, captioned = make_backbone(Features(backbone="small")).eval(), work_of(config(), "train").captioned
+    backbone, photographs = make_backbone(Features(backbone="small")).eval(), work_of(config(), "train").photographs
     rows = torch.tensor([149, 3])
-    pixels = torch.stack([backbone.preprocess(read_image(captioned.images[row])) for row in rows])
+    pixels = torch.stack([backbone.preprocess(read_image(photographs.images[row])) for row in rows])
     with torch.inference_mode():
         grids = backbone(pixels)
     torch.testing.assert_close(made.grids(rows), grids, atol=2e-3, rtol=2e-3)
