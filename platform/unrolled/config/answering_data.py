@@ -19,9 +19,11 @@ class Columns(Section):
     image: str = Field("image", description="column of the photographs; a photograph may have several rows")
     question: str = Field("question", description="column of the questions, a text a row")
     answer: str = Field(
-        "answer", description="column of the answers: a text, or a list of what several people answered"
+        "answer",
+        description="column of the answers: a text, a list of several people's, or the place among choices, from 0",
     )
     choices: str | None = Field(None, description="column of the candidates, a list of texts a row; null: none")
+    id: str | None = Field(None, description="column of the questions' ids; null: split and row")
     kind: str | None = Field(None, description="column of the questions' types; null: the question word")
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from unrolled.data.photographs import Chosen, Photographs, examples, number
+from unrolled.data.photographs import Chosen, Joined, Photographs, examples, number
 from unrolled.errors import UserError
 
 KINDS = ("what", "where", "when", "who", "why", "how", "which")
@@ -84,6 +84,20 @@ def kind_of(question: str) -> str:
     """Returns the first of `KINDS` in a question, "" without."""
     found = (word for word in re.findall(r"[a-z]+", question.lower()) if word in KINDS)
     return next(found, "")
+
+
+def joined(parts: Sequence[Asked]) -> Asked:
+    """Returns splits of one source as one, their photographs one after the other."""
+    questions: list[Question] = []
+    boxes: dict[str, Box] = {}
+    before = 0
+    for part in parts:
+        questions += [replace(each, photo=each.photo + before) for each in part.questions]
+        boxes |= part.boxes
+        before += len(part)
+    names = [name for part in parts for name in part.names]
+    dropped = [sentence for part in parts for sentence in part.dropped]
+    return Asked(Joined([part.images for part in parts]), names, questions, boxes, dropped=dropped)
 
 
 def checked(asked: Asked, place: str) -> Asked:

@@ -62,6 +62,23 @@ class Chosen(Sequence[Stored]):
         return self._images[self._rows[place]]
 
 
+class Joined(Sequence[Stored]):
+    """The photographs of several sequences, one after the other."""
+
+    def __init__(self, parts: Sequence[Sequence[Stored]]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, place: int) -> Stored:  # type: ignore[override]
+        for part in self._parts:
+            if place < len(part):
+                return part[place]
+            place -= len(part)
+        raise IndexError(place)
+
+
 class Drawn(Sequence[bytes]):
     """The pictures of a split of `scenes`, drawn when they are asked for."""
 
