@@ -1,4 +1,4 @@
-"""Bootstrap intervals and randomization tests against brute force and sacrebleu; Holm; significance letters."""
+"""Bootstrap intervals and randomization tests against brute force and sacrebleu; shares; Holm; significance letters."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from unrolled.metrics import (
     mean_interval,
     randomization,
     score,
+    share_interval,
 )
 
 FIVE = (
@@ -189,3 +190,9 @@ def test_letters_are_shared_by_those_that_do_not_differ_and_no_others(drawn: tup
     for one, other in itertools.combinations(range(systems), 2):
         assert bool(set(letters[one]) & set(letters[other])) is not bool(different[one, other])
     assert all(letters)
+
+
+def test_wilsons_interval_as_published() -> None:
+    # Newcombe, Two-sided confidence intervals for the single proportion, 1998, table I: 81 of 263, 0 of 20.
+    assert share_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert share_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)

@@ -16,7 +16,7 @@ import pytest
 
 from sweep_samples import CELLS, RUNGS, all_diverged, bare, one_trial, some_sweep, two_objectives
 from unrolled.errors import RunFailed
-from unrolled.tuning.certainty import interval_of_difference, interval_of_mean, interval_of_share, p_of_difference
+from unrolled.tuning.certainty import interval_of_difference, interval_of_mean, p_of_difference
 from unrolled.tuning.findings import findings
 from unrolled.tuning.importance import importance
 from unrolled.tuning.report import write_report
@@ -216,12 +216,6 @@ def test_the_permutation_test_counts_what_is_as_far_apart():
     # Of the 20 ways to part six values in three and three, 2 are as far apart as this one.
     assert p_of_difference([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]) == pytest.approx(0.1, abs=0.015)
     assert p_of_difference([1.0, 1.0, 1.0], [1.0, 1.0]) == 1.0
-
-
-def test_wilsons_interval_as_published():
-    # Newcombe, Two-sided confidence intervals for the single proportion, 1998, table I: 81 of 263, 0 of 20.
-    assert interval_of_share(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert interval_of_share(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
 
 
 # ---- Pairs, divergence, fronts

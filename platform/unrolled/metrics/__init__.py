@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from unrolled.metrics.answers import ExactMatch, VqaAccuracy, normalised_answer
+from unrolled.metrics.answers import AnswerAccuracy, ExactMatch, VqaAccuracy, normalised_answer
 from unrolled.metrics.base import CorpusMetric, References, SummedMetric, grouped
 from unrolled.metrics.captioning import CaptionBleu, CiderD, RougeL
 from unrolled.metrics.letters import compact_letters, holm
 from unrolled.metrics.likelihood import BitsPerCharacter, Perplexity
 from unrolled.metrics.meteor import Meteor
 from unrolled.metrics.named import Metric, metric
-from unrolled.metrics.significance import Comparison, bootstrap_interval, compare, mean_interval, randomization
+from unrolled.metrics.significance import (
+    Comparison,
+    bootstrap_interval,
+    compare,
+    mean_interval,
+    randomization,
+    share_interval,
+)
 from unrolled.metrics.text import METRICS, score
 from unrolled.metrics.translation import Bleu, ChrF, ChrFPlusPlus, Ter
+from unrolled.metrics.wordnet import wordnet_folder
 from unrolled.metrics.words import Distinct, LengthRatio
+from unrolled.metrics.wups import Wups
 
 __all__ = [
     "METRICS",
+    "AnswerAccuracy",
     "BitsPerCharacter",
     "Bleu",
     "CaptionBleu",
@@ -35,6 +45,7 @@ __all__ = [
     "SummedMetric",
     "Ter",
     "VqaAccuracy",
+    "Wups",
     "bootstrap_interval",
     "compact_letters",
     "compare",
@@ -45,4 +56,6 @@ __all__ = [
     "normalised_answer",
     "randomization",
     "score",
+    "share_interval",
+    "wordnet_folder",
 ]

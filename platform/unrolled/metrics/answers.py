@@ -23,6 +23,26 @@ class ExactMatch(MeanMetric):
         return [100.0 * (text in truths) for text, truths in zip(predictions, grouped(references), strict=True)]
 
 
+class AnswerAccuracy(MeanMetric):
+    """The percentage of right answers, case aside, as the evaluator of Visual7W counts them.
+
+    Of several people's answers each counts that no other was given more often. `compute` returns it as "accuracy".
+    """
+
+    key = "accuracy"
+    description = "The percentage of answers that equal the one most people gave, case aside."
+    citation = "Zhu et al., Visual7W: Grounded Question Answering in Images, 2016, arXiv:1511.03416"
+
+    def example_scores(self, predictions: Texts, references: References) -> list[float]:
+        return [
+            100.0 * self._right(_one_line(text).lower(), [_one_line(truth).lower() for truth in truths])
+            for text, truths in zip(predictions, grouped(references), strict=True)
+        ]
+
+    def _right(self, answer: str, people: list[str]) -> bool:
+        return answer in people and people.count(answer) == max(map(people.count, people))
+
+
 class VqaAccuracy(MeanMetric):
     """VQA accuracy: an answer is as right as people gave it, wholly where three of the others did.
 

@@ -76,6 +76,17 @@ NAMED = {
     "vqa_accuracy": Metric(
         "VQA accuracy", "An answer is wholly right if three of the other people asked gave it, too.", PERCENT
     ),
+    "wups@0.9": Metric(
+        "WUPS at 0.9",
+        "Right answers, and nearly as right those that WordNet puts next to them: what means the same counts.",
+        PERCENT,
+    ),
+    "wups@0.0": Metric(
+        "WUPS at 0.0",
+        "As right as an answer is near the right one in WordNet, which puts kinds of one thing together: 'armchair' "
+        "for 'sofa' is mostly right.",
+        PERCENT,
+    ),
     **{
         f"distinct_{order}": Metric(
             f"Distinct-{order}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,15 @@ def mean_interval(values: Sequence[float], samples: int = SAMPLES, seed: int = 1
     known = np.asarray(values, dtype=np.float64)
     low, high = _interval(_bootstrap(known[:, None], samples, seed)[:, 0] / len(known))
     return low, high
+
+
+def share_interval(count: int, total: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a share (Wilson 1927), which is honest at 0 and at 1 too."""
+    z = 1.959964
+    share = count / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    reach = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def bootstrap_interval(

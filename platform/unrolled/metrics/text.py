@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 from unrolled.errors import UserError, listing, nearest
-from unrolled.metrics.answers import ExactMatch, VqaAccuracy
+from unrolled.metrics.answers import AnswerAccuracy, ExactMatch, VqaAccuracy
 from unrolled.metrics.base import CorpusMetric, References, Texts, check_pairs
 from unrolled.metrics.captioning import CaptionBleu, CiderD, RougeL
 from unrolled.metrics.meteor import Meteor
 from unrolled.metrics.translation import Bleu, ChrF, ChrFPlusPlus, Ter
 from unrolled.metrics.words import Distinct, LengthRatio
+from unrolled.metrics.wups import Wups
 
 METRICS: dict[str, Callable[[], CorpusMetric]] = {
     "bleu": Bleu,
@@ -24,7 +25,9 @@ METRICS: dict[str, Callable[[], CorpusMetric]] = {
     "rouge_l": RougeL,
     "meteor": Meteor,
     "cider_d": CiderD,
+    "accuracy": AnswerAccuracy,
     "vqa_accuracy": VqaAccuracy,
+    **{f"wups@{threshold}": partial(Wups, threshold) for threshold in (0.9, 0.0)},
     **{f"distinct_{order}": partial(Distinct, order) for order in (1, 2)},
     "length_ratio": LengthRatio,
 }

@@ -1,4 +1,4 @@
-"""How sure a sweep can be: intervals of means, of differences and of shares, and a test of two groups of points."""
+"""How sure a sweep can be: intervals of means and of differences, and a test of two groups of points."""
 
 from __future__ import annotations
 
@@ -60,15 +60,6 @@ def p_of_difference(one: Sequence[float], other: Sequence[float]) -> float:
     observed = abs(float(np.mean(one)) - float(np.mean(other)))
     rounding = 1e-12 * float(np.abs(both).max(initial=1.0))
     return (int((apart >= observed - rounding).sum()) + 1) / (SHUFFLES + 1)
-
-
-def interval_of_share(count: int, total: int) -> Interval:
-    """Returns the 95 % interval of a share (Wilson 1927), which is honest at 0 and at 1 too."""
-    z = 1.959964
-    share = count / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    reach = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def _resampled(values: np.ndarray, generator: np.random.Generator, samples: int = 1000) -> np.ndarray:

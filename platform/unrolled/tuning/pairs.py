@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy.stats import fisher_exact
 
-from unrolled.tuning.certainty import interval_of_share
+from unrolled.metrics import share_interval
 from unrolled.tuning.comparisons import Basis
 from unrolled.tuning.points import Objective, Point
 from unrolled.tuning.space_view import Parameter
@@ -107,5 +107,5 @@ def p_of_shares(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def _share(diverged: int, trials: int) -> dict[str, Any]:
-    share = {"share": diverged / trials, "interval": interval_of_share(diverged, trials)}
+    share = {"share": diverged / trials, "interval": share_interval(diverged, trials)}
     return {"trials": trials, "diverged": diverged, **share}
