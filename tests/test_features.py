@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 
 import pytest
@@ -10,9 +11,10 @@ from datasets import Dataset
 from PIL import Image
 
 from test_images import RED, encoded
+from test_questions import TELLING, folder, pair
 from unrolled import api
 from unrolled.cluster.session import connect
-from unrolled.config import Config, Section
+from unrolled.config import Config, Section, answering_data
 from unrolled.config.captioning_data import Data, Features
 from unrolled.data.images import read_image
 from unrolled.errors import UserError
@@ -27,6 +29,11 @@ class Model(Section):
 
 class Settings(Config):
     data: Data
+    model: Model
+
+
+class Answering(Config):
+    data: answering_data.Data
     model: Model
 
 
@@ -143,3 +150,14 @@ def test_all_splits_with_words(cache, tmp_path, capsys):
     assert "70 photographs, 70 made in" in lines[1]
     assert "nothing to do" in lines[4] and "nothing to do" in lines[5]
     assert len(lines) == 6
+
+
+def test_photographs_of_questions_are_read_once_and_the_missing_named(cache, tmp_path):
+    content = copy.deepcopy(TELLING)
+    other = {"image_id": 9, "filename": "v7w_9.jpg", "split": "train", "qa_pairs": [pair(9, "hat", ["cap"])]}
+    content["images"].append(other)
+    source = folder(tmp_path, content)
+    (tmp_path / "images" / "v7w_9.jpg").unlink()
+    data, model = answering_data.Data(source=source), Model(features=Features(backbone="small"))
+    made = open_features(Answering(task="question_answering", name="tiny", data=data, model=model), "train")
+    assert len(made) == 2 and made.unreadable == {1: ("v7w_9.jpg", "no such file")}
