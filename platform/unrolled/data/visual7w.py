@@ -66,7 +66,7 @@ class _File:
         questions = [
             self._question(pair, row, str(image.get("image_id")))
             for row, image in enumerate(chosen)
-            for pair in image["qa_pairs"]
+            for pair in image.get("qa_pairs", [])
         ]
         boxes = {box: at for box, (owner, at) in self._boxes.items() if owner in rows}
         self._check_inside(boxes, rows, paths)
@@ -117,7 +117,7 @@ class _File:
         """Over all splits, so that a result file tells them apart."""
         seen: set[str] = set()
         for image in self._images:
-            for pair in image["qa_pairs"]:
+            for pair in image.get("qa_pairs", []):
                 if (id := str(pair.get("qa_id"))) in seen:
                     raise UserError(f"{self._file}: qa_id {id} stands there twice; every question needs its own.")
                 seen.add(id)
