@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.models.memory import Memory
+from unrolled.recurrence import compiled
 
 Score = Literal["dot", "general", "additive"]
 
@@ -57,6 +58,10 @@ class Attention(nn.Module):
 
     def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
         if self.score == "additive":
-            mixed: Tensor = torch.tanh(self.query(queries)[:, :, None] + keys[:, None])
+            queries = self.query(queries)
+            if not torch.is_grad_enabled() and queries.dtype == torch.float32 and compiled.can_score(keys):
+                steps = (query.contiguous() for query in queries.unbind(1))
+                return torch.stack([compiled.additive_scores(query, keys, self.weight) for query in steps], 1)
+            mixed: Tensor = torch.tanh(queries[:, :, None] + keys[:, None])
             return mixed @ self.weight
         return (queries / math.sqrt(queries.shape[-1])) @ keys.transpose(1, 2)
