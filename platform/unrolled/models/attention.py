@@ -59,7 +59,7 @@ class Attention(nn.Module):
     def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
         if self.score == "additive":
             queries = self.query(queries)
-            if not torch.is_grad_enabled() and queries.dtype == torch.float32 and compiled.can_score(keys):
+            if not torch.is_grad_enabled() and queries.dtype == torch.float32 and compiled.can_look(keys):
                 steps = (query.contiguous() for query in queries.unbind(1))
                 return torch.stack([compiled.additive_scores(query, keys, self.weight) for query in steps], 1)
             mixed: Tensor = torch.tanh(queries[:, :, None] + keys[:, None])

@@ -49,7 +49,7 @@ class Additive(Scores):
     """vᵀ tanh(U q + b + k); the tanh is computed again on the way back, so that one step's is held at a time."""
 
     def __init__(self, attention: Attention, keys: Tensor, steps: int, *, half: bool) -> None:
-        self._keys, self._half, self._fast = keys.contiguous(), half, compiled.can_score(keys.contiguous())
+        self._keys, self._half, self._fast = keys.contiguous(), half, compiled.can_look(keys.contiguous())
         self._map, self._vector = attention.query, attention.weight.detach()
         weight, shape = self._map.weight.detach(), (len(keys), steps, half)
         self._into, self._back = Product(weight, *shape), Product(weight.t(), *shape)

@@ -7,11 +7,11 @@ cache folder.
 
 - `scan.c` (with product.h, product_half.h, cells.h, loop.h): whole scans over time, forward and back;
 - `rows.c` (with best.h): the loss over a vocabulary, its best entries, draws from it, and dropout;
-- `additive.c`: the additive score of attention;
+- `looks.c`: attention of one query a row;
 - `rank.c` (with best.h, product.h, product_half.h, product_dot.h): a product with a vocabulary, and its best entries.
 """
 
-from unrolled.recurrence.compiled.additive import additive_errors, additive_scores, can_score
+from unrolled.recurrence.compiled.looks import additive_errors, additive_scores, can_look, look, look_back
 from unrolled.recurrence.compiled.ranks import Ranking, knows
 from unrolled.recurrence.compiled.rows import cross_entropy, draw, drop, largest, log_sums
 from unrolled.recurrence.compiled.scans import applies, run
@@ -21,12 +21,14 @@ __all__ = [
     "additive_errors",
     "additive_scores",
     "applies",
-    "can_score",
+    "can_look",
     "cross_entropy",
     "draw",
     "drop",
     "knows",
     "largest",
     "log_sums",
+    "look",
+    "look_back",
     "run",
 ]
