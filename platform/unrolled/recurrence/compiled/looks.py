@@ -45,8 +45,8 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
 
 
 def additive_errors(query: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, into_keys: Tensor) -> list[Tensor]:
-    """The derivative of `additive_scores`, given that of the scores `errors`: of the query and of v; that of the keys is
-    added to `into_keys`."""
+    """The derivative of `additive_scores`: of the query and of v, given that of the scores, `errors`; that of the keys
+    is added to `into_keys`."""
     functions, given = library.load(), _given(query, keys, vector)
     assert functions is not None
     errors = errors.contiguous()
