@@ -41,6 +41,8 @@ from unrolled.tasks.pictures import Pictures, Shape, address, files
 from unrolled.tasks.shares import interleaved
 from unrolled.tasks.task import Attended, Piece
 
+NAMED = 3
+"""Unreadable photographs that are named before a training."""
 Share = tuple[float, int, list[str], list[list[str]]]
 """What a worker validated: summed loss and its targets, outputs, and the references of each."""
 
@@ -141,7 +143,8 @@ class Captioning:
     def introduce(self, data: PreparedCaptions) -> tuple[str, str]:
         """Network, cell, size and conditioning; captions, vocabulary and what of the first epoch is padding."""
         model, corpus = self.config.model, data.split("train")
-        decoder, fine = model.decoder, f"{model.features.backbone}, {self.shape.channels} features"
+        decoder, trained = model.decoder, ", trained too" if model.features.fine_tune else ""
+        fine = f"{model.features.backbone}{trained}, {self.shape.channels} features"
         sees = {
             "first": "the picture as first input",
             "once": "the picture beside the first word",
@@ -153,8 +156,9 @@ class Captioning:
         batches = [batch.indices for batch in self.plan(data, epoch=0)]
         learned, long = sum(map(len, batches)), int((corpus.lengths > self.config.data.max_length).sum())
         left_out = f" ({long:,} too long)" if long else ""
-        missing = len(data.pictures.features("train").missing)
-        unread = f", {missing:,} of them unreadable" if missing else ""
+        names = [name for name, _ in data.pictures.features("train").unreadable.values()]
+        named = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+        unread = f", {len(names):,} of them unreadable ({named})" if names else ""
         return (
             f"{fine} → {decoder.cell} {decoder.hidden} with {sees}",
             f"{self.config.data.source}: {len(corpus.names):,} photographs to learn from{unread}, with {learned:,} "
