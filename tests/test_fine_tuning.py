@@ -63,7 +63,7 @@ def made(folder, source, **features):
     values = {
         "task": "captioning",
         "name": "photographs",
-        "data": {"source": str(source), "vocabulary": {"min_frequency": 1}},
+        "data": {"source": str(source), "limit": 12, "vocabulary": {"min_frequency": 1}},
         "model": {
             "features": {"fine_tune": True, **features},
             "decoder": {"hidden": 16, "embedding": 8, "dropout": 0.0},

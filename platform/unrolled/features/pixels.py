@@ -54,7 +54,7 @@ class Pixels:
             epoch: in which they are learned from; `None`: all is seen of a photograph.
 
         Raises:
-            UserError: one cannot be read any more.
+            UserError: one cannot be read.
         """
         pixels = torch.empty(len(rows), self._size, self._size, 3, dtype=torch.uint8)
         for place, row in enumerate(rows):
@@ -62,8 +62,7 @@ class Pixels:
             try:
                 image = read_image(self._captioned.images[row], self._size if view is None else int(self._size / CROP))
             except UnreadableImage as error:
-                name = self._captioned.names[row]
-                raise UserError(f"{name}: {error}; when it was looked at first, it could be read.") from None
+                raise UserError(f"{self._captioned.names[row]}: {error}.") from None
             pixels[place] = seen(image, self._size, view)
         return pixels.permute(0, 3, 1, 2)
 
