@@ -107,8 +107,6 @@ class CaptioningConfig(Config):
                 f"model.decoder.layer is {decoder.layer}, but model.decoder.layers is {decoder.layers}: accepted is 1 "
                 f"to {decoder.layers}"
             )
-        if self.model.features.fine_tune:
-            raise ValueError("model.features.fine_tune: captioning learns from kept features; accepted is false")
         attends = decoder.conditioning == "attention"
         if attends and decoder.attention.score == "dot" and self.model.encoder.size != decoder.hidden:
             raise ValueError(

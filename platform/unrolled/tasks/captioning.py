@@ -32,6 +32,7 @@ from unrolled.decoding import (
     precision_of,
 )
 from unrolled.errors import UserError
+from unrolled.features import Backbone, build_backbone, load_pretrained, make_backbone
 from unrolled.metrics import Perplexity, References, score
 from unrolled.metrics.tokens import caption_words
 from unrolled.models import EncoderDecoder, Penalties, build_captioner
@@ -40,6 +41,8 @@ from unrolled.tasks.pictures import Pictures, Shape, address, files
 from unrolled.tasks.shares import interleaved
 from unrolled.tasks.task import Attended, Piece
 
+NAMED = 3
+"""Unreadable photographs that are named before a training."""
 Share = tuple[float, int, list[str], list[list[str]]]
 """What a worker validated: summed loss and its targets, outputs, and the references of each."""
 
@@ -64,8 +67,7 @@ class PreparedCaptions:
         """Writes the vocabulary, and the shape of features."""
         folder.mkdir(parents=True, exist_ok=True)
         self.captions.vocabulary.save(folder / VOCABULARY)
-        features = self.pictures.features("train")
-        Shape(features.channels, features.positions).save(folder)
+        self.pictures.shape().save(folder)
 
     def split(self, name: str) -> CaptionCorpus:
         """Opens `train` or `validation`."""
@@ -74,23 +76,29 @@ class PreparedCaptions:
 
 @dataclass(frozen=True)
 class Captions:
-    """A global batch: the captions `indices` of a split."""
+    """A global batch: the captions `indices` of a split, of which each worker takes those of its photographs.
+
+    Attributes:
+        epoch: in which they are learned from; `None`: they are not.
+    """
 
     corpus: CaptionCorpus
     pictures: Pictures
     split: str
     indices: np.ndarray
+    epoch: int | None = None
 
     @property
     def tokens(self) -> int:
         return int(self.corpus.lengths[self.indices].sum())
 
     def part(self, rank: int, size: int) -> CaptionBatch | None:
-        mine = self.indices[rank::size]
-        if not len(mine):
+        photos, owners = np.unique(self.corpus.photos[self.indices], return_inverse=True)
+        chosen = owners % size == rank
+        if not chosen.any():
             return None
-        photos, owners = np.unique(self.corpus.photos[mine], return_inverse=True)
-        pictures = self.pictures.of(self.split, photos.tolist())
+        mine, owners = self.indices[chosen], owners[chosen] // size
+        pictures = self.pictures.of(self.split, photos[rank::size].tolist(), self.epoch)
         return CaptionBatch(pictures, torch.from_numpy(owners), *self.corpus.padded(mine))
 
 
@@ -107,24 +115,36 @@ class Captioning:
 
     @classmethod
     def prepare(cls, config: CaptioningConfig, fingerprint: str | None = None) -> PreparedCaptions:
-        """Learns the vocabulary, tokenises the training and validation split, and makes their features."""
+        """Learns the vocabulary, tokenises the training and validation split, and makes their features, unless the
+        network is trained too."""
         captions, pictures = prepare_captions(config.data, normal, fingerprint), _pictures(config)
         for split in ("train", "validation"):
             pictures.features(split)
+        if config.model.features.fine_tune and fingerprint is None:
+            make_backbone(config.model.features)  # or why not, before anything else begins
         return PreparedCaptions(captions, pictures)
 
     def build_model(self) -> EncoderDecoder:
         """The model of the config's `model` section."""
         training = self.config.training
         penalties = Penalties(training.doubly_stochastic, training.reconstruction)
+        model = self.config.model
+        network = build_backbone(model.features) if model.features.fine_tune else None
         return build_captioner(
-            self.config.model, self.shape.channels, self.shape.positions, len(self.vocabulary), penalties
+            model, self.shape.channels, self.shape.positions, len(self.vocabulary), penalties, network
         )
+
+    def load_pretrained(self, model: EncoderDecoder) -> None:
+        """Gives a network that is trained too the weights that it begins with."""
+        network = model.encoder.network
+        if isinstance(network, Backbone):
+            load_pretrained(network, self.config.model.features)
 
     def introduce(self, data: PreparedCaptions) -> tuple[str, str]:
         """Network, cell, size and conditioning; captions, vocabulary and what of the first epoch is padding."""
         model, corpus = self.config.model, data.split("train")
-        decoder, fine = model.decoder, f"{model.features.backbone}, {self.shape.channels} features"
+        decoder, trained = model.decoder, ", trained too" if model.features.fine_tune else ""
+        fine = f"{model.features.backbone}{trained}, {self.shape.channels} features"
         sees = {
             "first": "the picture as first input",
             "once": "the picture beside the first word",
@@ -136,8 +156,9 @@ class Captioning:
         batches = [batch.indices for batch in self.plan(data, epoch=0)]
         learned, long = sum(map(len, batches)), int((corpus.lengths > self.config.data.max_length).sum())
         left_out = f" ({long:,} too long)" if long else ""
-        missing = len(data.pictures.features("train").missing)
-        unread = f", {missing:,} of them unreadable" if missing else ""
+        names = [name for name, _ in data.pictures.features("train").unreadable.values()]
+        named = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+        unread = f", {len(names):,} of them unreadable ({named})" if names else ""
         return (
             f"{fine} → {decoder.cell} {decoder.hidden} with {sees}",
             f"{self.config.data.source}: {len(corpus.names):,} photographs to learn from{unread}, with {learned:,} "
@@ -147,7 +168,8 @@ class Captioning:
         )
 
     def plan(self, data: PreparedCaptions, epoch: int) -> list[Captions]:
-        """Batches of captions of like length within the token budget; every caption of every photograph once."""
+        """Batches of captions of like length within the token budget; every caption of every photograph once. Where the
+        network is trained, captions of a photograph stay together, so that it runs once."""
         corpus, seed = data.split("train"), self.config.seed
         there = corpus.without(data.pictures.features("train").missing)
         return self._batches(data, "train", there, self.config.data.max_length, seed=seed, epoch=epoch)
@@ -156,9 +178,18 @@ class Captioning:
         self, data: PreparedCaptions, split: str, chosen: np.ndarray, max_length: int, *, seed: int, epoch: int
     ) -> list[Captions]:
         corpus = data.split(split)
-        limits = {"batch_tokens": self.config.training.batch_tokens, "max_length": max_length}
-        planned = plan(_both(corpus.lengths[chosen]), **limits, seed=seed, epoch=epoch)
-        return [Captions(corpus, data.pictures, split, chosen[places]) for places in planned]
+        usable = chosen[corpus.lengths[chosen] <= max_length]
+        groups: list[np.ndarray] | np.ndarray = usable[:, None]
+        lengths = corpus.lengths[usable]
+        if self.config.model.features.fine_tune:
+            groups, lengths = corpus.by_photograph(usable)
+        limits = {"batch_tokens": self.config.training.batch_tokens, "max_length": int(lengths.max(initial=0))}
+        planned = plan(_both(lengths), **limits, seed=seed, epoch=epoch)
+        learned = epoch if split == "train" else None
+        return [
+            Captions(corpus, data.pictures, split, np.concatenate([groups[place] for place in places]), learned)
+            for places in planned
+        ]
 
     def losses(self, model: EncoderDecoder, part: CaptionBatch, state: Nest) -> Iterator[Piece]:
         """Cross-entropy of every word given those before it (teacher forcing), summed.

@@ -2,7 +2,7 @@
 
 `Task` is what training needs. What a trained model can do besides is a protocol of its own: `Writer` (texts in,
 texts out), `Answerer` (its texts are compared with references), `Viewer` (it describes photographs), `Examinee`
-(measured on the data themselves), `Explainer`.
+(measured on the data themselves), `Explainer`. `Pretrained` is one whose training begins with weights from elsewhere.
 """
 
 from __future__ import annotations
@@ -181,6 +181,15 @@ class Answerer(Writer, Protocol):
 
     def score(self, predictions: Sequence[str], references: References) -> dict[str, Any]:
         """Scores by name, and under `signatures` how each was computed."""
+        ...
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """A task whose model begins with weights from elsewhere. A trained one does without them."""
+
+    def load_pretrained(self, model: Any) -> None:
+        """Puts them in place of those that `build_model` drew; raises `UserError` if they cannot be had."""
         ...
 
 
