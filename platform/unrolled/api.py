@@ -38,6 +38,7 @@ from unrolled.training.console import Console, duration, written
 from unrolled.training.launch import launch
 from unrolled.training.run import RunFolder, claim, open_run
 from unrolled.training.signals import stopping
+from unrolled.training.start import check_start
 from unrolled.training.trackers import reach_trackers
 from unrolled.training.tracking import Tracking
 from unrolled.training.worker import work
@@ -292,6 +293,8 @@ def train(
     data = prepare(settings)
     if resume and (newest := checkpoint.newest_whole(run.checkpoints)[0]) is not None:
         checkpoint.load_model([newest], make_task(settings, run.vocabulary).build_model())
+    else:
+        check_start(run, settings, data)
     with ExitStack() as session:
         cpus, gpu = torch.get_num_threads(), torch.cuda.is_available()
         where = "this process, without Ray"

@@ -64,6 +64,16 @@ class Model(Section):
     engine: Engine = Field("auto", description="what runs the recurrence")
 
 
+class SelfCritical(Section):
+    samples: Annotated[int, Field(ge=2)] = Field(5, description="captions drawn of every photograph")
+    photographs: Positive = Field(32, description="of a batch, over all workers; an epoch takes each once")
+    baseline: Literal["others", "greedy"] = Field(
+        "others",
+        description="with what a drawn caption's reward is compared: the mean of those of the photograph's other drawn "
+        "captions, or that of its greedy caption (one more decoding)",
+    )
+
+
 class Training(SharedTraining):
     metric: Literal["loss", Score] = Field("cider_d", description="decides which checkpoint is best (validation)")
     batch_tokens: Positive = Field(1500, description="padded tokens of a batch's captions, over all workers")
@@ -75,6 +85,11 @@ class Training(SharedTraining):
         1.0, description="attention: weight of the penalty for positions that a caption looks at too little or too much"
     )
     reconstruction: Weight = Field(1.0, description="reconstruct: weight of the picture's error, a word")
+    self_critical: SelfCritical | None = Field(
+        None,
+        description="learn from drawn captions, rewarded by CIDEr-D, without dropout, smoothing and penalties: a "
+        "second stage, for weights that training.start_from gives; null: learn from captions that people wrote",
+    )
 
 
 class Decoding(sections.Decoding):
@@ -125,6 +140,8 @@ class CaptioningConfig(Config):
                 "model.features.grid is 1, but model.decoder.conditioning 'attention' needs positions to look at"
             )
         check_metric(self.training.metric, self.evaluation.metrics)
+        if self.training.self_critical is not None and "cider_d" not in self.evaluation.metrics:
+            raise ValueError("evaluation.metrics is without cider_d, which is what training.self_critical raises")
         return self
 
     def _shrink(self, values: dict[str, Any]) -> None:

@@ -48,19 +48,30 @@ class EncoderDecoder(nn.Module):
         return loss
 
     def window_losses(
-        self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor, smoothing: float, truncate: int
+        self,
+        memory: Memory,
+        before: Tensor,
+        after: Tensor,
+        mask: Tensor,
+        smoothing: float,
+        truncate: int,
+        weights: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """`loss` in windows of `truncate` target steps, for truncated back-propagation through time.
 
         Whoever takes a window's loss must have run its backward pass before taking the next one: then its graph is
         gone. With the leaf of a memory in its place, gradients of the memory add up there.
+
+        Args:
+            weights: of the examples in the sum of cross-entropies `(batch,)`, constants; `None`: 1 each.
         """
         state = self.decoder.start(memory)
         for start in range(0, before.shape[1], truncate):
             places = slice(start, start + truncate)
             asked = mask[:, places]
             window = self.decoder.window(memory, before[:, places], state)
-            loss = self.head.loss(window.outputs[asked], after[:, places][asked], smoothing)
+            counts = None if weights is None else weights[:, None].expand_as(asked)[asked]
+            loss = self.head.loss(window.outputs[asked], after[:, places][asked], smoothing, counts)
             if self.training and self.penalties != NONE:
                 shares = asked.sum(1) / mask.sum(1)
                 loss = loss + self.penalties.of(self.decoder, memory, window, asked, shares)
