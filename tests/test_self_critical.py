@@ -100,9 +100,12 @@ def test_the_reward_is_the_metric_with_the_end_as_a_word():
     assert reward(0, ["a dog"], [True]) < reward(0, ["a dog runs"], [True])
 
 
-@pytest.mark.parametrize("baseline", ["others", "greedy"])
-def test_losses_are_the_formula(first, baseline):
-    task, data, model = made(first, f"training.self_critical.baseline={baseline}", "model.decoder.dropout=0.5")
+SCANNED = ("model.decoder.conditioning=every", "model.engine=fused")
+
+
+@pytest.mark.parametrize(("baseline", "model"), [("others", ()), ("greedy", ()), ("others", SCANNED)])
+def test_losses_are_the_formula(first, baseline, model):
+    task, data, model = made(first, f"training.self_critical.baseline={baseline}", "model.decoder.dropout=0.5", *model)
     model.train()
     part = part_of(task, data, photographs=3)
     loss, found = gradients(model, task.losses(model, part, None))
@@ -142,7 +145,7 @@ def test_the_mean_estimate_is_the_gradient_of_the_expected_reward(first, baselin
     texts = task.vocabulary.decode([[token for token in row if token != END] for row in every])
     rewards = torch.tensor(part.reward(part.rows[0], texts, [row[-1] == END for row in every])).double()
     p = log_probabilities(model, part.pictures, every).exp()
-    assert float(p.sum()) == pytest.approx(1)
+    assert p.sum().item() == pytest.approx(1)
     model.zero_grad()
     expected = -(p * rewards).sum()
     expected.backward()

@@ -108,6 +108,11 @@ class Captioning:
         self.pictures = _pictures(config)
         self.critic = None if config.training.self_critical is None else SelfCritical(config, self.vocabulary)
 
+    @property
+    def counted(self) -> str:
+        """What the loss is a mean over."""
+        return "tokens" if self.critic is None else "captions"
+
     @classmethod
     def prepare(cls, config: CaptioningConfig, fingerprint: str | None = None) -> PreparedCaptions:
         """Learns the vocabulary, tokenises the training and validation split, and makes their features."""

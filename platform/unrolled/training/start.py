@@ -1,4 +1,4 @@
-"""A run that begins with the weights of another one."""
+"""What a run begins with: its newest checkpoint, the weights of another run, or fresh ones."""
 
 from __future__ import annotations
 
@@ -32,12 +32,17 @@ def start(config: Config) -> Chosen | None:
         raise UserError(f"{KEY}: {error}") from None
 
 
-def check_start(run: RunFolder, config: Config, data: Prepared) -> None:
-    """Raises `UserError` where the run cannot begin with the weights that its config names: they are not there, or they
-    were learned for another task, model or vocabulary. Nothing is written."""
-    chosen = start(config)
-    if chosen is None:
-        return
+def check_start(run: RunFolder, config: Config, data: Prepared, *, resume: bool) -> None:
+    """Raises `UserError` where the run cannot begin with the weights of its checkpoint, or with those that its config
+    names: they are not there, or they were learned for another task, model or vocabulary. Nothing is written."""
+    newest = checkpoint.newest_whole(run.checkpoints)[0] if resume else None
+    if newest is not None:
+        checkpoint.load_model([newest], make_task(config, run.vocabulary).build_model())
+    elif (chosen := start(config)) is not None:
+        _check_first(run, config, data, chosen)
+
+
+def _check_first(run: RunFolder, config: Config, data: Prepared, chosen: Chosen) -> None:
     first = open_run(str(config.training.start_from))
     if first.path == run.path:
         raise UserError(f"{KEY}: {first.path} is this run itself; give this one another name=….")
