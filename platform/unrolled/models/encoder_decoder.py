@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from unrolled.config.translation import Model
@@ -75,8 +76,18 @@ class EncoderDecoder(nn.Module):
             if self.training and self.penalties != NONE:
                 shares = asked.sum(1) / mask.sum(1)
                 loss = loss + self.penalties.of(self.decoder, memory, window, asked, shares)
+            if window.choices is not None:
+                likelihoods = self._likelihoods(window.outputs, after[:, places], asked)
+                reward, entropy = self.penalties.reinforcement, self.penalties.entropy
+                loss = loss + window.choices.loss(likelihoods, asked, reward, entropy)
             yield loss
             state = nest.detach(window.state)
+
+    @torch.no_grad()
+    def _likelihoods(self, outputs: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """log p of the tokens `(batch, time)`, 0 where the mask is False."""
+        logs = self.head.log_probabilities(outputs).gather(2, tokens[..., None])[..., 0]
+        return logs.masked_fill(~mask, 0)
 
     def start(self, memory: Memory) -> DecoderState:
         """The state before the first token of every example."""

@@ -124,7 +124,8 @@ class Captioning:
     def build_model(self) -> EncoderDecoder:
         """The model of the config's `model` section."""
         training = self.config.training
-        penalties = Penalties(training.doubly_stochastic, training.reconstruction)
+        hard = training.hard_attention
+        penalties = Penalties(training.doubly_stochastic, training.reconstruction, hard.reinforcement, hard.entropy)
         return build_captioner(
             self.config.model, self.shape.channels, self.shape.positions, len(self.vocabulary), penalties
         )
@@ -132,6 +133,7 @@ class Captioning:
     def introduce(self, data: PreparedCaptions) -> tuple[str, str]:
         """Network, cell, size and conditioning; captions, vocabulary and what of the first epoch is padding."""
         model, corpus = self.config.model, data.split("train")
+        kind = "hard " * model.decoder.attention.hard + model.decoder.attention.score
         decoder, fine = model.decoder, f"{model.features.backbone}, {self.shape.channels} features"
         sees = {
             "first": "the picture as first input",
@@ -139,7 +141,7 @@ class Captioning:
             "every": "the picture beside every word",
             "output": "the picture after the recurrence",
             "reconstruct": "the picture beside every word and a memory that recalls it",
-            "attention": f"{decoder.attention.score} attention over {self.shape.positions} positions",
+            "attention": f"{kind} attention over {self.shape.positions} positions",
         }[decoder.conditioning]
         learned, padded = self._learned(data)
         missing = len(data.pictures.features("train").missing)
