@@ -210,6 +210,17 @@ def test_a_second_stage_raises_the_reward_and_resumes_exactly(first):
         assert torch.equal(value, weights(cut)[name]), name
 
 
+def test_a_run_begins_with_the_best_weights_of_another(first):
+    path, run = first
+    still, _ = train(
+        path,
+        *("name=still", f"training.start_from={run.path}", "training.max_steps=1"),
+        "training.optimizer.learning_rate=1e-12",
+    )
+    for name, value in weights(run, "best").items():
+        torch.testing.assert_close(weights(still)[name], value)
+
+
 def test_what_cannot_be_started_from_is_refused(first, tmp_path):
     path, run = first
 
