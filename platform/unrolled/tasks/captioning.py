@@ -38,8 +38,10 @@ from unrolled.metrics.tokens import caption_words
 from unrolled.models import EncoderDecoder, Penalties, build_captioner
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.pictures import Pictures, Shape, address, files
+from unrolled.tasks.self_critical import Seen, SelfCritical
 from unrolled.tasks.shares import interleaved
-from unrolled.tasks.task import Attended, Piece
+from unrolled.tasks.task import Attended, GlobalBatch, Piece
+from unrolled.tasks.teaching import taught
 
 NAMED = 3
 """Unreadable photographs that are named before a training."""
@@ -112,6 +114,12 @@ class Captioning:
         self.shape, self.shown = Shape.load(folder), config.evaluation.metrics
         self.decoding = as_trained(config.decoding, config.training.precision)
         self.pictures = _pictures(config)
+        self.critic = None if config.training.self_critical is None else SelfCritical(config, self.vocabulary)
+
+    @property
+    def counted(self) -> str:
+        """What the loss is a mean over."""
+        return "tokens" if self.critic is None else "captions"
 
     @classmethod
     def prepare(cls, config: CaptioningConfig, fingerprint: str | None = None) -> PreparedCaptions:
@@ -127,7 +135,8 @@ class Captioning:
     def build_model(self) -> EncoderDecoder:
         """The model of the config's `model` section."""
         training = self.config.training
-        penalties = Penalties(training.doubly_stochastic, training.reconstruction)
+        hard = training.hard_attention
+        penalties = Penalties(training.doubly_stochastic, training.reconstruction, hard.reinforcement, hard.entropy)
         model = self.config.model
         network = build_backbone(model.features) if model.features.fine_tune else None
         return build_captioner(
@@ -143,6 +152,7 @@ class Captioning:
     def introduce(self, data: PreparedCaptions) -> tuple[str, str]:
         """Network, cell, size and conditioning; captions, vocabulary and what of the first epoch is padding."""
         model, corpus = self.config.model, data.split("train")
+        kind = "hard " * model.decoder.attention.hard + model.decoder.attention.score
         decoder, trained = model.decoder, ", trained too" if model.features.fine_tune else ""
         fine = f"{model.features.backbone}{trained}, {self.shape.channels} features"
         sees = {
@@ -151,32 +161,44 @@ class Captioning:
             "every": "the picture beside every word",
             "output": "the picture after the recurrence",
             "reconstruct": "the picture beside every word and a memory that recalls it",
-            "attention": f"{decoder.attention.score} attention over {self.shape.positions} positions",
+            "attention": f"{kind} attention over {self.shape.positions} positions",
         }[decoder.conditioning]
-        batches = [batch.indices for batch in self.plan(data, epoch=0)]
-        learned, long = sum(map(len, batches)), int((corpus.lengths > self.config.data.max_length).sum())
-        left_out = f" ({long:,} too long)" if long else ""
+        learned, padded = self._learned(data)
         names = [name for name, _ in data.pictures.features("train").unreadable.values()]
         named = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
         unread = f", {len(names):,} of them unreadable ({named})" if names else ""
         return (
             f"{fine} → {decoder.cell} {decoder.hidden} with {sees}",
-            f"{self.config.data.source}: {len(corpus.names):,} photographs to learn from{unread}, with {learned:,} "
-            f"captions{left_out}; {len(data.split('validation').names):,} to validate; "
-            f"{self.config.data.vocabulary.kind} vocabulary of {len(self.vocabulary):,}; "
-            f"padding {100 * padding(_both(corpus.lengths), batches):.1f} %",
+            f"{self.config.data.source}: {len(corpus.names):,} photographs to learn from{unread}, with {learned}; "
+            f"{len(data.split('validation').names):,} to validate; {self.config.data.vocabulary.kind} vocabulary of "
+            f"{len(self.vocabulary):,}{padded}",
         )
 
-    def plan(self, data: PreparedCaptions, epoch: int) -> list[Captions]:
-        """Batches of captions of like length within the token budget; every caption of every photograph once. Where the
-        network is trained, captions of a photograph stay together, so that it runs once."""
-        corpus, seed = data.split("train"), self.config.seed
-        there = corpus.without(data.pictures.features("train").missing)
-        return self._batches(data, "train", there, self.config.data.max_length, seed=seed, epoch=epoch)
+    def _learned(self, data: PreparedCaptions) -> tuple[str, str]:
+        """Describes the captions that an epoch learns from, and how much of them is padding."""
+        if self.critic is not None:
+            return f"{self.critic.settings.samples} captions drawn of each", ""
+        lengths, batches = data.split("train").lengths, [batch.indices for batch in self._captions(data, epoch=0)]
+        learned, long = sum(map(len, batches)), int((lengths > self.config.data.max_length).sum())
+        left_out = f" ({long:,} too long)" if long else ""
+        return f"{learned:,} captions{left_out}", f"; padding {100 * padding(_both(lengths), batches):.1f} %"
+
+    def plan(self, data: PreparedCaptions, epoch: int) -> Sequence[GlobalBatch]:
+        """Batches of captions of like length within the token budget, every caption of every photograph once; in
+        self-critical training batches of photographs, each once."""
+        if self.critic is not None:
+            return self.critic.plan(data.split("train"), data.pictures, epoch)
+        return self._captions(data, epoch)
+
+    def _captions(self, data: PreparedCaptions, epoch: int) -> list[Captions]:
+        there = data.split("train").without(data.pictures.features("train").missing)
+        most, seed = self.config.data.max_length, self.config.seed
+        return self._batches(data, "train", there, most, seed=seed, epoch=epoch)
 
     def _batches(
         self, data: PreparedCaptions, split: str, chosen: np.ndarray, max_length: int, *, seed: int, epoch: int
     ) -> list[Captions]:
+        """Where the network is trained, captions of a photograph stay together, so that it runs once."""
         corpus = data.split(split)
         usable = chosen[corpus.lengths[chosen] <= max_length]
         groups: list[np.ndarray] | np.ndarray = usable[:, None]
@@ -191,20 +213,14 @@ class Captioning:
             for places in planned
         ]
 
-    def losses(self, model: EncoderDecoder, part: CaptionBatch, state: Nest) -> Iterator[Piece]:
-        """Cross-entropy of every word given those before it (teacher forcing), summed.
-
-        Self-critical training (Rennie et al. 2017), a second stage, will take its pieces from sampled captions here.
-        """
+    def losses(self, model: EncoderDecoder, part: CaptionBatch | Seen, state: Nest) -> Iterator[Piece]:
+        """Cross-entropy of every word given those before it, summed; of photographs whose captions the model is to
+        draw, minus their rewards."""
+        if isinstance(part, Seen):
+            assert self.critic is not None
+            return self.critic.losses(model, part, state)
         truncate, smoothing = self.config.training.truncate, self.config.training.label_smoothing
-        memory = model.encode(part.pictures).select(part.owners)
-        if truncate is None or truncate >= part.before.shape[1]:
-            yield Piece(model.loss(memory, part.before, part.after, part.mask, smoothing), state, last=True)
-            return
-        leaf = memory.leaf()
-        for loss in model.window_losses(leaf, part.before, part.after, part.mask, smoothing, truncate):
-            yield Piece(loss, state)
-        yield Piece(memory.behind(leaf), state, last=True)
+        return taught(model, model.encode(part.pictures), part, state, truncate, smoothing)
 
     def validate(self, model: EncoderDecoder, data: PreparedCaptions, rank: int, size: int) -> Share:
         """Loss under teacher forcing and its targets; what the model really writes, greedily, and the references."""
@@ -234,11 +250,13 @@ class Captioning:
         return total, tokens
 
     def scores(self, shares: Sequence[Share]) -> dict[str, float]:
-        """Loss, perplexity, and every metric of the evaluation on greedy outputs."""
+        """Loss, perplexity, and every metric of the evaluation on greedy outputs; in self-critical training the loss is
+        minus their CIDEr-D, in the unit of rewards."""
         losses, tokens, outputs, references = zip(*shares, strict=True)
         loss = sum(losses) / sum(tokens)
         scores = self.score(interleaved(outputs), interleaved(references))
-        return {"loss": loss, "perplexity": float(Perplexity.of_loss(loss))} | {
+        aim = loss if self.critic is None else -scores["cider_d"] / 100
+        return {"loss": aim, "perplexity": float(Perplexity.of_loss(loss))} | {
             name: scores[name] for name in self.shown
         }
 

@@ -286,3 +286,15 @@ class Baselined(Protocol):
 
     @property
     def baseline(self) -> Mapping[str, float]: ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A task whose targets need not be tokens.
+
+    Attributes:
+        counted: what they are, such as captions.
+    """
+
+    @property
+    def counted(self) -> str: ...
