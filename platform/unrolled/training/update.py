@@ -155,7 +155,7 @@ class Updater:
         for group, factor in zip(self.optimizer.param_groups, self._factors, strict=True):
             group["lr"] = factor * self.rate
         self.optimizer.step()
-        self.average.follow()
+        self.average.follow(step)
         if self.precision == "float16":
             self.scale.passed()
         return clipped
