@@ -17,6 +17,7 @@ JOBS = Path(__file__).resolve().parent
 sys.path[:] = [str(JOBS.parent / "platform"), *(path for path in sys.path if Path(path) != JOBS), str(JOBS)]
 
 from asha import asha
+from captioning import captioning
 from decoding import decoding
 from measure import Benchmark, main
 from ray_path import ray_path
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "recurrence": recurrence,
     "training": training,
     "decoding": decoding,
+    "captioning": captioning,
     "ray": ray_path,
     "truncation": truncation,
     "tuning": tuning,

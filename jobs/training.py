@@ -252,7 +252,7 @@ def flops(model: Model, batch: Batch) -> int:
 
 def products(config: TranslationConfig, batches: Sequence[Batch]) -> Callable[[], None]:
     """The products of an update and nothing else: of each the forward one, and the two of its derivative."""
-    made = [[_both_passes(gemm) for gemm in gemms(config.model, batch)] for batch in batches]
+    made = [[both_passes(gemm) for gemm in gemms(config.model, batch)] for batch in batches]
     coming = itertools.cycle(made)
 
     def run() -> None:
@@ -262,7 +262,8 @@ def products(config: TranslationConfig, batches: Sequence[Batch]) -> Callable[[]
     return run
 
 
-def _both_passes(gemm: Gemm) -> Callable[[], None]:
+def both_passes(gemm: Gemm) -> Callable[[], None]:
+    """The forward product, and the two of its derivative."""
     x, weight = torch.randn(gemm.rows, gemm.depth), torch.randn(gemm.depth, gemm.columns)
     errors = torch.randn(gemm.rows, gemm.columns)
     longer = (torch.randn(gemm.rows * gemm.times, size) for size in (gemm.depth, gemm.columns))

@@ -312,8 +312,8 @@ def test_a_moving_average_is_validated_kept_and_resumed(tiny):
     averaged, _ = train(tiny, *options, "training.max_steps=3", resume=True)
     for name, got in weights(averaged).items():
         want = first[name]
-        for raw in steps:
-            want = 0.5 * want + 0.5 * raw[name]
+        for decay, raw in zip((1 / 10, 2 / 11, 3 / 12), steps, strict=True):
+            want = decay * want + (1 - decay) * raw[name]
         torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
 
 

@@ -30,14 +30,14 @@ from unrolled.evaluation.prepare import Conduct, prepare_evaluation
 from unrolled.evaluation.trained import Trained
 from unrolled.features.making import Compute, compute_here
 from unrolled.features.run import has_features, make_splits, works_of
-from unrolled.tasks import Answerer, Explainer, Prepared, Task, Viewer, Writer, make_task, prepare
-from unrolled.training import checkpoint
+from unrolled.tasks import Answerer, Counting, Explainer, Prepared, Task, Viewer, Writer, make_task, prepare
 from unrolled.training.checkpoint import Progress
 from unrolled.training.comm import Alone
 from unrolled.training.console import Console, duration, written
 from unrolled.training.launch import launch
 from unrolled.training.run import RunFolder, claim, open_run
 from unrolled.training.signals import stopping
+from unrolled.training.start import check_start
 from unrolled.training.trackers import reach_trackers
 from unrolled.training.tracking import Tracking
 from unrolled.training.worker import work
@@ -290,8 +290,7 @@ def train(
     run = claim(settings, resume=resume, overwrite=overwrite)
     trackers = reach_trackers(settings)
     data = prepare(settings)
-    if resume and (newest := checkpoint.newest_whole(run.checkpoints)[0]) is not None:
-        checkpoint.load_model([newest], make_task(settings, run.vocabulary).build_model())
+    check_start(run, settings, data, resume=resume)
     with ExitStack() as session:
         cpus, gpu = torch.get_num_threads(), torch.cuda.is_available()
         where = "this process, without Ray"
@@ -306,7 +305,8 @@ def train(
         session.enter_context(run.held())
         run.start(settings, data, resume=resume)
         task = make_task(settings, run.vocabulary)
-        console.begin(settings, _introduction(task, run, data, where), task.shown)
+        counted = task.counted if isinstance(task, Counting) else "tokens"
+        console.begin(settings, _introduction(task, run, data, where), task.shown, counted)
         tracking = session.enter_context(Tracking(trackers, run, settings, console.say))
         session.enter_context(stopping(run, console))
 

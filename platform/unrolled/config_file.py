@@ -148,15 +148,17 @@ def _parts(key: str) -> list[str]:
     return ["tuning", "space", key.removeprefix(space)] if key.startswith(space) else key.split(".")
 
 
+STARTED = "training.start_from"
 PATHS = ("data.source", "data.images", "model.features.weights")
 """Keys that may name a folder or file."""
 
 
 def _absolute_paths(config: Config) -> Config:
-    """A folder or file is remembered by its full path, so that the run's own config works from anywhere."""
+    """A folder, file or run is remembered by its full path, so that the run's own config works from anywhere."""
     for key in PATHS:
         config = _replaced(config, key.split("."), _absolute)
-    return config
+    started: Config = _replaced(config, STARTED.split("."), lambda given: str(resolve_storage(given)))
+    return started
 
 
 def _replaced(section: Section, key: Sequence[str], change: Callable[[str], str]) -> Any:

@@ -30,10 +30,10 @@ class Config(Section):
     tuning: Tuning | None = Field(None, description="of `unrolled tune`; other commands leave it unread")
 
     def smoke(self) -> Self:
-        """Returns the tiny version of a run: few examples, few steps, everything else as it is."""
+        """Returns the tiny version of a run: few examples, few steps, fresh weights, everything else as it is."""
         values = self.model_dump()
         values["training"] |= {"epochs": 1, "max_steps": 4, "validate_every": 2, "log_every": 2}
-        values["training"]["checkpoint_every"] = None
+        values["training"] |= {"checkpoint_every": None, "start_from": None}
         self._shrink(values)
         return type(self).model_validate(values)
 

@@ -32,6 +32,9 @@ class Attention(Section):
         "looks, and what it saw joins the output alone (faster)",
     )
     gated: bool = Field(True, description="a state says how much it needs of what it saw (only where it is fed)")
+    hard: bool = Field(
+        False, description="look at the likeliest position alone, in training at one that is drawn; false: at all"
+    )
 
 
 class Decoder(Recurrent):
@@ -64,6 +67,25 @@ class Model(Section):
     engine: Engine = Field("auto", description="what runs the recurrence")
 
 
+class SelfCritical(Section):
+    samples: Annotated[int, Field(ge=2)] = Field(5, description="captions drawn of every photograph")
+    photographs: Positive = Field(32, description="of a batch, over all workers; an epoch takes each once")
+    baseline: Literal["others", "greedy"] = Field(
+        "others",
+        description="with what a drawn caption's reward is compared: the mean of those of the photograph's other drawn "
+        "captions, or that of its greedy caption (one more decoding)",
+    )
+
+
+class HardAttention(Section):
+    reinforcement: Weight = Field(
+        0.1,
+        description="weight of what the words after a drawn position teach attention; 1: as the likelihood's gradient "
+        "has it, with more noise",
+    )
+    entropy: Weight = Field(0.002, description="reward of attention for being undecided, in nats a nat and word")
+
+
 class Training(SharedTraining):
     metric: Literal["loss", Score] = Field("cider_d", description="decides which checkpoint is best (validation)")
     batch_tokens: Positive = Field(1500, description="padded tokens of a batch's captions, over all workers")
@@ -75,6 +97,12 @@ class Training(SharedTraining):
         1.0, description="attention: weight of the penalty for positions that a caption looks at too little or too much"
     )
     reconstruction: Weight = Field(1.0, description="reconstruct: weight of the picture's error, a word")
+    hard_attention: HardAttention = HardAttention()
+    self_critical: SelfCritical | None = Field(
+        None,
+        description="learn from drawn captions, rewarded by CIDEr-D, without dropout, smoothing and penalties: a "
+        "second stage, for weights that training.start_from gives; null: learn from captions that people wrote",
+    )
 
 
 class Decoding(sections.Decoding):
@@ -107,8 +135,6 @@ class CaptioningConfig(Config):
                 f"model.decoder.layer is {decoder.layer}, but model.decoder.layers is {decoder.layers}: accepted is 1 "
                 f"to {decoder.layers}"
             )
-        if self.model.features.fine_tune:
-            raise ValueError("model.features.fine_tune: captioning learns from kept features; accepted is false")
         attends = decoder.conditioning == "attention"
         if attends and decoder.attention.score == "dot" and self.model.encoder.size != decoder.hidden:
             raise ValueError(
@@ -124,7 +150,16 @@ class CaptioningConfig(Config):
             raise ValueError(
                 "model.features.grid is 1, but model.decoder.conditioning 'attention' needs positions to look at"
             )
+        if decoder.attention.hard and not decoder.attention.fed:
+            raise ValueError("model.decoder.attention.hard is true: accepted is then attention.fed true alone")
+        if decoder.attention.hard and self.training.truncate is not None:
+            raise ValueError(
+                "training.truncate must be null where model.decoder.attention.hard is true: what a drawn position is "
+                "worth shows in all words after it"
+            )
         check_metric(self.training.metric, self.evaluation.metrics)
+        if self.training.self_critical is not None and "cider_d" not in self.evaluation.metrics:
+            raise ValueError("evaluation.metrics is without cider_d, which is what training.self_critical raises")
         return self
 
     def _shrink(self, values: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from unrolled.config import sections
@@ -47,5 +49,10 @@ class Features(Section):
         7, description="positions a side, of the last map that has as many; 1: only the mean over all positions"
     )
     fine_tune: bool = Field(
-        False, description="train the network too, with augmentation; false: its features are made once and kept"
+        False,
+        description="train the network too, on photographs that are cropped and mirrored at random (small: on pictures "
+        "as they are); false: its features are made once and kept",
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        0.1, description="fine_tune: of the network, times training.optimizer.learning_rate"
     )

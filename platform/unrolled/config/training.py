@@ -51,6 +51,9 @@ class Training(Section):
     """How any task is trained; a task adds what its batches are."""
 
     epochs: Positive = Field(20, description="passes over the training split, at most")
+    start_from: str | None = Field(
+        None, description="run whose best weights this one begins with; of like data and model; null: fresh ones"
+    )
     max_steps: Positive | None = Field(None, description="stop after so many updates")
     max_minutes: Annotated[float, Field(gt=0)] | None = Field(None, description="stop after so long, resumes included")
     accumulate: Positive = Field(1, description="global batches whose gradients are added up for one update")

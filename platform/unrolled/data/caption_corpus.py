@@ -67,6 +67,13 @@ class CaptionCorpus:
         after, _ = pad([np.concatenate((row, [END])) for row in rows])
         return before, after, mask
 
+    def by_photograph(self, captions: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Returns these captions, which rise, those of each photograph together; and the tokens of each photograph's,
+        padded to its longest."""
+        _, starts, counts = np.unique(self.photos[captions], return_index=True, return_counts=True)
+        longest = np.maximum.reduceat(self.lengths[captions], starts)
+        return np.split(captions, starts[1:]), counts * longest
+
     def without(self, photos: set[int]) -> np.ndarray:
         """Returns the captions of all photographs but these."""
         return np.flatnonzero(~np.isin(self.photos, list(photos)))

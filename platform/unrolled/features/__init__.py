@@ -1,9 +1,20 @@
-"""Features of photographs: networks, what they make of a split, and where that is kept."""
+"""Features of photographs: networks, what they make of a split and where that is kept; or photographs for a network
+that is trained."""
 
 from __future__ import annotations
 
-from unrolled.features.backbones import Backbone, make_backbone
+from unrolled.features.backbones import Backbone, build_backbone, load_pretrained, make_backbone
 from unrolled.features.making import open_features
+from unrolled.features.pixels import Pixels, open_pixels
 from unrolled.features.store import Features
 
-__all__ = ["Backbone", "Features", "make_backbone", "open_features"]
+__all__ = [
+    "Backbone",
+    "Features",
+    "Pixels",
+    "build_backbone",
+    "load_pretrained",
+    "make_backbone",
+    "open_features",
+    "open_pixels",
+]

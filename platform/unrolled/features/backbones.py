@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 
 from unrolled.config.captioning_data import Features
+from unrolled.data.views import seen
 from unrolled.errors import UserError, listing, nearest
 from unrolled.features import lite, small
 from unrolled.features.maps import Cut, last_map
@@ -49,13 +49,15 @@ class Backbone(nn.Module):
         channels: of a position.
         positions: of a grid, row by row.
         size: pixels of a side.
+        learning_rate_factor: of its parameters, where they are trained.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, cut: Cut, kind: Kind, side: int) -> None:
+    def __init__(self, cut: Cut, kind: Kind, side: int, learning_rate_factor: float) -> None:
         super().__init__()
+        self.learning_rate_factor = learning_rate_factor
         self.network: nn.Module = cut.network
         self.size, self.channels, self.positions = kind.size, cut.channels, side * side
         self._side, self._pooled = side, cut.positions != (side, side)
@@ -63,18 +65,12 @@ class Backbone(nn.Module):
         self.register_buffer("deviation", torch.tensor(kind.deviation).view(1, 3, 1, 1), persistent=False)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """Returns the pixels of a picture, `(3, size, size)`, 0 … 255 as bytes.
-
-        All of it, squeezed to a square: nothing at the border is lost, and a position of the grid is the same share of
-        every picture.
-        """
-        if image.size != (self.size, self.size):
-            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        """Returns the pixels of a picture, `(3, size, size)`, 0 … 255 as bytes; all of it, squeezed to a square."""
+        return seen(image, self.size).permute(2, 0, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Returns the grids, `(n, positions, channels)`, of pixels `(n, 3, size, size)`, bytes or numbers 0 … 255."""
-        features: Tensor = self.network((pixels.float() - self.mean) / self.deviation)
+        features: Tensor = self.network((pixels.to(self.mean.dtype) - self.mean) / self.deviation)
         if self._pooled:
             features = functional.adaptive_avg_pool2d(features, self._side)
         return features.flatten(2).transpose(1, 2)
@@ -96,10 +92,17 @@ class Backbone(nn.Module):
 
 
 def make_backbone(features: Features) -> Backbone:
-    """Makes the network of `model.features`, with its weights.
+    """Makes the network of `model.features`, with its weights; raises `UserError` as the two that this calls."""
+    backbone = build_backbone(features)
+    load_pretrained(backbone, features)
+    return backbone
+
+
+def build_backbone(features: Features) -> Backbone:
+    """Makes the network of `model.features` with weights that know nothing.
 
     Raises:
-        UserError: no such network, one that makes no map, weights that cannot be had or belong to another network.
+        UserError: no such network, or one that makes no map.
     """
     kind = kind_of(features.backbone)
     network = _network(features.backbone)
@@ -107,12 +110,20 @@ def make_backbone(features: Features) -> Backbone:
         cut = last_map(network, kind.size, features.grid)
     except ValueError as error:
         raise UserError(f"model.features.backbone: {features.backbone} cannot be used: {error}.") from None
-    weights, source = _weights(features, kind)
+    return Backbone(cut, kind, features.grid, features.learning_rate)
+
+
+def load_pretrained(backbone: Backbone, features: Features) -> None:
+    """Gives the network that `build_backbone` made the weights of `model.features`, if there are any.
+
+    Raises:
+        UserError: they cannot be had, or belong to another network.
+    """
+    weights, source = _weights(features, kind_of(features.backbone))
     if weights:
-        wanted = cut.network.state_dict()
+        wanted = backbone.network.state_dict()
         check(wanted, weights, features.backbone, source)
-        cut.network.load_state_dict({name: weights[name] for name in wanted if name in weights}, strict=False)
-    return Backbone(cut, kind, features.grid)
+        backbone.network.load_state_dict({name: weights[name] for name in wanted if name in weights}, strict=False)
 
 
 def kind_of(backbone: str) -> Kind:
@@ -146,7 +157,7 @@ def weights_name(features: Features) -> str:
         return digest(Path(features.weights).expanduser())
     if features.backbone == lite.NAME:
         return digest(lite.weights_file())
-    return kind.pretrained.url if kind.pretrained else "first"
+    return kind.pretrained.url if kind.pretrained else f"first {small.VERSION}"
 
 
 def _network(backbone: str) -> nn.Module:

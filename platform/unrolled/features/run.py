@@ -25,10 +25,13 @@ def works_of(config: Config, splits: Sequence[str]) -> list[Work]:
     """Returns what is to be made of each split.
 
     Raises:
-        UserError: the task of the config has no photographs; else as `making.work_of`.
+        UserError: the task of the config has no photographs, or trains the network; else as `making.work_of`.
     """
-    if getattr(config.model, "features", None) is None:
+    features = getattr(config.model, "features", None)
+    if features is None:
         raise UserError(f"features: a config of task {config.task} has no model.features.")
+    if features.fine_tune:
+        raise UserError("features: model.features.fine_tune is true: the network is trained, so nothing can be kept.")
     return [work_of(config, split) for split in splits]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from unrolled.metrics.answers import AnswerAccuracy, ExactMatch, VqaAccuracy, normalised_answer
 from unrolled.metrics.base import CorpusMetric, References, SummedMetric, grouped
-from unrolled.metrics.captioning import CaptionBleu, CiderD, RougeL
+from unrolled.metrics.captioning import CaptionBleu, RougeL
+from unrolled.metrics.cider import CiderD, CiderReward
 from unrolled.metrics.letters import compact_letters, holm
 from unrolled.metrics.likelihood import BitsPerCharacter, Perplexity
 from unrolled.metrics.meteor import Meteor
@@ -32,6 +33,7 @@ __all__ = [
     "ChrF",
     "ChrFPlusPlus",
     "CiderD",
+    "CiderReward",
     "Comparison",
     "CorpusMetric",
     "Distinct",

@@ -1,11 +1,10 @@
-"""Scores of captions by the conventions of the COCO caption evaluation (Chen et al. 2015).
+"""Scores of captions by the conventions of the COCO caption evaluation (Chen et al. 2015); CIDEr-D is in `cider`.
 
 All compare lower-case words without punctuation (`unrolled.metrics.tokens`) and take several references.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -23,8 +22,6 @@ from unrolled.metrics.base import (
 )
 from unrolled.metrics.tokens import WORDS, Ngrams, caption_words, ngrams
 from unrolled.metrics.translation import brevity_penalty
-
-LONGEST = 4
 
 
 class CaptionBleu(SummedMetric):
@@ -96,59 +93,6 @@ class RougeL(MeanMetric):
 
     def signature(self, references: References) -> str:
         return own_signature(f"{WORDS}|beta:{self.BETA}|refs:best-precision-best-recall", references)
-
-
-class CiderD(MeanMetric):
-    """CIDEr-D: how near a caption is to its references in the space of tf-idf weighted 1- to 4-grams.
-
-    Vedantam, Zitnick and Parikh 2015, equation 7, with σ = 6.  The weights come from the references scored
-    against: what many pictures share counts little, and with a single picture everything scores 0.  Words are
-    not stemmed, as in the COCO caption evaluation.  `compute` returns "cider_d" as papers print it, 100 times
-    what the COCO program prints: 0 to 1000; and "signature".
-    """
-
-    key = "cider_d"
-    description = "CIDEr-D: the likeness of captions to their references, rare words weighing most."
-    citation = "Vedantam et al., CIDEr, 2015, https://arxiv.org/abs/1411.5726"
-    SIGMA = 6.0
-
-    def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        counted = [[ngrams(caption_words(text), LONGEST) for text in texts] for texts in grouped(references)]
-        pictures = Counter(ngram for truths in counted for ngram in set().union(*truths))
-        rarest = math.log(len(counted))
-        weights = {ngram: rarest - math.log(count) for ngram, count in pictures.items()}
-        scores = []
-        for text, truths in zip(predictions, counted, strict=True):
-            ours = _Weighted(ngrams(caption_words(text), LONGEST), weights, rarest)
-            likeness = sum(self._likeness(ours, _Weighted(truth, weights, rarest)) for truth in truths)
-            scores.append(1000 * likeness / len(truths))
-        return scores
-
-    def _likeness(self, ours: _Weighted, theirs: _Weighted) -> float:
-        """Returns the mean over n of the clipped cosine of two captions, less for different lengths, 0 to 1."""
-        products = [0.0] * LONGEST
-        for ngram in ours.vector.keys() & theirs.vector.keys():
-            products[len(ngram) - 1] += min(ours.vector[ngram], theirs.vector[ngram]) * theirs.vector[ngram]
-        sizes = zip(products, ours.norms, theirs.norms, strict=True)
-        cosines = sum(product / (our * their) for product, our, their in sizes if our and their)
-        return cosines / LONGEST * math.exp(-((ours.words - theirs.words) ** 2) / (2 * self.SIGMA**2))
-
-    def signature(self, references: References) -> str:
-        return own_signature(f"{WORDS}|n:{LONGEST}|sigma:{self.SIGMA:g}|df:references|stem:no", references)
-
-
-class _Weighted:
-    """A caption as a vector: the weight of every n-gram, the vector's norm for each n, and its words."""
-
-    def __init__(self, counts: Ngrams, weights: dict[tuple[str, ...], float], unknown: float) -> None:
-        self.vector = {ngram: count * weights.get(ngram, unknown) for ngram, count in counts.items()}
-        squares = [0.0] * LONGEST
-        self.words = 0
-        for ngram, value in self.vector.items():
-            squares[len(ngram) - 1] += value * value
-            if len(ngram) == 1:
-                self.words += counts[ngram]
-        self.norms = [math.sqrt(square) for square in squares]
 
 
 def common_subsequence(ours: Sequence[str], theirs: Sequence[str]) -> int:

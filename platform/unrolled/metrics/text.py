@@ -9,7 +9,8 @@ from typing import Any
 from unrolled.errors import UserError, listing, nearest
 from unrolled.metrics.answers import AnswerAccuracy, ExactMatch, VqaAccuracy
 from unrolled.metrics.base import CorpusMetric, References, Texts, check_pairs
-from unrolled.metrics.captioning import CaptionBleu, CiderD, RougeL
+from unrolled.metrics.captioning import CaptionBleu, RougeL
+from unrolled.metrics.cider import CiderD
 from unrolled.metrics.meteor import Meteor
 from unrolled.metrics.translation import Bleu, ChrF, ChrFPlusPlus, Ter
 from unrolled.metrics.words import Distinct, LengthRatio

@@ -12,14 +12,18 @@ The weights are their softmax over the positions, the context Σ_p weight_p · s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from unrolled.models.memory import Memory
+from unrolled.recurrence import compiled
 
 Score = Literal["dot", "general", "additive"]
+Look = Callable[[Tensor, Memory], tuple[Tensor, Tensor]]
+"""Looks at a memory, as `Attention.forward` does."""
 
 
 class Attention(nn.Module):
@@ -50,13 +54,21 @@ class Attention(nn.Module):
         Returns:
             Contexts `(batch, steps, memory_size)` and weights `(batch, steps, positions)`, which sum to 1.
         """
+        weights = self.weigh(queries, memory)
+        return weights @ memory.states, weights
+
+    def weigh(self, queries: Tensor, memory: Memory) -> Tensor:
+        """The weights alone."""
         assert memory.keys is not None
         scores = self._scores(queries, memory.keys)
-        weights = scores.masked_fill(~memory.mask[:, None], -math.inf).softmax(-1)
-        return weights @ memory.states, weights
+        return scores.masked_fill(~memory.mask[:, None], -math.inf).softmax(-1)
 
     def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
         if self.score == "additive":
-            mixed: Tensor = torch.tanh(self.query(queries)[:, :, None] + keys[:, None])
+            queries = self.query(queries)
+            if not torch.is_grad_enabled() and queries.dtype == torch.float32 and compiled.can_look(keys):
+                steps = (query.contiguous() for query in queries.unbind(1))
+                return torch.stack([compiled.additive_scores(query, keys, self.weight) for query in steps], 1)
+            mixed: Tensor = torch.tanh(queries[:, :, None] + keys[:, None])
             return mixed @ self.weight
         return (queries / math.sqrt(queries.shape[-1])) @ keys.transpose(1, 2)

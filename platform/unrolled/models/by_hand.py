@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unrolled.models.attention import Attention
 from unrolled.models.scores import Additive, ScaledProducts
-from unrolled.recurrence import Cell, Stack, StackState, Steps
+from unrolled.recurrence import Cell, Stack, StackState, Steps, compiled
 from unrolled.recurrence.product import Product, linear, type_of_products, weight_gradient
 
 
@@ -176,7 +176,8 @@ class Looks:
     def __init__(
         self, attention: Attention, mask: Tensor, states: Tensor, keys: Tensor, steps: int, half: bool
     ) -> None:
-        self._states, self._hidden = states, ~mask
+        self._states, self._hidden = states.contiguous(), (~mask).contiguous()
+        self._fast = compiled.can_look(self._states)
         self.weights = states.new_empty(steps, *states.shape[:2])
         self._scores = (
             Additive(attention, keys, steps, half=half) if attention.score == "additive" else ScaledProducts(keys)
@@ -184,7 +185,11 @@ class Looks:
 
     def forward(self, t: int, query: Tensor) -> Tensor:
         """The query `(batch, query)` of step t → its context `(batch, features)`."""
-        scores = self._scores.forward(t, query).masked_fill_(self._hidden, float("-inf"))
+        scores = self._scores.forward(t, query)
+        if self._fast:
+            self.weights[t] = scores
+            return compiled.look(self._hidden, self._states, self.weights[t])
+        scores.masked_fill_(self._hidden, float("-inf"))
         torch.softmax(scores, -1, out=self.weights[t])
         return torch.bmm(self.weights[t][:, None], self._states)[:, 0]
 
@@ -196,6 +201,10 @@ class Looks:
     def backward(self, t: int, into_context: Tensor, into_weights: Tensor | None = None) -> Tensor:
         """∂L/∂context of step t, and ∂L/∂weights without what goes through it → ∂L/∂query."""
         self._into_contexts[t] = into_context
+        if self._fast:
+            errors = self._into_scores[t].zero_() if into_weights is None else self._into_scores[t].copy_(into_weights)
+            compiled.look_back(self._hidden, self._states, self.weights[t], into_context, errors)
+            return self._scores.backward(t, errors)
         through = torch.bmm(self._states, self._into_contexts[t][:, :, None])[:, :, 0]
         through = through if into_weights is None else through + into_weights
         self._into_scores[t] = torch._softmax_backward_data(through, self.weights[t], -1, through.dtype)

@@ -12,6 +12,7 @@ from unrolled.models.context_feeding import ContextFeeding
 from unrolled.models.decoder import Decoder
 from unrolled.models.encoder_decoder import EncoderDecoder, make_embedding
 from unrolled.models.glance import Enters, Glance
+from unrolled.models.hard_attention import HardAttention
 from unrolled.models.heads import VocabularyHead
 from unrolled.models.image_encoder import ImageEncoder
 from unrolled.models.penalties import Penalties
@@ -61,7 +62,8 @@ def _decoder(config: DecoderConfig, embedding: nn.Embedding, memory_size: int, o
     enters = ENTERS.get(config.conditioning)
     if enters is not None:
         return _glancing(config, embedding, memory_size, output, engine, enters)
-    attention, fed = Attention(config.attention.score, config.hidden, memory_size), None
+    kind = HardAttention if config.attention.hard else Attention
+    attention, fed = kind(config.attention.score, config.hidden, memory_size), None
     if config.attention.fed:
         fed = ContextFeeding(config.hidden, gated=config.attention.gated)
     stack = build_stack(config, config.embedding, engine, beside=memory_size if fed else 0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from unrolled.models.attention import Attention
+from unrolled.models.attention import Attention, Look
 from unrolled.models.by_hand import (
     Layers,
     Looks,
@@ -60,9 +60,9 @@ class ContextFeeding(nn.Module):
         super().__init__()
         self.gate = nn.Linear(hidden, 1) if gated else None
 
-    def forward(self, attention: Attention, hidden: Tensor, memory: Memory, rows: Rows) -> tuple[Tensor, Tensor]:
+    def forward(self, look: Look, hidden: Tensor, memory: Memory, rows: Rows) -> tuple[Tensor, Tensor]:
         """`hidden` h_{t−1} `(rows, hidden)` → ẑ_t `(rows, memory_size)` and α_t `(rows, positions)`."""
-        seen, weights = attention(rows.spread(hidden), memory)
+        seen, weights = look(rows.spread(hidden), memory)
         context = rows.gather(seen)
         if self.gate is not None:
             context = torch.sigmoid(self.gate(hidden)) * context

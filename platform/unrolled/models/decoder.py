@@ -4,7 +4,7 @@
 - by attention: every state h_t looks at the memory and is joined with what it saw, tanh(W [h_t; context_t])
   (Luong et al. 2015, eq. 5); with input feeding that vector also enters the next step (their section 3.3);
 - by attention whose context is fed: h_{t−1} looks, and what it saw enters step t (Xu et al. 2015, "Show, attend and
-  tell", eq. 1–3 and 13; see `ContextFeeding`);
+  tell", eq. 1–3 and 13; see `ContextFeeding`), of a mean or of a single place (`HardAttention`);
 - by a `Glance`, the summary as one vector at the start, at every step or after the recurrence, from a first state that
   knows nothing; with a `VisualMemory` besides (Chen & Zitnick 2015).
 
@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.models import by_hand, feeding
-from unrolled.models.attention import Attention
+from unrolled.models.attention import Attention, Look
 from unrolled.models.context_feeding import ContextFeeding
 from unrolled.models.glance import Glance
+from unrolled.models.hard_attention import Choices, Draws, HardAttention
 from unrolled.models.memory import Memory
 from unrolled.models.rows import Rows
 from unrolled.models.visual_memory import VisualMemory
@@ -42,12 +43,14 @@ class Window(NamedTuple):
         state: after the window.
         weights: of attention, `(batch, time, positions)`, where they are at hand.
         remembered: states of the visual memory, `(batch, time, features)`.
+        choices: what hard attention drew in training.
     """
 
     outputs: Tensor
     state: DecoderState
     weights: Tensor | None = None
     remembered: Tensor | None = None
+    choices: Choices | None = None
 
 
 class Decoder(nn.Module):
@@ -146,7 +149,11 @@ class Decoder(nn.Module):
                 self.stack, self.attention, self.readout, embedded, memory, carried, fed, kept
             )
             return Window(outputs, (after, outputs[:, -1]))
-        if self.context_feeding is not None and by_hand.applies(self.stack):
+        if isinstance(self.attention, HardAttention) and self.training:
+            draws = Draws(self.attention, len(tokens), tokens.device)
+            return self._walk(embedded, memory, state, kept, draws)._replace(choices=draws.choices())
+        soft = not isinstance(self.attention, HardAttention)
+        if self.context_feeding is not None and soft and by_hand.applies(self.stack):
             assert self.attention is not None
             run = self.context_feeding.run(self.stack, self.attention, embedded, memory, state[0])
             outputs = self._read_out(run.hidden, run.contexts, embedded, None, None) * kept
@@ -190,36 +197,45 @@ class Decoder(nn.Module):
         left = None if left is None else torch.zeros_like(left)
         return Window(outputs, ((*after, *beyond), left), weights, remembered)
 
-    def _walk(self, embedded: Tensor, memory: Memory, state: DecoderState, kept: Tensor) -> Window:
-        """A window step by step; `kept`: what dropout multiplies the outputs by."""
+    def _walk(
+        self, embedded: Tensor, memory: Memory, state: DecoderState, kept: Tensor, look: Look | None = None
+    ) -> Window:
+        """A window step by step; `kept`: what dropout multiplies the outputs by; `look`: in the attention's stead."""
         each, looked = [], []
         rows = Rows.even(len(memory), 1, embedded.device)
         for step, share in zip(embedded.unbind(1), kept.unbind(1), strict=True):
-            output, state, weights = self._advance(step, state, memory, rows, share)
+            output, state, weights = self._advance(step, state, memory, rows, share, look)
             assert weights is not None
             each.append(output)
             looked.append(weights)
         return Window(torch.stack(each, dim=1), state, torch.stack(looked, dim=1))
 
     def _advance(
-        self, embedded: Tensor, state: DecoderState, memory: Memory, rows: Rows, kept: Tensor | None = None
+        self,
+        embedded: Tensor,
+        state: DecoderState,
+        memory: Memory,
+        rows: Rows,
+        kept: Tensor | None = None,
+        look: Look | None = None,
     ) -> tuple[Tensor, DecoderState, Tensor | None]:
-        """One step; `kept`: what dropout multiplies its output by, drawn here if `None`."""
+        """One step; `kept`: what dropout multiplies its output by, drawn here if `None`; `look` as in `_walk`."""
         carried, fed = state
+        look = look or self.attention
         own, beyond = self._parted(carried)
         inputs = embedded if fed is None or not self.input_feeding else torch.cat([embedded, fed], dim=-1)
         glance = None if memory.glance is None else memory.glance[rows.owners]
         context, weights, beside, remembered = None, None, None, None
         if self.context_feeding is not None:
-            assert self.attention is not None
-            context, weights = self.context_feeding(self.attention, own[-1][0][0], memory, rows)
+            assert look is not None
+            context, weights = self.context_feeding(look, own[-1][0][0], memory, rows)
             beside = context
         elif self.glance is not None and glance is not None:
             beside = self.glance.beside(glance, fed, 1)
             beside = None if beside is None else beside[:, 0]
         hidden, after = self.stack.step(inputs, own, beside)
-        if self.attention is not None and context is None:
-            seen, looked = self.attention(rows.spread(hidden), memory)
+        if look is not None and context is None:
+            seen, looked = look(rows.spread(hidden), memory)
             context, weights = rows.gather(seen), rows.gather(looked)
         if self.visual is not None:
             remembered, beyond = self.visual.stack.step(embedded, beyond)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from unrolled.config.translation import Model
@@ -48,24 +49,45 @@ class EncoderDecoder(nn.Module):
         return loss
 
     def window_losses(
-        self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor, smoothing: float, truncate: int
+        self,
+        memory: Memory,
+        before: Tensor,
+        after: Tensor,
+        mask: Tensor,
+        smoothing: float,
+        truncate: int,
+        weights: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """`loss` in windows of `truncate` target steps, for truncated back-propagation through time.
 
         Whoever takes a window's loss must have run its backward pass before taking the next one: then its graph is
         gone. With the leaf of a memory in its place, gradients of the memory add up there.
+
+        Args:
+            weights: of the examples in the sum of cross-entropies `(batch,)`, constants; `None`: 1 each.
         """
         state = self.decoder.start(memory)
         for start in range(0, before.shape[1], truncate):
             places = slice(start, start + truncate)
             asked = mask[:, places]
             window = self.decoder.window(memory, before[:, places], state)
-            loss = self.head.loss(window.outputs[asked], after[:, places][asked], smoothing)
+            counts = None if weights is None else weights[:, None].expand_as(asked)[asked]
+            loss = self.head.loss(window.outputs[asked], after[:, places][asked], smoothing, counts)
             if self.training and self.penalties != NONE:
                 shares = asked.sum(1) / mask.sum(1)
                 loss = loss + self.penalties.of(self.decoder, memory, window, asked, shares)
+            if window.choices is not None:
+                likelihoods = self._likelihoods(window.outputs, after[:, places], asked)
+                reward, entropy = self.penalties.reinforcement, self.penalties.entropy
+                loss = loss + window.choices.loss(likelihoods, asked, reward, entropy)
             yield loss
             state = nest.detach(window.state)
+
+    @torch.no_grad()
+    def _likelihoods(self, outputs: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """log p of the tokens `(batch, time)`, 0 where the mask is False."""
+        logs = self.head.log_probabilities(outputs).gather(2, tokens[..., None])[..., 0]
+        return logs.masked_fill(~mask, 0)
 
     def start(self, memory: Memory) -> DecoderState:
         """The state before the first token of every example."""

@@ -48,7 +48,7 @@ class VocabularyHead(nn.Module):
         """`(rows, size)` → `(rows, vocabulary)`."""
         return self.logits(hidden).log_softmax(-1)
 
-    def loss(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats, summed over the rows. While training, its gradient can be asked for once.
 
         Args:
@@ -56,8 +56,10 @@ class VocabularyHead(nn.Module):
             targets: `(rows,)`.
             smoothing: ε of label smoothing (Szegedy et al. 2016): the target distribution is
                 (1 − ε) · one-hot + ε · uniform.
+            weights: of the rows in the sum `(rows,)`, constants; `None`: 1 each.
         """
-        loss: Tensor = _ChunkedCrossEntropy.apply(hidden, self.weight, self.bias, targets, smoothing, self.training)
+        given = hidden, self.weight, self.bias, targets, smoothing, weights
+        loss: Tensor = _ChunkedCrossEntropy.apply(*given, self.training)
         return loss
 
 
@@ -71,7 +73,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, once: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        smoothing: float,
+        weights: Tensor | None,
+        once: bool,
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         kind = type_of_products(weight)
@@ -84,6 +93,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 rows, picked = hidden[start : start + chunk].to(kind), targets[start : start + chunk]
                 logits = rows @ narrow_weight.t()
                 error, losses, into_bias = _errors(logits, bias, picked, smoothing)
+                if weights is not None:
+                    counts = weights[start : start + chunk]
+                    error, losses = error.mul_(counts[:, None]), losses * counts
+                    into_bias = error.sum(0, dtype=bias.dtype)
                 loss += losses.sum()
                 if wanted:
                     gradients[2] += into_bias
@@ -100,7 +113,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> Any:
         # In place where one call is all there will be; a second one is then refused by the check of what was saved.
         scaled = (gradient.mul_(outer[0]) if ctx.once else gradient * outer[0] for gradient in ctx.saved_tensors)
-        return (*scaled, None, None, None)
+        return (*scaled, None, None, None, None)
 
 
 def _errors(logits: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,10 +18,13 @@ class Penalties:
         doubly_stochastic: of Σ_p (1 − Σ_t α_tp)², which asks attention to look everywhere in the course of a sentence
             (Xu et al. 2015, eq. 14).
         reconstruction: of how far a visual memory is from the picture, summed over the tokens (Chen & Zitnick 2015).
+        reinforcement, entropy: λ_r and λ_e of hard attention, see `hard_attention`.
     """
 
     doubly_stochastic: float = 0.0
     reconstruction: float = 0.0
+    reinforcement: float = 0.0
+    entropy: float = 0.0
 
     def of(self, decoder: Decoder, memory: Memory, window: Window, mask: Tensor, shares: Tensor) -> Tensor:
         """The penalty of a window, summed over the examples.

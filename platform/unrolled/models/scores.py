@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unrolled.models.attention import Attention
+from unrolled.recurrence import compiled
 from unrolled.recurrence.product import Product, weight_gradient
 
 
@@ -48,21 +49,28 @@ class Additive(Scores):
     """vᵀ tanh(U q + b + k); the tanh is computed again on the way back, so that one step's is held at a time."""
 
     def __init__(self, attention: Attention, keys: Tensor, steps: int, *, half: bool) -> None:
-        self._keys, self._half = keys, half
+        self._keys, self._half, self._fast = keys.contiguous(), half, compiled.can_look(keys.contiguous())
         self._map, self._vector = attention.query, attention.weight.detach()
         weight, shape = self._map.weight.detach(), (len(keys), steps, half)
         self._into, self._back = Product(weight, *shape), Product(weight.t(), *shape)
         self._mapped = keys.new_empty(steps, len(keys), len(weight))  # U q + b, and on the way back its gradient
-        self._into_keys, self._into_vector = torch.zeros_like(keys), torch.zeros_like(self._vector)
+        self._into_keys, self._into_vector = torch.zeros_like(self._keys), torch.zeros_like(self._vector)
 
     def _squashed(self, t: int) -> Tensor:
         return (self._mapped[t][:, None] + self._keys).tanh_()
 
     def forward(self, t: int, query: Tensor) -> Tensor:
         torch.add(self._into(query), self._map.bias, out=self._mapped[t])
+        if self._fast:
+            return compiled.additive_scores(self._mapped[t], self._keys, self._vector)
         return self._squashed(t) @ self._vector
 
     def backward(self, t: int, errors: Tensor) -> Tensor:
+        if self._fast:
+            given = self._mapped[t], self._keys, self._vector, errors, self._into_keys
+            self._mapped[t], into_vector = compiled.additive_errors(*given)
+            self._into_vector += into_vector
+            return self._back(self._mapped[t])
         squashed = self._squashed(t)
         self._into_vector += errors.flatten() @ squashed.flatten(0, 1)
         into = squashed.square_().neg_().add_(1).mul_(self._vector).mul_(errors[:, :, None])

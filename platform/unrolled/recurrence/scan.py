@@ -150,8 +150,10 @@ def _kernel(cell: Cell, inputs: Tensor, state: State) -> tuple[Tensor, State]:
     function = getattr(torch, str(cell.kernel))
     layers = [tensor[None] for tensor in state]  # torch's kernels count layers first
     carried = layers if cell.tensors > 1 else layers[0]
-    # has_biases, num_layers, dropout, train, bidirectional, batch_first
-    outputs, *after = function(inputs, carried, cell.kernel_weights(), True, 1, 0.0, cell.training, False, True)
+    # has_biases, num_layers, dropout, train, bidirectional, batch_first; without dropout, "train" says whether the
+    # kernel keeps what a backward pass needs.
+    goes_back = torch.is_grad_enabled()
+    outputs, *after = function(inputs, carried, cell.kernel_weights(), True, 1, 0.0, goes_back, False, True)
     return outputs, tuple(tensor[0] for tensor in after)
 
 
@@ -161,9 +163,10 @@ def _packed_kernel(cell: Cell, inputs: Tensor, state: State, lengths: Tensor) ->
     assert packed.sorted_indices is not None and packed.unsorted_indices is not None
     layers = [tensor.index_select(0, packed.sorted_indices)[None] for tensor in state]
     carried = layers if cell.tensors > 1 else layers[0]
-    # data, batch_sizes, hidden, weights, has_biases, num_layers, dropout, train, bidirectional
+    # data, batch_sizes, hidden, weights, has_biases, num_layers, dropout, train, bidirectional; "train" as above
+    goes_back = torch.is_grad_enabled()
     data, *after = function(
-        packed.data, packed.batch_sizes, carried, cell.kernel_weights(), True, 1, 0.0, cell.training, False
+        packed.data, packed.batch_sizes, carried, cell.kernel_weights(), True, 1, 0.0, goes_back, False
     )
     outputs, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=inputs.shape[1])
     return outputs, tuple(tensor[0].index_select(0, packed.unsorted_indices) for tensor in after)

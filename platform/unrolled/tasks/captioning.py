@@ -32,14 +32,19 @@ from unrolled.decoding import (
     precision_of,
 )
 from unrolled.errors import UserError
+from unrolled.features import Backbone, build_backbone, load_pretrained, make_backbone
 from unrolled.metrics import Perplexity, References, score
 from unrolled.metrics.tokens import caption_words
 from unrolled.models import EncoderDecoder, Penalties, build_captioner
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.pictures import Pictures, Shape, address, files
+from unrolled.tasks.self_critical import Seen, SelfCritical
 from unrolled.tasks.shares import interleaved
-from unrolled.tasks.task import Attended, Piece
+from unrolled.tasks.task import Attended, GlobalBatch, Piece
+from unrolled.tasks.teaching import taught
 
+NAMED = 3
+"""Unreadable photographs that are named before a training."""
 Share = tuple[float, int, list[str], list[list[str]]]
 """What a worker validated: summed loss and its targets, outputs, and the references of each."""
 
@@ -64,8 +69,7 @@ class PreparedCaptions:
         """Writes the vocabulary, and the shape of features."""
         folder.mkdir(parents=True, exist_ok=True)
         self.captions.vocabulary.save(folder / VOCABULARY)
-        features = self.pictures.features("train")
-        Shape(features.channels, features.positions).save(folder)
+        self.pictures.shape().save(folder)
 
     def split(self, name: str) -> CaptionCorpus:
         """Opens `train` or `validation`."""
@@ -74,23 +78,29 @@ class PreparedCaptions:
 
 @dataclass(frozen=True)
 class Captions:
-    """A global batch: the captions `indices` of a split."""
+    """A global batch: the captions `indices` of a split, of which each worker takes those of its photographs.
+
+    Attributes:
+        epoch: in which they are learned from; `None`: they are not.
+    """
 
     corpus: CaptionCorpus
     pictures: Pictures
     split: str
     indices: np.ndarray
+    epoch: int | None = None
 
     @property
     def tokens(self) -> int:
         return int(self.corpus.lengths[self.indices].sum())
 
     def part(self, rank: int, size: int) -> CaptionBatch | None:
-        mine = self.indices[rank::size]
-        if not len(mine):
+        photos, owners = np.unique(self.corpus.photos[self.indices], return_inverse=True)
+        chosen = owners % size == rank
+        if not chosen.any():
             return None
-        photos, owners = np.unique(self.corpus.photos[mine], return_inverse=True)
-        pictures = self.pictures.of(self.split, photos.tolist())
+        mine, owners = self.indices[chosen], owners[chosen] // size
+        pictures = self.pictures.of(self.split, photos[rank::size].tolist(), self.epoch)
         return CaptionBatch(pictures, torch.from_numpy(owners), *self.corpus.padded(mine))
 
 
@@ -104,76 +114,113 @@ class Captioning:
         self.shape, self.shown = Shape.load(folder), config.evaluation.metrics
         self.decoding = as_trained(config.decoding, config.training.precision)
         self.pictures = _pictures(config)
+        self.critic = None if config.training.self_critical is None else SelfCritical(config, self.vocabulary)
+
+    @property
+    def counted(self) -> str:
+        """What the loss is a mean over."""
+        return "tokens" if self.critic is None else "captions"
 
     @classmethod
     def prepare(cls, config: CaptioningConfig, fingerprint: str | None = None) -> PreparedCaptions:
-        """Learns the vocabulary, tokenises the training and validation split, and makes their features."""
+        """Learns the vocabulary, tokenises the training and validation split, and makes their features, unless the
+        network is trained too."""
         captions, pictures = prepare_captions(config.data, normal, fingerprint), _pictures(config)
         for split in ("train", "validation"):
             pictures.features(split)
+        if config.model.features.fine_tune and fingerprint is None:
+            make_backbone(config.model.features)  # or why not, before anything else begins
         return PreparedCaptions(captions, pictures)
 
     def build_model(self) -> EncoderDecoder:
         """The model of the config's `model` section."""
         training = self.config.training
-        penalties = Penalties(training.doubly_stochastic, training.reconstruction)
+        hard = training.hard_attention
+        penalties = Penalties(training.doubly_stochastic, training.reconstruction, hard.reinforcement, hard.entropy)
+        model = self.config.model
+        network = build_backbone(model.features) if model.features.fine_tune else None
         return build_captioner(
-            self.config.model, self.shape.channels, self.shape.positions, len(self.vocabulary), penalties
+            model, self.shape.channels, self.shape.positions, len(self.vocabulary), penalties, network
         )
+
+    def load_pretrained(self, model: EncoderDecoder) -> None:
+        """Gives a network that is trained too the weights that it begins with."""
+        network = model.encoder.network
+        if isinstance(network, Backbone):
+            load_pretrained(network, self.config.model.features)
 
     def introduce(self, data: PreparedCaptions) -> tuple[str, str]:
         """Network, cell, size and conditioning; captions, vocabulary and what of the first epoch is padding."""
         model, corpus = self.config.model, data.split("train")
-        decoder, fine = model.decoder, f"{model.features.backbone}, {self.shape.channels} features"
+        kind = "hard " * model.decoder.attention.hard + model.decoder.attention.score
+        decoder, trained = model.decoder, ", trained too" if model.features.fine_tune else ""
+        fine = f"{model.features.backbone}{trained}, {self.shape.channels} features"
         sees = {
             "first": "the picture as first input",
             "once": "the picture beside the first word",
             "every": "the picture beside every word",
             "output": "the picture after the recurrence",
             "reconstruct": "the picture beside every word and a memory that recalls it",
-            "attention": f"{decoder.attention.score} attention over {self.shape.positions} positions",
+            "attention": f"{kind} attention over {self.shape.positions} positions",
         }[decoder.conditioning]
-        batches = [batch.indices for batch in self.plan(data, epoch=0)]
-        learned, long = sum(map(len, batches)), int((corpus.lengths > self.config.data.max_length).sum())
-        left_out = f" ({long:,} too long)" if long else ""
-        missing = len(data.pictures.features("train").missing)
-        unread = f", {missing:,} of them unreadable" if missing else ""
+        learned, padded = self._learned(data)
+        names = [name for name, _ in data.pictures.features("train").unreadable.values()]
+        named = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+        unread = f", {len(names):,} of them unreadable ({named})" if names else ""
         return (
             f"{fine} → {decoder.cell} {decoder.hidden} with {sees}",
-            f"{self.config.data.source}: {len(corpus.names):,} photographs to learn from{unread}, with {learned:,} "
-            f"captions{left_out}; {len(data.split('validation').names):,} to validate; "
-            f"{self.config.data.vocabulary.kind} vocabulary of {len(self.vocabulary):,}; "
-            f"padding {100 * padding(_both(corpus.lengths), batches):.1f} %",
+            f"{self.config.data.source}: {len(corpus.names):,} photographs to learn from{unread}, with {learned}; "
+            f"{len(data.split('validation').names):,} to validate; {self.config.data.vocabulary.kind} vocabulary of "
+            f"{len(self.vocabulary):,}{padded}",
         )
 
-    def plan(self, data: PreparedCaptions, epoch: int) -> list[Captions]:
-        """Batches of captions of like length within the token budget; every caption of every photograph once."""
-        corpus, seed = data.split("train"), self.config.seed
-        there = corpus.without(data.pictures.features("train").missing)
-        return self._batches(data, "train", there, self.config.data.max_length, seed=seed, epoch=epoch)
+    def _learned(self, data: PreparedCaptions) -> tuple[str, str]:
+        """Describes the captions that an epoch learns from, and how much of them is padding."""
+        if self.critic is not None:
+            return f"{self.critic.settings.samples} captions drawn of each", ""
+        lengths, batches = data.split("train").lengths, [batch.indices for batch in self._captions(data, epoch=0)]
+        learned, long = sum(map(len, batches)), int((lengths > self.config.data.max_length).sum())
+        left_out = f" ({long:,} too long)" if long else ""
+        return f"{learned:,} captions{left_out}", f"; padding {100 * padding(_both(lengths), batches):.1f} %"
+
+    def plan(self, data: PreparedCaptions, epoch: int) -> Sequence[GlobalBatch]:
+        """Batches of captions of like length within the token budget, every caption of every photograph once; in
+        self-critical training batches of photographs, each once."""
+        if self.critic is not None:
+            return self.critic.plan(data.split("train"), data.pictures, epoch)
+        return self._captions(data, epoch)
+
+    def _captions(self, data: PreparedCaptions, epoch: int) -> list[Captions]:
+        there = data.split("train").without(data.pictures.features("train").missing)
+        most, seed = self.config.data.max_length, self.config.seed
+        return self._batches(data, "train", there, most, seed=seed, epoch=epoch)
 
     def _batches(
         self, data: PreparedCaptions, split: str, chosen: np.ndarray, max_length: int, *, seed: int, epoch: int
     ) -> list[Captions]:
+        """Where the network is trained, captions of a photograph stay together, so that it runs once."""
         corpus = data.split(split)
-        limits = {"batch_tokens": self.config.training.batch_tokens, "max_length": max_length}
-        planned = plan(_both(corpus.lengths[chosen]), **limits, seed=seed, epoch=epoch)
-        return [Captions(corpus, data.pictures, split, chosen[places]) for places in planned]
+        usable = chosen[corpus.lengths[chosen] <= max_length]
+        groups: list[np.ndarray] | np.ndarray = usable[:, None]
+        lengths = corpus.lengths[usable]
+        if self.config.model.features.fine_tune:
+            groups, lengths = corpus.by_photograph(usable)
+        limits = {"batch_tokens": self.config.training.batch_tokens, "max_length": int(lengths.max(initial=0))}
+        planned = plan(_both(lengths), **limits, seed=seed, epoch=epoch)
+        learned = epoch if split == "train" else None
+        return [
+            Captions(corpus, data.pictures, split, np.concatenate([groups[place] for place in places]), learned)
+            for places in planned
+        ]
 
-    def losses(self, model: EncoderDecoder, part: CaptionBatch, state: Nest) -> Iterator[Piece]:
-        """Cross-entropy of every word given those before it (teacher forcing), summed.
-
-        Self-critical training (Rennie et al. 2017), a second stage, will take its pieces from sampled captions here.
-        """
+    def losses(self, model: EncoderDecoder, part: CaptionBatch | Seen, state: Nest) -> Iterator[Piece]:
+        """Cross-entropy of every word given those before it, summed; of photographs whose captions the model is to
+        draw, minus their rewards."""
+        if isinstance(part, Seen):
+            assert self.critic is not None
+            return self.critic.losses(model, part, state)
         truncate, smoothing = self.config.training.truncate, self.config.training.label_smoothing
-        memory = model.encode(part.pictures).select(part.owners)
-        if truncate is None or truncate >= part.before.shape[1]:
-            yield Piece(model.loss(memory, part.before, part.after, part.mask, smoothing), state, last=True)
-            return
-        leaf = memory.leaf()
-        for loss in model.window_losses(leaf, part.before, part.after, part.mask, smoothing, truncate):
-            yield Piece(loss, state)
-        yield Piece(memory.behind(leaf), state, last=True)
+        return taught(model, model.encode(part.pictures), part, state, truncate, smoothing)
 
     def validate(self, model: EncoderDecoder, data: PreparedCaptions, rank: int, size: int) -> Share:
         """Loss under teacher forcing and its targets; what the model really writes, greedily, and the references."""
@@ -203,11 +250,13 @@ class Captioning:
         return total, tokens
 
     def scores(self, shares: Sequence[Share]) -> dict[str, float]:
-        """Loss, perplexity, and every metric of the evaluation on greedy outputs."""
+        """Loss, perplexity, and every metric of the evaluation on greedy outputs; in self-critical training the loss is
+        minus their CIDEr-D, in the unit of rewards."""
         losses, tokens, outputs, references = zip(*shares, strict=True)
         loss = sum(losses) / sum(tokens)
         scores = self.score(interleaved(outputs), interleaved(references))
-        return {"loss": loss, "perplexity": float(Perplexity.of_loss(loss))} | {
+        aim = loss if self.critic is None else -scores["cider_d"] / 100
+        return {"loss": aim, "perplexity": float(Perplexity.of_loss(loss))} | {
             name: scores[name] for name in self.shown
         }
 

@@ -1,4 +1,5 @@
-"""What a captioner's encoder reads of photographs: of a split, or of any file."""
+"""What a captioner's encoder reads of photographs, of a split or of any file: their features, or their pixels where the
+network that makes features of them is trained too."""
 
 from __future__ import annotations
 
@@ -16,8 +17,10 @@ from unrolled.config.captioning import CaptioningConfig
 from unrolled.data.images import ADDRESSES, UnreadableImage, read_image
 from unrolled.data.opening import open_photographs
 from unrolled.data.photographs import Photographs
+from unrolled.data.views import seen
 from unrolled.errors import UserError
-from unrolled.features import Features, make_backbone, open_features
+from unrolled.features import Features, Pixels, build_backbone, make_backbone, open_features, open_pixels
+from unrolled.features.backbones import kind_of
 from unrolled.files import write_whole
 
 FILE = "features.json"
@@ -28,10 +31,12 @@ _ADDRESS = re.compile(r"(\w+):(\d+)(?:$|\s)")
 
 @dataclass(frozen=True)
 class Shape:
-    """Of the features: `channels` a position, `positions` of the grid."""
+    """Of the features: `channels` a position, `positions` of the grid; `size`: pixels of a photograph's side, if the
+    encoder reads these."""
 
     channels: int
     positions: int
+    size: int | None = None
 
     def save(self, folder: Path) -> None:
         """Writes `features.json`."""
@@ -70,18 +75,32 @@ class Pictures:
 
     def __init__(self, config: CaptioningConfig, *, grid: bool) -> None:
         self._config, self._grid = config, grid
-        self._splits: dict[str, Features] = {}
+        self._splits: dict[str, Features | Pixels] = {}
         self._stored: dict[str, Photographs] = {}
 
-    def features(self, split: str) -> Features:
-        """Opens the features of a split; makes them where they are missing."""
+    def shape(self) -> Shape:
+        """Returns that of the features that the decoder will see."""
+        if self._config.model.features.fine_tune:
+            backbone = build_backbone(self._config.model.features)
+            return Shape(backbone.channels, backbone.positions, backbone.size)
+        features = self.features("train")
+        assert isinstance(features, Features)
+        return Shape(features.channels, features.positions)
+
+    def features(self, split: str) -> Features | Pixels:
+        """Opens the features of a split, which are made where they are missing, or its pixels."""
         if split not in self._splits:
-            self._splits[split] = open_features(self._config, split)
+            opener = open_pixels if self._config.model.features.fine_tune else open_features
+            self._splits[split] = opener(self._config, split)
         return self._splits[split]
 
-    def of(self, split: str, rows: Sequence[int]) -> Tensor:
-        """Returns what the encoder reads, `(photographs, positions, channels)`."""
-        features, wanted = self.features(split), torch.as_tensor(rows, dtype=torch.long)
+    def of(self, split: str, rows: Sequence[int], epoch: int | None = None) -> Tensor:
+        """Returns what the encoder reads: features `(photographs, positions, channels)`, or pixels `(photographs, 3,
+        size, size)`, of random views where they are learned from in an `epoch`."""
+        features = self.features(split)
+        if isinstance(features, Pixels):
+            return features.read(rows, epoch)
+        wanted = torch.as_tensor(rows, dtype=torch.long)
         return features.grids(wanted) if self._grid else features.globals(wanted)[:, None]
 
     def named(self, inputs: Sequence[str]) -> Tensor:
@@ -127,7 +146,11 @@ class Pictures:
 
     @torch.inference_mode()
     def _computed(self, files: Sequence[str]) -> Tensor:
-        backbone = make_backbone(self._config.model.features).eval()
+        features = self._config.model.features
+        if features.fine_tune:
+            size = kind_of(features.backbone).size
+            return torch.stack([seen(self.photo(file, size), size) for file in files]).permute(0, 3, 1, 2)
+        backbone = make_backbone(features).eval()
         grids: Tensor = backbone(torch.stack([backbone.preprocess(self.photo(file)) for file in files]))
         return grids if self._grid else grids.mean(1, keepdim=True)
 

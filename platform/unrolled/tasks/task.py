@@ -2,7 +2,7 @@
 
 `Task` is what training needs. What a trained model can do besides is a protocol of its own: `Writer` (texts in,
 texts out), `Answerer` (its texts are compared with references), `Viewer` (it describes photographs), `Examinee`
-(measured on the data themselves), `Explainer`.
+(measured on the data themselves), `Explainer`. `Pretrained` is one whose training begins with weights from elsewhere.
 """
 
 from __future__ import annotations
@@ -185,6 +185,15 @@ class Answerer(Writer, Protocol):
 
 
 @runtime_checkable
+class Pretrained(Protocol):
+    """A task whose model begins with weights from elsewhere. A trained one does without them."""
+
+    def load_pretrained(self, model: Any) -> None:
+        """Puts them in place of those that `build_model` drew; raises `UserError` if they cannot be had."""
+        ...
+
+
+@runtime_checkable
 class Viewer(Protocol):
     """An answerer whose inputs are photographs."""
 
@@ -277,3 +286,15 @@ class Baselined(Protocol):
 
     @property
     def baseline(self) -> Mapping[str, float]: ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A task whose targets need not be tokens.
+
+    Attributes:
+        counted: what they are, such as captions.
+    """
+
+    @property
+    def counted(self) -> str: ...

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """ā ← decay · ā + (1 − decay) · parameter, after every update.
+    """ā ← d · ā + (1 − d) · parameter after every update, with d = min(decay, (1 + step) / (10 + step)), so that the
+    first parameters, which know nothing, are soon forgotten.
 
     Args:
         decay: 0 for none: then all of this does nothing.
@@ -22,10 +23,10 @@ class MovingAverage:
         self.values: list[Tensor] = [parameter.detach().clone() for parameter in self._parameters]
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """Takes in the parameters of a finished update."""
+    def follow(self, step: int) -> None:
+        """Takes in the parameters of a finished update, the number `step` from 0."""
         if self.values:
-            torch._foreach_lerp_(self.values, self._parameters, 1 - self._decay)
+            torch._foreach_lerp_(self.values, self._parameters, 1 - min(self._decay, (1 + step) / (10 + step)))
 
     @torch.no_grad()
     def restart(self) -> None:

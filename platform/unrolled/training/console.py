@@ -29,6 +29,7 @@ class Console:
         self._best = ""
         self._fragile = False
         self._block = 0
+        self._counted = "tokens"
 
     def say(self, line: str = "") -> None:
         """Prints a line that stays."""
@@ -46,9 +47,10 @@ class Console:
         self.stream.flush()
         self._block = len(lines)
 
-    def begin(self, config: Config, lines: Sequence[str], shown: Sequence[str]) -> None:
-        """Says what will run; `shown` are the scores that stand behind the loss of a validation."""
-        self._config, self._shown_scores = config, shown
+    def begin(self, config: Config, lines: Sequence[str], shown: Sequence[str], counted: str = "tokens") -> None:
+        """Says what will run; `shown` are the scores that stand behind the loss of a validation, `counted` is what
+        batches count."""
+        self._config, self._shown_scores, self._counted = config, shown, counted
         for line in lines:
             self.say(line)
 
@@ -89,7 +91,7 @@ class Console:
             part
             for part in (
                 self._where(row),
-                f"{row['tokens_per_second']:,.0f} tokens/s",
+                f"{row['tokens_per_second']:,.0f} {self._counted}/s",
                 f"loss {row['loss']:.3f}",
                 f"gradient {row['gradient_norm']:.2f}",
                 self._best,

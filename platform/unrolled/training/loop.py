@@ -27,6 +27,7 @@ from unrolled.training.ahead import Work, ahead
 from unrolled.training.checkpoint import Progress, Snapshot
 from unrolled.training.comm import Comm
 from unrolled.training.run import RunFolder
+from unrolled.training.start import start
 from unrolled.training.update import Update, Updater, by_update, fresh_model
 from unrolled.training.writer import Writer
 
@@ -240,6 +241,7 @@ class Trainer:
         chosen = checkpoint.newest_whole(self.run.checkpoints) if self.comm.rank == 0 else (None, [])
         newest, damaged = self.comm.gather(chosen)[0]
         if newest is None:
+            self._begin()
             return
         checkpoint.load_model([newest], self.model)
         kept = checkpoint.load_training(newest)
@@ -249,6 +251,13 @@ class Trainer:
             self.run.rewind(self.progress.step)
         now = {"step": self.progress.step, "seconds": self.progress.seconds}
         self.report({"kind": "resume", **now, "damaged": damaged})
+
+    def _begin(self) -> None:
+        """Takes over the weights of the run to start from, if there is one."""
+        (chosen, *_) = self.comm.gather(start(self.config) if self.comm.rank == 0 else None)
+        if chosen is not None:
+            checkpoint.load_model(chosen.folders, self.model)
+            self.updater.average.restart()
 
 
 @dataclass

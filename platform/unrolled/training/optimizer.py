@@ -19,8 +19,12 @@ START = 1 / 25
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Returns torch's optimizer, with one fused kernel for all parameters where there is one."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Returns torch's optimizer, with one fused kernel for all parameters where there is one.
+
+    A group of parameters has a `factor` besides: what its learning rate is multiplied by. It is 1 but for those of a
+    module that says otherwise by its `learning_rate_factor`.
+    """
+    parameters = _groups(model)
     rate, decay = config.learning_rate, config.weight_decay
     if config.name == "sgd":
         return torch.optim.SGD(parameters, rate, momentum=config.momentum, weight_decay=decay, fused=True)
@@ -28,6 +32,19 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         return torch.optim.Adafactor(parameters, rate, weight_decay=decay)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return kind(parameters, rate, betas=(config.momentum, 0.999), weight_decay=decay, fused=True)
+
+
+def _groups(model: nn.Module) -> list[dict[str, Any]]:
+    factors: dict[nn.Parameter, float] = {}
+    for module in model.modules():
+        factor: Any = getattr(module, "learning_rate_factor", None)
+        if factor is not None:
+            factors |= dict.fromkeys(module.parameters(), factor)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
 
 
 @dataclass

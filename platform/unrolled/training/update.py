@@ -16,7 +16,7 @@ from unrolled.errors import Diverged
 from unrolled.recurrence import NotFinite, named_stacks
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.state import Nest
-from unrolled.tasks import GlobalBatch, Part, Task
+from unrolled.tasks import GlobalBatch, Part, Pretrained, Task
 from unrolled.training.ahead import Work
 from unrolled.training.average import MovingAverage
 from unrolled.training.comm import Comm
@@ -33,9 +33,12 @@ def _unheard(part: str) -> None:
 
 
 def fresh_model(task: Task, config: Config, device: torch.device) -> nn.Module:
-    """Makes the model that a run begins with, from the config's seed."""
+    """Makes the model that a run begins with, from the config's seed and what is pretrained of it."""
     torch.manual_seed(config.seed)
-    return task.build_model().to(device, getattr(torch, config.training.parameter_type))
+    model = task.build_model()
+    if isinstance(task, Pretrained):
+        task.load_pretrained(model)
+    return model.to(device, getattr(torch, config.training.parameter_type))
 
 
 def by_update(batches: Sequence[GlobalBatch], config: Config) -> list[Sequence[GlobalBatch]]:
@@ -78,6 +81,7 @@ class Updater:
         self.task, self.model, self.comm, self.device = task, model, comm, device
         self.seed, self.training = config.seed, config.training
         self.optimizer = build_optimizer(model, self.training.optimizer)
+        self._factors = [group["factor"] for group in self.optimizer.param_groups]
         self.schedule = Schedule(self.training.schedule, self.training.optimizer.learning_rate)
         self.gradients = Gradients(model, FLAGS + 1, comm)
         self.average = MovingAverage(model, self.training.moving_average)
@@ -148,10 +152,10 @@ class Updater:
         """Clips and takes the optimizer's step; returns whether the gradient was clipped."""
         clipped = self.gradients.clip(self.training.clipping, norm)
         self.rate = self.schedule.rate(step, done)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+        for group, factor in zip(self.optimizer.param_groups, self._factors, strict=True):
+            group["lr"] = factor * self.rate
         self.optimizer.step()
-        self.average.follow()
+        self.average.follow(step)
         if self.precision == "float16":
             self.scale.passed()
         return clipped

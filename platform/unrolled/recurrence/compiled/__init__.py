@@ -7,11 +7,28 @@ cache folder.
 
 - `scan.c` (with product.h, product_half.h, cells.h, loop.h): whole scans over time, forward and back;
 - `rows.c` (with best.h): the loss over a vocabulary, its best entries, draws from it, and dropout;
+- `looks.c`: attention of one query a row;
 - `rank.c` (with best.h, product.h, product_half.h, product_dot.h): a product with a vocabulary, and its best entries.
 """
 
+from unrolled.recurrence.compiled.looks import additive_errors, additive_scores, can_look, look, look_back
 from unrolled.recurrence.compiled.ranks import Ranking, knows
 from unrolled.recurrence.compiled.rows import cross_entropy, draw, drop, largest, log_sums
 from unrolled.recurrence.compiled.scans import applies, run
 
-__all__ = ["Ranking", "applies", "cross_entropy", "draw", "drop", "knows", "largest", "log_sums", "run"]
+__all__ = [
+    "Ranking",
+    "additive_errors",
+    "additive_scores",
+    "applies",
+    "can_look",
+    "cross_entropy",
+    "draw",
+    "drop",
+    "knows",
+    "largest",
+    "log_sums",
+    "look",
+    "look_back",
+    "run",
+]

@@ -83,6 +83,7 @@ class Ranking:
         return sums, logits
 
     def _run(self, x: Tensor, count: int, **tensors: Tensor) -> None:
+        assert x.dtype == torch.float32  # others would be read past their end
         x, given = x.contiguous(), _Rank.from_buffer_copy(self._given)
         given.rows, given.count, given.x = len(x), count, x.data_ptr()
         for name, tensor in tensors.items():

@@ -1,0 +1,53 @@
+"""Attention of one query a row in compiled code, against torch and its derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unrolled.recurrence import compiled
+
+BATCH, POSITIONS = 3, 7
+HIDDEN = torch.arange(POSITIONS) >= torch.tensor([[7], [4], [1]])
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=[5, 32, 130])
+def memory(request):
+    memory = drawn(BATCH, POSITIONS, request.param)
+    if not compiled.can_look(memory):
+        pytest.skip("no C compiler")
+    return memory.requires_grad_()
+
+
+def test_scores_and_their_derivative(memory):
+    query, vector = (drawn(*shape, memory.shape[-1], seed=1).requires_grad_() for shape in ((BATCH,), ()))
+    want, errors = torch.tanh(query[:, None] + memory) @ vector, drawn(BATCH, POSITIONS, seed=2)
+    given = [tensor.detach() for tensor in (query, memory, vector)]
+    torch.testing.assert_close(compiled.additive_scores(*given), want)
+
+    of_query, of_keys, of_vector = torch.autograd.grad(want, (query, memory, vector), errors)
+    into_keys = torch.ones_like(of_keys)
+    into_query, into_vector = compiled.additive_errors(*given, errors, into_keys)
+    torch.testing.assert_close((into_query, into_keys - 1, into_vector), (of_query, of_keys, of_vector))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_seen_and_its_derivative(memory, threads):
+    scores = (5 * drawn(BATCH, POSITIONS, seed=3)).requires_grad_()
+    weights = scores.masked_fill(HIDDEN, float("-inf")).softmax(-1)
+    contexts = (weights[:, None] @ memory)[:, 0]
+    into, more = drawn(*contexts.shape, seed=4), drawn(BATCH, POSITIONS, seed=5)
+    (want,) = torch.autograd.grad([contexts, weights], scores, [into, more])
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    got, errors = scores.detach().clone(), more.clone()
+    seen = compiled.look(HIDDEN, memory.detach(), got)
+    compiled.look_back(HIDDEN, memory.detach(), got, into, errors)
+    torch.set_num_threads(before)
+    torch.testing.assert_close((seen, got, errors), (contexts, weights, want))
+    assert (got[HIDDEN] == 0).all() and (errors[HIDDEN] == 0).all()
