@@ -123,12 +123,10 @@ class Captioning:
 
     @classmethod
     def prepare(cls, config: CaptioningConfig, fingerprint: str | None = None) -> PreparedCaptions:
-        """Learns the vocabulary, tokenises the training and validation split, and makes their features, unless the
-        network is trained too."""
+        """Learns the vocabulary and tokenises the training and validation split. Features are made when they are first
+        read, if nobody has made them before."""
         captions, pictures = prepare_captions(config.data, normal, fingerprint), _pictures(config)
-        for split in ("train", "validation"):
-            pictures.features(split)
-        if config.model.features.fine_tune and fingerprint is None:
+        if fingerprint is None:
             make_backbone(config.model.features)  # or why not, before anything else begins
         return PreparedCaptions(captions, pictures)
 

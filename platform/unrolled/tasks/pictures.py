@@ -80,12 +80,9 @@ class Pictures:
 
     def shape(self) -> Shape:
         """Returns that of the features that the decoder will see."""
-        if self._config.model.features.fine_tune:
-            backbone = build_backbone(self._config.model.features)
-            return Shape(backbone.channels, backbone.positions, backbone.size)
-        features = self.features("train")
-        assert isinstance(features, Features)
-        return Shape(features.channels, features.positions)
+        settings = self._config.model.features
+        backbone = build_backbone(settings)
+        return Shape(backbone.channels, backbone.positions, backbone.size if settings.fine_tune else None)
 
     def features(self, split: str) -> Features | Pixels:
         """Opens the features of a split, which are made where they are missing, or its pixels."""
