@@ -135,6 +135,7 @@ class Captioning:
         training = self.config.training
         hard = training.hard_attention
         penalties = Penalties(training.doubly_stochastic, training.reconstruction, hard.reinforcement, hard.entropy)
+        penalties = penalties if self.critic is None else Penalties()  # of teaching alone
         model = self.config.model
         network = build_backbone(model.features) if model.features.fine_tune else None
         return build_captioner(
