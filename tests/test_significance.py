@@ -21,6 +21,7 @@ from unrolled.metrics import (
     compare,
     holm,
     mean_interval,
+    paired_bootstrap,
     randomization,
     score,
     share_interval,
@@ -196,3 +197,14 @@ def test_wilsons_interval_as_published() -> None:
     # Newcombe, Two-sided confidence intervals for the single proportion, 1998, table I: 81 of 263, 0 of 20.
     assert share_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
     assert share_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def test_the_paired_bootstrap_knows_the_binomial_law():
+    """One system is right on 12 of 400 examples where the other is wrong, and never the other way round: a sample
+    shows no difference if it has none of the 12, which is (1 - 12/400)^400."""
+    one = [1.0] * 12 + [0.0] * 388
+    expected = 2 * (1 - 12 / 400) ** 400
+    assert paired_bootstrap(one, [0.0] * 400, samples=20_000) == pytest.approx(expected, abs=3e-4)
+    assert paired_bootstrap([0.0] * 400, one, samples=2000) < 0.01
+    assert paired_bootstrap(one, one, samples=200) == 1.0
+    assert paired_bootstrap([1.0, 0.0] * 50, [0.0, 1.0] * 50, samples=2000) > 0.5

@@ -30,7 +30,19 @@ from unrolled.evaluation.prepare import Conduct, prepare_evaluation
 from unrolled.evaluation.trained import Trained
 from unrolled.features.making import Compute, compute_here
 from unrolled.features.run import has_features, make_splits, works_of
-from unrolled.tasks import Answerer, Counting, Explainer, Prepared, Task, Viewer, Writer, make_task, prepare
+from unrolled.tasks import (
+    Answerer,
+    Asker,
+    Counting,
+    Explainer,
+    Prepared,
+    Reply,
+    Task,
+    Viewer,
+    Writer,
+    make_task,
+    prepare,
+)
 from unrolled.training.checkpoint import Progress
 from unrolled.training.comm import Alone
 from unrolled.training.console import Console, duration, written
@@ -151,6 +163,30 @@ class Run:
         if not isinstance(trained.task, Answerer):
             raise UserError(f"--n-best: a run of task {trained.config.task} gives no scores to what it writes.")
         return trained.candidates(strategy, texts, count)
+
+    @property
+    def asks(self) -> bool:
+        """Whether its model answers questions about photographs."""
+        return isinstance(self._task(), Asker)
+
+    def ask(
+        self,
+        photo: str,
+        questions: Sequence[str],
+        choices: Sequence[str] = (),
+        decode: str | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        checkpoint: str = "best",
+    ) -> list[Reply]:
+        """Returns a reply to every question about a photograph: a free answer, and the probabilities of `choices`.
+        Other arguments as in `generate`."""
+        trained = self._trained(overrides, checkpoint)
+        task = trained.task
+        if not isinstance(task, Asker):
+            raise UserError(f"{self.path}: a run of task {trained.config.task} answers no questions.")
+        strategy = choose([decode], task.decoding)[decode] if decode else None
+        return [task.ask(trained.model, photo, question, choices, strategy) for question in questions]
 
     def _strategy(self, trained: Trained, decode: str | None) -> Strategy:
         """Returns the strategy asked for, checked."""

@@ -27,6 +27,11 @@ def generate(options: Namespace) -> Iterator[str]:
             raise UserError("--explain shows the steps of one run; leave --ensemble out.")
         yield run.explain(options.explain or None, overrides=options.set, checkpoint=options.checkpoint)
         return
+    if run.asks:
+        yield from _replies(run, options)
+        return
+    if options.choices:
+        raise UserError(f"--choices: a run of task {run.folder.config().task} answers no questions.")
     inputs = run.inputs(list(options.texts) or _lines(options.file))
     given = {"ensemble": ensemble, "overrides": options.set, "checkpoint": options.checkpoint}
     if options.n_best is not None:
@@ -42,6 +47,28 @@ def generate(options: Namespace) -> Iterator[str]:
         joined = members(run.folder, [other.folder for other in ensemble], options.set, options.checkpoint)
         _draw(Trained(joined), inputs, outputs, Path(options.attention))
     yield from _named(run, inputs, outputs)
+
+
+def _replies(run: Run, options: Namespace) -> Iterator[str]:
+    """Answers questions about one photograph; yields a line each, or a line a candidate, the likeliest first."""
+    for option in ("ensemble", "n_best", "attention"):
+        if getattr(options, option):
+            name = option.replace("_", "-")
+            raise UserError(f"--{name}: does not go with questions; leave it out.")
+    photo, *questions = options.texts or [""]
+    if not questions:
+        raise UserError('give a photograph and a question about it: photo.jpg "What colour is the chair?"')
+    given = {"overrides": options.set, "checkpoint": options.checkpoint}
+    for question, reply in zip(
+        questions, run.ask(photo, questions, options.choices, options.decode, **given), strict=True
+    ):
+        if not options.choices:
+            yield f"{question}\t{reply.answer}" if len(questions) > 1 else reply.answer
+            continue
+        if len(questions) > 1:
+            yield question
+        ranked = sorted(zip(reply.probabilities, options.choices, strict=True), key=lambda pair: -pair[0])
+        yield from (f"{share:.4f}\t{choice}" for share, choice in ranked)
 
 
 def _draw(trained: Trained, photos: Sequence[str], captions: Sequence[str], path: Path) -> None:

@@ -91,9 +91,12 @@ def _tune_options(tune: argparse.ArgumentParser) -> None:
 
 def _generate_options(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("run", help="folder of the run")
-    inputs = "texts; or photographs: files, folders, http addresses; default: lines of --file"
+    inputs = "texts; or photographs: files, folders, http addresses; or a photograph and questions about it; default: "
+    inputs += "lines of --file"
     generate.add_argument("texts", nargs="*", metavar="TEXT", help=inputs)
     generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
+    choices = "of which the answer to a question is one; prints their probabilities, the likeliest first"
+    generate.add_argument("--choices", nargs="+", default=[], metavar="TEXT", help=choices)
     generate.add_argument("--ensemble", action="append", default=[], metavar="RUN", help=f"{TOGETHER}; several times")
     generate.add_argument("--decode", help=f"{STRATEGIES} (what suits the task)")
     instead = generate.add_mutually_exclusive_group()

@@ -7,6 +7,7 @@ are in `config_file.py`.
 
 from __future__ import annotations
 
+from unrolled.config.answering import QuestionAnsweringConfig
 from unrolled.config.base import Config
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.config.language_modeling import LanguageModelingConfig
@@ -19,6 +20,7 @@ from unrolled.config.tuning import Parameter, Tuning
 CONFIGS: dict[str, type[Config]] = {
     "translation": TranslationConfig,
     "captioning": CaptioningConfig,
+    "question_answering": QuestionAnsweringConfig,
     "language_modeling": LanguageModelingConfig,
     "memory": MemoryConfig,
 }

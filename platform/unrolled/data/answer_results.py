@@ -19,8 +19,8 @@ from unrolled.errors import UserError
 from unrolled.files import write_whole
 
 
-def write_results(path: Path, asked: Sequence[Question], answers: Sequence[Sequence[str]], *, boxes: bool) -> None:
-    """Writes a result file.
+def results(asked: Sequence[Question], answers: Sequence[Sequence[str]], *, boxes: bool) -> str:
+    """Returns the text of a result file.
 
     Args:
         answers: to each question one or more, the best first.
@@ -34,7 +34,12 @@ def write_results(path: Path, asked: Sequence[Question], answers: Sequence[Seque
         }
         for each, given in zip(asked, answers, strict=True)
     ]
-    write_whole(path, json.dumps(rows, ensure_ascii=False, indent=1))
+    return json.dumps(rows, ensure_ascii=False, indent=1)
+
+
+def write_results(path: Path, asked: Sequence[Question], answers: Sequence[Sequence[str]], *, boxes: bool) -> None:
+    """Writes a result file; arguments as of `results`."""
+    write_whole(path, results(asked, answers, boxes=boxes))
 
 
 def read_results(path: Path, asked: Sequence[Question], split: str) -> list[list[str]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from unrolled.evaluation.evaluation import Evaluation, Report, provenance
+from unrolled.evaluation.gallery import SIDE
 from unrolled.evaluation.job import Workforce, examine
 from unrolled.evaluation.page import Card, facts, size_and_training, write_page
+from unrolled.evaluation.questions import question_gallery
 from unrolled.evaluation.results import write_json, write_lines
 from unrolled.evaluation.training_charts import training_charts
+from unrolled.files import write_whole
 from unrolled.metrics import metric
-from unrolled.tasks import Examinee, Findings
+from unrolled.tasks import Asker, Examinee, Findings
 from unrolled.training.console import written
 
 
@@ -38,8 +41,11 @@ def evaluate_examined(evaluation: Evaluation, workforce: Workforce, *, task: Exa
         results["data"] = {"source": source}
     write_json(evaluation.folder / "results.json", results)
     write_lines(evaluation.folder / "outputs.jsonl", findings.outputs)
+    for name, text in findings.files.items():
+        write_whole(evaluation.folder / name, text)
     page = evaluation.folder / "report.html"
-    _write_report(evaluation, results, findings)
+    gallery = question_gallery(findings.shown, cast(Asker, task).photo, SIDE) if findings.shown else []
+    _write_report(evaluation, results, findings, gallery)
     return Report(findings.scores, page, evaluation.of, _lines(findings))
 
 
@@ -58,7 +64,9 @@ def _interval(findings: Findings, name: str) -> str:
     return f"{low}–{high}"
 
 
-def _write_report(evaluation: Evaluation, results: dict[str, Any], findings: Findings) -> None:
+def _write_report(
+    evaluation: Evaluation, results: dict[str, Any], findings: Findings, gallery: list[dict[str, Any]]
+) -> None:
     history = evaluation.history
     scores = [
         {
@@ -85,6 +93,8 @@ def _write_report(evaluation: Evaluation, results: dict[str, Any], findings: Fin
         + size_and_training(results, history),
         scores=scores,
         findings=findings,
+        gallery=gallery,
+        gazes={card["index"]: card["gaze"] for group in gallery for card in group["cards"] if card["gaze"]},
         facts=facts(results),
         config_yaml=evaluation.config_yaml,
     )

@@ -18,7 +18,8 @@ Show = Callable[[str, int, int, str], None]
 def has_features(config: Config) -> bool:
     """Whether the task looks at photographs through a network that stays as it is."""
     features = getattr(config.model, "features", None)
-    return features is not None and not features.fine_tune
+    blind = getattr(config.model, "sees", None) == "question"
+    return features is not None and not features.fine_tune and not blind
 
 
 def works_of(config: Config, splits: Sequence[str]) -> list[Work]:

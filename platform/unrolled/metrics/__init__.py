@@ -15,6 +15,7 @@ from unrolled.metrics.significance import (
     bootstrap_interval,
     compare,
     mean_interval,
+    paired_bootstrap,
     randomization,
     share_interval,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "mean_interval",
     "metric",
     "normalised_answer",
+    "paired_bootstrap",
     "randomization",
     "score",
     "share_interval",

@@ -76,6 +76,9 @@ NAMED = {
     "vqa_accuracy": Metric(
         "VQA accuracy", "An answer is wholly right if three of the other people asked gave it, too.", PERCENT
     ),
+    "multiple_choice": Metric(
+        "Multiple choice", "The share of questions of whose candidates the right one was the likeliest.", PERCENT
+    ),
     "wups@0.9": Metric(
         "WUPS at 0.9",
         "Right answers, and nearly as right those that WordNet puts next to them: what means the same counts.",

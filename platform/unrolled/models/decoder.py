@@ -63,7 +63,8 @@ class Decoder(nn.Module):
     attention: looks at the memory; `None`: none does.
     input_feeding: see above; wants attention.
     context_feeding: see above; wants attention.
-    glance: then the first state knows nothing of the memory.
+    glance: then the first state knows nothing of the memory. One that enters `first` goes with a context that is fed
+        (Zhu et al. 2016, "Visual7W").
     visual: joins the outputs.
     deep_output: outputs join the token's embedding too (Pascanu et al. 2014; Xu et al. 2015, eq. 7).
     dropout: of embeddings and outputs; none if `None`.
@@ -121,7 +122,10 @@ class Decoder(nn.Module):
         assert memory.glance is not None
         state = self.stack.begin(len(memory))
         if glance.enters == "first":
-            _, state = self.stack.step(memory.glance, state)
+            nothing = None
+            if self.context_feeding is not None:  # no state has looked yet
+                nothing = memory.states.new_zeros(len(memory), memory.states.shape[2])
+            _, state = self.stack.step(memory.glance, state, nothing)
         visual = () if self.visual is None else self.visual.stack.begin(len(memory))
         return (*state, *visual), glance.carried(memory.glance)
 

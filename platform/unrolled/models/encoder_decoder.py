@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,6 +44,46 @@ class EncoderDecoder(nn.Module):
         """The encoder's inputs → a memory ready for the decoder."""
         return self.decoder.prepare(self.encoder(*inputs))
 
+    def read(self, memory: Memory, tokens: Tensor, mask: Tensor) -> Memory:
+        """Reads a text before it writes, such as the question that it is to answer.
+
+        Args:
+            memory: ready for the decoder.
+            tokens: `(batch, time)`, padded at the end.
+            mask: `(batch, time)`, False on padding; a row may be all padding.
+
+        Returns:
+            The memory, from which decoding begins after the text.
+        """
+        state = self.start(memory)
+        for step in range(tokens.shape[1]):
+            _, after, _ = self.decoder.step(memory, tokens[:, step], state)
+            state = nest.where(mask[:, step], after, state)
+        return replace(memory, read=state)
+
+    def log_likelihoods(self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
+        """Of the tokens `after` given those `before`, all as in `loss`: their sums a row, `(batch,)`, in nats."""
+        window = self.decoder.window(memory, before, self.start(memory))
+        logs = self.head.log_probabilities(window.outputs[mask]).gather(1, after[mask][:, None])[:, 0]
+        owners = mask.nonzero()[:, 0]
+        return logs.new_zeros(len(mask)).index_add(0, owners, logs)
+
+    def choice_loss(
+        self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor, examples: Tensor, right: Tensor
+    ) -> Tensor:
+        """Summed cross-entropy (nats) of the right one of several texts, by their likelihoods.
+
+        Args:
+            memory: a row a text.
+            before, after, mask: as in `loss`.
+            examples: to which of the examples each text belongs, `(texts,)`, rising.
+            right: which are right, `(texts,)`, one an example.
+        """
+        logs = self.log_likelihoods(memory, before, after, mask)
+        _, owners, counts = torch.unique_consecutive(examples, return_inverse=True, return_counts=True)
+        table = Rows.of(owners, counts).spread(logs, fill=-math.inf)
+        return (table.logsumexp(1) - logs[right]).sum()
+
     def loss(self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
         """Summed cross-entropy (nats) of the tokens `after` `(batch, time)` where `mask` is True, each given the
         tokens `before` `(batch, time)` up to its place; while training, with the penalties."""
@@ -66,7 +108,7 @@ class EncoderDecoder(nn.Module):
         Args:
             weights: of the examples in the sum of cross-entropies `(batch,)`, constants; `None`: 1 each.
         """
-        state = self.decoder.start(memory)
+        state = self.start(memory)
         for start in range(0, before.shape[1], truncate):
             places = slice(start, start + truncate)
             asked = mask[:, places]
@@ -90,8 +132,8 @@ class EncoderDecoder(nn.Module):
         return logs.masked_fill(~mask, 0)
 
     def start(self, memory: Memory) -> DecoderState:
-        """The state before the first token of every example."""
-        return self.decoder.start(memory)
+        """The state before the first token of every example, behind what was `read`."""
+        return self.decoder.start(memory) if memory.read is None else memory.read
 
     def step(
         self, tokens: Tensor, state: DecoderState, memory: Memory, rows: Rows | None = None

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unrolled.recurrence import state as nest
+from unrolled.recurrence.state import Nest
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -21,6 +24,7 @@ class Memory:
         keys: `(batch, positions, hidden)`, the states as the decoder's attention compares them, made once an
             input by `Decoder.prepare`.
         glance: `(batch, features)`, the summary as the decoder reads it, made there too.
+        read: the decoder's state where it has read a text before it writes, made by `EncoderDecoder.read`.
     """
 
     states: Tensor
@@ -28,6 +32,7 @@ class Memory:
     summary: Tensor
     keys: Tensor | None = None
     glance: Tensor | None = None
+    read: Nest = None
 
     def __len__(self) -> int:
         return len(self.states)
@@ -50,8 +55,9 @@ class Memory:
 
     def select(self, rows: Tensor) -> Memory:
         """Takes the examples `rows` `(n,)`."""
-        made = (None if value is None else value[rows] for value in (self.keys, self.glance))
-        return Memory(self.states[rows], self.mask[rows], self.summary[rows], *made)
+        keys, glance = (None if value is None else value[rows] for value in (self.keys, self.glance))
+        read = nest.select(self.read, rows)
+        return Memory(self.states[rows], self.mask[rows], self.summary[rows], keys, glance, read)
 
 
 class _Behind(torch.autograd.Function):

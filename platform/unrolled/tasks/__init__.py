@@ -8,8 +8,10 @@ from unrolled.config import Config
 from unrolled.tasks.captioning import Captioning
 from unrolled.tasks.language_modeling import LanguageModeling
 from unrolled.tasks.memory import Memory
+from unrolled.tasks.question_answering import QuestionAnswering
 from unrolled.tasks.task import (
     Answerer,
+    Asker,
     Attended,
     Baselined,
     Counting,
@@ -17,10 +19,13 @@ from unrolled.tasks.task import (
     Explainer,
     Findings,
     GlobalBatch,
+    Option,
     Part,
     Piece,
     Prepared,
     Pretrained,
+    Reply,
+    Shown,
     Table,
     Task,
     Viewer,
@@ -32,6 +37,7 @@ TASKS: dict[str, type[Task]] = {
     "translation": Translation,
     "captioning": Captioning,
     "language_modeling": LanguageModeling,
+    "question_answering": QuestionAnswering,
     "memory": Memory,
 }
 
@@ -49,6 +55,7 @@ def make_task(config: Config, folder: Path) -> Task:
 __all__ = [
     "TASKS",
     "Answerer",
+    "Asker",
     "Attended",
     "Baselined",
     "Counting",
@@ -56,10 +63,13 @@ __all__ = [
     "Explainer",
     "Findings",
     "GlobalBatch",
+    "Option",
     "Part",
     "Piece",
     "Prepared",
     "Pretrained",
+    "Reply",
+    "Shown",
     "Table",
     "Task",
     "Viewer",

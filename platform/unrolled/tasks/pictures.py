@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unrolled.config.answering import QuestionAnsweringConfig
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.data.images import ADDRESSES, UnreadableImage, read_image
 from unrolled.data.opening import open_photographs
@@ -23,6 +24,8 @@ from unrolled.features import Features, Pixels, build_backbone, make_backbone, o
 from unrolled.features.backbones import kind_of
 from unrolled.files import write_whole
 
+PhotoConfig = CaptioningConfig | QuestionAnsweringConfig
+"""Of a task on photographs."""
 FILE = "features.json"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Of the files that are taken of a folder."""
@@ -73,7 +76,7 @@ def files(names: Sequence[str]) -> list[str]:
 class Pictures:
     """Args: `grid`, whether the encoder reads the positions of a photograph; else their mean alone."""
 
-    def __init__(self, config: CaptioningConfig, *, grid: bool) -> None:
+    def __init__(self, config: PhotoConfig, *, grid: bool) -> None:
         self._config, self._grid = config, grid
         self._splits: dict[str, Features | Pixels] = {}
         self._stored: dict[str, Photographs] = {}

@@ -222,6 +222,46 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Option:
+    """One of the answers that a question allows.
+
+    Attributes:
+        text: as people read it.
+        share: its probability.
+        right, chosen: whether it is the right one, and the model's.
+        box: where it is on the photograph, if it is a region: left, top, width and height as shares of its sides.
+    """
+
+    text: str
+    share: float
+    right: bool
+    chosen: bool
+    box: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A photograph with a question about it, for the report.
+
+    Attributes:
+        heading: of the group in which it stands.
+        photo: as `Asker.photo` takes it.
+        answer: the right one.
+        options: the candidates.
+        written: what the model answered freely; None if it does not.
+        weights: of attention, on a square grid row by row.
+    """
+
+    heading: str
+    photo: str
+    question: str
+    answer: str
+    options: Sequence[Option] = ()
+    written: str | None = None
+    weights: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
 class Findings:
     """What an examination found.
 
@@ -232,6 +272,8 @@ class Findings:
         outputs: rows of outputs.jsonl.
         tables: for the report.
         samples: heading and text of what the model wrote, side by side in the report.
+        shown: photographs for the report's gallery, those of one heading together.
+        files: further files beside the report, their texts by name.
     """
 
     scores: dict[str, float]
@@ -240,6 +282,8 @@ class Findings:
     outputs: Sequence[dict[str, Any]] = ()
     tables: Sequence[Table] = ()
     samples: Sequence[tuple[str, str]] = ()
+    shown: Sequence[Shown] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -260,6 +304,48 @@ class Examinee(Protocol):
 
     def findings(self, model: Any, data: Any, shares: Sequence[Any]) -> Findings:
         """Sums up what `examine` returned for every share, in their order."""
+        ...
+
+
+class Reply(NamedTuple):
+    """To one question.
+
+    Attributes:
+        answer: in words; of a region its name.
+        probabilities: of the candidates, in their order, together 1; () without candidates.
+        chosen: the likeliest candidate's place, -1 without.
+    """
+
+    answer: str
+    probabilities: tuple[float, ...] = ()
+    chosen: int = -1
+
+
+@runtime_checkable
+class Asker(Protocol):
+    """A task whose model answers questions about photographs.
+
+    Attributes:
+        decoding: settings of the strategies.
+    """
+
+    decoding: Decoding
+
+    def photo(self, name: str, least: int = 0) -> Image.Image:
+        """As `Viewer.photo`."""
+        ...
+
+    def ask(self, model: Any, photo: str, question: str, choices: Sequence[str], strategy: Strategy | None) -> Reply:
+        """Answers a question.
+
+        Args:
+            photo: its address in the data or its file.
+            choices: candidates; none: the answer is free.
+            strategy: by which it is written; `None`: the task's own.
+
+        Raises:
+            UserError: the photograph cannot be read, or candidates or strategy cannot be used.
+        """
         ...
 
 

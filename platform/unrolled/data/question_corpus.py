@@ -1,0 +1,159 @@
+"""Tokenised questions about photographs on disk: made once, memory-mapped by every worker."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from unrolled.cache import made_once
+from unrolled.config.answering_data import Data
+from unrolled.data.asked import Asked, Question
+from unrolled.data.questions import open_asked
+from unrolled.data.vocabulary import Vocabulary, learn_vocabulary
+
+FORMAT = 1
+"""Raise when the files change their meaning, so that older ones are made again."""
+VOCABULARY, ANSWERS = "words.json", "answers.json"
+SPLITS = ("train", "validation")
+
+Normal = Callable[[str], str]
+"""Makes of an answer as people gave it what is learned and compared."""
+
+
+class QuestionCorpus:
+    """One split, memory-mapped.
+
+    Attributes:
+        path: of its file.
+        photos: the photograph of every question, `(questions,)`, rising.
+        names: of the photographs.
+        lengths: tokens of every question and of its answer, the end symbol included, `(questions, 2)`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        self._tokens = {
+            name: self._table.column(name).combine_chunks() for name in ("question_tokens", "answer_tokens")
+        }
+        self.photos: np.ndarray = self._table.column("photo").to_numpy()
+        self.names: list[str] = json.loads(self._table.schema.metadata[b"names"])
+        questions, answers = (np.diff(each.offsets.to_numpy()) for each in self._tokens.values())
+        self.lengths = np.stack([questions, answers + 1], axis=1)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def question_tokens(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Returns the tokens of these questions."""
+        return self._of("question_tokens", rows)
+
+    def answer_tokens(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Returns the tokens of the answers to these questions, without begin and end symbols."""
+        return self._of("answer_tokens", rows)
+
+    def questions(self, rows: Sequence[int] | np.ndarray) -> list[Question]:
+        """Returns these questions in words, with their answers and candidates."""
+        taken = self._table.column("question").take(pa.array(rows, pa.int64())).to_pylist()
+        found = []
+        for row in taken:
+            lists = {name: tuple(row[name]) for name in ("answers", "choices")}
+            found.append(Question(**{**row, **lists}))
+        return found
+
+    def without(self, photos: set[int]) -> np.ndarray:
+        """Returns the questions about all photographs but these."""
+        return np.flatnonzero(~np.isin(self.photos, list(photos)))
+
+    def _of(self, name: str, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        column = self._tokens[name]
+        values, offsets = column.values.to_numpy(), column.offsets.to_numpy()
+        return [values[offsets[row] : offsets[row + 1]] for row in rows]
+
+
+@dataclass(frozen=True)
+class QuestionFolder:
+    """A folder of the cache with the vocabulary, the answers and both splits."""
+
+    folder: Path
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Opens the vocabulary, of questions and answers."""
+        return Vocabulary.load(self.folder / VOCABULARY)
+
+    @property
+    def answers(self) -> list[str]:
+        """All answers of the training split as they are compared, the most frequent first."""
+        found: list[str] = json.loads((self.folder / ANSWERS).read_text(encoding="utf-8"))
+        return found
+
+    def split(self, name: str) -> QuestionCorpus:
+        """Opens `train` or `validation`."""
+        return QuestionCorpus(self.folder / f"{name}.arrow")
+
+
+def prepare_questions(data: Data, normal: Normal, fingerprint: str | None = None) -> QuestionFolder:
+    """Learns the vocabulary on the training split and tokenises training and validation, unless that was done.
+
+    Args:
+        normal: makes of answers what is learned.
+        fingerprint: of the questions, where another process has computed it.
+
+    Raises:
+        UserError: the data cannot be used, or the cache cannot be written.
+    """
+    asked: dict[str, Asked] = {}
+    if fingerprint is None:
+        asked = _read(data)
+        fingerprint = _fingerprint(data, asked)
+    return QuestionFolder(made_once(fingerprint, lambda folder: _build(folder, data, normal, asked or _read(data))))
+
+
+def _read(data: Data) -> dict[str, Asked]:
+    return {split: open_asked(data, split) for split in SPLITS}
+
+
+def _fingerprint(data: Data, asked: dict[str, Asked]) -> str:
+    settings = [FORMAT, data.vocabulary.model_dump(), data.pointing]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for each in asked.values():
+        told = [list(each.names), [asdict(question) for question in each.questions]]
+        digest.update(json.dumps(told).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:20]
+
+
+def _build(folder: Path, data: Data, normal: Normal, asked: dict[str, Asked]) -> None:
+    learned = asked["train"].questions
+    answers = [normal(question.answer) for question in learned]
+    texts = [question.question for question in learned] + ([] if data.pointing else answers)
+    vocabulary = learn_vocabulary(texts, data.vocabulary)
+    vocabulary.save(folder / VOCABULARY)
+    counted = sorted(Counter(answers).items(), key=lambda pair: (-pair[1], pair[0]))
+    (folder / ANSWERS).write_text(json.dumps([answer for answer, _ in counted]), encoding="utf-8")
+    for split, each in asked.items():
+        _write(folder / f"{split}.arrow", each, vocabulary, normal)
+
+
+def _write(path: Path, asked: Asked, vocabulary: Vocabulary, normal: Normal) -> None:
+    questions = sorted(asked.questions, key=lambda question: question.photo)
+    tokens = {
+        "question_tokens": vocabulary.encode([question.question for question in questions]),
+        "answer_tokens": vocabulary.encode([normal(question.answer) for question in questions]),
+    }
+    table = pa.table(
+        {
+            "photo": pa.array([question.photo for question in questions], pa.int64()),
+            "question": pa.array([asdict(question) for question in questions]),
+            **{name: pa.array(rows, pa.large_list(pa.int32())) for name, rows in tokens.items()},
+        }
+    ).replace_schema_metadata({"names": json.dumps(list(asked.names))})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)

@@ -1,0 +1,82 @@
+"""Answers as classes: one of those that are frequent in training (Agrawal et al. 2015; Yang et al. 2016)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.models.encoder import TextEncoder
+from unrolled.models.heads import VocabularyHead
+from unrolled.models.image_encoder import ImageEncoder
+from unrolled.models.joint import Joined, Product, StackedAttention
+
+
+class AnswerClassifier(nn.Module):
+    """p(answer | question, picture), a softmax over all answers.
+
+    Args:
+        question: `None`: the model does not see questions.
+        picture: `None`: it does not see pictures.
+        joint: joins what the two give.
+        head: over the answers.
+    """
+
+    def __init__(
+        self,
+        question: TextEncoder | None,
+        picture: ImageEncoder | None,
+        joint: Product | StackedAttention,
+        head: VocabularyHead,
+    ) -> None:
+        super().__init__()
+        self.question, self.picture, self.joint, self.head = question, picture, joint, head
+
+    @property
+    def attends(self) -> bool:
+        """Whether it looks at the positions of a picture."""
+        return isinstance(self.joint, StackedAttention)
+
+    def forward(self, pictures: Tensor, owners: Tensor, tokens: Tensor, mask: Tensor) -> Joined:
+        """Reads questions and their pictures, each of these once.
+
+        Args:
+            pictures: what the picture's encoder reads, `(pictures, …)`.
+            owners: the picture of each question, `(batch,)`.
+            tokens: of the questions, `(batch, time)`, padded at the end.
+            mask: `(batch, time)`, False on padding.
+
+        Returns:
+            The vectors that the head reads.
+        """
+        asked = None if self.question is None else self.question(tokens, mask).summary
+        if isinstance(self.joint, StackedAttention):
+            assert asked is not None and self.picture is not None
+            joined: Joined = self.joint(asked, self.joint.prepare(self.picture(pictures)).select(owners))
+        else:
+            joined = self.joint(asked, None if self.picture is None else self.picture(pictures).select(owners))
+        return joined
+
+    def loss(self, joined: Joined, answers: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy (nats) of the right answers `(batch,)`, summed."""
+        return self.head.loss(joined.vector, answers, smoothing)
+
+    def choice_loss(self, joined: Joined, answers: Tensor, candidates: Tensor) -> Tensor:
+        """Cross-entropy (nats) of the right answers `(batch,)` among the candidates alone, summed.
+
+        Args:
+            candidates: `(batch, most)`, the right answers among them; -1 where there is none. A question without
+                another candidate adds nothing.
+        """
+        if candidates.shape[1] == 0:
+            return joined.vector.new_zeros(())
+        logits = self.head.logits(joined.vector)
+        wrong = (candidates >= 0) & (candidates != answers[:, None])
+        others = logits.gather(1, candidates.clamp(min=0)).masked_fill(~wrong, -math.inf)
+        own = torch.cat([logits.gather(1, answers[:, None]), others], dim=1)
+        return -own.log_softmax(1)[:, 0].sum()
+
+    def log_probabilities(self, joined: Joined) -> Tensor:
+        """`(batch, answers)`."""
+        return self.head.log_probabilities(joined.vector)

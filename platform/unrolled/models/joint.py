@@ -1,0 +1,90 @@
+"""A question and a picture in one vector, of which a head chooses the answer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.models.attention import Attention
+from unrolled.models.memory import Memory
+from unrolled.recurrence import Dropout
+
+
+class Joined(NamedTuple):
+    """What became of question and picture.
+
+    Attributes:
+        vector: `(batch, size)`.
+        weights: of attention's last look, `(batch, positions)`, where there is one.
+    """
+
+    vector: Tensor
+    weights: Tensor | None = None
+
+
+class Product(nn.Module):
+    """tanh(W q) ∘ tanh(V p), of the question's summary q and the picture's p (Agrawal et al. 2015, "VQA").
+
+    One that is not given, because the model is to do without it, counts as ones.
+
+    Args:
+        question_size, picture_size: features of q and p; `None`: not given.
+        size: features of the product.
+    """
+
+    def __init__(self, question_size: int | None, picture_size: int | None, size: int, dropout: Dropout) -> None:
+        super().__init__()
+        self.question = None if question_size is None else nn.Linear(question_size, size)
+        self.picture = None if picture_size is None else nn.Linear(picture_size, size)
+        self.dropout = dropout
+
+    def forward(self, question: Tensor | None, picture: Memory | None) -> Joined:
+        """Joins `question` `(batch, question_size)` and the summary of `picture`, a row a question."""
+        factors = []
+        if self.question is not None and question is not None:
+            factors.append(torch.tanh(self.question(question)))
+        if self.picture is not None and picture is not None:
+            factors.append(torch.tanh(self.picture(picture.summary)))
+        product = factors[0] if len(factors) == 1 else factors[0] * factors[1]
+        return Joined(self.dropout(product))
+
+
+class StackedAttention(nn.Module):
+    """Looks at the positions again and again (Yang et al. 2016, "Stacked attention networks", eq. 15–18): from
+    u_0 = tanh(W q), with positions s_p = tanh(V f_p) of the picture,
+
+        α_k = softmax_p(w_kᵀ tanh(U_k u_{k−1} + K_k s_p)),  u_k = u_{k−1} + Σ_p α_kp s_p
+
+    Args:
+        question_size, picture_size: features of q and f.
+        size: of u and s.
+        hops: how often it looks.
+    """
+
+    def __init__(self, question_size: int, picture_size: int, size: int, hops: int, dropout: Dropout) -> None:
+        super().__init__()
+        self.question, self.picture = nn.Linear(question_size, size), nn.Linear(picture_size, size)
+        self.looks = nn.ModuleList(Attention("additive", size, size) for _ in range(hops))
+        self.dropout = dropout
+
+    def prepare(self, picture: Memory) -> Memory:
+        """What depends on a picture alone, so that it is computed once however many questions it has: s, and for every
+        look the keys K s, one behind the other."""
+        states = torch.tanh(self.picture(picture.states))
+        keys = torch.cat([look.keys(states) for look in self._looks()], dim=-1)
+        return Memory(states, picture.mask, picture.summary, keys)
+
+    def forward(self, question: Tensor, picture: Memory) -> Joined:
+        """Joins `question` `(batch, question_size)` and a prepared `picture`, a row a question."""
+        joined, weights = torch.tanh(self.question(question)), None
+        assert picture.keys is not None
+        for look, keys in zip(self._looks(), picture.keys.chunk(len(self.looks), dim=-1), strict=True):
+            seen, weights = look(joined[:, None], Memory(picture.states, picture.mask, picture.summary, keys))
+            joined = joined + seen[:, 0]
+        assert weights is not None
+        return Joined(self.dropout(joined), weights[:, 0])
+
+    def _looks(self) -> list[Attention]:
+        return [look for look in self.looks if isinstance(look, Attention)]

@@ -1,0 +1,160 @@
+"""Models that answer questions about photographs: their equations by hand, their gradients, and what may not matter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gradient_check import gradcheck
+from unrolled.config.answering import Model
+from unrolled.data.question_batches import answer_texts, plan_photographs
+from unrolled.decoding import Greedy, decode
+from unrolled.models.answerer import build_classifier, build_teller
+from unrolled.models.image_encoder import ImageEncoder
+from unrolled.models.joint import Product, StackedAttention
+from unrolled.recurrence import Dropout
+
+CHANNELS, POSITIONS, WORDS, ANSWERS = 5, 4, 12, 6
+NONE = Dropout(0.0)
+
+
+def settings(**more):
+    question = {"hidden": 7, "embedding": 6, "dropout": 0.0}
+    return Model.model_validate({"question": question, "joint": 8, "features": {"backbone": "small"}, **more})
+
+
+def classifier(**more):
+    torch.manual_seed(1)
+    return build_classifier(settings(answers="classes", **more), CHANNELS, POSITIONS, WORDS, ANSWERS).double()
+
+
+def teller(**more):
+    torch.manual_seed(1)
+    return build_teller(settings(answers="words", **more), CHANNELS, POSITIONS, WORDS).double()
+
+
+def questions(seed=2):
+    """Two photographs, three questions of different length."""
+    generator = torch.Generator().manual_seed(seed)
+    pictures = torch.randn(2, POSITIONS, CHANNELS, generator=generator, dtype=torch.float64)
+    tokens = torch.randint(4, WORDS, (3, 5), generator=generator)
+    mask = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
+    return pictures, torch.tensor([0, 0, 1]), tokens * mask, mask
+
+
+def test_the_product_is_that_of_the_equation():
+    torch.manual_seed(1)
+    joint = Product(3, 2, 4, NONE)
+    picture = ImageEncoder(2, None, NONE)(torch.randn(1, 3, 2))
+    question = torch.randn(1, 3)
+    expected = torch.tanh(question @ joint.question.weight.T + joint.question.bias) * torch.tanh(
+        picture.states.mean(1) @ joint.picture.weight.T + joint.picture.bias
+    )
+    torch.testing.assert_close(joint(question, picture).vector, expected)
+
+
+def test_stacked_attention_is_that_of_the_equations():
+    torch.manual_seed(1)
+    joint = StackedAttention(3, 2, 4, 2, NONE)
+    picture = ImageEncoder(2, None, NONE)(torch.randn(1, 3, 2))
+    question = torch.randn(1, 3)
+    states = torch.tanh(joint.picture(picture.states[0]))
+    u = torch.tanh(joint.question(question[0]))
+    for look in joint.looks:
+        scores = [look.weight @ torch.tanh(look.query(u) + look.key(state)) for state in states]
+        weights = torch.stack(scores).softmax(0)
+        u = u + sum(weight * state for weight, state in zip(weights, states, strict=True))
+    joined = joint(question, joint.prepare(picture))
+    torch.testing.assert_close(joined.vector[0], u)
+    torch.testing.assert_close(joined.weights[0], weights)
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_padding_of_a_question_and_the_questions_beside_it_change_nothing(attention):
+    model = classifier(attention=attention)
+    pictures, owners, tokens, mask = questions()
+    together = model(pictures, owners, tokens, mask).vector
+    for row, length in enumerate(mask.sum(1).tolist()):
+        alone = model(
+            pictures[owners[row]][None], torch.tensor([0]), tokens[row : row + 1, :length], mask[row : row + 1, :length]
+        )
+        torch.testing.assert_close(together[row], alone.vector[0])
+
+
+@pytest.mark.parametrize("sees", ["question", "picture"])
+def test_what_a_baseline_does_not_see_changes_nothing(sees):
+    model = classifier(attention=False, sees=sees)
+    pictures, owners, tokens, mask = questions()
+    before = model(pictures, owners, tokens, mask).vector
+    other = questions(seed=9)
+    given = (other[0], owners, tokens, mask) if sees == "question" else (pictures, owners, other[2] + 1, mask)
+    torch.testing.assert_close(model(*given).vector, before)
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_one_window_and_reading_first_give_the_same_likelihood(attention):
+    model = teller(attention=attention, encoder={"size": 6})
+    pictures, owners, tokens, mask = questions()
+    asked = [tokens[row][mask[row]].numpy() for row in range(3)]
+    answers = [np.array([4, 5]), np.array([6]), np.array([7, 8, 9])]
+    memory = model.encode(pictures).select(owners)
+    whole = answer_texts(asked, answers)
+    at_once = model.log_likelihoods(memory, whole.before, whole.after, whole.asked)
+    behind = answer_texts([np.empty(0, dtype=np.int32)] * 3, answers)
+    read = model.read(memory, tokens, mask)
+    torch.testing.assert_close(model.log_likelihoods(read, behind.before, behind.after, behind.asked), at_once)
+    torch.testing.assert_close(-at_once.sum(), model.loss(memory, whole.before, whole.after, whole.asked))
+
+
+def test_a_likelihood_is_the_product_of_the_steps():
+    model = teller(encoder={"size": 6}).eval()
+    pictures, owners, tokens, mask = questions()
+    memory = model.read(model.encode(pictures).select(owners), tokens, mask)
+    answer = [5, 9, 2]
+    state, total = model.start(memory), torch.zeros(3, dtype=torch.float64)
+    for before, after in zip([1, *answer[:-1]], answer, strict=True):
+        logits, state = model.step(torch.full((3,), before), state, memory)
+        total += logits.log_softmax(-1)[:, after]
+    text = answer_texts([np.empty(0, dtype=np.int32)] * 3, [np.array(answer[:-1])] * 3)
+    torch.testing.assert_close(model.log_likelihoods(memory, text.before, text.after, text.asked), total)
+
+
+def test_the_answer_depends_on_picture_and_question():
+    model = teller(encoder={"size": 6}).eval()
+    pictures, owners, tokens, mask = questions()
+    memory = model.read(model.encode(pictures).select(owners), tokens, mask)
+    first, _ = model.step(torch.full((3,), 1), model.start(memory), memory)
+    other = model.read(model.encode(pictures + 1).select(owners), tokens, mask)
+    asked = model.read(model.encode(pictures).select(owners), tokens.flip(0), mask.flip(0))
+    for changed in (other, asked):
+        logits, _ = model.step(torch.full((3,), 1), model.start(changed), changed)
+        assert not torch.allclose(first, logits)
+    assert len(decode(model, memory, Greedy(max_length=4), begin=1, end=2).tokens) == 3
+
+
+@pytest.mark.parametrize("answers", ["classes", "words"])
+@pytest.mark.parametrize("attention", [False, True])
+def test_gradients_are_those_of_finite_differences(answers, attention):
+    model = (classifier if answers == "classes" else teller)(attention=attention, encoder={"size": 6})
+    pictures, owners, tokens, mask = questions()
+
+    def loss(seen):
+        if answers == "classes":
+            return model.loss(model(seen, owners, tokens, mask), torch.tensor([1, 5, 0]))
+        text = answer_texts([tokens[row][mask[row]].numpy() for row in range(3)], [np.array([4, 5])] * 3)
+        return model.loss(model.encode(seen).select(owners), text.before, text.after, text.asked)
+
+    assert gradcheck(loss, pictures.requires_grad_())
+
+
+def test_questions_on_a_photograph_stay_together_and_each_comes_once():
+    photos = np.random.default_rng(1).integers(0, 9, size=60)
+    lengths = np.random.default_rng(2).integers(3, 8, size=60)
+    batches = plan_photographs(lengths, photos, batch_tokens=100, seed=1, epoch=0)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(60))
+    seen = [set(photos[batch].tolist()) for batch in batches]
+    assert sum(map(len, seen)) == len(set(photos.tolist()))
+    assert all(lengths[batch].max() * len(batch) <= 100 for batch in batches)
+    again = plan_photographs(lengths, photos, batch_tokens=100, seed=1, epoch=0)
+    assert all((one == other).all() for one, other in zip(batches, again, strict=True))
