@@ -60,14 +60,11 @@ class QuestionAnswering:
 
     @classmethod
     def prepare(cls, config: QuestionAnsweringConfig, fingerprint: str | None = None) -> PreparedQuestions:
-        """Learns the vocabulary, tokenises the training and validation split, and makes their photographs' features,
-        unless the network is trained too or no photograph is seen."""
+        """Learns the vocabulary and tokenises the training and validation split. Features are made when they are first
+        read, if nobody has made them before."""
         questions, pictures = prepare_questions(config.data, normal, fingerprint), _pictures(config)
-        if pictures is not None:
-            for split in ("train", "validation"):
-                pictures.features(split)
-            if config.model.features.fine_tune and fingerprint is None:
-                make_backbone(config.model.features)  # or why not, before anything else begins
+        if pictures is not None and fingerprint is None:
+            make_backbone(config.model.features)  # or why not, before anything else begins
         validation = questions.split("validation")
         check_scores(config, validation.questions(range(len(validation))))
         return PreparedQuestions(questions, pictures)
