@@ -21,6 +21,7 @@ import unrolled
 from unrolled.cluster.session import connect
 from unrolled.config import Config
 from unrolled.config_file import load_config
+from unrolled.data.asked import Box
 from unrolled.decoding import USUAL, Candidate, Strategy, choose
 from unrolled.errors import UserError
 from unrolled.evaluation.evaluation import Evaluation, Report
@@ -33,6 +34,7 @@ from unrolled.features.run import has_features, make_splits, works_of
 from unrolled.tasks import (
     Answerer,
     Asker,
+    Chooser,
     Counting,
     Explainer,
     Prepared,
@@ -198,6 +200,28 @@ class Run:
             trained.task.check(strategy)
             check(trained.members[1:], strategy)
         return strategy
+
+    @property
+    def points(self) -> bool:
+        """Whether its model chooses regions of photographs."""
+        return isinstance(self._task(), Chooser)
+
+    def point(
+        self,
+        photo: str,
+        questions: Sequence[str],
+        boxes: Sequence[Box],
+        *,
+        overrides: Sequence[str] = (),
+        checkpoint: str = "best",
+    ) -> list[Reply]:
+        """Returns a reply to every question about a photograph: the probabilities of the boxes, each x and y of its
+        upper left corner, width and height in pixels. Other arguments as in `generate`."""
+        trained = self._trained(overrides, checkpoint)
+        task = trained.task
+        if not isinstance(task, Chooser):
+            raise UserError(f"{self.path}: a run of task {trained.config.task} chooses no regions.")
+        return [task.point(trained.model, photo, question, boxes) for question in questions]
 
     def explain(self, text: str | None = None, *, overrides: Sequence[str] = (), checkpoint: str = "best") -> str:
         """Returns what the model computes for a text (default: the beginning of its training text), step by step, as

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unrolled.api import Run, load
+from unrolled.data.boxes import read_boxes
 from unrolled.errors import UserError
 from unrolled.evaluation.attention_picture import check_name, save_strips
 from unrolled.evaluation.members import members
@@ -27,6 +28,11 @@ def generate(options: Namespace) -> Iterator[str]:
             raise UserError("--explain shows the steps of one run; leave --ensemble out.")
         yield run.explain(options.explain or None, overrides=options.set, checkpoint=options.checkpoint)
         return
+    if run.points:
+        yield from _pointed(run, options)
+        return
+    if options.boxes:
+        raise UserError(f"--boxes: a run of task {run.folder.config().task} chooses no regions.")
     if run.asks:
         yield from _replies(run, options)
         return
@@ -47,6 +53,25 @@ def generate(options: Namespace) -> Iterator[str]:
         joined = members(run.folder, [other.folder for other in ensemble], options.set, options.checkpoint)
         _draw(Trained(joined), inputs, outputs, Path(options.attention))
     yield from _named(run, inputs, outputs)
+
+
+def _pointed(run: Run, options: Namespace) -> Iterator[str]:
+    """Yields a line a box for every question: its probability, its number and the box, the likeliest first."""
+    for option in ("ensemble", "n_best", "attention", "choices", "decode"):
+        if getattr(options, option):
+            name = option.replace("_", "-")
+            raise UserError(f"--{name}: does not go with regions; leave it out.")
+    photo, *questions = options.texts or [""]
+    if not questions or not options.boxes:
+        raise UserError('give a photograph, a question and boxes: photo.jpg "Which is the dog?" --boxes boxes.json')
+    boxes = read_boxes(Path(options.boxes))
+    replies = run.point(photo, questions, boxes, overrides=options.set, checkpoint=options.checkpoint)
+    for question, reply in zip(questions, replies, strict=True):
+        if len(questions) > 1:
+            yield question
+        for place in sorted(range(len(boxes)), key=lambda place: -reply.probabilities[place]):
+            box = ", ".join(f"{side:g}" for side in boxes[place])
+            yield f"{reply.probabilities[place]:.4f}\t{place + 1}\t[{box}]"
 
 
 def _replies(run: Run, options: Namespace) -> Iterator[str]:

@@ -105,6 +105,8 @@ def _generate_options(generate: argparse.ArgumentParser) -> None:
     instead.add_argument(
         "--explain", nargs="?", const="", metavar="TEXT", help="print what a character model computes, step by step"
     )
+    boxes = "of which a question asks for one: [[x, y, width, height], …] or Visual7W's boxes; in pixels"
+    generate.add_argument("--boxes", metavar="FILE.json", help=boxes)
     strip = "draw where the model looked at photographs, word by word, into a picture"
     instead.add_argument("--attention", metavar="OUT.png", help=strip)
     generate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the run's config")

@@ -12,6 +12,7 @@ from unrolled.config.base import Config
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.config.language_modeling import LanguageModelingConfig
 from unrolled.config.memory import MemoryConfig
+from unrolled.config.pointing import PointingConfig
 from unrolled.config.sections import CellName, Decoding, Engine, Recurrent, Section, Source, Unprompted, Vocabulary
 from unrolled.config.training import Clipping, EarlyStopping, Optimizer, Schedule, Training
 from unrolled.config.translation import TranslationConfig
@@ -22,6 +23,7 @@ CONFIGS: dict[str, type[Config]] = {
     "captioning": CaptioningConfig,
     "question_answering": QuestionAnsweringConfig,
     "language_modeling": LanguageModelingConfig,
+    "pointing": PointingConfig,
     "memory": MemoryConfig,
 }
 """The class of every `task`. A new one is a file and a line here."""
@@ -39,6 +41,7 @@ __all__ = [
     "MemoryConfig",
     "Optimizer",
     "Parameter",
+    "PointingConfig",
     "Recurrent",
     "Schedule",
     "Section",

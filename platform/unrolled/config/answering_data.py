@@ -66,5 +66,18 @@ class PointingData(Data):
     pointing: ClassVar[bool] = True
 
     source: str = Field(
-        description="scenes (built in), or a folder with Visual7W's dataset.json for pointing, which lists boxes"
+        description="scenes (built in), a folder with Visual7W's dataset.json for pointing, which lists boxes; with "
+        "captions, any source of captioned photographs"
+    )
+    captions: bool = Field(
+        False,
+        description="ask which photograph shows words of its captions: candidates are whole photographs (from which a "
+        "model learns words before it learns from questions)",
+    )
+    also: list[str] = Field([], description="further sources of questions whose words enter the vocabulary, too")
+    words: str | None = Field(
+        None, description="words.json of another run, its vocabulary, where training.start_from names that run"
+    )
+    margin: float = Field(
+        0.0, ge=0, description="a region that is cut out is wider on each side by this share of its longer side"
     )

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from unrolled.cache import made_once
-from unrolled.config.answering_data import Data
+from unrolled.config.answering_data import Data, PointingData
 from unrolled.data.asked import Asked, Question
 from unrolled.data.questions import open_asked
 from unrolled.data.vocabulary import Vocabulary, learn_vocabulary
+from unrolled.errors import UserError
 
 FORMAT = 1
 """Raise when the files change their meaning, so that older ones are made again."""
@@ -122,7 +123,9 @@ def _read(data: Data) -> dict[str, Asked]:
 
 
 def _fingerprint(data: Data, asked: dict[str, Asked]) -> str:
-    settings = [FORMAT, data.vocabulary.model_dump(), data.pointing]
+    settings = [FORMAT, data.vocabulary.model_dump(), data.pointing, _also(data)]
+    if (given := _given(data)) is not None:
+        settings.append(given.read_text(encoding="utf-8"))
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for each in asked.values():
         told = [list(each.names), [asdict(question) for question in each.questions]]
@@ -130,11 +133,31 @@ def _fingerprint(data: Data, asked: dict[str, Asked]) -> str:
     return digest.hexdigest()[:20]
 
 
+def _given(data: Data) -> Path | None:
+    """Returns the file of another run's vocabulary, where the data name one."""
+    if not isinstance(data, PointingData) or data.words is None:
+        return None
+    file = Path(data.words).expanduser()
+    if not file.is_file():
+        raise UserError(f"data.words: {file}: no such file; a run has its vocabulary in vocabulary/{VOCABULARY}.")
+    return file
+
+
+def _also(data: Data) -> list[str]:
+    """Returns the questions of further sources."""
+    if not isinstance(data, PointingData):
+        return []
+    others = [PointingData(source=source, splits=data.splits) for source in data.also]
+    opened = [open_asked(other, split) for other in others for split in SPLITS]
+    return [question.question for asked in opened for question in asked.questions]
+
+
 def _build(folder: Path, data: Data, normal: Normal, asked: dict[str, Asked]) -> None:
     learned = asked["train"].questions
     answers = [normal(question.answer) for question in learned]
     texts = [question.question for question in learned] + ([] if data.pointing else answers)
-    vocabulary = learn_vocabulary(texts, data.vocabulary)
+    given = _given(data)
+    vocabulary = Vocabulary.load(given) if given else learn_vocabulary(texts + _also(data), data.vocabulary)
     vocabulary.save(folder / VOCABULARY)
     counted = sorted(Counter(answers).items(), key=lambda pair: (-pair[1], pair[0]))
     (folder / ANSWERS).write_text(json.dumps([answer for answer, _ in counted]), encoding="utf-8")

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from unrolled.config.answering_data import Data
+from unrolled.config.answering_data import Data, PointingData
 from unrolled.data import easy_vqa, scenes
 from unrolled.data.asked import KINDS, Asked, Box, Question, ask, checked, joined, kind_of
+from unrolled.data.caption_questions import caption_questions
 from unrolled.data.photographs import Drawn
 from unrolled.data.question_tables import question_table
 from unrolled.data.scenes import SIZES, pointing, telling
@@ -55,6 +56,8 @@ def _fold(data: Data, folds: int, splits: Sequence[str], *, validates: bool) -> 
 
 def _whole(data: Data, split: str) -> Asked:
     place = f"data.source: {data.source}, split {split!r}"
+    if isinstance(data, PointingData) and data.captions:
+        return checked(caption_questions(data, split), place)
     if data.source == scenes.NAME:
         return checked(_scenes(data, split), place)
     if Path(data.source).expanduser().is_dir() and (found := visual7w(data, split)):

@@ -14,7 +14,7 @@ from filelock import FileLock
 from unrolled.cache import cache_folder
 from unrolled.config import Config
 from unrolled.config import captioning_data as sections
-from unrolled.data.opening import PhotoData, open_photographs
+from unrolled.data.opening import REGIONS, PhotoData, open_photographs
 from unrolled.data.photographs import Photographs
 from unrolled.features.backbones import VERSION, make_backbone, weights_name
 from unrolled.features.extract import BLOCK, Block, Extractor
@@ -52,6 +52,8 @@ def work_of(config: Config, split: str) -> Work:
     """
     given: Any = config
     data, features = given.data, given.model.features
+    if split.startswith(REGIONS):  # of which the mean alone is read
+        features = features.model_copy(update={"grid": 1})
     photographs = open_photographs(data, split)
     made_of = [VERSION, BLOCK, photographs.fingerprint, features.backbone, weights_name(features), features.grid]
     fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from unrolled.config import Config
+from unrolled.config import Config, PointingConfig
+from unrolled.data.opening import REGIONS
+from unrolled.data.questions import LEARNED
 from unrolled.errors import UserError
 from unrolled.features.making import Compute, Work, make, work_of
 from unrolled.features.store import Features
@@ -33,7 +35,17 @@ def works_of(config: Config, splits: Sequence[str]) -> list[Work]:
         raise UserError(f"features: a config of task {config.task} has no model.features.")
     if features.fine_tune:
         raise UserError("features: model.features.fine_tune is true: the network is trained, so nothing can be kept.")
-    return [work_of(config, split) for split in splits]
+    return [work_of(config, split) for split in (*splits, *region_splits(config, splits))]
+
+
+def region_splits(config: Config, splits: Sequence[str]) -> list[str]:
+    """Returns what else features are made of: the regions of splits, where they are cut out; with folds those of all
+    that folds are dealt from."""
+    if not isinstance(config, PointingConfig) or config.model.regions.by != "crop" or config.data.captions:
+        return []
+    if config.data.folds is not None:
+        splits = list(dict.fromkeys(part for split in splits for part in (LEARNED if split in LEARNED else (split,))))
+    return [f"{REGIONS}{split}" for split in splits]
 
 
 def make_splits(works: Sequence[Work], compute: Compute, show: Show, say: Callable[[str], None]) -> None:
@@ -53,7 +65,8 @@ def make_splits(works: Sequence[Work], compute: Compute, show: Show, say: Callab
         seconds = time.monotonic() - began
         made = 0 if there or not counts else counts[-1] - counts[0]
         how = f"{made:,} made in {seconds:.0f} s" if made else "nothing to do"
-        say(f"features of {work.split}: {len(features):,} photographs, {how}: {work.folder}")
+        noun = "regions" if work.split.startswith(REGIONS) else "photographs"
+        say(f"features of {work.split}: {len(features):,} {noun}, {how}: {work.folder}")
         for sentence in _unreadable(features, work.split):
             say(sentence)
 

@@ -8,12 +8,14 @@ from unrolled.config import Config
 from unrolled.tasks.captioning import Captioning
 from unrolled.tasks.language_modeling import LanguageModeling
 from unrolled.tasks.memory import Memory
+from unrolled.tasks.pointing import Pointing
 from unrolled.tasks.question_answering import QuestionAnswering
 from unrolled.tasks.task import (
     Answerer,
     Asker,
     Attended,
     Baselined,
+    Chooser,
     Counting,
     Examinee,
     Explainer,
@@ -38,6 +40,7 @@ TASKS: dict[str, type[Task]] = {
     "captioning": Captioning,
     "language_modeling": LanguageModeling,
     "question_answering": QuestionAnswering,
+    "pointing": Pointing,
     "memory": Memory,
 }
 
@@ -58,6 +61,7 @@ __all__ = [
     "Asker",
     "Attended",
     "Baselined",
+    "Chooser",
     "Counting",
     "Examinee",
     "Explainer",

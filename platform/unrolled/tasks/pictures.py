@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unrolled.config.answering import QuestionAnsweringConfig
 from unrolled.config.captioning import CaptioningConfig
+from unrolled.config.pointing import PointingConfig
 from unrolled.data.images import ADDRESSES, UnreadableImage, read_image
 from unrolled.data.opening import open_photographs
 from unrolled.data.photographs import Photographs
@@ -24,7 +25,7 @@ from unrolled.features import Features, Pixels, build_backbone, make_backbone, o
 from unrolled.features.backbones import kind_of
 from unrolled.files import write_whole
 
-PhotoConfig = CaptioningConfig | QuestionAnsweringConfig
+PhotoConfig = CaptioningConfig | QuestionAnsweringConfig | PointingConfig
 """Of a task on photographs."""
 FILE = "features.json"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

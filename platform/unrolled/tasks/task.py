@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unrolled.config import Decoding
+from unrolled.data.asked import Box
 from unrolled.decoding import Answer, Strategy
 from unrolled.metrics import References
 from unrolled.recurrence.state import Nest
@@ -345,6 +346,26 @@ class Asker(Protocol):
 
         Raises:
             UserError: the photograph cannot be read, or candidates or strategy cannot be used.
+        """
+        ...
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A task whose model chooses the region of a photograph that a question asks for."""
+
+    def photo(self, name: str, least: int = 0) -> Image.Image:
+        """As `Viewer.photo`."""
+        ...
+
+    def point(self, model: Any, photo: str, question: str, boxes: Sequence[Box]) -> Reply:
+        """Chooses one of the boxes.
+
+        Args:
+            photo: its address in the data or its file.
+
+        Raises:
+            UserError: the photograph cannot be read, or the boxes cannot be used.
         """
         ...
 

@@ -13,8 +13,8 @@ from unrolled.training import checkpoint
 from unrolled.training.run import Chosen, RunFolder, choose_checkpoint, difference, open_run
 
 KEY = "training.start_from"
-FREE = ("dropout", "variational", "zoneout", "initialization", "engine")
-"""Keys of a model, wherever they stand, that do not change what its weights compute."""
+FREE = ("dropout", "variational", "zoneout", "initialization", "engine", "sees")
+"""Keys of a model, wherever they stand, that do not change which weights it has."""
 
 
 def start(config: Config) -> Chosen | None:

@@ -1,0 +1,106 @@
+"""Regions of photographs: where the candidates of pointing questions lie, and how they are cut out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
+
+from PIL import Image
+
+from unrolled.data.asked import Asked
+from unrolled.data.images import UnreadableImage, image_size, read_image
+from unrolled.data.photographs import Photographs, Stored
+
+
+class Region(NamedTuple):
+    """Where a region lies: the row of its photograph; left, top, right and bottom edge as shares of its sides."""
+
+    photo: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def regions_of(asked: Asked) -> dict[str, Region]:
+    """Returns the candidates of all questions by their ids, in the order of the questions. Where a split has no boxes,
+    candidates are names of photographs, and mean all of these."""
+    if not asked.boxes:
+        return {" ".join(name.split()): Region(row, 0.0, 0.0, 1.0, 1.0) for row, name in enumerate(asked.names)}
+    found: dict[str, Region] = {}
+
+    @cache
+    def size(photo: int) -> tuple[int, int]:
+        try:
+            return image_size(asked.images[photo])
+        except UnreadableImage:  # its questions are left out
+            return 1, 1
+
+    for question in asked.questions:
+        for choice in question.choices:
+            if choice not in found:
+                (x, y, w, h), (width, height) = asked.boxes[choice], size(question.photo)
+                edges = x / width, y / height, (x + w) / width, (y + h) / height
+                found[choice] = Region(question.photo, *(min(max(edge, 0.0), 1.0) for edge in edges))
+    return found
+
+
+@dataclass(frozen=True)
+class Crops(Photographs):
+    """The regions of a split as photographs of their own.
+
+    Attributes:
+        made_of: names photographs, places and margin.
+    """
+
+    made_of: str = field(default="", kw_only=True)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.made_of.encode()).hexdigest()[:20]
+
+
+def crops(asked: Asked, margin: float) -> Crops:
+    """Cuts out every region of a split; `margin` is the share of its longer side that is added on each side, as far as
+    the photograph reaches. The names are the regions' ids."""
+    found = regions_of(asked)
+    made_of = f"{asked.fingerprint} {margin} {list(found.values())}"
+    return Crops(_Cut(asked, list(found.values()), margin), list(found), dropped=asked.dropped, made_of=made_of)
+
+
+def cut(photo: Image.Image, region: Region, margin: float) -> Image.Image:
+    """Returns what a photograph shows in a region, a pixel at least."""
+    left, right = region.left * photo.width, region.right * photo.width
+    top, bottom = region.top * photo.height, region.bottom * photo.height
+    more = margin * max(right - left, bottom - top)
+    x, y = max(0, int(left - more)), max(0, int(top - more))
+    x, y = min(x, photo.width - 1), min(y, photo.height - 1)
+    return photo.crop(
+        (x, y, max(x + 1, min(photo.width, round(right + more))), max(y + 1, min(photo.height, round(bottom + more))))
+    )
+
+
+class _Cut(Sequence[Stored]):
+    """Pictures of regions, cut out when they are asked for; the photograph of the last one is kept for the next."""
+
+    def __init__(self, asked: Asked, regions: Sequence[Region], margin: float) -> None:
+        self._asked, self._regions, self._margin = asked, regions, margin
+        self._row, self._photo = -1, Image.new("RGB", (1, 1))
+
+    def __len__(self) -> int:
+        return len(self._regions)
+
+    def __getitem__(self, place: int) -> Stored:  # type: ignore[override]
+        region = self._regions[place]
+        if region.photo != self._row:
+            try:
+                self._photo, self._row = read_image(self._asked.images[region.photo]), region.photo
+            except UnreadableImage:
+                return self._asked.images[region.photo]  # which says once more why
+        stream = io.BytesIO()
+        cut(self._photo, region, self._margin).save(stream, "BMP")
+        return stream.getvalue()

@@ -1,0 +1,347 @@
+"""Pointing: a photograph, a question and some of its regions in, the region that the question asks for out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from unrolled.config.pointing import PointingConfig
+from unrolled.data.asked import Asked, Box, Question
+from unrolled.data.batching import pad
+from unrolled.data.pointing_batches import PointingBatch, candidates_of
+from unrolled.data.question_batches import plan_questions
+from unrolled.data.question_corpus import VOCABULARY, QuestionCorpus, QuestionFolder, prepare_questions
+from unrolled.data.questions import open_asked
+from unrolled.data.vocabulary import BEGIN, Vocabulary
+from unrolled.errors import UserError
+from unrolled.features import Backbone, build_backbone, load_pretrained, make_backbone
+from unrolled.models.pointer import Pointed, Pointer, Regions, build_pointer
+from unrolled.recurrence.state import Nest
+from unrolled.tasks.answering import Replied, in_order, reordered, reply
+from unrolled.tasks.answering_scores import score_replies
+from unrolled.tasks.pictures import Pictures, Shape, address
+from unrolled.tasks.pointing_findings import findings
+from unrolled.tasks.regions import RegionFeatures
+from unrolled.tasks.shares import interleaved
+from unrolled.tasks.task import Findings, Piece, Reply
+
+SHARE = 256
+"""Questions that an evaluation worker takes at a time."""
+TOGETHER = 64
+"""Questions that are answered together."""
+Share = tuple[float, int, list[Replied]]
+"""What a worker validated: summed loss and its targets, and the replies."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Questions of a split whose photographs can be read.
+
+    Attributes:
+        asked: with all photographs.
+    """
+
+    split: str
+    asked: Asked
+
+    def address(self, question: Question) -> str:
+        """Names the photograph of a question."""
+        return address(self.split, question.photo, self.asked.names[question.photo])
+
+
+@dataclass(frozen=True)
+class PreparedPointing:
+    """Questions, photographs and regions, ready for training."""
+
+    questions: QuestionFolder
+    pictures: Pictures
+
+    @property
+    def fingerprint(self) -> str:
+        return self.questions.folder.name
+
+    def save(self, folder: Path) -> None:
+        """Writes the vocabulary and the shape of features."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.questions.vocabulary.save(folder / VOCABULARY)
+        self.pictures.shape().save(folder)
+
+    def split(self, name: str) -> QuestionCorpus:
+        """Opens `train` or `validation`."""
+        return self.questions.split(name)
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A global batch: the questions `rows` of a split.
+
+    Attributes:
+        epoch: in which they are learned; `None`: they are not.
+    """
+
+    task: Pointing
+    corpus: QuestionCorpus
+    split: str
+    rows: np.ndarray
+    epoch: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        return len(self.rows)
+
+    def part(self, rank: int, size: int) -> PointingBatch | None:
+        """The photographs `rank::size` of the batch, with all questions about them; where the right regions are told
+        from all others of the batch, these are all there."""
+        photos, owners = np.unique(self.corpus.photos[self.rows], return_inverse=True)
+        chosen = owners % size == rank
+        if not chosen.any():
+            return None
+        mine = self.corpus.questions(self.rows[chosen])
+        rivals = self.corpus.questions(self.rows) if self.task.against_all else mine
+        regions = sorted({choice for question in rivals for choice in question.choices})
+        tokens = self.corpus.question_tokens(self.rows[chosen])
+        return self.task.batch(self.split, mine, tokens, regions, photos[rank::size], self.epoch)
+
+
+class Pointing:
+    """A model that sees a photograph, reads a question and scores regions."""
+
+    counted = "questions"
+
+    def __init__(self, config: PointingConfig, folder: Path) -> None:
+        self.config, self.vocabulary = config, Vocabulary.load(folder / VOCABULARY)
+        self.shape, self.shown = Shape.load(folder), config.evaluation.metrics
+        self.pictures = _pictures(config)
+        self.regions = RegionFeatures(config, self.pictures)
+        self.against_all = config.training.against == "batch"
+
+    @classmethod
+    def prepare(cls, config: PointingConfig, fingerprint: str | None = None) -> PreparedPointing:
+        """Learns the vocabulary and tokenises the training and validation split. Features are made when they are first
+        read, if nobody has made them before."""
+        questions = prepare_questions(config.data, str, fingerprint)
+        if fingerprint is None:
+            make_backbone(config.model.features)  # or why not, before anything else begins
+        return PreparedPointing(questions, _pictures(config))
+
+    def build_model(self) -> Pointer:
+        """The model of the config's `model` section."""
+        model = self.config.model
+        network = build_backbone(model.features) if model.features.fine_tune else None
+        return build_pointer(model, self.shape.channels, self.shape.positions, len(self.vocabulary), network)
+
+    def load_pretrained(self, model: Pointer) -> None:
+        """Gives a network that is trained too the weights that it begins with; centres the features of regions, where
+        they are cut out."""
+        if isinstance(model.network, Backbone):
+            load_pretrained(model.network, self.config.model.features)
+        if (features := self.regions.features("train", list(self.regions.places("train")))) is not None:
+            model.regions.center(features)
+
+    def introduce(self, data: PreparedPointing) -> tuple[str, str]:
+        """What it sees and what reads the question; questions, photographs and vocabulary."""
+        model, corpus = self.config.model, data.split("train")
+        sees = {"both": "picture and question", "question": "question alone", "picture": "picture alone"}[model.sees]
+        how = "cut out" if self.regions.cut_out else "read off the grid"
+        looks = ", attention" if model.attention else ""
+        return (
+            f"{model.features.backbone}, regions {how}; {model.question.cell} {model.question.hidden}{looks}, {sees}",
+            f"{len(self._readable(data, 'train')):,} questions about {len(corpus.names):,} photographs, vocabulary "
+            f"{len(self.vocabulary):,}",
+        )
+
+    def plan(self, data: PreparedPointing, epoch: int) -> list[Posed]:
+        """Batches within the token budget; every question once."""
+        return self._batches(data, "train", self.config.seed, epoch)
+
+    def _batches(self, data: PreparedPointing, split: str, seed: int, epoch: int) -> list[Posed]:
+        corpus, chosen = data.split(split), self._readable(data, split)
+        limit = self.config.training.batch_tokens
+        planned = plan_questions(corpus.lengths[chosen][:, 0], batch_tokens=limit, seed=seed, epoch=epoch)
+        learned = epoch if split == "train" else None
+        return [Posed(self, corpus, split, np.sort(chosen[places]), learned) for places in planned]
+
+    def _readable(self, data: PreparedPointing, split: str) -> np.ndarray:
+        return data.split(split).without(data.pictures.features(split).missing)
+
+    def batch(
+        self,
+        split: str,
+        questions: Sequence[Question],
+        tokens: Sequence[np.ndarray],
+        regions: Sequence[str],
+        photos: np.ndarray,
+        epoch: int | None = None,
+    ) -> PointingBatch:
+        """Puts questions of a split together with some of its photographs, those of the questions among them."""
+        rows = {photo: place for place, photo in enumerate(photos.tolist())}
+        places = self.regions.places(split)
+        return PointingBatch(
+            self._seen(split, photos.tolist(), epoch),
+            torch.tensor([rows[question.photo] for question in questions]),
+            *pad(self._read(tokens)),
+            self.regions.features(split, regions),
+            self.regions.edges(split, regions),
+            torch.tensor([rows.get(places[region].photo, 0) for region in regions]),
+            candidates_of([each.choices for each in questions], [each.right for each in questions], regions),
+        )
+
+    def _seen(self, split: str, photos: Sequence[int], epoch: int | None) -> Tensor:
+        """What the encoder reads of photographs; a zero each where nobody looks at it."""
+        if self.config.model.sees == "question" and self.regions.cut_out:
+            return torch.zeros(len(photos), 1, self.shape.channels)
+        return self.pictures.of(split, photos, epoch)
+
+    def _read(self, tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Tokens of questions; a begin symbol in place of one that is not to be read, or is empty."""
+        begin = np.asarray([BEGIN], dtype=np.int32)
+        unread = self.config.model.sees == "picture"
+        return [begin if unread or not len(row) else row for row in tokens]
+
+    def losses(self, model: Pointer, part: PointingBatch, state: Nest) -> Iterator[Piece]:
+        """Cross-entropy of the right regions, summed; no question goes on in the next batch."""
+        yield Piece(self._loss(model, part, against_all=self.against_all), None, last=True)
+
+    def _loss(self, model: Pointer, part: PointingBatch, *, against_all: bool) -> Tensor:
+        scores, candidates = _pointed(model, part).scores, part.candidates
+        if against_all:
+            wanted = candidates.places.gather(1, candidates.right[:, None])[:, 0]
+            return functional.cross_entropy(scores, wanted, reduction="sum")
+        own = scores.gather(1, candidates.places).masked_fill(~candidates.there, -torch.inf)
+        return functional.cross_entropy(own, candidates.right, reduction="sum")
+
+    @torch.inference_mode()
+    def validate(self, model: Pointer, data: PreparedPointing, rank: int, size: int) -> Share:
+        """Loss among the candidates and its targets, and what the model chooses for its share of the questions."""
+        model.eval()
+        corpus = data.split("validation")
+        mine = self._readable(data, "validation")[rank::size]
+        replied = self._replied(model, "validation", corpus.questions(mine))
+        losses = [-np.log(max(one.reply.probabilities[one.question.right], 1e-30)) for one in replied]
+        return float(sum(losses)), len(replied), replied
+
+    def scores(self, shares: Sequence[Share]) -> dict[str, float]:
+        """Loss, and every score of the evaluation."""
+        losses, targets, replied = zip(*shares, strict=True)
+        return {"loss": sum(losses) / max(1, sum(targets))} | score_replies(self.shown, interleaved(replied))
+
+    def open(self, split: str) -> Opened:
+        """Opens the questions of a split about photographs that can be read."""
+        asked, missing = open_asked(self.config.data, split), self.pictures.features(split).missing
+        questions = [each for each in asked.questions if each.photo not in missing]
+        return Opened(split, replace(asked, questions=questions))
+
+    def shares(self, data: Opened) -> int:
+        """One a few hundred questions."""
+        return -(-len(data.asked.questions) // SHARE)
+
+    def examine(self, model: Pointer, data: Opened, rank: int, size: int) -> list[Replied]:
+        """Answers the questions `rank::size`."""
+        return self._replied(model, data.split, data.asked.questions[rank::size])
+
+    def findings(self, model: Pointer, data: Opened, shares: Sequence[list[Replied]]) -> Findings:
+        """Scores with their intervals, beside what is reached without learning."""
+
+        def look(one: Replied) -> list[float] | None:
+            return self._looked(model, data.split, one.question)
+
+        return findings(self.shown, data, data.asked, interleaved(shares), self.regions.places(data.split), look)
+
+    @torch.inference_mode()
+    def _replied(self, model: Pointer, split: str, questions: Sequence[Question]) -> list[Replied]:
+        model.eval()
+        found: list[Replied] = []
+        for start in range(0, len(questions), TOGETHER):
+            some = questions[start : start + TOGETHER]
+            scores = _pointed(model, self._reading(split, some).to(_device(model))).scores.double().cpu()
+            candidates = self._reading_candidates(some)
+            for row, question in enumerate(some):
+                own = scores[row, candidates[row]].tolist()
+                found.append(Replied(question, _chosen(question.choices, own)))
+        return found
+
+    def _reading(self, split: str, questions: Sequence[Question]) -> PointingBatch:
+        rows = self.vocabulary.encode([each.question for each in questions])
+        tokens = [np.asarray(row, dtype=np.int32) for row in rows]
+        photos = np.unique([each.photo for each in questions])
+        return self.batch(split, questions, tokens, _regions(questions), photos)
+
+    def _reading_candidates(self, questions: Sequence[Question]) -> list[list[int]]:
+        """Places of each question's candidates among the regions of `_reading`."""
+        number = {region: place for place, region in enumerate(_regions(questions))}
+        return [[number[choice] for choice in question.choices] for question in questions]
+
+    @torch.inference_mode()
+    def _looked(self, model: Pointer, split: str, question: Question) -> list[float] | None:
+        if self.config.model.sees == "question":
+            return None
+        weights = _pointed(model, self._reading(split, [question]).to(_device(model))).weights
+        return None if weights is None else [float(weight) for weight in weights[0].cpu()]
+
+    @torch.inference_mode()
+    def point(self, model: Pointer, photo: str, question: str, boxes: Sequence[Box]) -> Reply:
+        """Chooses one of the boxes on a photograph, named by its address in the data or by its file.
+
+        Raises:
+            UserError: the photograph cannot be read, there are fewer than two boxes, or one lies outside of it.
+        """
+        model.eval()
+        if len(boxes) < 2:
+            raise UserError("--boxes: wants two boxes or more to choose from.")
+        features, edges = self.regions.computed(photo, boxes)
+        (tokens,) = self.vocabulary.encode([question])
+        seen = torch.zeros(1, 1, self.shape.channels)
+        if self.config.model.sees != "question" or not self.regions.cut_out:
+            seen = self.pictures.named([photo])
+        ids = [str(place) for place in range(len(boxes))]
+        batch = PointingBatch(
+            seen,
+            torch.zeros(1, dtype=torch.long),
+            *pad(self._read([np.asarray(tokens, dtype=np.int32)])),
+            features,
+            edges,
+            torch.zeros(len(boxes), dtype=torch.long),
+            candidates_of([ids], [-1], ids),
+        )
+        return _chosen(ids, _pointed(model, batch.to(_device(model))).scores[0].double().cpu().tolist())
+
+    def photo(self, name: str, least: int = 0) -> Image.Image:
+        """The photograph that an address or a file names."""
+        return self.pictures.photo(name, least)
+
+
+def _pictures(config: PointingConfig) -> Pictures:
+    return Pictures(config, grid=config.model.attention)
+
+
+def _pointed(model: Pointer, batch: PointingBatch) -> Pointed:
+    kind = model.regions.map.weight.dtype
+    features = None if batch.features is None else batch.features.to(kind)
+    pictures = batch.pictures if model.network is not None else batch.pictures.to(kind)
+    regions = Regions(features, batch.edges, batch.region_owners)
+    pointed: Pointed = model(pictures, batch.owners, batch.tokens, batch.mask, regions)
+    return pointed
+
+
+def _device(model: Pointer) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _regions(questions: Sequence[Question]) -> list[str]:
+    """Candidates of all questions, each once, in an order that does not depend on theirs."""
+    return sorted({choice for question in questions for choice in question.choices})
+
+
+def _chosen(choices: Sequence[str], scores: Sequence[float]) -> Reply:
+    """Returns a reply that does not depend on the order of candidates."""
+    order = in_order(choices)
+    found = reply("", [choices[place] for place in order], [scores[place] for place in order])
+    ordered = reordered(found, order)
+    return ordered._replace(answer=choices[ordered.chosen])
