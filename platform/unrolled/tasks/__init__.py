@@ -6,6 +6,7 @@ from pathlib import Path
 
 from unrolled.config import Config
 from unrolled.tasks.captioning import Captioning
+from unrolled.tasks.findings import Findings, Option, Shown, Table
 from unrolled.tasks.language_modeling import LanguageModeling
 from unrolled.tasks.memory import Memory
 from unrolled.tasks.pointing import Pointing
@@ -19,16 +20,12 @@ from unrolled.tasks.task import (
     Counting,
     Examinee,
     Explainer,
-    Findings,
     GlobalBatch,
-    Option,
     Part,
     Piece,
     Prepared,
     Pretrained,
     Reply,
-    Shown,
-    Table,
     Task,
     Viewer,
     Writer,

@@ -12,7 +12,7 @@ from unrolled.data.asked import Question
 from unrolled.metrics import mean_interval, metric, share_interval
 from unrolled.tasks.answering import Replied
 from unrolled.tasks.answering_scores import CHOSEN, each_score
-from unrolled.tasks.task import Findings, Option, Shown, Table
+from unrolled.tasks.findings import Findings, Option, Shown, Table
 
 EACH = 12
 """Photographs of each heading."""

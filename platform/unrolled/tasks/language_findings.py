@@ -9,7 +9,7 @@ import numpy as np
 
 from unrolled.decoding import Sample, precision_of
 from unrolled.models import LanguageModel
-from unrolled.tasks.task import Findings, Table
+from unrolled.tasks.findings import Findings, Table
 
 if TYPE_CHECKING:
     from unrolled.tasks.language_modeling import LanguageModeling

@@ -20,8 +20,9 @@ from unrolled.models.language_model import PRIME
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.explanation import STEPS, explain
+from unrolled.tasks.findings import Findings
 from unrolled.tasks.language_findings import find
-from unrolled.tasks.task import Findings, Piece
+from unrolled.tasks.task import Piece
 
 READ = 256
 """Steps that an examination reads at a time: bounds the memory of the scores, changes no result."""

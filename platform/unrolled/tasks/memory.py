@@ -17,7 +17,8 @@ from unrolled.metrics import mean_interval, metric
 from unrolled.models.recurrent import build_dropout, build_stack
 from unrolled.models.sequence import SequenceModel
 from unrolled.recurrence.state import Nest
-from unrolled.tasks.task import Findings, Piece, Table
+from unrolled.tasks.findings import Findings, Table
+from unrolled.tasks.task import Piece
 
 SHARE = 100
 """Sequences that an evaluation worker takes at a time."""

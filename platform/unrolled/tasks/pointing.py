@@ -26,11 +26,12 @@ from unrolled.models.pointer import Pointed, Pointer, Regions, build_pointer
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.answering import Replied, in_order, reordered, reply
 from unrolled.tasks.answering_scores import score_replies
+from unrolled.tasks.findings import Findings
 from unrolled.tasks.pictures import Pictures, Shape, address
 from unrolled.tasks.pointing_findings import findings
 from unrolled.tasks.regions import RegionFeatures
 from unrolled.tasks.shares import interleaved
-from unrolled.tasks.task import Findings, Piece, Reply
+from unrolled.tasks.task import Piece, Reply
 
 SHARE = 256
 """Questions that an evaluation worker takes at a time."""

@@ -13,7 +13,7 @@ from unrolled.metrics import metric, share_interval
 from unrolled.tasks import answering_findings
 from unrolled.tasks.answering import Replied
 from unrolled.tasks.answering_scores import CHOSEN
-from unrolled.tasks.task import Findings, Option, Shown, Table
+from unrolled.tasks.findings import Findings, Option, Shown, Table
 
 
 def findings(

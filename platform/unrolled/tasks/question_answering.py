@@ -31,9 +31,10 @@ from unrolled.tasks.answering import Replied, Respondent, in_order, reordered
 from unrolled.tasks.answering_data import BLIND, Opened, PreparedQuestions, Questions, normal
 from unrolled.tasks.answering_findings import findings
 from unrolled.tasks.answering_scores import check_scores, score_replies
+from unrolled.tasks.findings import Findings
 from unrolled.tasks.pictures import Pictures, Shape
 from unrolled.tasks.shares import interleaved
-from unrolled.tasks.task import Findings, Piece, Reply
+from unrolled.tasks.task import Piece, Reply
 
 SHARE = 256
 """Questions that an evaluation worker takes at a time."""

@@ -8,7 +8,6 @@ texts out), `Answerer` (its texts are compared with references), `Viewer` (it de
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -21,6 +20,7 @@ from unrolled.data.asked import Box
 from unrolled.decoding import Answer, Strategy
 from unrolled.metrics import References
 from unrolled.recurrence.state import Nest
+from unrolled.tasks.findings import Findings
 
 
 class Part(Protocol):
@@ -210,81 +210,6 @@ class Viewer(Protocol):
     def unreadable(self, split: str) -> dict[str, str]:
         """Why photographs of a split cannot be read, by name; `texts` leaves them out."""
         ...
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows for the report, such as the hardest characters."""
-
-    title: str
-    note: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Option:
-    """One of the answers that a question allows.
-
-    Attributes:
-        text: as people read it.
-        share: its probability.
-        right, chosen: whether it is the right one, and the model's.
-        box: where it is on the photograph, if it is a region: left, top, width and height as shares of its sides.
-    """
-
-    text: str
-    share: float
-    right: bool
-    chosen: bool
-    box: tuple[float, float, float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A photograph with a question about it, for the report.
-
-    Attributes:
-        heading: of the group in which it stands.
-        photo: as `Asker.photo` takes it.
-        answer: the right one.
-        options: the candidates.
-        written: what the model answered freely; None if it does not.
-        weights: of attention, on a square grid row by row.
-    """
-
-    heading: str
-    photo: str
-    question: str
-    answer: str
-    options: Sequence[Option] = ()
-    written: str | None = None
-    weights: Sequence[float] | None = None
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What an examination found.
-
-    Attributes:
-        scores: by name.
-        intervals: 95 % intervals of scores, as far as known.
-        targets: how many the scores are means of.
-        outputs: rows of outputs.jsonl.
-        tables: for the report.
-        samples: heading and text of what the model wrote, side by side in the report.
-        shown: photographs for the report's gallery, those of one heading together.
-        files: further files beside the report, their texts by name.
-    """
-
-    scores: dict[str, float]
-    targets: int
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    outputs: Sequence[dict[str, Any]] = ()
-    tables: Sequence[Table] = ()
-    samples: Sequence[tuple[str, str]] = ()
-    shown: Sequence[Shown] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable
