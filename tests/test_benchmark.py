@@ -36,7 +36,11 @@ def run(*arguments):
 
 @pytest.mark.parametrize(
     "names",
-    [pytest.param(["recurrence"], id="quick"), pytest.param(["training", "decoding"], marks=pytest.mark.slow)],
+    [
+        pytest.param(["recurrence"], id="quick"),
+        pytest.param(["training", "decoding"], marks=pytest.mark.slow),
+        pytest.param(["captioning"], marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_writes_its_figures_everywhere(names, tmp_path):
     record, page = tmp_path / "figures.json", tmp_path / "figures.md"
@@ -74,8 +78,8 @@ def test_a_slip_in_the_name_is_answered():
     done = run("recurence")
     assert done.returncode == 2 and not done.stdout
     assert done.stderr == (
-        "benchmark: 'recurence' is not a benchmark; there is recurrence, training, decoding, ray, truncation, tuning, "
-        "asha or all. Did you mean 'recurrence'?\n"
+        "benchmark: 'recurence' is not a benchmark; there is recurrence, training, decoding, captioning, ray, truncation, "
+        "tuning, asha or all. Did you mean 'recurrence'?\n"
     )
 
 
