@@ -78,8 +78,8 @@ def test_a_slip_in_the_name_is_answered():
     done = run("recurence")
     assert done.returncode == 2 and not done.stdout
     assert done.stderr == (
-        "benchmark: 'recurence' is not a benchmark; there is recurrence, training, decoding, captioning, ray, truncation, "
-        "tuning, asha or all. Did you mean 'recurrence'?\n"
+        "benchmark: 'recurence' is not a benchmark; there is recurrence, training, decoding, captioning, ray, "
+        "truncation, tuning, asha or all. Did you mean 'recurrence'?\n"
     )
 
 
