@@ -13,6 +13,7 @@ from answering_runs import learned, made, model_of, settings, visual7w_folder
 from unrolled.cli import main
 from unrolled.data.answer_results import read_results
 from unrolled.errors import UserError
+from unrolled.metrics.wordnet import VARIABLE
 from unrolled.tasks.answering_scores import check_scores
 from unrolled.tasks.pictures import address
 
@@ -166,6 +167,19 @@ def test_without_candidates_multiple_choice_is_refused(photos, tmp_path):
     bare = [replace(each, choices=(), right=-1) for each in task.open("validation").questions]
     with pytest.raises(UserError, match=f"multiple_choice, but question {bare[0].id} .* has no candidates"):
         check_scores(task.config, bare)
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_wups_without_wordnet_is_refused_before_the_data_is_read(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))  # a folder without WordNet's files
+    config = tmp_path / "config.yaml"
+    text = "task: question_answering\ndata: {source: missing}\nmodel: {features: {backbone: small}}\n"
+    text += "evaluation: {metrics: ['wups@0.9']}\ntuning: {space: {seed: {choice: [1, 2]}}}\n"
+    config.write_text(text + f"storage: {tmp_path / 'runs'}\n", encoding="utf-8")
+    assert main([command, str(config), *(["--local"] if command == "train" else [])]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("unrolled: WUPS needs WordNet, which is not here: `apt-get install wordnet-base`")
+    assert said.err.count("\n") == 1 and said.out == "" and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("answers", ["classes", "words"])

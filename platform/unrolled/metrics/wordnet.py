@@ -14,6 +14,7 @@ from pathlib import Path
 from unrolled.errors import UserError
 
 VARIABLE = "WNSEARCHDIR"
+FILES = ("index.noun", "data.noun", "noun.exc")
 FOLDERS = ("/usr/share/wordnet", "/usr/local/WordNet-3.0/dict", "~/nltk_data/corpora/wordnet")
 ENDINGS = (
     *(("s", ""), ("ses", "s"), ("ves", "f"), ("xes", "x"), ("zes", "z")),
@@ -27,7 +28,7 @@ def wordnet_folder() -> Path | None:
     """Returns the folder that has WordNet's nouns, `None` where there is none."""
     named = os.environ.get(VARIABLE)
     folders = [Path(folder).expanduser() for folder in ((named,) if named else FOLDERS)]
-    return next((folder for folder in folders if (folder / "data.noun").is_file()), None)
+    return next((folder for folder in folders if all((folder / name).is_file() for name in FILES)), None)
 
 
 def nouns() -> Nouns:

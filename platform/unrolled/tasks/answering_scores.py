@@ -32,11 +32,16 @@ def score_replies(names: Sequence[str], replied: Sequence[Replied]) -> dict[str,
     return {name: sum(each_score(name, replied)) / len(replied) for name in names}
 
 
+def check_wordnet(config: QuestionAnsweringConfig) -> None:
+    """Raises `UserError` where a score needs WordNet, which is not there."""
+    if any(name.startswith("wups") for name in config.evaluation.metrics):
+        nouns()
+
+
 def check_scores(config: QuestionAnsweringConfig, questions: Sequence[Question]) -> None:
     """Raises `UserError` where a score needs what is not there: candidates, several people's answers, or WordNet."""
     names = config.evaluation.metrics
-    if any(name.startswith("wups") for name in names):
-        nouns()
+    check_wordnet(config)
     for question in questions:
         if CHOSEN in names and not question.choices:
             lacks, name = "has no candidates", CHOSEN

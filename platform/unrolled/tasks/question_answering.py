@@ -30,7 +30,7 @@ from unrolled.tasks.answer_words import Words
 from unrolled.tasks.answering import Replied, Respondent, in_order, reordered
 from unrolled.tasks.answering_data import BLIND, Opened, PreparedQuestions, Questions, normal
 from unrolled.tasks.answering_findings import findings
-from unrolled.tasks.answering_scores import check_scores, score_replies
+from unrolled.tasks.answering_scores import check_scores, check_wordnet, score_replies
 from unrolled.tasks.findings import Findings
 from unrolled.tasks.pictures import Pictures, Shape
 from unrolled.tasks.shares import interleaved
@@ -63,6 +63,7 @@ class QuestionAnswering:
     def prepare(cls, config: QuestionAnsweringConfig, fingerprint: str | None = None) -> PreparedQuestions:
         """Learns the vocabulary and tokenises the training and validation split. Features are made when they are first
         read, if nobody has made them before."""
+        check_wordnet(config)  # before minutes are spent on the data
         questions, pictures = prepare_questions(config.data, normal, fingerprint), _pictures(config)
         if pictures is not None and fingerprint is None:
             make_backbone(config.model.features)  # or why not, before anything else begins
