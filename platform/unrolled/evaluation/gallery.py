@@ -146,7 +146,10 @@ def _gaze(attention: Mapping[str, Any] | None) -> dict[str, Any] | None:
     words = []
     for token, weights in zip(attention["output"], attention["weights"], strict=True):
         most = max(weights) or 1.0
-        words.append({"text": word(token), "told": told(weights), "seen": [round(100 * one / most) for one in weights]})
+        text = word(token)
+        words.append(
+            {"text": text, "told": f"“{text}”: {told(weights)}", "seen": [round(100 * one / most) for one in weights]}
+        )
     return {"words": words, "by": short(attention["strategy"]), "side": round(len(attention["input"]) ** 0.5)}
 
 

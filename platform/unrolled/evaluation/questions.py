@@ -13,6 +13,8 @@ from unrolled.tasks import Shown
 
 WIDTH = 280
 """Pixels of a photograph's longer side on the page."""
+ROOM = 0.12
+"""Share of a photograph's height or width that the number of a box takes, with some to spare."""
 
 
 def question_gallery(
@@ -51,6 +53,7 @@ def _card(number: int, one: Shown, picture: Picture) -> dict[str, Any]:
                 "right": option.right,
                 "chosen": option.chosen,
                 "box": None if option.box is None else [round(100 * side, 2) for side in option.box],
+                "label": None if option.box is None else _label(option.box),
             }
             for option in one.options
         ],
@@ -58,9 +61,16 @@ def _card(number: int, one: Shown, picture: Picture) -> dict[str, Any]:
     }
 
 
+def _label(box: Sequence[float]) -> str:
+    """Returns where the number of a box stands, in CSS classes: above it if there is room, else below or inside."""
+    left, top, _, height = box
+    place = "above" if top > ROOM else "below" if top + height < 1 - ROOM else "inside"
+    return f"{place} ending" if left > 1 - ROOM else place
+
+
 def _gaze(weights: Sequence[float]) -> dict[str, Any]:
     """Returns one word for `gallery.js`, with percentages of the most looked at position."""
     most = max(weights) or 1.0
     seen = [round(100 * weight / most) for weight in weights]
-    word = {"text": "where it looked", "told": told(weights), "seen": seen}
+    word = {"text": "where it looked", "told": told(weights).capitalize(), "seen": seen}
     return {"words": [word], "side": round(len(weights) ** 0.5)}

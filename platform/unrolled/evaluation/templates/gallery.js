@@ -35,7 +35,7 @@ for (const box of document.querySelectorAll("[data-gaze]")) {
     const word = words[place];
     cover.style.opacity = word ? 1 : 0;
     if (word) [...cover.children].forEach((node, i) => { node.style.fillOpacity = DARKEST * (1 - word.seen[i] / 100); });
-    told.textContent = word ? `“${word.text}”: ${word.told}` : "";
+    told.textContent = word ? word.told : "";
   };
   box.addEventListener("input", (event) => look(event.target.value));
 }
