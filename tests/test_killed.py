@@ -122,6 +122,8 @@ def disturb(folder, kills, seed, steps):
 def test_kills_at_random_moments_change_nothing(tmp_path):
     done, lost, (got, want) = disturb(tmp_path, kills=4, seed=1, steps=1000)
     assert done == 4
+    said = (tmp_path / "disturbed.txt").read_text(encoding="utf-8")
+    assert said.count("continuing from step") >= done
     assert max(lost) <= 2 * INTERVAL  # one interval, and one that was being written
     assert all(torch.equal(got[name], value) for name, value in want.items())
 

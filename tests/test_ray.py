@@ -1,8 +1,7 @@
-"""The same training and evaluation on real Ray workers, also when they are killed."""
+"""The same training and evaluation on real Ray workers, also when they are stopped."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -18,7 +17,6 @@ from safetensors.torch import load_file
 from unrolled import api
 from unrolled.cluster.session import connect
 from unrolled.errors import UserError
-from unrolled.training.console import Console
 from unrolled.training.run import RunFolder, choose_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -73,37 +71,6 @@ def test_a_mistake_that_only_workers_can_see_is_one_sentence(ray_session, tiny, 
         api.train(tiny, workers=1, resume=True)
 
 
-class KillsAWorker(Console):
-    """Kills one training worker when the first checkpoint is there."""
-
-    killed = 0
-
-    def show(self, row):
-        super().show(row)
-        if row["kind"] == "validation" and not self.killed:
-            self.killed = next(pid for pid, name in processes() if name.startswith("ray::RayTrainWorker"))
-            os.kill(self.killed, signal.SIGKILL)
-
-
-def processes():
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                yield int(folder.name), (folder / "cmdline").read_text(encoding="utf-8", errors="replace")
-            except OSError:
-                continue
-
-
-def test_a_killed_worker_costs_nothing_but_time(ray_session, tiny, capfd):
-    options = ["training.checkpoint_every=4", *FAST, "training.max_steps=200"]
-    console = KillsAWorker()
-    struck = api.train(tiny, workers=2, overrides=["name=struck", *options], console=console)
-    assert console.killed and "continuing from step" in capfd.readouterr().out
-    spared = api.train(tiny, workers=2, overrides=["name=spared", *options])
-    want = weights(spared.path)
-    assert all(torch.equal(want[name], got) for name, got in weights(struck.path).items())
-
-
 def command(*arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "unrolled", *map(str, arguments)],
@@ -119,29 +86,6 @@ def wait_for(condition, seconds=120):
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
-
-
-def test_a_killed_driver_leaves_a_run_that_resumes_bitwise(tiny, tmp_path):
-    options = ["training.checkpoint_every=5", *FAST, "training.max_steps=2000"]
-    folder = tmp_path / "runs" / "tiny"
-    process = command("train", tiny, *options)
-    wait_for(lambda: list(folder.glob("checkpoints/step-*")))
-    process.kill()
-    process.wait()
-    # Workers die with their driver, a moment later; only then is the folder free for the next one.
-    wait_for(lambda: not any("ray::RayTrainWorker" in name for _, name in processes()), 30)
-    reached = max(int(path.name[5:]) for path in folder.glob("checkpoints/step-*"))
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert max(row["step"] for row in rows) - reached <= 5 + 1
-    end = f"training.max_steps={reached + 40}"
-    resumed = command("train", tiny, "--resume", *options[:-1], end)
-    said, _ = resumed.communicate(timeout=400)
-    assert resumed.returncode == 0, said
-    assert "continuing from step" in said
-    whole = command("train", tiny, "name=whole", *options[:-1], end)
-    assert whole.wait(120) == 0
-    want = weights(tmp_path / "runs" / "whole")
-    assert all(torch.equal(want[name], got) for name, got in weights(folder).items())
 
 
 def test_control_c_reaches_the_workers(tiny, tmp_path):

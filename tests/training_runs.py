@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 
@@ -19,6 +20,7 @@ from unrolled.training.run import choose_checkpoint, claim
 from unrolled.training.worker import work
 
 WORDS = ("the", "king", "is", "dead,", "long", "live", "Queen!", "\n", "and", "so;")
+multiprocessing.set_forkserver_preload(["pytest", "unrolled.tasks", "unrolled.training.worker"])
 TEXT = " ".join(np.random.default_rng(3).choice(WORDS, size=500).tolist())
 
 
@@ -53,10 +55,10 @@ def travelling():
     buckets.BYTES = 1000
 
 
-def _process(rank, size, run, fingerprint, port, setup):
+def _process(rank, size, run, fingerprint, port, setup, environment):
     if setup is not None:
         setup()
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= environment | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
     work(run, fingerprint, Distributed(), device=torch.device("cpu"), threads=1)
     torch.distributed.destroy_process_group()
@@ -68,5 +70,7 @@ def train_together(path, size, *overrides, setup=None, **options):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (size, run, fingerprint, port, setup), nprocs=size)
+    # Forked by a server that has imported torch once; its environment is that of the first test that asked for it.
+    given = size, run, fingerprint, port, setup, dict(os.environ)
+    torch.multiprocessing.start_processes(_process, given, nprocs=size, start_method="forkserver")
     return run

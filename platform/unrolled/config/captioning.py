@@ -163,4 +163,4 @@ class CaptioningConfig(Config):
         return self
 
     def _shrink(self, values: dict[str, Any]) -> None:
-        values["data"]["limit"] = 64
+        values["data"]["limit"] = min(64, self.data.limit or 64)

@@ -94,4 +94,4 @@ class PointingConfig(Config):
             )
 
     def _shrink(self, values: dict[str, Any]) -> None:
-        values["data"] |= {"limit": 64, "words": None}
+        values["data"] |= {"limit": min(64, self.data.limit or 64), "words": None}

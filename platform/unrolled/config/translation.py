@@ -131,4 +131,4 @@ class TranslationConfig(Config):
         return self
 
     def _shrink(self, values: dict[str, Any]) -> None:
-        values["data"]["limit"] = 64
+        values["data"]["limit"] = min(64, self.data.limit or 64)
