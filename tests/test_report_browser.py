@@ -165,7 +165,8 @@ const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055)
 const luminance = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(channel);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
 const behind = (n) => { for (; n; n = n.parentElement) {
-  const c = getComputedStyle(n).backgroundColor; if (!/, 0\\)$/.test(c)) return c; } return 'rgb(255, 255, 255)'; };
+  const c = getComputedStyle(n).backgroundColor; if (!/^rgba.*, 0\\)$/.test(c)) return c; }
+  return 'rgb(255, 255, 255)'; };
 const poor = [];
 for (const node of document.querySelectorAll('main *:not(svg *)')) {
   if (![...node.childNodes].some((c) => c.nodeType === 3 && c.textContent.trim()) || node.disabled) continue;
