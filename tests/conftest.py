@@ -83,6 +83,11 @@ evaluation: {metrics: [exact_match, bleu, chrf]}
 @pytest.fixture
 def tiny(tmp_path) -> Path:
     """A config that trains in a second or two; its runs land beside it."""
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY + f"storage: {tmp_path / 'runs'}\n", encoding="utf-8")
+    return write_tiny(tmp_path)
+
+
+def write_tiny(folder: Path) -> Path:
+    """Writes the config `TINY`; its runs land beside it."""
+    path = folder / "tiny.yaml"
+    path.write_text(TINY + f"storage: {folder / 'runs'}\n", encoding="utf-8")
     return path

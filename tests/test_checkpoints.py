@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from training_runs import train, weights
+from conftest import write_tiny
+from training_runs import copied, train, weights
 from unrolled.errors import RunFailed, UserError
 from unrolled.training import checkpoint
+from unrolled.training.run import RunFolder
 
 
 def flip(path):
@@ -25,19 +27,32 @@ def shorten(path):
     path.write_bytes(path.read_bytes()[:-9])
 
 
+OPTIONS = ["training.epochs=99", "training.checkpoint_every=3", "training.validate_every=99", "training.keep=9"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run, _ = train(write_tiny(tmp_path_factory.mktemp("whole")), *OPTIONS, "training.max_steps=9")
+    return weights(run)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run, _ = train(write_tiny(tmp_path_factory.mktemp("trained")), *OPTIONS, "training.max_steps=6")
+    return run.path
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "training.pt", "progress.json"])
 @pytest.mark.parametrize("damage", [flip, shorten, Path.unlink])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tiny, file, damage):
-    options = ["training.epochs=99", "training.checkpoint_every=3", "training.validate_every=99", "training.keep=9"]
-    whole, _ = train(tiny, *options, "training.max_steps=9", "name=whole")
-    run, _ = train(tiny, *options, "training.max_steps=6")
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, trained, tiny, tmp_path, file, damage):
+    run = RunFolder(copied(trained, tmp_path / "runs"))
     damage(run.checkpoints / "step-6" / file)
     with pytest.raises(UserError, match="step-6/" if damage is flip else rf"step-6/{file}"):
         checkpoint.verify(run.checkpoints / "step-6")
-    run, _ = train(tiny, *options, "training.max_steps=9", resume=True)
+    run, _ = train(tiny, *OPTIONS, "training.max_steps=9", resume=True)
     (row,) = (row for row in run.history() if row["kind"] == "resume")
     assert row["step"] == 3 and "step-6" in row["damaged"][0]
-    assert all(torch.equal(weights(run)[name], value) for name, value in weights(whole).items())
+    assert all(torch.equal(weights(run)[name], value) for name, value in whole.items())
 
 
 def test_without_a_whole_checkpoint_nothing_is_resumed(tiny):

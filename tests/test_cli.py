@@ -16,18 +16,26 @@ from pathlib import Path
 import pytest
 
 import unrolled
+from conftest import write_tiny
+from training_runs import copied
 from unrolled.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["training.epochs=1", "training.max_steps=6", "training.validate_every=3"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    assert main(["train", str(write_tiny(folder)), "--local", *FAST]) == 0
+    return folder / "runs" / "tiny"
+
+
 @pytest.fixture
-def run(tiny, tmp_path, capsys):
-    """A trained run."""
-    assert main(["train", str(tiny), "--local", *FAST]) == 0
+def run(trained, tiny, tmp_path, capsys):
+    """A trained run of its own; the training's words are read."""
     capsys.readouterr()
-    return tmp_path / "runs" / "tiny"
+    return copied(trained, tmp_path / "runs")
 
 
 def fails(capsys, arguments, code=2):

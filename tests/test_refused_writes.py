@@ -12,16 +12,30 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training_runs import start, train
+from conftest import write_tiny
+from training_runs import copied, start, train
 from unrolled.cli import main
 from unrolled.cluster.quiet import LateFile
 from unrolled.errors import RunFailed
 from unrolled.training.comm import Alone
+from unrolled.training.run import RunFolder
 from unrolled.training.worker import work
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.is_char_device(), reason="needs /dev/full, a file that is always full")
 SHORT = ["training.max_steps=6", "training.epochs=99", "training.validate_every=3"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run, _ = train(write_tiny(tmp_path_factory.mktemp("trained")), *SHORT)
+    return run.path
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A trained run of its own, beside the config `tiny`."""
+    return RunFolder(copied(trained, tmp_path / "runs"))
 
 
 def contents(folder):
@@ -68,8 +82,7 @@ def small_disk(place, room, saved, kept="."):
 
 
 @pytest.mark.parametrize("words", [["train", "--resume"], ["train", "--overwrite"], ["evaluate"]])
-def test_a_read_only_disk(tiny, tmp_path, namespace, words):
-    run, _ = train(tiny, *SHORT)
+def test_a_read_only_disk(tiny, run, tmp_path, namespace, words):
     before, runs = contents(run.path), tmp_path / "runs"
     command, *options = words
     place = {"train": run.path, "evaluate": run.path / "evaluation" / "test"}[command]
@@ -91,8 +104,7 @@ def test_a_read_only_disk(tiny, tmp_path, namespace, words):
         ("checkpoints", 32, 1, "step-9: cannot be written (No space left on device); older checkpoints are kept."),
     ],
 )
-def test_a_full_disk(tiny, tmp_path, namespace, full, room, code, sentence):
-    run, _ = train(tiny, *SHORT)
+def test_a_full_disk(tiny, run, tmp_path, namespace, full, room, code, sentence):
     before = contents(run.checkpoints)
     script = small_disk(run.path / full, room, tmp_path / "saved")
     got, said = within(namespace, script, *("train", tiny, "--local", "--resume", *SHORT[1:], "training.max_steps=9"))
@@ -101,8 +113,7 @@ def test_a_full_disk(tiny, tmp_path, namespace, full, room, code, sentence):
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_under_a_ray_worker(tiny, tmp_path, namespace):
-    run, _ = train(tiny, *SHORT)
+def test_a_disk_that_fills_up_under_a_ray_worker(tiny, run, tmp_path, namespace):
     script = small_disk(run.path, 60, tmp_path / "saved", "checkpoints")
     options = [
         "training.max_steps=9999",
@@ -137,8 +148,7 @@ def test_a_cache_that_takes_no_folder(tiny, tmp_path, capsys, monkeypatch, cache
     assert not (tmp_path / "runs").exists()
 
 
-def test_files_in_the_place_of_folders(tiny, tmp_path, capsys):
-    run, _ = train(tiny, *SHORT)
+def test_files_in_the_place_of_folders(tiny, run, tmp_path, capsys):
     run.checkpoints.rename(tmp_path / "checkpoints")
     run.checkpoints.touch()
     said = refused(capsys, ["train", tiny, "--local", "--resume"])
@@ -162,8 +172,7 @@ def test_files_in_the_place_of_folders(tiny, tmp_path, capsys):
 
 
 @needs_full
-def test_a_resume_that_finds_the_disk_full_leaves_the_run_as_it_was(tiny, capsys):
-    run, _ = train(tiny, *SHORT)
+def test_a_resume_that_finds_the_disk_full_leaves_the_run_as_it_was(tiny, run, capsys):
     before = contents(run.path)
     (run.path / f".config.yaml.{os.getpid()}").symlink_to(FULL)  # where the new file is written first
     said = refused(capsys, ["train", tiny, "--local", "--resume", "training.max_steps=9"])

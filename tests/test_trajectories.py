@@ -61,10 +61,16 @@ def trajectory(run) -> list[tuple[float, float]]:
     return [(row["loss"], row["gradient_norm"]) for row in run.history() if row["kind"] == "train"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_takes_the_steps_that_were_written_down(family, tmp_path):
-    path, options = config_of(family, tmp_path)
+@pytest.fixture(scope="module", params=FAMILIES)
+def alone(request, tmp_path_factory):
+    """A family, and its run in one process."""
+    path, options = config_of(request.param, tmp_path_factory.mktemp("alone"))
     run, _ = train(path, *options)
+    return request.param, run
+
+
+def test_a_run_takes_the_steps_that_were_written_down(alone):
+    family, run = alone
     lines = (GOLDEN / f"{family}.txt").read_text(encoding="utf-8").splitlines()
     want = [tuple(float(word) for word in line.split()) for line in lines]
     assert len(want) == STEPS
@@ -73,14 +79,13 @@ def test_a_run_takes_the_steps_that_were_written_down(family, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_workers_together_take_the_steps_of_one(family, size, tmp_path):
+def test_workers_together_take_the_steps_of_one(alone, size, tmp_path):
+    family, run = alone
     path, options = config_of(family, tmp_path)
-    alone, _ = train(path, "name=alone", *options)
-    together = train_together(path, size, "name=together", *options)
-    for one, other in zip(trajectory(alone), trajectory(together), strict=True):
+    together = train_together(path, size, *options)
+    for one, other in zip(trajectory(run), trajectory(together), strict=True):
         assert other == pytest.approx(one, abs=1e-9)
-    want, got = weights(alone), weights(together)
+    want, got = weights(run), weights(together)
     for name, value in want.items():
         torch.testing.assert_close(got[name], value, rtol=0, atol=1e-9)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import socket
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -47,6 +49,17 @@ def train(path, *overrides, comm=None, **options):
 
 def weights(run, which="last"):
     return load_file(choose_checkpoint(run, which).folders[0] / "model.safetensors")
+
+
+def copied(run: Path, storage: Path) -> Path:
+    """Copies a run to another storage, for a test that changes it; returns its folder."""
+    folder = storage / run.name
+    shutil.copytree(run, folder)
+    config = folder / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    assert f"storage: {run.parent}\n" in text
+    config.write_text(text.replace(f"storage: {run.parent}\n", f"storage: {storage}\n"), encoding="utf-8")
+    return folder
 
 
 def travelling():
