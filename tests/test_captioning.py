@@ -17,11 +17,6 @@ from unrolled.tasks.captioning import Captioning, normal
 DECODER = {"hidden": 16, "embedding": 8, "dropout": 0.0, "picture": 8, "recall": 8}
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 def settings(*, decoder=None, data=None, **more):
     values = {
         "task": "captioning",

@@ -13,11 +13,6 @@ from unrolled.evaluation.gallery import BYTES, EACH, SIDE, choose, embedded, gal
 from unrolled.metrics import CiderD
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 def texts(count):
     words = ["a dog", "a cat on a mat", "two birds", "a red kite in the sky"]
     references = [[words[i % 4], f"{words[i % 4]} today"] for i in range(count)]

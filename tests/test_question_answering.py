@@ -20,11 +20,6 @@ from unrolled.tasks.pictures import address
 WAYS = [("classes", False), ("classes", True), ("words", False), ("words", True)]
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     return visual7w_folder(tmp_path_factory.mktemp("asked") / "photos")

@@ -30,20 +30,13 @@ decoding: {max_length: 12}
 SECOND = ("name=second", "training.self_critical.photographs=10", "training.log_every=1", "training.epochs=20")
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """The config's file, and the finished run of it."""
     folder = tmp_path_factory.mktemp("first")
     path = folder / "first.yaml"
     path.write_text(CONFIG + f"storage: {folder / 'runs'}\n", encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNROLLED_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        run, _ = train(path)
+    run, _ = train(path)
     return path, run
 
 
