@@ -146,7 +146,7 @@ def _start_local() -> None:
 
     try:
         ray.init(address="local", include_dashboard=False)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # Ray's own, where the machine is too busy to start a node within 30 s
         raise UserError(f"Ray does not start on this machine: {_last_line(str(error))}") from error
     _take_sigterm()
 
