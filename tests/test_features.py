@@ -15,12 +15,16 @@ from test_questions import TELLING, folder, pair
 from unrolled import api
 from unrolled.cluster.session import connect
 from unrolled.config import Config, Section, answering_data
+from unrolled.config.captioning import CaptioningConfig
 from unrolled.config.captioning_data import Data, Features
 from unrolled.data.images import read_image
+from unrolled.data.opening import view_of
 from unrolled.errors import UserError
 from unrolled.features import make_backbone, making, open_features
 from unrolled.features.job import compute_on_ray
 from unrolled.features.making import compute_here, make, work_of
+from unrolled.features.run import works_of
+from unrolled.tasks.pictures import Pictures
 
 
 class Model(Section):
@@ -161,3 +165,34 @@ def test_photographs_of_questions_are_read_once_and_the_missing_named(cache, tmp
     data, model = answering_data.Data(source=source), Model(features=Features(backbone="small"))
     made = open_features(Answering(task="question_answering", name="tiny", data=data, model=model), "train")
     assert len(made) == 2 and made.unreadable == {1: ("v7w_9.jpg", "no such file")}
+
+
+def test_an_epoch_draws_one_of_the_views_that_are_kept(cache):
+    settings = CaptioningConfig.model_validate(
+        {
+            "task": "captioning",
+            "name": "views",
+            "data": {"source": "scenes", "limit": 40},
+            "model": {"features": {"backbone": "small", "views": 3}, "decoder": {"conditioning": "attention"}},
+        }
+    )
+    works = works_of(settings, ["train", "validation"])
+    assert [work.split for work in works] == ["train", "validation", "view 1 of train", "view 2 of train"]
+    rows, pictures = list(range(40)), Pictures(settings, grid=True)
+    views = torch.stack(
+        [open_features(settings, view_of("train", view)).grids(torch.tensor(rows)) for view in range(3)]
+    )
+    assert not torch.equal(views[1], views[2])
+    epochs = [pictures.of("train", rows, epoch) for epoch in range(12)]
+    same = torch.stack([(epoch == views).all(-1).all(-1) for epoch in epochs])  # (epoch, view, photograph)
+    assert bool((same.sum(1) == 1).all()) and bool(same.any(0).all()), "each time one view, and each at some time"
+    torch.testing.assert_close(pictures.of("train", rows[3:9], 7), epochs[7][3:9], rtol=0, atol=0)
+    torch.testing.assert_close(pictures.of("train", rows), views[0], rtol=0, atol=0)
+
+
+def test_the_size_that_a_network_sees(cache):
+    seen = Features(backbone="small", size=112, grid=14)
+    settings = config().model_copy(update={"model": Model(features=seen)})
+    made = open_features(settings, "train")
+    assert (made.positions, made.channels) == (196, 128)
+    assert work_of(settings, "train").folder != work_of(config(), "train").folder

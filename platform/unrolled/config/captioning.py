@@ -60,8 +60,16 @@ class Encoder(Section):
     dropout: Share = Field(0.0, description="share dropped from the positions' features")
 
 
+class Views(Features):
+    views: Positive = Field(
+        1,
+        description="how often features are made of a photograph to learn from: once of all of it, then of views that "
+        "are cropped and mirrored at random; an epoch draws one of them",
+    )
+
+
 class Model(Section):
-    features: Features = Features()
+    features: Views = Views()
     encoder: Encoder = Encoder()
     decoder: Decoder = Decoder()
     engine: Engine = Field("auto", description="what runs the recurrence")
@@ -134,6 +142,12 @@ class CaptioningConfig(Config):
             raise ValueError(
                 f"model.decoder.layer is {decoder.layer}, but model.decoder.layers is {decoder.layers}: accepted is 1 "
                 f"to {decoder.layers}"
+            )
+        features = self.model.features
+        if features.fine_tune and features.views > 1:
+            raise ValueError(
+                f"model.features.views is {features.views}: accepted with fine_tune true is 1, since every epoch draws "
+                "a view of its own"
             )
         attends = decoder.conditioning == "attention"
         if attends and decoder.attention.score == "dot" and self.model.encoder.size != decoder.hidden:

@@ -48,6 +48,9 @@ class Features(Section):
     grid: Positive = Field(
         7, description="positions a side, of the last map that has as many; 1: only the mean over all positions"
     )
+    size: Positive | None = Field(
+        None, description="pixels a side of what it sees; null: as many as it was pretrained on"
+    )
     fine_tune: bool = Field(
         False,
         description="train the network too, on photographs that are cropped and mirrored at random (small: on pictures "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from unrolled.config import answering_data, captioning_data
 from unrolled.data.captions import open_captioned
 from unrolled.data.photographs import Photographs
@@ -16,8 +18,23 @@ REGIONS = "regions of "
 """Before the name of a split: its regions, cut out, in place of its photographs."""
 
 
+_VIEW = re.compile(r"view (\d+) of ")
+
+
+def view_of(split: str, view: int) -> str:
+    """Returns the name of a split whose photographs are seen in another way: all of each for view 0."""
+    return f"view {view} of {split}" if view else split
+
+
+def seen_split(split: str) -> tuple[str, int]:
+    """Returns split and view of what `view_of` names."""
+    found = _VIEW.match(split)
+    return (split[found.end() :], int(found[1])) if found else (split, 0)
+
+
 def open_photographs(data: PhotoData, split: str) -> Photographs:
-    """Opens one split, or its regions; raises as `open_captioned` and `open_asked`."""
+    """Opens one split, whatever the view of it, or its regions; raises as `open_captioned` and `open_asked`."""
+    split, _ = seen_split(split)
     if not isinstance(data, answering_data.Data):
         return open_captioned(data, split)
     if not split.startswith(REGIONS):

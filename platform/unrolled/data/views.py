@@ -33,6 +33,16 @@ def drawn_view(seed: int, epoch: int, row: int) -> View:
     return View(float(left), float(top), side < 0.5)
 
 
+def drawn(seed: int, epoch: int, row: int, views: int) -> int:
+    """Draws which of the views that are kept of photograph `row` is seen in an epoch, as `drawn_view` does."""
+    return int(np.random.default_rng([seed, epoch, row]).integers(views))
+
+
+def least(size: int, view: View | None) -> int:
+    """Returns how many pixels a side a photograph needs for a view of `size`."""
+    return size if view is None else int(size / CROP)
+
+
 def seen(image: Image.Image, size: int, view: View | None = None) -> Tensor:
     """Returns the pixels of a picture or of a view of it, `(size, size, 3)`, 0 … 255 as bytes, squeezed to a square:
     nothing at the border is lost, and a position of a grid is the same share of every picture."""

@@ -104,7 +104,7 @@ def build_backbone(features: Features) -> Backbone:
     Raises:
         UserError: no such network, or one that makes no map.
     """
-    kind = kind_of(features.backbone)
+    kind = kind_of(features)
     network = _network(features.backbone)
     try:
         cut = last_map(network, kind.size, features.grid)
@@ -119,15 +119,20 @@ def load_pretrained(backbone: Backbone, features: Features) -> None:
     Raises:
         UserError: they cannot be had, or belong to another network.
     """
-    weights, source = _weights(features, kind_of(features.backbone))
+    weights, source = _weights(features, kind_of(features))
     if weights:
         wanted = backbone.network.state_dict()
         check(wanted, weights, features.backbone, source)
         backbone.network.load_state_dict({name: weights[name] for name in wanted if name in weights}, strict=False)
 
 
-def kind_of(backbone: str) -> Kind:
+def kind_of(features: Features) -> Kind:
     """Returns what is known of a network by its name; raises `UserError` if there is none of that name."""
+    kind = _named(features.backbone)
+    return kind if features.size is None else kind._replace(size=features.size)
+
+
+def _named(backbone: str) -> Kind:
     if backbone == lite.NAME:
         return Kind(lite.SIZE, (lite.MEAN,) * 3, (lite.DEVIATION,) * 3)
     if backbone == SMALL:
@@ -152,7 +157,7 @@ def kind_of(backbone: str) -> Kind:
 
 def weights_name(features: Features) -> str:
     """Returns what tells these weights from others, without loading them; raises `UserError` as `make_backbone`."""
-    kind = kind_of(features.backbone)
+    kind = kind_of(features)
     if features.weights is not None:
         return digest(Path(features.weights).expanduser())
     if features.backbone == lite.NAME:

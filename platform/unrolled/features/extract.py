@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from unrolled.config.captioning_data import Features
 from unrolled.data.images import UnreadableImage, read_image
-from unrolled.data.opening import PhotoData, open_photographs
+from unrolled.data.opening import PhotoData, open_photographs, seen_split
 from unrolled.data.photographs import Photographs
+from unrolled.data.views import drawn_view, least, seen
 from unrolled.features.backbones import make_backbone
 
 BLOCK = 64
@@ -43,6 +43,7 @@ class Extractor:
     def __init__(self, data: PhotoData, features: Features, split: str, photographs: Photographs | None = None) -> None:
         self.photographs = photographs or open_photographs(data, split)
         self.backbone = make_backbone(features).folded()
+        self._view = seen_split(split)[1]
 
     def block(self, number: int) -> Block:
         """Computes one block."""
@@ -51,7 +52,7 @@ class Extractor:
         unreadable = {}
         for place, row in enumerate(rows):
             try:
-                self._read(self.photographs.images[row], pixels[place])
+                self._read(row, pixels[place])
             except UnreadableImage as error:
                 unreadable[place] = str(error)
         with torch.inference_mode():
@@ -61,6 +62,7 @@ class Extractor:
         grids[list(unreadable)] = 0.0
         return Block(grids.half().numpy(), grids.mean(1).numpy(), unreadable)
 
-    def _read(self, source: bytes | Path, pixels: torch.Tensor) -> None:
-        image = read_image(source, least=self.backbone.size)
-        pixels.copy_(self.backbone.preprocess(image).permute(1, 2, 0))
+    def _read(self, row: int, pixels: torch.Tensor) -> None:
+        view = drawn_view(0, self._view, row) if self._view else None
+        image = read_image(self.photographs.images[row], least=least(self.backbone.size, view))
+        pixels.copy_(seen(image, self.backbone.size, view))

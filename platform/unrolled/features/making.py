@@ -14,7 +14,7 @@ from filelock import FileLock
 from unrolled.cache import cache_folder
 from unrolled.config import Config
 from unrolled.config import captioning_data as sections
-from unrolled.data.opening import REGIONS, PhotoData, open_photographs
+from unrolled.data.opening import REGIONS, PhotoData, open_photographs, seen_split
 from unrolled.data.photographs import Photographs
 from unrolled.features.backbones import VERSION, make_backbone, weights_name
 from unrolled.features.extract import BLOCK, Block, Extractor
@@ -55,7 +55,12 @@ def work_of(config: Config, split: str) -> Work:
     if split.startswith(REGIONS):  # of which the mean alone is read
         features = features.model_copy(update={"grid": 1})
     photographs = open_photographs(data, split)
-    made_of = [VERSION, BLOCK, photographs.fingerprint, features.backbone, weights_name(features), features.grid]
+    network = [features.backbone, weights_name(features), features.grid]
+    made_of: list[object] = [VERSION, BLOCK, photographs.fingerprint, *network]
+    if features.size is not None:
+        made_of.append(f"size {features.size}")
+    if view := seen_split(split)[1]:
+        made_of.append(f"view {view}")
     fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
     return Work(data, features, split, photographs, cache_folder() / f"features-{fingerprint}")
 

@@ -16,7 +16,7 @@ from unrolled.config import Config
 from unrolled.data.images import UnreadableImage, read_image
 from unrolled.data.opening import open_photographs
 from unrolled.data.photographs import Photographs
-from unrolled.data.views import CROP, drawn_view, seen
+from unrolled.data.views import drawn_view, least, seen
 from unrolled.errors import UserError
 from unrolled.features.backbones import SMALL, kind_of
 from unrolled.files import write_whole
@@ -61,9 +61,7 @@ class Pixels:
         for place, row in enumerate(rows):
             view = None if epoch is None or self._seed is None else drawn_view(self._seed, epoch, row)
             try:
-                image = read_image(
-                    self._photographs.images[row], self._size if view is None else int(self._size / CROP)
-                )
+                image = read_image(self._photographs.images[row], least(self._size, view))
             except UnreadableImage as error:
                 raise UserError(f"{self._photographs.names[row]}: {error}.") from None
             pixels[place] = seen(image, self._size, view)
@@ -79,13 +77,13 @@ def open_pixels(config: Config, split: str) -> Pixels:
         UserError: as `open_photographs` and `kind_of`, or the cache cannot be written.
     """
     given: Any = config
-    backbone = given.model.features.backbone
+    features = given.model.features
     photographs = open_photographs(given.data, split)
     digest = hashlib.sha256(f"photographs {VERSION} {photographs.fingerprint}".encode()).hexdigest()[:20]
     folder = made_once(digest, lambda folder: _look_through(photographs, folder))
     found = json.loads((folder / UNREADABLE).read_text(encoding="utf-8"))
     unreadable = {int(row): (photographs.names[int(row)], reason) for row, reason in found.items()}
-    return Pixels(photographs, unreadable, kind_of(backbone).size, None if backbone == SMALL else config.seed)
+    return Pixels(photographs, unreadable, kind_of(features).size, None if features.backbone == SMALL else config.seed)
 
 
 def _look_through(photographs: Photographs, folder: Path) -> None:

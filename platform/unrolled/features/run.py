@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from unrolled.config import Config, PointingConfig
-from unrolled.data.opening import REGIONS
+from unrolled.data.opening import REGIONS, view_of
 from unrolled.data.questions import LEARNED
 from unrolled.errors import UserError
 from unrolled.features.making import Compute, Work, make, work_of
@@ -35,7 +35,8 @@ def works_of(config: Config, splits: Sequence[str]) -> list[Work]:
         raise UserError(f"features: a config of task {config.task} has no model.features.")
     if features.fine_tune:
         raise UserError("features: model.features.fine_tune is true: the network is trained, so nothing can be kept.")
-    return [work_of(config, split) for split in (*splits, *region_splits(config, splits))]
+    views = [view_of("train", view) for view in range(1, getattr(features, "views", 1))] if "train" in splits else []
+    return [work_of(config, split) for split in (*splits, *views, *region_splits(config, splits))]
 
 
 def region_splits(config: Config, splits: Sequence[str]) -> list[str]:

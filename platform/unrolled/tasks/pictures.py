@@ -17,9 +17,9 @@ from unrolled.config.answering import QuestionAnsweringConfig
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.config.pointing import PointingConfig
 from unrolled.data.images import ADDRESSES, UnreadableImage, read_image
-from unrolled.data.opening import open_photographs
+from unrolled.data.opening import open_photographs, view_of
 from unrolled.data.photographs import Photographs
-from unrolled.data.views import seen
+from unrolled.data.views import drawn, seen
 from unrolled.errors import UserError
 from unrolled.features import Features, Pixels, build_backbone, make_backbone, open_features, open_pixels
 from unrolled.features.backbones import kind_of
@@ -79,6 +79,7 @@ class Pictures:
 
     def __init__(self, config: PhotoConfig, *, grid: bool) -> None:
         self._config, self._grid = config, grid
+        self._views = config.model.features.views if isinstance(config, CaptioningConfig) else 1
         self._splits: dict[str, Features | Pixels] = {}
         self._stored: dict[str, Photographs] = {}
 
@@ -102,6 +103,16 @@ class Pictures:
         if isinstance(features, Pixels):
             return features.read(rows, epoch)
         wanted = torch.as_tensor(rows, dtype=torch.long)
+        if epoch is None or self._views == 1:
+            return self._kept(features, wanted)
+        views = torch.tensor([drawn(self._config.seed, epoch, row, self._views) for row in rows])
+        made = torch.empty(len(rows), features.positions if self._grid else 1, features.channels)
+        for view in views.unique().tolist():
+            made[views == view] = self._kept(self.features(view_of(split, view)), wanted[views == view])
+        return made
+
+    def _kept(self, features: Features | Pixels, wanted: Tensor) -> Tensor:
+        assert isinstance(features, Features), "pixels are read"
         return features.grids(wanted) if self._grid else features.globals(wanted)[:, None]
 
     def named(self, inputs: Sequence[str]) -> Tensor:
@@ -149,7 +160,7 @@ class Pictures:
     def _computed(self, files: Sequence[str]) -> Tensor:
         features = self._config.model.features
         if features.fine_tune:
-            size = kind_of(features.backbone).size
+            size = kind_of(features).size
             return torch.stack([seen(self.photo(file, size), size) for file in files]).permute(0, 3, 1, 2)
         backbone = make_backbone(features).eval()
         grids: Tensor = backbone(torch.stack([backbone.preprocess(self.photo(file)) for file in files]))
