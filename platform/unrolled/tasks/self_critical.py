@@ -62,6 +62,7 @@ class Photographs:
     samples: int
     seed: int
     reward: CiderReward
+    epoch: int
 
     @property
     def tokens(self) -> int:
@@ -70,7 +71,7 @@ class Photographs:
 
     def part(self, rank: int, size: int) -> Seen | None:
         rows = self.rows[rank::size].tolist()
-        return Seen(self.pictures.of("train", rows), rows, self.seed, self.reward) if rows else None
+        return Seen(self.pictures.of("train", rows, self.epoch), rows, self.seed, self.reward) if rows else None
 
 
 class Drawn(NamedTuple):
@@ -107,7 +108,7 @@ class SelfCritical:
         (seed,) = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64).tolist()
         size, samples = self.settings.photographs, self.settings.samples
         return [
-            Photographs(pictures, order[start : start + size], samples, seed, self._reward)
+            Photographs(pictures, order[start : start + size], samples, seed, self._reward, epoch)
             for start in range(0, len(order), size)
         ]
 
