@@ -14,7 +14,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "captioning" / "scenes.yaml"
 
 @pytest.mark.slow
 def test_scenes_are_described_word_for_word(tmp_path):
-    run = api.train(load_config(CONFIG, [f"storage={tmp_path}", "training.epochs=7"]), workers=2)  # of 10
+    run = api.train(load_config(CONFIG, [f"storage={tmp_path}"]), workers=2)
     best = max(row["exact_match"] for row in run.folder.history() if row["kind"] == "validation")
     assert best >= 95
     report = run.evaluate("test", ["greedy"], workers=2)
