@@ -107,7 +107,7 @@ class Pictures:
             return self._kept(features, wanted)
         views = torch.tensor([drawn(self._config.seed, epoch, row, self._views) for row in rows])
         made = torch.empty(len(rows), features.positions if self._grid else 1, features.channels)
-        for view in views.unique().tolist():
+        for view in set(views.tolist()):
             made[views == view] = self._kept(self.features(view_of(split, view)), wanted[views == view])
         return made
 
