@@ -10,6 +10,7 @@ from gradient_check import gradcheck
 from unrolled.config.answering import Model
 from unrolled.data.question_batches import answer_texts, plan_photographs
 from unrolled.decoding import Greedy, decode
+from unrolled.models.answer_vectors import AnswerVectors
 from unrolled.models.answerer import build_classifier, build_teller
 from unrolled.models.image_encoder import ImageEncoder
 from unrolled.models.joint import Product, StackedAttention
@@ -27,6 +28,14 @@ def settings(**more):
 def classifier(**more):
     torch.manual_seed(1)
     return build_classifier(settings(answers="classes", **more), CHANNELS, POSITIONS, WORDS, ANSWERS).double()
+
+
+def matcher(**more):
+    """Answers of two words each."""
+    torch.manual_seed(1)
+    texts = torch.randint(4, WORDS, (ANSWERS, 2))
+    sizes = CHANNELS, POSITIONS, WORDS, ANSWERS
+    return build_classifier(settings(answers="vectors", **more), *sizes, texts=texts).double()
 
 
 def teller(**more):
@@ -59,7 +68,7 @@ def test_stacked_attention_is_that_of_the_equations():
     joint = StackedAttention(3, 2, 4, 2, NONE)
     picture = ImageEncoder(2, None, NONE)(torch.randn(1, 3, 2))
     question = torch.randn(1, 3)
-    states = torch.tanh(joint.picture(picture.states[0]))
+    states = torch.cat([torch.tanh(joint.picture(picture.states[0])), joint.nothing[None]])
     u = torch.tanh(joint.question(question[0]))
     for look in joint.looks:
         scores = [look.weight @ torch.tanh(look.query(u) + look.key(state)) for state in states]
@@ -67,7 +76,24 @@ def test_stacked_attention_is_that_of_the_equations():
         u = u + sum(weight * state for weight, state in zip(weights, states, strict=True))
     joined = joint(question, joint.prepare(picture))
     torch.testing.assert_close(joined.vector[0], u)
-    torch.testing.assert_close(joined.weights[0], weights)
+    torch.testing.assert_close(joined.weights[0], weights[:-1])
+
+
+def test_an_answer_is_the_sum_of_its_words():
+    torch.manual_seed(1)
+    head = AnswerVectors(4, 9, torch.tensor([[5, -1], [6, 7], [7, -1]]))
+    hidden, words = torch.randn(2, 4), head.words
+    expected = torch.stack([words[5], (words[6] + words[7]) / 2**0.5, words[7]])
+    torch.testing.assert_close(head.logits(hidden), hidden @ expected.T)
+    torch.testing.assert_close(
+        head.loss(hidden, torch.tensor([1, 0])), -head.log_probabilities(hidden)[[0, 1], [1, 0]].sum()
+    )
+    # New answers: of known words, of one known and one unknown, of none known, and none at all.
+    texts = torch.tensor([[[5, 7], [7, 8], [8, 4], [-1, -1]]]).expand(2, -1, -1)
+    scores = head.scores(hidden, texts)
+    both = (words[5] + words[7]) / 2**0.5
+    torch.testing.assert_close(scores[:, :2], torch.stack([hidden @ both, hidden @ words[7]], dim=1))
+    assert (scores[:, 2:] == -torch.inf).all()
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -133,14 +159,16 @@ def test_the_answer_depends_on_picture_and_question():
     assert len(decode(model, memory, Greedy(max_length=4), begin=1, end=2).tokens) == 3
 
 
-@pytest.mark.parametrize("answers", ["classes", "words"])
+@pytest.mark.parametrize("answers", ["classes", "vectors", "words"])
 @pytest.mark.parametrize("attention", [False, True])
 def test_gradients_are_those_of_finite_differences(answers, attention):
-    model = (classifier if answers == "classes" else teller)(attention=attention, encoder={"size": 6})
+    model = {"classes": classifier, "vectors": matcher, "words": teller}[answers](
+        attention=attention, encoder={"size": 6}
+    )
     pictures, owners, tokens, mask = questions()
 
     def loss(seen):
-        if answers == "classes":
+        if answers != "words":
             return model.loss(model(seen, owners, tokens, mask), torch.tensor([1, 5, 0]))
         text = answer_texts([tokens[row][mask[row]].numpy() for row in range(3)], [np.array([4, 5])] * 3)
         return model.loss(model.encode(seen).select(owners), text.before, text.after, text.asked)

@@ -17,7 +17,7 @@ from unrolled.metrics.wordnet import VARIABLE
 from unrolled.tasks.answering_scores import check_scores
 from unrolled.tasks.pictures import address
 
-WAYS = [("classes", False), ("classes", True), ("words", False), ("words", True)]
+WAYS = [(answers, attention) for answers in ("classes", "vectors", "words") for attention in (False, True)]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,29 @@ def test_the_loss_among_candidates_is_that_of_a_softmax_over_them(photos, tmp_pa
     assert (batch.target.candidates >= 0).any() and len(corpus)
 
 
+def test_a_new_candidate_of_known_words_can_be_chosen_by_vectors(photos, tmp_path, seen):
+    task, data = made(settings(photos, answers="vectors"), tmp_path)
+    seen(task)
+    (question,) = data.split("validation").questions([0])
+    asked = replace(question, choices=("red green", "zebra", *question.choices))
+    (one,) = replies(task, model_of(task), [asked])
+    new, unknown, *_ = one.reply.probabilities
+    assert new > 0 and unknown == 0
+
+
+def test_the_loss_among_candidates_by_vectors_is_that_of_a_softmax_over_them(photos, tmp_path, seen):
+    task, data = made(settings(photos, answers="vectors", training={"candidates": 0.9}), tmp_path)
+    model, corpus = model_of(task), data.split("train")
+    batch = task.plan(data, 0)[0]
+    part = _double(batch.part(0, 1))
+    named = task.respondent.loss(model, part).item()
+    seen(task)
+    replied = task._replied(model, "train", corpus.questions(batch.rows))
+    chosen = -sum(np.log(one.reply.probabilities[one.question.right]) for one in replied)
+    model.train()
+    assert task.respondent.loss(model, part).item() == pytest.approx(0.1 * named + 0.9 * chosen)
+
+
 def test_the_loss_among_candidates_in_words_is_that_of_their_likelihoods(photos, tmp_path, seen):
     task, data = made(settings(photos, answers="words", training={"candidates": 0.4}), tmp_path)
     model, corpus = model_of(task), data.split("train")
@@ -177,7 +200,7 @@ def test_wups_without_wordnet_is_refused_before_the_data_is_read(tmp_path, monke
     assert said.err.count("\n") == 1 and said.out == "" and not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("answers", ["classes", "words"])
+@pytest.mark.parametrize("answers", ["classes", "vectors", "words"])
 def test_a_run_learns_is_evaluated_and_answers(photos, tmp_path, capsys, answers):
     training = {"epochs": 60, "batch_tokens": 200, "optimizer": {"learning_rate": 0.02}, "precision": "float32"}
     training |= {"metric": "multiple_choice", "validate_every": 60}

@@ -26,23 +26,25 @@ class Question(Recurrent):
 
 
 class Model(Section):
-    answers: Literal["classes", "words"] = Field(
-        "words", description="classes: one of the answers of the training split; words: written word by word"
+    answers: Literal["classes", "vectors", "words"] = Field(
+        "words",
+        description="classes: one of the answers of the training split; vectors: likewise, but an answer is known by "
+        "the words in it, so that candidates may be new; words: written word by word",
     )
     sees: Literal["both", "question", "picture"] = Field(
         "both", description="both, or as a baseline the question alone (blind) or the picture alone"
     )
     attention: bool = Field(
         True,
-        description="look at positions; classes: stacked attention; words: every step from the state before it; false: "
-        "see their mean alone",
+        description="look at positions; classes, vectors: stacked attention; words: every step from the state before "
+        "it; false: see their mean alone",
     )
     features: Features = Features()
     encoder: Encoder = Encoder()
     question: Question = Question()
-    most_answers: Positive = Field(1000, description="classes: so many of the most frequent answers")
-    joint: Positive = Field(512, description="classes: features of question and picture in one")
-    hops: Positive = Field(2, description="classes with attention: how often it looks")
+    most_answers: Positive = Field(1000, description="classes, vectors: so many of the most frequent answers")
+    joint: Positive = Field(512, description="classes, vectors: features of question and picture in one")
+    hops: Positive = Field(2, description="classes, vectors, with attention: how often it looks")
     engine: Engine = Field("auto", description="what runs the recurrence")
 
     @property
@@ -90,10 +92,10 @@ class QuestionAnsweringConfig(Config):
         """Checks that no single key can see. A message starts with the key that should change."""
         model = self.model
         check_engine(model.engine, model.question, "model.question")
-        if model.attends and model.answers == "classes" and model.sees == "picture":
+        if model.attends and model.answers != "words" and model.sees == "picture":
             raise ValueError(
-                "model.attention is true, but a model of classes that sees the picture alone has no question by which "
-                "it could look; accepted is false"
+                f"model.attention is true, but a model of {model.answers} that sees the picture alone has no question "
+                "by which it could look; accepted is false"
             )
         if model.attends and model.features.grid == 1:
             raise ValueError("model.features.grid is 1, but model.attention needs positions to look at")

@@ -48,14 +48,18 @@ class AnswerClass:
     Attributes:
         right: the right answer of each question, `(batch,)`.
         candidates: of each question, `(batch, most)`; -1 where one has no number, or a question has fewer.
+        texts: their tokens, `(batch, most, words)`, padded with -1, where answers are known by their words.
     """
 
     right: Tensor
     candidates: Tensor
+    texts: Tensor | None = None
 
     def to(self, device: torch.device) -> AnswerClass:
-        """Moves both tensors."""
-        return AnswerClass(self.right.to(device, non_blocking=True), self.candidates.to(device, non_blocking=True))
+        """Moves every tensor."""
+        texts = None if self.texts is None else self.texts.to(device, non_blocking=True)
+        right, candidates = (each.to(device, non_blocking=True) for each in (self.right, self.candidates))
+        return AnswerClass(right, candidates, texts)
 
 
 @dataclass(frozen=True)

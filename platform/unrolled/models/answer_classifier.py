@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from unrolled.models.answer_vectors import AnswerVectors
 from unrolled.models.encoder import TextEncoder
 from unrolled.models.heads import VocabularyHead
 from unrolled.models.image_encoder import ImageEncoder
@@ -28,7 +29,7 @@ class AnswerClassifier(nn.Module):
         question: TextEncoder | None,
         picture: ImageEncoder | None,
         joint: Product | StackedAttention,
-        head: VocabularyHead,
+        head: VocabularyHead | AnswerVectors,
     ) -> None:
         super().__init__()
         self.question, self.picture, self.joint, self.head = question, picture, joint, head
@@ -62,20 +63,30 @@ class AnswerClassifier(nn.Module):
         """Cross-entropy (nats) of the right answers `(batch,)`, summed."""
         return self.head.loss(joined.vector, answers, smoothing)
 
-    def choice_loss(self, joined: Joined, answers: Tensor, candidates: Tensor) -> Tensor:
+    def choice_loss(self, joined: Joined, answers: Tensor, candidates: Tensor, texts: Tensor | None = None) -> Tensor:
         """Cross-entropy (nats) of the right answers `(batch,)` among the candidates alone, summed.
 
         Args:
-            candidates: `(batch, most)`, the right answers among them; -1 where there is none. A question without
-                another candidate adds nothing.
+            candidates: `(batch, most)`, the right answers among them; -1 where there is none, or one that is no class.
+                A question without another candidate adds nothing.
+            texts: their tokens, `(batch, most, words)`, padded with -1, where answers are vectors: then those that are
+                no class count, too.
         """
         if candidates.shape[1] == 0:
             return joined.vector.new_zeros(())
         logits = self.head.logits(joined.vector)
-        wrong = (candidates >= 0) & (candidates != answers[:, None])
-        others = logits.gather(1, candidates.clamp(min=0)).masked_fill(~wrong, -math.inf)
+        if texts is None:
+            others = logits.gather(1, candidates.clamp(min=0)).masked_fill(candidates < 0, -math.inf)
+        else:
+            others = self.text_scores(joined, texts)
+        others = others.masked_fill(candidates == answers[:, None], -math.inf)
         own = torch.cat([logits.gather(1, answers[:, None]), others], dim=1)
         return -own.log_softmax(1)[:, 0].sum()
+
+    def text_scores(self, joined: Joined, texts: Tensor) -> Tensor:
+        """Scores of answers by their words, `(batch, most)`; see `AnswerVectors.scores`."""
+        assert isinstance(self.head, AnswerVectors)
+        return self.head.scores(joined.vector, texts)
 
     def log_probabilities(self, joined: Joined) -> Tensor:
         """`(batch, answers)`."""

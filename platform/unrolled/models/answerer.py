@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from unrolled.config.answering import Model
 from unrolled.models.answer_classifier import AnswerClassifier
+from unrolled.models.answer_vectors import AnswerVectors
 from unrolled.models.attention import Attention
 from unrolled.models.context_feeding import ContextFeeding
 from unrolled.models.decoder import Decoder
@@ -18,11 +19,20 @@ from unrolled.models.joint import Product, StackedAttention
 from unrolled.models.recurrent import build_dropout, build_stack
 from unrolled.recurrence import Dropout
 
+SPREAD = 1.0
+"""Of the places' first vectors: with small ones, a question for what stands at a place is learned long after others."""
+
 
 def build_classifier(
-    config: Model, channels: int, positions: int, vocabulary: int, answers: int, network: nn.Module | None = None
+    config: Model,
+    channels: int,
+    positions: int,
+    vocabulary: int,
+    answers: int,
+    network: nn.Module | None = None,
+    texts: Tensor | None = None,
 ) -> AnswerClassifier:
-    """Makes a model of `model.answers: classes`.
+    """Makes a model of `model.answers: classes`, or `vectors`.
 
     Args:
         channels: features of a position of the grids.
@@ -30,6 +40,7 @@ def build_classifier(
         vocabulary: tokens of questions.
         answers: how many there are to choose from.
         network: makes grids of pixels, where it is trained too.
+        texts: tokens of the answers, `(answers, most)`, padded with -1, where they are vectors.
     """
     question = build_question_encoder(config, vocabulary) if config.sees != "picture" else None
     picture = build_picture_encoder(config, channels, positions, network) if config.sees != "question" else None
@@ -42,7 +53,8 @@ def build_classifier(
         joint = StackedAttention(asked, seen, config.joint, config.hops, dropout)
     else:
         joint = Product(asked, seen, config.joint, dropout)
-    return AnswerClassifier(question, picture, joint, VocabularyHead(config.joint, answers))
+    head = VocabularyHead(config.joint, answers) if texts is None else AnswerVectors(config.joint, vocabulary, texts)
+    return AnswerClassifier(question, picture, joint, head)
 
 
 def build_teller(
@@ -81,4 +93,7 @@ def build_picture_encoder(
     """Makes what sees pictures, by `model.encoder`; arguments as of `build_classifier`."""
     placed = positions if config.attends and config.encoder.places else 0
     dropout = Dropout(config.encoder.dropout)
-    return ImageEncoder(channels, config.encoder.size, dropout, network=network, grid=config.attends, placed=placed)
+    grid = config.attends
+    return ImageEncoder(
+        channels, config.encoder.size, dropout, network=network, grid=grid, placed=placed, spread=SPREAD
+    )

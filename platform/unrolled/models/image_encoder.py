@@ -21,6 +21,7 @@ class ImageEncoder(nn.Module):
         grid: whether the decoder looks at positions; else it is given their mean as the only one.
         placed: positions, to each of which a learned vector is added, by which the decoder knows where it looks (as
             Gehring et al. 2017, section 3.1, for words); 0: none is.
+        spread: deviation of these vectors at first.
     """
 
     def __init__(
@@ -32,12 +33,13 @@ class ImageEncoder(nn.Module):
         network: nn.Module | None = None,
         grid: bool = True,
         placed: int = 0,
+        spread: float = 0.1,
     ) -> None:
         super().__init__()
         self.network, self.grid, self.dropout = network, grid, dropout
         self.map = None if size is None else nn.Linear(channels, size)
         self.memory_size = size or channels
-        self.places = nn.Parameter(0.1 * torch.randn(placed, self.memory_size)) if placed else None
+        self.places = nn.Parameter(spread * torch.randn(placed, self.memory_size)) if placed else None
 
     def forward(self, pictures: Tensor) -> Memory:
         """Grids `(pictures, positions, channels)`, or pixels where there is a network; the summary is the mean."""

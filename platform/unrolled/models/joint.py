@@ -17,7 +17,7 @@ class Joined(NamedTuple):
 
     Attributes:
         vector: `(batch, size)`.
-        weights: of attention's last look, `(batch, positions)`, where there is one.
+        weights: of attention's last look, `(batch, positions)`, where there is one; at most 1 together.
     """
 
     vector: Tensor
@@ -57,6 +57,10 @@ class StackedAttention(nn.Module):
 
         α_k = softmax_p(w_kᵀ tanh(U_k u_{k−1} + K_k s_p)),  u_k = u_{k−1} + Σ_p α_kp s_p
 
+    One more position, a learned vector, is no part of any picture: where nothing is to be found, a look goes there (as
+    to the sentinel of Lu et al. 2017, "Knowing when to look"). A mean over positions that are alike cannot say how many
+    they are; what is left for this one can.
+
     Args:
         question_size, picture_size: features of q and f.
         size: of u and s.
@@ -66,15 +70,23 @@ class StackedAttention(nn.Module):
     def __init__(self, question_size: int, picture_size: int, size: int, hops: int, dropout: Dropout) -> None:
         super().__init__()
         self.question, self.picture = nn.Linear(question_size, size), nn.Linear(picture_size, size)
+        self.nothing = nn.Parameter(0.1 * torch.randn(size))
         self.looks = nn.ModuleList(Attention("additive", size, size) for _ in range(hops))
         self.dropout = dropout
+        # Scores that hang on question and position together need a tanh that bends: with torch's smaller first weights
+        # it hardly does, and looks learn nothing for a long time.
+        for map in self.modules():
+            if isinstance(map, nn.Linear):
+                nn.init.xavier_uniform_(map.weight, nn.init.calculate_gain("tanh"))
 
     def prepare(self, picture: Memory) -> Memory:
         """What depends on a picture alone, so that it is computed once however many questions it has: s, and for every
         look the keys K s, one behind the other."""
         states = torch.tanh(self.picture(picture.states))
+        states = torch.cat([states, self.nothing.expand(len(states), 1, -1)], dim=1)
+        mask = torch.cat([picture.mask, picture.mask.new_ones(len(states), 1)], dim=1)
         keys = torch.cat([look.keys(states) for look in self._looks()], dim=-1)
-        return Memory(states, picture.mask, picture.summary, keys)
+        return Memory(states, mask, picture.summary, keys)
 
     def forward(self, question: Tensor, picture: Memory) -> Joined:
         """Joins `question` `(batch, question_size)` and a prepared `picture`, a row a question."""
@@ -84,7 +96,7 @@ class StackedAttention(nn.Module):
             seen, weights = look(joined[:, None], Memory(picture.states, picture.mask, picture.summary, keys))
             joined = joined + seen[:, 0]
         assert weights is not None
-        return Joined(self.dropout(joined), weights[:, 0])
+        return Joined(self.dropout(joined), weights[:, 0, :-1])
 
     def _looks(self) -> list[Attention]:
         return [look for look in self.looks if isinstance(look, Attention)]

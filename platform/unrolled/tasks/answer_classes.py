@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class Classes:
         loss = model.loss(joined, target.right, smoothing)
         if not model.training or share == 0:
             return loss
-        return (1 - share) * loss + share * model.choice_loss(joined, target.right, target.candidates)
+        return (1 - share) * loss + share * model.choice_loss(joined, target.right, target.candidates, target.texts)
 
     @torch.inference_mode()
     def replies(
@@ -76,14 +77,23 @@ class Classes:
     ) -> list[Reply]:
         """The likeliest of all answers, and of the candidates; a candidate that is no class is impossible."""
         if strategy is not None:
-            raise UserError("--decode: model.answers 'classes' chooses an answer and writes none; leave it out.")
-        logs = model.log_probabilities(_joined(model, batch)).double().cpu().numpy()
-        found = []
-        for row, own in zip(logs, choices, strict=True):
-            numbers = [self._number(choice) for choice in own]
-            scores = [row[number] if number >= 0 else -np.inf for number in numbers]
-            found.append(reply(self._answers[int(row.argmax())], own, scores))
-        return found
+            way = self._config.model.answers
+            raise UserError(f"--decode: model.answers {way!r} chooses an answer and writes none; leave it out.")
+        joined = _joined(model, batch)
+        logs = model.log_probabilities(joined).double()
+        likeliest, scores = logs.argmax(1).tolist(), self._own_scores(model, joined, logs, choices)
+        return [reply(self._answers[best], own, row) for best, own, row in zip(likeliest, choices, scores, strict=True)]
+
+    def _own_scores(
+        self, model: AnswerClassifier, joined: Joined, logs: Tensor, choices: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Log-probabilities of the candidates of every question, up to a constant each; `logs`: of all answers."""
+        numbers = [[self._number(choice) for choice in own] for own in choices]
+        known = logs.tolist()
+        return [
+            [row[number] if number >= 0 else -math.inf for number in own]
+            for row, own in zip(known, numbers, strict=True)
+        ]
 
     @torch.inference_mode()
     def attention(

@@ -26,6 +26,7 @@ from unrolled.errors import UserError
 from unrolled.features import Backbone, build_backbone, load_pretrained, make_backbone
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.answer_classes import Classes
+from unrolled.tasks.answer_vectors import Vectors
 from unrolled.tasks.answer_words import Words
 from unrolled.tasks.answering import Replied, Respondent, in_order, reordered
 from unrolled.tasks.answering_data import BLIND, Opened, PreparedQuestions, Questions, normal
@@ -53,11 +54,12 @@ class QuestionAnswering:
         self.decoding = as_trained(config.decoding, config.training.precision)
         self.pictures = _pictures(config)
         self.respondent: Respondent
-        if config.model.answers == "classes":
-            answers = QuestionFolder(folder).answers
-            self.respondent = Classes(config, len(self.vocabulary), answers, normal)
-        else:
+        if config.model.answers == "words":
             self.respondent = Words(config, self.vocabulary, normal)
+        elif config.model.answers == "vectors":
+            self.respondent = Vectors(config, self.vocabulary, QuestionFolder(folder).answers, normal)
+        else:
+            self.respondent = Classes(config, len(self.vocabulary), QuestionFolder(folder).answers, normal)
 
     @classmethod
     def prepare(cls, config: QuestionAnsweringConfig, fingerprint: str | None = None) -> PreparedQuestions:

@@ -1,0 +1,67 @@
+"""Answers as vectors: an answer is known by the words in it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class AnswerVectors(nn.Module):
+    """Scores h · a, where a is the sum of the vectors of an answer's words over the square root of their number: so an
+    answer may be scored that no question of training has, if its words are known from others.
+
+    Args:
+        size: features of the vectors h.
+        vocabulary: how many tokens.
+        answers: tokens of the answers to choose from, `(answers, most)`, padded with -1. Words that none of them has
+            are not known and count as not being there.
+    """
+
+    answers: Tensor
+    known: Tensor
+
+    def __init__(self, size: int, vocabulary: int, answers: Tensor) -> None:
+        super().__init__()
+        self.words = nn.Parameter(torch.empty(vocabulary, size))
+        nn.init.normal_(self.words, std=1 / math.sqrt(size))
+        self.register_buffer("answers", answers, persistent=False)
+        known = torch.zeros(vocabulary, dtype=torch.bool)
+        known[answers[answers >= 0]] = True
+        self.register_buffer("known", known, persistent=False)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`(rows, size)` → scores of all answers, `(rows, answers)`."""
+        return functional.linear(hidden, self._vectors(self.answers))
+
+    def log_probabilities(self, hidden: Tensor) -> Tensor:
+        """`(rows, size)` → `(rows, answers)`."""
+        return self.logits(hidden).log_softmax(-1)
+
+    def loss(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy in nats of the answers by number, `(rows,)`, summed; smoothing as in `VocabularyHead`."""
+        return functional.cross_entropy(self.logits(hidden), targets, reduction="sum", label_smoothing=smoothing)
+
+    def scores(self, hidden: Tensor, texts: Tensor) -> Tensor:
+        """Scores of a few answers a row.
+
+        Args:
+            hidden: `(rows, size)`.
+            texts: their tokens, `(rows, few, words)`, padded with -1.
+
+        Returns:
+            `(rows, few)`; −∞ where no word is known.
+        """
+        scores = torch.einsum("rs,rfs->rf", hidden, self._vectors(texts))
+        return scores.masked_fill(~self._told(texts).any(-1), -math.inf)
+
+    def _vectors(self, texts: Tensor) -> Tensor:
+        """Tokens `(…, words)` → vectors `(…, size)`."""
+        told = self._told(texts).to(self.words.dtype)
+        counts = told.sum(-1, keepdim=True).clamp(min=1)
+        return torch.einsum("...w,...ws->...s", told, self.words[texts.clamp(min=0)]) / counts.sqrt()
+
+    def _told(self, texts: Tensor) -> Tensor:
+        return (texts >= 0) & self.known[texts.clamp(min=0)]
