@@ -69,11 +69,12 @@ def test_stacked_attention_is_that_of_the_equations():
     picture = ImageEncoder(2, None, NONE)(torch.randn(1, 3, 2))
     question = torch.randn(1, 3)
     states = torch.cat([torch.tanh(joint.picture(picture.states[0])), joint.nothing[None]])
-    u = torch.tanh(joint.question(question[0]))
+    u = first = torch.tanh(joint.question(question[0]))
     for look in joint.looks:
         scores = [look.weight @ torch.tanh(look.query(u) + look.key(state)) for state in states]
         weights = torch.stack(scores).softmax(0)
         u = u + sum(weight * state for weight, state in zip(weights, states, strict=True))
+    u = u + torch.tanh(joint.asked(first)) * torch.tanh(joint.found(u))
     joined = joint(question, joint.prepare(picture))
     torch.testing.assert_close(joined.vector[0], u)
     torch.testing.assert_close(joined.weights[0], weights[:-1])

@@ -61,6 +61,9 @@ class StackedAttention(nn.Module):
     to the sentinel of Lu et al. 2017, "Knowing when to look"). A mean over positions that are alike cannot say how many
     they are; what is left for this one can.
 
+    After the last look question and finding are multiplied too, u_K + tanh(A u_0) ∘ tanh(B u_K) (Kim et al. 2017,
+    "Hadamard product for low-rank bilinear pooling"): that something is there is yes to one question, no to another.
+
     Args:
         question_size, picture_size: features of q and f.
         size: of u and s.
@@ -70,6 +73,7 @@ class StackedAttention(nn.Module):
     def __init__(self, question_size: int, picture_size: int, size: int, hops: int, dropout: Dropout) -> None:
         super().__init__()
         self.question, self.picture = nn.Linear(question_size, size), nn.Linear(picture_size, size)
+        self.asked, self.found = nn.Linear(size, size), nn.Linear(size, size)
         self.nothing = nn.Parameter(0.1 * torch.randn(size))
         self.looks = nn.ModuleList(Attention("additive", size, size) for _ in range(hops))
         self.dropout = dropout
@@ -90,12 +94,14 @@ class StackedAttention(nn.Module):
 
     def forward(self, question: Tensor, picture: Memory) -> Joined:
         """Joins `question` `(batch, question_size)` and a prepared `picture`, a row a question."""
-        joined, weights = torch.tanh(self.question(question)), None
+        first = joined = torch.tanh(self.question(question))
+        weights = None
         assert picture.keys is not None
         for look, keys in zip(self._looks(), picture.keys.chunk(len(self.looks), dim=-1), strict=True):
             seen, weights = look(joined[:, None], Memory(picture.states, picture.mask, picture.summary, keys))
             joined = joined + seen[:, 0]
         assert weights is not None
+        joined = joined + torch.tanh(self.asked(first)) * torch.tanh(self.found(joined))
         return Joined(self.dropout(joined), weights[:, 0, :-1])
 
     def _looks(self) -> list[Attention]:
