@@ -124,9 +124,13 @@ def cells(figure: Figure) -> list[str]:
     """Returns a figure as the texts under `HEADER`."""
     goal = "" if figure.goal is None else f"{'≥' if figure.better == 'higher' else '≤'} {figure.goal:.2f}"
     verdict = "" if figure.goal is None else "missed" if figure.missed else "met"
-    low, high = figure.spread
-    quartiles = f"{low:.3f}–{high:.3f}"
-    return [figure.name, f"{figure.value:.3f}", quartiles, goal, verdict, str(figure.runs), figure.baseline]
+    quartiles = "–".join(map(_digits, figure.spread))
+    return [figure.name, _digits(figure.value), quartiles, goal, verdict, str(figure.runs), figure.baseline]
+
+
+def _digits(value: float) -> str:
+    """At most four digits, so that tables of any figures fit a terminal."""
+    return f"{value:.{3 if value < 10 else 2 if value < 100 else 1}f}"
 
 
 def table(figures: Sequence[Figure]) -> str:
