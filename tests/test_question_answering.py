@@ -144,30 +144,18 @@ def test_a_new_candidate_of_known_words_can_be_chosen_by_vectors(photos, tmp_pat
     assert new > 0 and unknown == 0
 
 
-def test_the_loss_among_candidates_by_vectors_is_that_of_a_softmax_over_them(photos, tmp_path, seen):
-    task, data = made(settings(photos, answers="vectors", training={"candidates": 0.9}), tmp_path)
+@pytest.mark.parametrize(("answers", "share"), [("vectors", 0.9), ("words", 0.4)])
+def test_the_loss_among_candidates_is_that_of_their_likelihoods(photos, tmp_path, seen, answers, share):
+    task, data = made(settings(photos, answers=answers, training={"candidates": share}), tmp_path)
     model, corpus = model_of(task), data.split("train")
     batch = task.plan(data, 0)[0]
     part = _double(batch.part(0, 1))
-    named = task.respondent.loss(model, part).item()
+    alone = task.respondent.loss(model, part).item()
     seen(task)
     replied = task._replied(model, "train", corpus.questions(batch.rows))
     chosen = -sum(np.log(one.reply.probabilities[one.question.right]) for one in replied)
     model.train()
-    assert task.respondent.loss(model, part).item() == pytest.approx(0.1 * named + 0.9 * chosen)
-
-
-def test_the_loss_among_candidates_in_words_is_that_of_their_likelihoods(photos, tmp_path, seen):
-    task, data = made(settings(photos, answers="words", training={"candidates": 0.4}), tmp_path)
-    model, corpus = model_of(task), data.split("train")
-    batch = task.plan(data, 0)[0]
-    part = _double(batch.part(0, 1))
-    written = task.respondent.loss(model, part).item()
-    seen(task)
-    replied = task._replied(model, "train", corpus.questions(batch.rows))
-    chosen = -sum(np.log(one.reply.probabilities[one.question.right]) for one in replied)
-    model.train()
-    assert task.respondent.loss(model, part).item() == pytest.approx(0.6 * written + 0.4 * chosen)
+    assert task.respondent.loss(model, part).item() == pytest.approx((1 - share) * alone + share * chosen)
 
 
 @pytest.mark.parametrize("sees", ["question", "picture"])

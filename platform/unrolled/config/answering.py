@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -103,6 +103,3 @@ class QuestionAnsweringConfig(Config):
             raise ValueError("model.encoder.places needs model.attention true and a model that sees the picture")
         check_metric(self.training.metric, self.evaluation.metrics)
         return self
-
-    def _shrink(self, values: dict[str, Any]) -> None:
-        values["data"]["limit"] = min(64, self.data.limit or 64)

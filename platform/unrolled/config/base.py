@@ -10,6 +10,9 @@ from unrolled.config.sections import Section
 from unrolled.config.training import Training
 from unrolled.config.tuning import Tuning
 
+FEW = 64
+"""Examples of a smoke run, at most."""
+
 
 class Config(Section):
     """The whole configuration of a run; every task has its own class, with its own sections.
@@ -38,4 +41,5 @@ class Config(Section):
         return type(self).model_validate(values)
 
     def _shrink(self, values: dict[str, Any]) -> None:
-        """Makes the data of a smoke run few, in place."""
+        """Makes the data of a smoke run few, in place; those of a task without `data.limit` in its own way."""
+        values["data"]["limit"] = min(FEW, values["data"]["limit"] or FEW)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -175,6 +175,3 @@ class CaptioningConfig(Config):
         if self.training.self_critical is not None and "cider_d" not in self.evaluation.metrics:
             raise ValueError("evaluation.metrics is without cider_d, which is what training.self_critical raises")
         return self
-
-    def _shrink(self, values: dict[str, Any]) -> None:
-        values["data"]["limit"] = min(64, self.data.limit or 64)

@@ -94,4 +94,5 @@ class PointingConfig(Config):
             )
 
     def _shrink(self, values: dict[str, Any]) -> None:
-        values["data"] |= {"limit": min(64, self.data.limit or 64), "words": None}
+        super()._shrink(values)
+        values["data"]["words"] = None

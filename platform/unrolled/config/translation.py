@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -129,6 +129,3 @@ class TranslationConfig(Config):
             )
         check_metric(self.training.metric, self.evaluation.metrics)
         return self
-
-    def _shrink(self, values: dict[str, Any]) -> None:
-        values["data"]["limit"] = min(64, self.data.limit or 64)
