@@ -20,6 +20,7 @@ from asha import asha
 from captioning import captioning
 from decoding import decoding
 from measure import Benchmark, main
+from questions import questions
 from ray_path import ray_path
 from recurrence import recurrence
 from training import training
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "training": training,
     "decoding": decoding,
     "captioning": captioning,
+    "questions": questions,
     "ray": ray_path,
     "truncation": truncation,
     "tuning": tuning,

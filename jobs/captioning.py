@@ -10,46 +10,69 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from measure import Figure, ratio, take_turns
 from training import Gemm, both_passes
+from unrolled.config import Config
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.config_file import load_config
 from unrolled.data.caption_corpus import CaptionBatch
 from unrolled.models import Penalties, build_captioner
+from unrolled.tasks import Part
 from unrolled.tasks.captioning import Captioning
 from unrolled.training.ahead import Work
 from unrolled.training.comm import Alone
 from unrolled.training.update import Updater
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "captioning"
-VOCABULARY, CHANNELS, POSITIONS = 2570, 1280, 49
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+VOCABULARY, CHANNELS = 2570, 1280
 """Flickr8k's words, and the features of efficientnet-lite0."""
+Products = tuple[list[Gemm], list[Gemm]]
+"""The forward products of an update; the second list: those of the given features, which have no gradient."""
 
 
 def captioning(quick: bool) -> Iterator[Figure]:
     """Seconds of an update on random features and captions as long as those of Flickr8k."""
     for name in ("show_attend_tell", "show_and_tell", "karpathy"):
-        config = configured(name, "training.precision=float32")
+        config = configured(name)
         batches = caption_batches(config, 300 if quick else config.training.batch_tokens // 2, count=6)
-        work = {"ours": our_step(config, batches), "gemms": products(config, batches)}
-        if torch.cpu._is_amx_tile_supported():
-            work["half"] = our_step(configured(name, "training.precision=bfloat16"), batches)
-        for function in work.values():
-            for _ in batches:
-                function()  # libraries choose their kernels by shape, once
-        seconds = take_turns(work, 3 if quick else 3 * len(batches))
-        share = f"captioning/{name}/gemm-share"
-        yield ratio(share, seconds["gemms"], seconds["ours"], goal=0.7, better="higher", baseline="products alone")
-        if "half" in seconds:
-            half = f"captioning/{name}/bf16"
-            yield ratio(half, seconds["ours"], seconds["half"], goal=None, better="higher", baseline="float32")
+
+        def ours(precision: str, name: str = name, batches: Sequence[CaptionBatch] = batches) -> Callable[[], None]:
+            return our_step(configured(name, f"training.precision={precision}"), batches)
+
+        seconds = timed(ours, [gemms(config, batch) for batch in batches], quick)
+        yield from shares(f"captioning/{name}", seconds)
+
+
+def timed(ours: Callable[[str], Callable[[], None]], made: Sequence[Products], quick: bool) -> dict[str, list[float]]:
+    """Seconds of an update and of its products alone, in float32 and, where it pays, in bfloat16.
+
+    Args:
+        ours: from a precision to an update, of which each call takes the next batch.
+        made: the products of every batch.
+    """
+    work = {"ours": ours("float32"), "gemms": products(made, torch.float32)}
+    if torch.cpu._is_amx_tile_supported():
+        work |= {"half": ours("bfloat16"), "half gemms": products(made, torch.bfloat16)}
+    for function in work.values():
+        for _ in made:
+            function()  # libraries choose their kernels by shape, once
+    return take_turns(work, 3 if quick else 3 * len(made))
+
+
+def shares(name: str, seconds: dict[str, list[float]]) -> Iterator[Figure]:
+    """The share of the products in the time of an update, and what bfloat16 brings."""
+    against = {"better": "higher", "baseline": "products alone"}
+    yield ratio(f"{name}/gemm-share", seconds["gemms"], seconds["ours"], goal=0.7, **against)
+    if "half" in seconds:
+        yield ratio(f"{name}/bf16", seconds["ours"], seconds["half"], goal=None, better="higher", baseline="float32")
+        yield ratio(f"{name}/bf16-share", seconds["half gemms"], seconds["half"], goal=None, **against)
 
 
 def configured(name: str, *overrides: str) -> CaptioningConfig:
     """A shipped config with overrides."""
-    config = load_config(CONFIGS / f"{name}.yaml", overrides)
+    config = load_config(CONFIGS / "captioning" / f"{name}.yaml", overrides)
     assert isinstance(config, CaptioningConfig)
     return config
 
@@ -61,20 +84,31 @@ def caption_batches(config: CaptioningConfig, tokens: int, count: int) -> list[C
     for length in np.clip(generator.normal(11.5, 3, size=count), 6, 25).astype(int):
         rows = tokens // int(length)
         words = torch.from_numpy(generator.integers(4, VOCABULARY, size=(rows, length + 1)))
-        positions = POSITIONS if config.model.decoder.conditioning == "attention" else 1
-        pictures = torch.rand(rows, positions, CHANNELS)
+        pictures = torch.rand(rows, positions(config), CHANNELS)
         mask = torch.ones(rows, int(length), dtype=torch.bool)
         batches.append(CaptionBatch(pictures, torch.arange(rows), words[:, :-1], words[:, 1:], mask))
     return batches
 
 
+def positions(config: CaptioningConfig) -> int:
+    """How many positions of a picture the encoder is given: only attention reads more than their mean."""
+    return config.model.features.grid**2 if config.model.decoder.conditioning == "attention" else 1
+
+
 def our_step(config: CaptioningConfig, batches: Sequence[CaptionBatch]) -> Callable[[], None]:
     """An update as the training loop makes it; each call takes the next batch."""
     penalties = Penalties(config.training.doubly_stochastic, config.training.reconstruction)
-    model = build_captioner(config.model, CHANNELS, POSITIONS, VOCABULARY, penalties).train()
+    model = build_captioner(config.model, CHANNELS, positions(config), VOCABULARY, penalties)
     task: Any = SimpleNamespace(config=config, losses=lambda *given: Captioning.losses(task, *given))
-    update = Updater(task, model, config, Alone(), torch.device("cpu"))
-    coming = itertools.cycle(Work([batch], int(batch.mask.sum())) for batch in batches)
+    return updates(task, model, config, batches, [int(batch.mask.sum()) for batch in batches])
+
+
+def updates(
+    task: Any, model: nn.Module, config: Config, batches: Sequence[Part], targets: Sequence[int]
+) -> Callable[[], None]:
+    """Updates of a model as the training loop makes them, of which each call takes the next batch."""
+    update = Updater(task, model.train(), config, Alone(), torch.device("cpu"))
+    coming = itertools.cycle(Work([batch], count) for batch, count in zip(batches, targets, strict=True))
 
     def run() -> None:
         update(next(coming), 0, 0.0, [0.0, 0.0], layers=False)
@@ -82,16 +116,15 @@ def our_step(config: CaptioningConfig, batches: Sequence[CaptionBatch]) -> Calla
     return run
 
 
-def gemms(config: CaptioningConfig, batch: CaptionBatch) -> tuple[list[Gemm], list[Gemm]]:
-    """The forward products of an update; recurrent ones a step at a time. The second list: those of the given features,
-    which have no gradient."""
+def gemms(config: CaptioningConfig, batch: CaptionBatch) -> Products:
+    """The products of an update; recurrent ones a step at a time."""
     encoder, decoder = config.model.encoder, config.model.decoder
     rows, steps = batch.mask.shape
-    writes, seen = rows * steps, rows * batch.pictures.shape[1]
+    writes, places = rows * steps, batch.pictures.shape[1]
     gates = {"lstm": 4, "gru": 3, "rnn": 1}[decoder.cell] * decoder.hidden
     memory = encoder.size or CHANNELS
     output = decoder.embedding if decoder.tie else decoder.hidden
-    given = [Gemm(seen, CHANNELS, memory)] if encoder.size else []
+    given = [Gemm(rows * places, CHANNELS, memory)] if encoder.size else []
     made = [
         Gemm(writes, decoder.embedding, gates),
         Gemm(rows, decoder.hidden, gates, steps),
@@ -99,44 +132,35 @@ def gemms(config: CaptioningConfig, batch: CaptionBatch) -> tuple[list[Gemm], li
     ]
     if decoder.conditioning == "attention":
         made += [
-            Gemm(seen, memory, decoder.hidden),  # keys
+            Gemm(rows * places, memory, decoder.hidden),  # keys
             Gemm(rows, memory, 2 * decoder.hidden),  # the first state
             Gemm(rows, decoder.hidden, decoder.hidden, steps),  # queries
             Gemm(rows, memory, gates, steps),  # contexts fed
-            Gemm(writes, decoder.hidden, POSITIONS),  # scores
-            Gemm(writes, POSITIONS, memory),  # contexts
+            Gemm(writes, decoder.hidden, places),  # scores
+            Gemm(writes, places, memory),  # contexts
             Gemm(writes, decoder.hidden + memory + decoder.embedding, output),
         ]
-    else:
-        size = decoder.embedding if decoder.conditioning == "first" else decoder.picture
-        (made if encoder.size else given).append(Gemm(rows, memory, size))
-        made.append(Gemm(writes, decoder.hidden, output))
-        if decoder.conditioning == "every":
-            made.append(Gemm(rows, size, gates))
+        return made, given
+    size = decoder.embedding if decoder.conditioning == "first" else decoder.picture
+    (made if encoder.size else given).append(Gemm(rows, memory, size))
+    made.append(Gemm(writes, decoder.hidden, output))
+    if decoder.conditioning == "every":
+        made.append(Gemm(rows, size, gates))
+    else:  # a step before the first word
+        made += [Gemm(rows, size, gates), Gemm(rows, decoder.hidden, gates)]
     return made, given
 
 
-def products(config: CaptioningConfig, batches: Sequence[CaptionBatch]) -> Callable[[], None]:
-    """The products of an update and nothing else."""
-    work: list[list[Callable[[], object]]] = []
-    for batch in batches:
-        made, given = gemms(config, batch)
-        work.append([*map(both_passes, made), *map(_without_gradient, given)])
+def products(updates: Sequence[Products], kind: torch.dtype) -> Callable[[], None]:
+    """The products of updates and nothing else, of which each call takes the next."""
+    work = [
+        [*(both_passes(gemm, kind) for gemm in made), *(both_passes(gemm, kind, into_rows=False) for gemm in given)]
+        for made, given in updates
+    ]
     coming = itertools.cycle(work)
 
     def run() -> None:
         for multiply in next(coming):
             multiply()
-
-    return run
-
-
-def _without_gradient(gemm: Gemm) -> Callable[[], Tensor]:
-    x, weight = torch.randn(gemm.rows, gemm.depth), torch.randn(gemm.depth, gemm.columns)
-    errors = torch.randn(gemm.rows, gemm.columns)
-
-    def run() -> Tensor:
-        torch.mm(x, weight)
-        return torch.mm(x.t(), errors)
 
     return run

@@ -262,19 +262,25 @@ def products(config: TranslationConfig, batches: Sequence[Batch]) -> Callable[[]
     return run
 
 
-def both_passes(gemm: Gemm) -> Callable[[], None]:
-    """The forward product, and the two of its derivative."""
-    x, weight = torch.randn(gemm.rows, gemm.depth), torch.randn(gemm.depth, gemm.columns)
-    errors = torch.randn(gemm.rows, gemm.columns)
-    longer = (torch.randn(gemm.rows * gemm.times, size) for size in (gemm.depth, gemm.columns))
-    all_x, all_errors = longer
+def both_passes(gemm: Gemm, kind: torch.dtype = torch.float32, *, into_rows: bool = True) -> Callable[[], None]:
+    """The forward product, and the two of its derivative, or where the rows are data and have none, one.
+
+    Every matrix lies as it is multiplied: some libraries take twice as long for one that has to be turned.
+    """
+
+    def matrix(rows: int, columns: int) -> Tensor:
+        return torch.randn(rows, columns).to(kind)
+
+    x, weight = matrix(gemm.rows, gemm.depth), matrix(gemm.depth, gemm.columns)
+    errors, turned = matrix(gemm.rows, gemm.columns), matrix(gemm.columns, gemm.depth)
+    all_x, all_errors = matrix(gemm.depth, gemm.rows * gemm.times), matrix(gemm.rows * gemm.times, gemm.columns)
 
     def run() -> None:
         for _ in range(gemm.times):
             torch.mm(x, weight)
-        for _ in range(gemm.times):
-            torch.mm(errors, weight.t())
-        torch.mm(all_x.t(), all_errors)  # of all steps at once
+        for _ in range(gemm.times if into_rows else 0):
+            torch.mm(errors, turned)
+        torch.mm(all_x, all_errors)  # of all steps at once
 
     return run
 

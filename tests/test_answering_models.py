@@ -60,7 +60,7 @@ def test_the_product_is_that_of_the_equation():
     expected = torch.tanh(question @ joint.question.weight.T + joint.question.bias) * torch.tanh(
         picture.states.mean(1) @ joint.picture.weight.T + joint.picture.bias
     )
-    torch.testing.assert_close(joint(question, picture).vector, expected)
+    torch.testing.assert_close(joint(question, picture, torch.tensor([0])).vector, expected)
 
 
 def test_stacked_attention_is_that_of_the_equations():
@@ -75,7 +75,7 @@ def test_stacked_attention_is_that_of_the_equations():
         weights = torch.stack(scores).softmax(0)
         u = u + sum(weight * state for weight, state in zip(weights, states, strict=True))
     u = u + torch.tanh(joint.asked(first)) * torch.tanh(joint.found(u))
-    joined = joint(question, joint.prepare(picture))
+    joined = joint(question, picture, torch.tensor([0]))
     torch.testing.assert_close(joined.vector[0], u)
     torch.testing.assert_close(joined.weights[0], weights[:-1])
 
@@ -95,6 +95,8 @@ def test_an_answer_is_the_sum_of_its_words():
     both = (words[5] + words[7]) / 2**0.5
     torch.testing.assert_close(scores[:, :2], torch.stack([hidden @ both, hidden @ words[7]], dim=1))
     assert (scores[:, 2:] == -torch.inf).all()
+    numbers = torch.tensor([[2, 0, 2], [1, 1, 0]])
+    torch.testing.assert_close(head.few(hidden, numbers), head.logits(hidden).gather(1, numbers))
 
 
 @pytest.mark.parametrize("attention", [False, True])

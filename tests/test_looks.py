@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unrolled.models import Memory
+from unrolled.models.attention import Attention
+from unrolled.models.shared_look import shared_look
 from unrolled.recurrence import compiled
 
 BATCH, POSITIONS = 3, 7
@@ -51,3 +54,24 @@ def test_what_is_seen_and_its_derivative(memory, threads):
     torch.set_num_threads(before)
     torch.testing.assert_close((seen, got, errors), (contexts, weights, want))
     assert (got[HIDDEN] == 0).all() and (errors[HIDDEN] == 0).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("score", ["additive", "general"])
+def test_rows_that_share_a_memory_see_what_they_would_in_copies_of_it(memory, score, threads):
+    torch.manual_seed(0)
+    attention, owners = Attention(score, 6, memory.shape[2]), torch.tensor([2, 0, 2, 2, 0])
+    queries, into = drawn(5, 6, seed=1).requires_grad_(), (drawn(5, memory.shape[2]), drawn(5, POSITIONS, seed=2))
+    given = [queries, memory, *attention.parameters()]
+
+    def prepared():
+        return Memory(memory, ~HIDDEN, memory.mean(1), attention.key(memory))
+
+    contexts, weights = attention(queries[:, None], prepared().select(owners))
+    want = contexts[:, 0], weights[:, 0]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    got = shared_look(attention, queries, prepared(), owners)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(torch.autograd.grad(got, given, into), torch.autograd.grad(want, given, into))
+    torch.set_num_threads(before)

@@ -52,11 +52,7 @@ class AnswerClassifier(nn.Module):
             The vectors that the head reads.
         """
         asked = None if self.question is None else self.question(tokens, mask).summary
-        if isinstance(self.joint, StackedAttention):
-            assert asked is not None and self.picture is not None
-            joined: Joined = self.joint(asked, self.joint.prepare(self.picture(pictures)).select(owners))
-        else:
-            joined = self.joint(asked, None if self.picture is None else self.picture(pictures).select(owners))
+        joined: Joined = self.joint(asked, None if self.picture is None else self.picture(pictures), owners)
         return joined
 
     def loss(self, joined: Joined, answers: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -74,13 +70,12 @@ class AnswerClassifier(nn.Module):
         """
         if candidates.shape[1] == 0:
             return joined.vector.new_zeros(())
-        logits = self.head.logits(joined.vector)
         if texts is None:
-            others = logits.gather(1, candidates.clamp(min=0)).masked_fill(candidates < 0, -math.inf)
+            others = self.head.few(joined.vector, candidates.clamp(min=0)).masked_fill(candidates < 0, -math.inf)
         else:
             others = self.text_scores(joined, texts)
         others = others.masked_fill(candidates == answers[:, None], -math.inf)
-        own = torch.cat([logits.gather(1, answers[:, None]), others], dim=1)
+        own = torch.cat([self.head.few(joined.vector, answers[:, None]), others], dim=1)
         return -own.log_softmax(1)[:, 0].sum()
 
     def text_scores(self, joined: Joined, texts: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unrolled.models.heads import cross_entropy
+
 
 class AnswerVectors(nn.Module):
     """Scores h · a, where a is the sum of the vectors of an answer's words over the square root of their number: so an
@@ -42,7 +44,12 @@ class AnswerVectors(nn.Module):
 
     def loss(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy in nats of the answers by number, `(rows,)`, summed; smoothing as in `VocabularyHead`."""
-        return functional.cross_entropy(self.logits(hidden), targets, reduction="sum", label_smoothing=smoothing)
+        vectors = self._vectors(self.answers)
+        return cross_entropy(hidden, vectors, vectors.new_zeros(len(vectors)), targets, smoothing, once=self.training)
+
+    def few(self, hidden: Tensor, answers: Tensor) -> Tensor:
+        """`(rows, size)` → scores of a few answers a row, by number, `(rows, few)`."""
+        return self.scores(hidden, self.answers[answers])
 
     def scores(self, hidden: Tensor, texts: Tensor) -> Tensor:
         """Scores of a few answers a row.
@@ -59,9 +66,11 @@ class AnswerVectors(nn.Module):
 
     def _vectors(self, texts: Tensor) -> Tensor:
         """Tokens `(…, words)` → vectors `(…, size)`."""
-        told = self._told(texts).to(self.words.dtype)
-        counts = told.sum(-1, keepdim=True).clamp(min=1)
-        return torch.einsum("...w,...ws->...s", told, self.words[texts.clamp(min=0)]) / counts.sqrt()
+        told = self._told(texts)
+        counts = told.sum(-1)
+        begins = counts.flatten().cumsum(0) - counts.flatten()
+        sums = functional.embedding_bag(texts[told], self.words, begins, mode="sum")
+        return sums.view(*counts.shape, -1) / counts.clamp(min=1)[..., None].sqrt()
 
     def _told(self, texts: Tensor) -> Tensor:
         return (texts >= 0) & self.known[texts.clamp(min=0)]

@@ -58,9 +58,27 @@ class VocabularyHead(nn.Module):
                 (1 − ε) · one-hot + ε · uniform.
             weights: of the rows in the sum `(rows,)`, constants; `None`: 1 each.
         """
-        given = hidden, self.weight, self.bias, targets, smoothing, weights
-        loss: Tensor = _ChunkedCrossEntropy.apply(*given, self.training)
-        return loss
+        return cross_entropy(hidden, self.weight, self.bias, targets, smoothing, weights, once=self.training)
+
+    def few(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """`(rows, size)` → scores of a few tokens a row, by number, `(rows, few)`."""
+        return torch.einsum("rs,rfs->rf", hidden, functional.embedding(tokens, self.weight)) + self.bias[tokens]
+
+
+def cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    smoothing: float = 0.0,
+    weights: Tensor | None = None,
+    *,
+    once: bool,
+) -> Tensor:
+    """`VocabularyHead.loss` by a matrix `(choices, size)` and a bias `(choices,)`; `once`: its gradient can be asked
+    for once."""
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, smoothing, weights, once)
+    return loss
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unrolled.models.attention import Attention
 from unrolled.models.memory import Memory
+from unrolled.models.shared_look import shared_look
 from unrolled.recurrence import Dropout
 
 
@@ -40,13 +41,14 @@ class Product(nn.Module):
         self.picture = None if picture_size is None else nn.Linear(picture_size, size)
         self.dropout = dropout
 
-    def forward(self, question: Tensor | None, picture: Memory | None) -> Joined:
-        """Joins `question` `(batch, question_size)` and the summary of `picture`, a row a question."""
+    def forward(self, question: Tensor | None, picture: Memory | None, owners: Tensor) -> Joined:
+        """Joins `question` `(batch, question_size)` and the summary of `picture`, of which each question has the row
+        `owners` `(batch,)`."""
         factors = []
         if self.question is not None and question is not None:
             factors.append(torch.tanh(self.question(question)))
         if self.picture is not None and picture is not None:
-            factors.append(torch.tanh(self.picture(picture.summary)))
+            factors.append(torch.tanh(self.picture(picture.summary))[owners])
         product = factors[0] if len(factors) == 1 else factors[0] * factors[1]
         return Joined(self.dropout(product))
 
@@ -83,26 +85,20 @@ class StackedAttention(nn.Module):
             if isinstance(map, nn.Linear):
                 nn.init.xavier_uniform_(map.weight, nn.init.calculate_gain("tanh"))
 
-    def prepare(self, picture: Memory) -> Memory:
-        """What depends on a picture alone, so that it is computed once however many questions it has: s, and for every
-        look the keys K s, one behind the other."""
+    def forward(self, question: Tensor, picture: Memory, owners: Tensor) -> Joined:
+        """Joins `question` `(batch, question_size)` and `picture`, of which each question has the row `owners`
+        `(batch,)`. What depends on a picture alone is computed once, however many questions it has."""
         states = torch.tanh(self.picture(picture.states))
-        states = torch.cat([states, self.nothing.expand(len(states), 1, -1)], dim=1)
+        states = torch.cat([states, self.nothing.to(states.dtype).expand(len(states), 1, -1)], dim=1)
         mask = torch.cat([picture.mask, picture.mask.new_ones(len(states), 1)], dim=1)
-        keys = torch.cat([look.keys(states) for look in self._looks()], dim=-1)
-        return Memory(states, mask, picture.summary, keys)
-
-    def forward(self, question: Tensor, picture: Memory) -> Joined:
-        """Joins `question` `(batch, question_size)` and a prepared `picture`, a row a question."""
         first = joined = torch.tanh(self.question(question))
         weights = None
-        assert picture.keys is not None
-        for look, keys in zip(self._looks(), picture.keys.chunk(len(self.looks), dim=-1), strict=True):
-            seen, weights = look(joined[:, None], Memory(picture.states, picture.mask, picture.summary, keys))
-            joined = joined + seen[:, 0]
+        for look in self._looks():
+            seen, weights = shared_look(look, joined, Memory(states, mask, picture.summary, look.keys(states)), owners)
+            joined = joined + seen
         assert weights is not None
         joined = joined + torch.tanh(self.asked(first)) * torch.tanh(self.found(joined))
-        return Joined(self.dropout(joined), weights[:, 0, :-1])
+        return Joined(self.dropout(joined), weights[:, :-1])
 
     def _looks(self) -> list[Attention]:
         return [look for look in self.looks if isinstance(look, Attention)]

@@ -11,7 +11,7 @@ cache folder.
 - `rank.c` (with best.h, product.h, product_half.h, product_dot.h): a product with a vocabulary, and its best entries.
 """
 
-from unrolled.recurrence.compiled.looks import additive_errors, additive_scores, can_look, look, look_back
+from unrolled.recurrence.compiled.looks import additive_errors, additive_scores, can_look, look, look_back, seen_back
 from unrolled.recurrence.compiled.ranks import Ranking, knows
 from unrolled.recurrence.compiled.rows import cross_entropy, draw, drop, largest, log_sums
 from unrolled.recurrence.compiled.scans import applies, run
@@ -31,4 +31,5 @@ __all__ = [
     "look",
     "look_back",
     "run",
+    "seen_back",
 ]

@@ -1,5 +1,6 @@
 /* Attention, one query a row: the additive score vᵀ tanh(q + k), without keeping what is between; and from any scores to
- * weights and what is seen with them. */
+ * weights and what is seen with them. Rows may share a memory: `owners` says which of them each row looks at; where it is
+ * null, each at its own. What is added up in a memory is so by one thread, row by row. */
 
 #include <math.h>
 #include <omp.h>
@@ -8,11 +9,14 @@
 #include "numbers.h"
 
 struct additive {
-    long threads, batch, positions, features;
-    const float *query;  /* (batch, features) */
-    const float *keys;   /* (batch, positions, features) */
-    const float *vector; /* (features) */
+    long threads, batch, memories, positions, features;
+    const int64_t *owners; /* (batch) */
+    const float *query;    /* (batch, features) */
+    const float *keys;     /* (memories, positions, features) */
+    const float *vector;   /* (features) */
 };
+
+static inline long owner(const int64_t *owners, long row) { return owners ? owners[row] : row; }
 
 static float score(long n, const float *restrict q, const float *restrict k, const float *restrict v) {
     float sum = 0.0f;
@@ -38,29 +42,42 @@ static void score_back(long n, float error, const float *restrict q, const float
 void additive_scores(const struct additive *p, float *scores) {
     const long n = p->features;
 #pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
-    for (long place = 0; place < p->batch * p->positions; place++)
-        scores[place] = score(n, p->query + place / p->positions * n, p->keys + place * n, p->vector);
+    for (long row = 0; row < p->batch; row++) {
+        const float *const keys = p->keys + owner(p->owners, row) * p->positions * n;
+        for (long place = 0; place < p->positions; place++)
+            scores[row * p->positions + place] = score(n, p->query + row * n, keys + place * n, p->vector);
+    }
 }
 
-/* `errors`: ∂L/∂scores. Fills `d_query` (batch, features); adds to `d_keys` (batch, positions, features) and to
+static void row_errors(const struct additive *p, long row, const float *errors, const float *keys, float *d_q,
+                       float *d_keys, float *d_v) {
+    const long n = p->features;
+    memset(d_q, 0, n * sizeof *d_q);
+    for (long place = 0; place < p->positions; place++) {
+        if (errors[place] == 0.0f) continue; /* padding */
+        score_back(n, errors[place], p->query + row * n, keys + place * n, p->vector, d_q, d_keys + place * n, d_v);
+    }
+}
+
+/* `errors`: ∂L/∂scores. Fills `d_query` (batch, features); adds to `d_keys` (memories, positions, features) and to
  * `d_vector` (threads, features). */
 void additive_errors(const struct additive *p, const float *errors, float *d_query, float *d_keys, float *d_vector) {
     const long n = p->features;
 #pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
-    for (long row = 0; row < p->batch; row++) {
-        float *const d_q = d_query + row * n, *const d_v = d_vector + omp_get_thread_num() * n;
-        memset(d_q, 0, n * sizeof *d_q);
-        for (long place = row * p->positions; place < (row + 1) * p->positions; place++) {
-            if (errors[place] == 0.0f) continue; /* padding */
-            score_back(n, errors[place], p->query + row * n, p->keys + place * n, p->vector, d_q, d_keys + place * n, d_v);
-        }
+    for (long memory = 0; memory < p->memories; memory++) {
+        const long first = memory * p->positions * n;
+        for (long row = p->owners ? 0 : memory; row < (p->owners ? p->batch : memory + 1); row++)
+            if (owner(p->owners, row) == memory)
+                row_errors(p, row, errors + row * p->positions, p->keys + first, d_query + row * n, d_keys + first,
+                           d_vector + omp_get_thread_num() * n);
     }
 }
 
 struct look {
-    long threads, batch, positions, features;
-    const uint8_t *hidden; /* (batch, positions), 1 where nothing may be seen */
-    const float *states;   /* (batch, positions, features) */
+    long threads, batch, memories, positions, features;
+    const int64_t *owners; /* (batch) */
+    const uint8_t *hidden; /* (memories, positions), 1 where nothing may be seen */
+    const float *states;   /* (memories, positions, features) */
 };
 
 static float product(long n, const float *restrict x, const float *restrict y) {
@@ -88,11 +105,12 @@ void look(const struct look *p, float *weights, float *contexts) {
     const long n = p->features;
 #pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
     for (long row = 0; row < p->batch; row++) {
-        const long first = row * p->positions;
-        weigh(p->positions, p->hidden + first, weights + first);
+        const long first = owner(p->owners, row) * p->positions;
+        float *const w = weights + row * p->positions;
+        weigh(p->positions, p->hidden + first, w);
         memset(contexts + row * n, 0, n * sizeof *contexts);
-        for (long place = first; place < first + p->positions; place++)
-            add_scaled(n, weights[place], p->states + place * n, contexts + row * n);
+        for (long place = 0; place < p->positions; place++)
+            add_scaled(n, w[place], p->states + (first + place) * n, contexts + row * n);
     }
 }
 
@@ -103,11 +121,25 @@ void look_back(const struct look *p, const float *weights, const float *into, fl
 #pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
     for (long row = 0; row < p->batch; row++) {
         float mean = 0.0f;
-        const long first = row * p->positions, last = first + p->positions;
-        for (long place = first; place < last; place++) {
-            errors[place] += product(n, p->states + place * n, into + row * n);
-            mean += weights[place] * errors[place];
+        const float *const states = p->states + owner(p->owners, row) * p->positions * n;
+        const float *const w = weights + row * p->positions;
+        float *const e = errors + row * p->positions;
+        for (long place = 0; place < p->positions; place++) {
+            e[place] += product(n, states + place * n, into + row * n);
+            mean += w[place] * e[place];
         }
-        for (long place = first; place < last; place++) errors[place] = weights[place] * (errors[place] - mean);
+        for (long place = 0; place < p->positions; place++) e[place] = w[place] * (e[place] - mean);
     }
+}
+
+/* The derivative of the states: adds to `d_states` (memories, positions, features). */
+void seen_back(const struct look *p, const float *weights, const float *into, float *d_states) {
+    const long n = p->features;
+#pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
+    for (long memory = 0; memory < p->memories; memory++)
+        for (long row = p->owners ? 0 : memory; row < (p->owners ? p->batch : memory + 1); row++)
+            if (owner(p->owners, row) == memory)
+                for (long place = 0; place < p->positions; place++)
+                    add_scaled(n, weights[row * p->positions + place], into + row * n,
+                               d_states + (memory * p->positions + place) * n);
 }

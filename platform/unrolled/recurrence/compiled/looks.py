@@ -14,8 +14,8 @@ class _Additive(ctypes.Structure):
     """`struct additive` of looks.c."""
 
     _fields_ = (
-        *library.fields(ctypes.c_long, "threads", "batch", "positions", "features"),
-        *library.fields(ctypes.c_void_p, "query", "keys", "vector"),
+        *library.fields(ctypes.c_long, "threads", "batch", "memories", "positions", "features"),
+        *library.fields(ctypes.c_void_p, "owners", "query", "keys", "vector"),
     )
 
 
@@ -23,8 +23,8 @@ class _Look(ctypes.Structure):
     """`struct look` of looks.c."""
 
     _fields_ = (
-        *library.fields(ctypes.c_long, "threads", "batch", "positions", "features"),
-        *library.fields(ctypes.c_void_p, "hidden", "states"),
+        *library.fields(ctypes.c_long, "threads", "batch", "memories", "positions", "features"),
+        *library.fields(ctypes.c_void_p, "owners", "hidden", "states"),
     )
 
 
@@ -34,20 +34,28 @@ def can_look(memory: Tensor) -> bool:
     return fits and library.load() is not None
 
 
-def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    """vᵀ tanh(q + k), `(batch, positions)`, of a query `(batch, features)`, keys `(batch, positions, features)` that
-    `can_look` allows and v `(features,)`."""
-    functions, given = library.load(), _given(query, keys, vector)
+def additive_scores(query: Tensor, keys: Tensor, vector: Tensor, owners: Tensor | None = None) -> Tensor:
+    """vᵀ tanh(q + k), `(batch, positions)`.
+
+    Args:
+        query: `(batch, features)`.
+        keys: `(memories, positions, features)` that `can_look` allows.
+        vector: v `(features,)`.
+        owners: the memory that each row looks at, `(batch,)`; `None`: a row a memory.
+    """
+    functions, given = library.load(), _additive(query, keys, vector, owners)
     assert functions is not None
-    scores = keys.new_empty(keys.shape[:2])
+    scores = keys.new_empty(len(query), keys.shape[1])
     functions.additive_scores(ctypes.byref(given), *_pointers(scores))
     return scores
 
 
-def additive_errors(query: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, into_keys: Tensor) -> list[Tensor]:
+def additive_errors(
+    query: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, into_keys: Tensor, owners: Tensor | None = None
+) -> list[Tensor]:
     """The derivative of `additive_scores`: of the query and of v, given that of the scores, `errors`; that of the keys
     is added to `into_keys`."""
-    functions, given = library.load(), _given(query, keys, vector)
+    functions, given = library.load(), _additive(query, keys, vector, owners)
     assert functions is not None
     errors = errors.contiguous()
     into_query, into_vector = torch.empty_like(query), vector.new_zeros(torch.get_num_threads(), len(vector))
@@ -55,45 +63,62 @@ def additive_errors(query: Tensor, keys: Tensor, vector: Tensor, errors: Tensor,
     return [into_query, into_vector.sum(0)]
 
 
-def look(hidden: Tensor, states: Tensor, weights: Tensor) -> Tensor:
+def look(hidden: Tensor, states: Tensor, weights: Tensor, owners: Tensor | None = None) -> Tensor:
     """Turns scores into weights, in place; returns the contexts Σ_p weight_p · state_p `(batch, features)`.
 
     Args:
-        hidden: `(batch, positions)`, True where nothing may be seen.
-        states: `(batch, positions, features)` that `can_look` allows.
+        hidden: `(memories, positions)`, True where nothing may be seen.
+        states: `(memories, positions, features)` that `can_look` allows.
         weights: `(batch, positions)`, which holds scores.
+        owners: as of `additive_scores`.
     """
-    functions, given = library.load(), _look(hidden, states)
+    functions, given = library.load(), _look(hidden, states, len(weights), owners)
     assert functions is not None and weights.is_contiguous()
-    contexts = states.new_empty(len(states), states.shape[2])
+    contexts = states.new_empty(len(weights), states.shape[2])
     functions.look(ctypes.byref(given), *_pointers(weights, contexts))
     return contexts
 
 
-def look_back(hidden: Tensor, states: Tensor, weights: Tensor, into: Tensor, errors: Tensor) -> None:
-    """The derivative of `look`.
+def look_back(
+    hidden: Tensor, states: Tensor, weights: Tensor, into: Tensor, errors: Tensor, owners: Tensor | None = None
+) -> None:
+    """The derivative of `look`, without that of the states.
 
     Args:
         into: that of the contexts, `(batch, features)`.
         errors: `(batch, positions)`; holds that of the weights without what goes through the contexts, and is given
             that of the scores.
     """
-    functions, given = library.load(), _look(hidden, states)
+    functions, given = library.load(), _look(hidden, states, len(weights), owners)
     assert functions is not None and errors.is_contiguous()
     into = into.contiguous()
     functions.look_back(ctypes.byref(given), *_pointers(weights, into, errors))
 
 
-def _look(hidden: Tensor, states: Tensor) -> _Look:
-    pointers = (tensor.data_ptr() for tensor in (hidden, states))
-    return _Look(torch.get_num_threads(), *states.shape, *pointers)
+def seen_back(hidden: Tensor, states: Tensor, weights: Tensor, into: Tensor, owners: Tensor | None = None) -> Tensor:
+    """The derivative of the states that `look` leaves, given that of the contexts."""
+    functions, given = library.load(), _look(hidden, states, len(weights), owners)
+    assert functions is not None
+    into, into_states = into.contiguous(), torch.zeros_like(states)
+    functions.seen_back(ctypes.byref(given), *_pointers(weights, into, into_states))
+    return into_states
+
+
+def _additive(query: Tensor, keys: Tensor, vector: Tensor, owners: Tensor | None) -> _Additive:
+    assert query.is_contiguous() and vector.is_contiguous()
+    pointers = _owners(owners), *(tensor.data_ptr() for tensor in (query, keys, vector))
+    return _Additive(torch.get_num_threads(), len(query), *keys.shape, *pointers)
+
+
+def _look(hidden: Tensor, states: Tensor, batch: int, owners: Tensor | None) -> _Look:
+    pointers = _owners(owners), *(tensor.data_ptr() for tensor in (hidden, states))
+    return _Look(torch.get_num_threads(), batch, *states.shape, *pointers)
+
+
+def _owners(owners: Tensor | None) -> int | None:
+    assert owners is None or (owners.is_contiguous() and owners.dtype == torch.int64)
+    return None if owners is None else owners.data_ptr()
 
 
 def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-
-
-def _given(query: Tensor, keys: Tensor, vector: Tensor) -> _Additive:
-    assert query.is_contiguous() and vector.is_contiguous()
-    pointers = (tensor.data_ptr() for tensor in (query, keys, vector))
-    return _Additive(torch.get_num_threads(), *keys.shape, *pointers)
