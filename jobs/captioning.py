@@ -117,7 +117,7 @@ def updates(
 
 
 def gemms(config: CaptioningConfig, batch: CaptionBatch) -> Products:
-    """The products of an update; recurrent ones a step at a time."""
+    """The products of an update; recurrent ones a step at a time. Additive scores are none."""
     encoder, decoder = config.model.encoder, config.model.decoder
     rows, steps = batch.mask.shape
     writes, places = rows * steps, batch.pictures.shape[1]
@@ -136,7 +136,6 @@ def gemms(config: CaptioningConfig, batch: CaptionBatch) -> Products:
             Gemm(rows, memory, 2 * decoder.hidden),  # the first state
             Gemm(rows, decoder.hidden, decoder.hidden, steps),  # queries
             Gemm(rows, memory, gates, steps),  # contexts fed
-            Gemm(writes, decoder.hidden, places),  # scores
             Gemm(writes, places, memory),  # contexts
             Gemm(writes, decoder.hidden + memory + decoder.embedding, output),
         ]

@@ -8,20 +8,25 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "jobs"))
 
 import benchmark
+import captioning
 import decoding
 import measure
+import questions
 import training
 from measure import Figure
 from unrolled.config_file import load_config
 from unrolled.errors import UserError
+from unrolled.models import Penalties, build_captioner
 from unrolled.recurrence import CELLS
 
 
@@ -36,7 +41,7 @@ def run(*arguments):
 
 @pytest.mark.slow
 def test_a_run_writes_its_figures_everywhere(tmp_path):
-    names = ["recurrence", "training", "decoding", "captioning"]
+    names = ["recurrence", "training", "decoding", "captioning", "questions"]
     record, page = tmp_path / "figures.json", tmp_path / "figures.md"
     done = run(*names, "--quick", "--threads", 1, "--json", record, "--markdown", page)
     assert done.returncode == 0, done.stderr
@@ -71,8 +76,8 @@ def test_a_slip_in_the_name_is_answered():
     done = run("recurence")
     assert done.returncode == 2 and not done.stdout
     assert done.stderr == (
-        "benchmark: 'recurence' is not a benchmark; there is recurrence, training, decoding, captioning, ray, "
-        "truncation, tuning, asha or all. Did you mean 'recurrence'?\n"
+        "benchmark: 'recurence' is not a benchmark; there is recurrence, training, decoding, captioning, "
+        "questions, ray, truncation, tuning, asha or all. Did you mean 'recurrence'?\n"
     )
 
 
@@ -186,8 +191,6 @@ def test_the_plain_translator_computes_the_same_loss(name):
 
 def test_the_products_that_are_counted_are_those_of_the_model():
     """By torch's own count, forward, of a batch without padding."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     config = training.configured(*training.LSTM, "model.engine=autograd")
     model = training.translator(config).eval()
     tokens = torch.randint(4, 8000, (3, 9))
@@ -198,6 +201,38 @@ def test_the_products_that_are_counted_are_those_of_the_model():
         model.head.log_probabilities(hidden.flatten(0, 1))
     bridges = 2 * 2 * 3 * 512 * 512  # once a sentence: not counted
     assert counter.get_total_flops() - bridges == sum(gemm.flops for gemm in training.gemms(config.model, batch))
+
+
+@pytest.mark.parametrize("name", ["show_attend_tell", "show_and_tell", "karpathy"])
+def test_the_products_of_captioning_are_those_of_the_model(name):
+    """By torch's own count, forward; in float64, where nothing is compiled code that torch does not count."""
+    config = captioning.configured(name, "model.engine=bptt")
+    (batch,) = captioning.caption_batches(config, 30, count=1)
+    rows, steps = batch.mask.shape
+    places = captioning.positions(config)
+    model = build_captioner(config.model, captioning.CHANNELS, places, captioning.VOCABULARY, Penalties())
+    model = model.double().eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        memory = model.encode(batch.pictures.double())
+        hidden = model.decoder(memory, batch.before, model.start(memory))[0]
+        model.head.log_probabilities(hidden.flatten(0, 1))
+    gates = 2 * rows * steps * config.model.decoder.hidden if name == "show_attend_tell" else 0  # β: one number a row
+    made, given = captioning.gemms(config, batch)
+    assert counter.get_total_flops() - gates == sum(gemm.flops for gemm in [*made, *given])
+
+
+@pytest.mark.parametrize("name", questions.SIZES)
+def test_the_products_of_question_answering_are_those_of_the_model(name):
+    """By torch's own count, forward, of a batch without padding; in float64 as above."""
+    config = questions.configured(name, "model.engine=autograd", "model.answers=classes")
+    batch = questions.question_batches(name, 60, count=1)[0]
+    batch = replace(batch, tokens=torch.randint(4, 900, batch.tokens.shape), mask=torch.ones_like(batch.mask))
+    model = questions.classifier(config, questions.SIZES[name]).double().eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        joined = model(batch.pictures.double(), batch.owners, batch.tokens, batch.mask)
+        model.log_probabilities(joined)
+    made, given = questions.gemms(name, batch)
+    assert counter.get_total_flops() == sum(gemm.flops for gemm in [*made, *given])
 
 
 def test_batches_are_like_the_training_loops():
@@ -221,8 +256,6 @@ def test_the_plain_beam_finds_the_same():
 
 
 def test_the_products_of_a_step_are_those_of_the_model():
-    from torch.utils.flop_counter import FlopCounterMode
-
     model = training.translator(training.configured(*training.LSTM, "model.decoder.conditioning=state")).eval()
     tokens = torch.randint(4, 8000, (5, 9))
     with torch.no_grad():

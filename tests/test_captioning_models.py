@@ -47,6 +47,23 @@ def captions(steps=5):
     return torch.randint(0, WORDS, (3, steps))
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("variant", ["fed additive", "fed general"])
+def test_captions_that_share_a_photograph_learn_as_from_copies(variant, kind):
+    model = captioner(variant, penalties=Penalties(doubly_stochastic=1.0)).to(kind)
+    owners, before, after = torch.tensor([1, 0, 1]), captions(), captions()
+    mask = torch.arange(5) < torch.tensor([[5], [3], [4]])
+    assert model.decoder.shares
+
+    def gradients(memory, owners):
+        (loss,) = model.window_losses(memory, before, after, mask, 0.1, 5, owners=owners)
+        return loss, torch.autograd.grad(loss, list(model.parameters()))
+
+    shown = pictures(2).to(kind)
+    shared, copied = gradients(model.encode(shown), owners), gradients(model.encode(shown).select(owners), None)
+    torch.testing.assert_close(shared, copied)
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("variant", VARIANTS)

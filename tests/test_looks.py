@@ -33,9 +33,9 @@ def test_scores_and_their_derivative(memory):
     torch.testing.assert_close(compiled.additive_scores(*given), want)
 
     of_query, of_keys, of_vector = torch.autograd.grad(want, (query, memory, vector), errors)
-    into_keys = torch.ones_like(of_keys)
-    into_query, into_vector = compiled.additive_errors(*given, errors, into_keys)
-    torch.testing.assert_close((into_query, into_keys - 1, into_vector), (of_query, of_keys, of_vector))
+    torch.testing.assert_close(compiled.additive_queries(*given, errors), of_query)
+    steps = torch.stack([given[0], given[0]]), *given[1:], torch.stack([errors, 2 * errors])
+    torch.testing.assert_close(compiled.additive_keys(*steps), (3 * of_keys, 3 * of_vector))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -51,6 +51,8 @@ def test_what_is_seen_and_its_derivative(memory, threads):
     got, errors = scores.detach().clone(), more.clone()
     seen = compiled.look(HIDDEN, memory.detach(), got)
     compiled.look_back(HIDDEN, memory.detach(), got, into, errors)
+    looks = torch.stack([got, 2 * got]), torch.stack([into, into])
+    torch.testing.assert_close(compiled.seen_back(HIDDEN, memory.detach(), *looks), 3 * got[..., None] * into[:, None])
     torch.set_num_threads(before)
     torch.testing.assert_close((seen, got, errors), (contexts, weights, want))
     assert (got[HIDDEN] == 0).all() and (errors[HIDDEN] == 0).all()

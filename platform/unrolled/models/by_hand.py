@@ -162,33 +162,46 @@ class Layers:
         return into_embedded, carried, given
 
 
+def can_share(attention: Attention, states: Tensor, keys: Tensor) -> bool:
+    """Whether `Looks` knows rows that share a memory with these states and keys."""
+    return attention.score == "additive" and compiled.can_look(states) and compiled.can_look(keys)
+
+
 class Looks:
     """Attention, one query a step.
 
     Args:
         mask, states, keys: of a prepared memory.
         half: multiply in bfloat16.
+        owners: the memory that each row of the batch looks at, `(batch,)`, where `can_share`; `None`: a row a memory.
 
     Attributes:
         weights: of every step, `(time, batch, positions)`.
     """
 
     def __init__(
-        self, attention: Attention, mask: Tensor, states: Tensor, keys: Tensor, steps: int, half: bool
+        self,
+        attention: Attention,
+        mask: Tensor,
+        states: Tensor,
+        keys: Tensor,
+        steps: int,
+        half: bool,
+        owners: Tensor | None = None,
     ) -> None:
-        self._states, self._hidden = states.contiguous(), (~mask).contiguous()
+        self._states, self._hidden, self._owners = states.contiguous(), (~mask).contiguous(), owners
         self._fast = compiled.can_look(self._states)
-        self.weights = states.new_empty(steps, *states.shape[:2])
-        self._scores = (
-            Additive(attention, keys, steps, half=half) if attention.score == "additive" else ScaledProducts(keys)
-        )
+        batch = len(states) if owners is None else len(owners)
+        self.weights = states.new_empty(steps, batch, states.shape[1])
+        additive = attention.score == "additive"
+        self._scores = Additive(attention, keys, steps, half=half, owners=owners) if additive else ScaledProducts(keys)
 
     def forward(self, t: int, query: Tensor) -> Tensor:
         """The query `(batch, query)` of step t → its context `(batch, features)`."""
         scores = self._scores.forward(t, query)
         if self._fast:
             self.weights[t] = scores
-            return compiled.look(self._hidden, self._states, self.weights[t])
+            return compiled.look(self._hidden, self._states, self.weights[t], self._owners)
         scores.masked_fill_(self._hidden, float("-inf"))
         torch.softmax(scores, -1, out=self.weights[t])
         return torch.bmm(self.weights[t][:, None], self._states)[:, 0]
@@ -203,7 +216,8 @@ class Looks:
         self._into_contexts[t] = into_context
         if self._fast:
             errors = self._into_scores[t].zero_() if into_weights is None else self._into_scores[t].copy_(into_weights)
-            compiled.look_back(self._hidden, self._states, self.weights[t], into_context, errors)
+            given = self._hidden, self._states, self.weights[t], into_context, errors, self._owners
+            compiled.look_back(*given)
             return self._scores.backward(t, errors)
         through = torch.bmm(self._states, self._into_contexts[t][:, :, None])[:, :, 0]
         through = through if into_weights is None else through + into_weights
@@ -212,7 +226,11 @@ class Looks:
 
     def gradients(self, queries: Tensor) -> tuple[Tensor, ...]:
         """Of the memory's states and keys, and of `look_parameters`, from the queries of all steps."""
-        of_memory = torch.bmm(self.weights.permute(1, 2, 0), self._into_contexts.transpose(0, 1))
+        if self._fast:
+            given = self._hidden, self._states, self.weights, self._into_contexts, self._owners
+            of_memory = compiled.seen_back(*given)
+        else:
+            of_memory = torch.bmm(self.weights.permute(1, 2, 0), self._into_contexts.transpose(0, 1))
         return of_memory, *self._scores.gradients(queries, self._into_scores)
 
 

@@ -15,6 +15,7 @@ from unrolled.models.attention import Attention, Look
 from unrolled.models.by_hand import (
     Layers,
     Looks,
+    can_share,
     flat,
     kept_between,
     layer_parameters,
@@ -22,7 +23,7 @@ from unrolled.models.by_hand import (
     multiplies_narrowly,
     nested,
 )
-from unrolled.models.memory import Memory
+from unrolled.models.memory import Memory, taken
 from unrolled.models.rows import Rows
 from unrolled.recurrence import Cell, Stack, StackState
 
@@ -68,19 +69,31 @@ class ContextFeeding(nn.Module):
             context = torch.sigmoid(self.gate(hidden)) * context
         return context, rows.gather(weights)
 
-    def run(self, stack: Stack, attention: Attention, embedded: Tensor, memory: Memory, state: StackState) -> Run:
+    def run(
+        self,
+        stack: Stack,
+        attention: Attention,
+        embedded: Tensor,
+        memory: Memory,
+        state: StackState,
+        owners: Tensor | None = None,
+    ) -> Run:
         """Runs the equations over a window, for a stack to which `by_hand.applies`.
 
         Args:
             embedded: e, `(batch, time, features)`.
             memory: prepared.
             state: before the first step.
+            owners: the row of the memory that each row of the batch looks at, `(batch,)`; `None`: its own.
         """
         cells, half = [cell for (cell,) in stack.cells()], multiplies_narrowly(stack, embedded)
-        parts = _Parts(cells, attention, self.gate, memory.mask, kept_between(stack, embedded), half)
+        between = kept_between(stack, embedded)
         assert memory.keys is not None
         with torch.autocast(embedded.device.type, enabled=False):
-            seen = memory.states.to(embedded.dtype), memory.keys.to(embedded.dtype)
+            seen, mask = [each.to(embedded.dtype).contiguous() for each in (memory.states, memory.keys)], memory.mask
+            if owners is not None and not can_share(attention, *seen):
+                (*seen, mask), owners = [taken(each, owners) for each in (*seen, mask)], None
+            parts = _Parts(cells, attention, self.gate, mask, owners, between, half)
             hidden, contexts, weights, *last = _ContextFeeding.apply(
                 parts, embedded.transpose(0, 1), *seen, *flat(state), *parts.parameters()
             )
@@ -96,6 +109,7 @@ class _Parts:
     attention: Attention
     gate: nn.Linear | None
     mask: Tensor
+    owners: Tensor | None
     between: list[Tensor]
     half: bool
 
@@ -143,7 +157,7 @@ class _Loop:
         steps, batch, _ = embedded.shape
         self._gate = parts.gate
         self.layers = Layers(parts.cells, parts.between, embedded, carried, parts.half)
-        self.looks = Looks(parts.attention, parts.mask, states, keys, steps, parts.half)
+        self.looks = Looks(parts.attention, parts.mask, states, keys, steps, parts.half, parts.owners)
         self._before = carried[-parts.cells[-1].tensors].detach().to(embedded.dtype)  # h of the top layer
         self.fed = states.new_empty(steps, batch, states.shape[2])
         if parts.gate is not None:

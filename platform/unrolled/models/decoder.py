@@ -134,13 +134,20 @@ class Decoder(nn.Module):
         outputs, after, *_ = self.window(memory, tokens, state)
         return outputs, after
 
-    def window(self, memory: Memory, tokens: Tensor, state: DecoderState) -> Window:
+    @property
+    def shares(self) -> bool:
+        """Whether `window` knows rows that share a memory."""
+        soft = not isinstance(self.attention, HardAttention)
+        return self.context_feeding is not None and soft and by_hand.applies(self.stack)
+
+    def window(self, memory: Memory, tokens: Tensor, state: DecoderState, owners: Tensor | None = None) -> Window:
         """Reads a whole window.
 
         Args:
             memory: of `batch` examples, prepared.
             tokens: `(batch, time)`, each the one before the token to predict.
             state: before the window.
+            owners: the example of each row, `(batch,)`, of a decoder that `shares`; `None`: its own.
         """
         embedded = self._embed(tokens)
         if not self.input_feeding and self.context_feeding is None:
@@ -156,10 +163,9 @@ class Decoder(nn.Module):
         if isinstance(self.attention, HardAttention) and self.training:
             draws = Draws(self.attention, len(tokens), tokens.device)
             return self._walk(embedded, memory, state, kept, draws)._replace(choices=draws.choices())
-        soft = not isinstance(self.attention, HardAttention)
-        if self.context_feeding is not None and soft and by_hand.applies(self.stack):
-            assert self.attention is not None
-            run = self.context_feeding.run(self.stack, self.attention, embedded, memory, state[0])
+        if self.shares:
+            assert self.attention is not None and self.context_feeding is not None
+            run = self.context_feeding.run(self.stack, self.attention, embedded, memory, state[0], owners)
             outputs = self._read_out(run.hidden, run.contexts, embedded, None, None) * kept
             return Window(outputs, (run.state, None), run.weights)
         return self._walk(embedded, memory, state, kept)

@@ -99,6 +99,7 @@ class EncoderDecoder(nn.Module):
         smoothing: float,
         truncate: int,
         weights: Tensor | None = None,
+        owners: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """`loss` in windows of `truncate` target steps, for truncated back-propagation through time.
 
@@ -107,14 +108,16 @@ class EncoderDecoder(nn.Module):
 
         Args:
             weights: of the examples in the sum of cross-entropies `(batch,)`, constants; `None`: 1 each.
+            owners: the memory of each example, `(batch,)`, where the decoder `shares` them; `None`: its own.
         """
         state = self.start(memory)
+        state = state if owners is None else nest.select(state, owners)
         for start in range(0, before.shape[1], truncate):
             places = slice(start, start + truncate)
             asked = mask[:, places]
-            window = self.decoder.window(memory, before[:, places], state)
+            window = self.decoder.window(memory, before[:, places], state, owners)
             counts = None if weights is None else weights[:, None].expand_as(asked)[asked]
-            loss = self.head.loss(window.outputs[asked], after[:, places][asked], smoothing, counts)
+            loss = self.head.loss(_where(asked, window.outputs), after[:, places][asked], smoothing, counts)
             if self.training and self.penalties != NONE:
                 shares = asked.sum(1) / mask.sum(1)
                 loss = loss + self.penalties.of(self.decoder, memory, window, asked, shares)
@@ -165,6 +168,12 @@ class EncoderDecoder(nn.Module):
     def scorer(self, precision: Precision) -> Scorer:
         """The head, made ready for the steps of a search."""
         return self.head.scorer(precision)
+
+
+def _where(mask: Tensor, values: Tensor) -> Tensor:
+    """`values[mask]`, without a copy where the mask `(batch, time)` is True everywhere, as in many batches of texts of
+    like length."""
+    return values.flatten(0, 1) if bool(mask.all()) else values[mask]
 
 
 def build_translator(config: Model, input_vocabulary: int, target_vocabulary: int) -> EncoderDecoder:

@@ -41,14 +41,15 @@ class Glance(nn.Module):
         return seen if self.enters == "once" else None
 
     def beside(self, seen: Tensor, carried: Tensor | None, steps: int) -> Tensor | None:
-        """What the recurrence reads besides the tokens of so many steps, `(batch, steps, size)`.
+        """What the recurrence reads besides the tokens of so many steps, `(batch, steps, size)`, or `(batch, 1, size)`
+        where it is the same at all of them.
 
         Args:
             seen: v.
             carried: before these steps, as `carried` returned it or, after the first step, zeros.
         """
         if self.enters == "every":
-            return seen[:, None].expand(-1, steps, -1)
+            return seen[:, None]
         if carried is None:
             return None
         return torch.cat([carried[:, None], carried.new_zeros(len(carried), steps - 1, carried.shape[1])], dim=1)

@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from unrolled.models.scorer import Precision, Scorer
 from unrolled.recurrence import compiled
-from unrolled.recurrence.product import type_of_products
+from unrolled.recurrence.product import type_of_products, weight_gradient
 
-CHUNK, NARROW_CHUNK = 256, 2048
-"""Rows of logits that exist at one time in the loss: few enough that a chunk stays in a core's cache. Narrow ones are
-multiplied so fast that what is done once a chunk counts, so their chunks are longer."""
+CHUNK, NARROW_CHUNK = 1024, 2048
+"""Rows of logits that exist at one time in the loss: a few megabytes, which the size of a batch does not change. Each
+chunk passes over the weights and their gradient once more, so that short ones cost time."""
 
 
 class VocabularyHead(nn.Module):
@@ -102,9 +102,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         kind = type_of_products(weight)
-        chunk = CHUNK if kind == weight.dtype else NARROW_CHUNK
+        narrow = kind != weight.dtype
+        chunk = NARROW_CHUNK if narrow else CHUNK
         loss = weight.new_zeros(())
-        gradients = [torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)] if wanted else []
+        fresh = torch.empty_like if len(hidden) else torch.zeros_like  # the first chunk fills it
+        gradients = [torch.empty_like(hidden), fresh(weight), torch.zeros_like(bias)] if wanted else []
         narrow_weight = weight.to(kind)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), chunk):
@@ -119,19 +121,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if wanted:
                     gradients[2] += into_bias
                     gradients[0][start : start + chunk] = error @ narrow_weight
-                    if kind == weight.dtype:
-                        gradients[1].addmm_(error.t(), rows)
-                    else:
+                    if start == 0:
+                        weight_gradient(error, rows, gradients[1])
+                    elif narrow:
                         gradients[1] += error.t() @ rows
-        ctx.save_for_backward(*gradients)
-        ctx.once = once
+                    else:
+                        gradients[1].addmm_(error.t(), rows)
+        ctx.gradients, ctx.once = gradients, once
         return loss
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
-        # In place where one call is all there will be; a second one is then refused by the check of what was saved.
-        scaled = (gradient.mul_(outer[0]) if ctx.once else gradient * outer[0] for gradient in ctx.saved_tensors)
-        return (*scaled, None, None, None, None)
+        gradients = ctx.gradients
+        if gradients is None:
+            raise RuntimeError("while training, the gradient of a loss over a vocabulary can be asked for once")
+        if ctx.once:  # in place, and given away, so that other gradients of a tied matrix can be added in place too
+            ctx.gradients = None
+            return (*(gradient.mul_(outer[0]) for gradient in gradients), None, None, None, None)
+        return (*(gradient * outer[0] for gradient in gradients), None, None, None, None)
 
 
 def _errors(logits: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:

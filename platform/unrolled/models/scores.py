@@ -48,13 +48,18 @@ class ScaledProducts(Scores):
 class Additive(Scores):
     """vᵀ tanh(U q + b + k); the tanh is computed again on the way back, so that one step's is held at a time."""
 
-    def __init__(self, attention: Attention, keys: Tensor, steps: int, *, half: bool) -> None:
+    def __init__(
+        self, attention: Attention, keys: Tensor, steps: int, *, half: bool, owners: Tensor | None = None
+    ) -> None:
         self._keys, self._half, self._fast = keys.contiguous(), half, compiled.can_look(keys.contiguous())
-        self._map, self._vector = attention.query, attention.weight.detach()
-        weight, shape = self._map.weight.detach(), (len(keys), steps, half)
+        self._owners, self._map, self._vector = owners, attention.query, attention.weight.detach()
+        batch = len(keys) if owners is None else len(owners)
+        weight, shape = self._map.weight.detach(), (batch, steps, half)
         self._into, self._back = Product(weight, *shape), Product(weight.t(), *shape)
-        self._mapped = keys.new_empty(steps, len(keys), len(weight))  # U q + b, and on the way back its gradient
-        self._into_keys, self._into_vector = torch.zeros_like(self._keys), torch.zeros_like(self._vector)
+        self._mapped = keys.new_empty(steps, batch, len(weight))  # U q + b
+        self._into_mapped = torch.empty_like(self._mapped)
+        if not self._fast:
+            self._into_keys, self._into_vector = torch.zeros_like(self._keys), torch.zeros_like(self._vector)
 
     def _squashed(self, t: int) -> Tensor:
         return (self._mapped[t][:, None] + self._keys).tanh_()
@@ -62,23 +67,27 @@ class Additive(Scores):
     def forward(self, t: int, query: Tensor) -> Tensor:
         torch.add(self._into(query), self._map.bias, out=self._mapped[t])
         if self._fast:
-            return compiled.additive_scores(self._mapped[t], self._keys, self._vector)
+            return compiled.additive_scores(self._mapped[t], self._keys, self._vector, self._owners)
         return self._squashed(t) @ self._vector
 
     def backward(self, t: int, errors: Tensor) -> Tensor:
         if self._fast:
-            given = self._mapped[t], self._keys, self._vector, errors, self._into_keys
-            self._mapped[t], into_vector = compiled.additive_errors(*given)
-            self._into_vector += into_vector
-            return self._back(self._mapped[t])
+            given = self._mapped[t], self._keys, self._vector, errors, self._owners
+            self._into_mapped[t] = compiled.additive_queries(*given)
+            return self._back(self._into_mapped[t])
         squashed = self._squashed(t)
         self._into_vector += errors.flatten() @ squashed.flatten(0, 1)
         into = squashed.square_().neg_().add_(1).mul_(self._vector).mul_(errors[:, :, None])
         self._into_keys += into
-        torch.sum(into, 1, out=self._mapped[t])
-        return self._back(self._mapped[t])
+        torch.sum(into, 1, out=self._into_mapped[t])
+        return self._back(self._into_mapped[t])
 
-    def gradients(self, queries: Tensor, errors: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
-        weight, mapped = torch.empty_like(self._map.weight), self._mapped.flatten(0, 1)
+    def gradients(self, queries: Tensor, errors: Tensor) -> tuple[Tensor, ...]:
+        if self._fast:  # of all steps at once, so that the keys pass through the processor once
+            given = self._mapped, self._keys, self._vector, errors, self._owners
+            into_keys, into_vector = compiled.additive_keys(*given)
+        else:
+            into_keys, into_vector = self._into_keys, self._into_vector
+        weight, mapped = torch.empty_like(self._map.weight), self._into_mapped.flatten(0, 1)
         weight_gradient(mapped.bfloat16() if self._half else mapped, queries.flatten(0, 1), weight)
-        return self._into_keys, weight, mapped.sum(0), self._into_vector
+        return into_keys, weight, mapped.sum(0), into_vector

@@ -52,8 +52,9 @@ class _Look(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, into_contexts: Tensor, into_weights: Tensor) -> Any:
         mapped, keys, states, vector, hidden, owners, weights = ctx.saved_tensors
-        errors, into_keys = into_weights.clone(memory_format=torch.contiguous_format), torch.zeros_like(keys)
+        errors = into_weights.clone(memory_format=torch.contiguous_format)
         compiled.look_back(hidden, states, weights, into_contexts, errors, owners)
-        into_states = compiled.seen_back(hidden, states, weights, into_contexts, owners)
-        into_mapped, into_vector = compiled.additive_errors(mapped, keys, vector, errors, into_keys, owners)
+        into_states = compiled.seen_back(hidden, states, weights[None], into_contexts[None], owners)
+        into_mapped = compiled.additive_queries(mapped, keys, vector, errors, owners)
+        into_keys, into_vector = compiled.additive_keys(mapped[None], keys, vector, errors[None], owners)
         return into_mapped, into_keys, into_states, into_vector, None, None

@@ -24,6 +24,7 @@ from unrolled.recurrence import compiled, graphed
 from unrolled.recurrence.cell import Cell, State
 from unrolled.recurrence.normalized import Normalization, NormalizedProduct, NormalizedProductBackward
 from unrolled.recurrence.product import Product, type_of_products, weight_gradients
+from unrolled.recurrence.projection import project_backward, project_forward
 from unrolled.recurrence.zoneout import Zoneout
 
 
@@ -35,6 +36,7 @@ def bptt(
     zoneout: Zoneout | None = None,
     *,
     reverse: bool = False,
+    constant: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Runs `cell` over time.
 
@@ -44,6 +46,8 @@ def bptt(
         mask: `(time, batch)`, bool; the state is carried through where it is False. `None`: all True.
         zoneout: what is kept of the old state where the mask is True.
         reverse: from the last step to the first.
+        constant: the last features of the input, `(batch, features)`, where they are the same at every step; of a cell
+            that `projects_linearly`.
 
     Returns:
         The outputs `(time, batch, hidden)` and the state after the last step.
@@ -53,7 +57,7 @@ def bptt(
     gain = () if cell.gain_hidden is None else (cell.gain_hidden,)
     parameters = (*cell.input_parameters(), cell.weight_hidden, *gain, *cell.other_parameters())
     with torch.autocast(inputs.device.type, enabled=False):
-        outputs, *after = _BackPropagation.apply(settings, inputs, *state, *parameters)
+        outputs, *after = _BackPropagation.apply(settings, inputs, constant, *state, *parameters)
     return outputs, tuple(after)
 
 
@@ -78,12 +82,13 @@ class _Settings:
 
 class _BackPropagation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, settings: _Settings, inputs: Tensor, *given: Tensor) -> Any:
+    def forward(ctx: Any, settings: _Settings, inputs: Tensor, constant: Tensor | None, *given: Tensor) -> Any:
         cell = settings.cell
         (steps, batch, _), size, first = inputs.shape, cell.hidden_size, cell.bias
         flat = inputs.to(torch.bfloat16 if settings.half else first.dtype).contiguous().flatten(0, 1)
         gates = flat.new_empty(steps, batch, cell.gates * size)
-        kept = cell.project_forward(flat, gates.flatten(0, 1))
+        constant = None if constant is None else constant.to(flat.dtype)
+        kept = project_forward(cell, flat, constant, gates)
         states = [first.new_empty(steps + 1, batch, size) for _ in range(cell.tensors)]
         # What the cell made, before zoneout; the state itself without.
         fresh = [first.new_empty(steps, batch, size) for _ in states] if settings.zoneout else []
@@ -99,7 +104,7 @@ class _BackPropagation(torch.autograd.Function):
             compiled.run(cell, gates, states, saved, settings.mask, settings.reverse)
         else:
             _forward(settings, normalizations, memory)
-        ctx.save_for_backward(flat, *memory, *kept)
+        ctx.save_for_backward(flat, constant, *memory, *kept)
         ctx.settings, ctx.normalizations, ctx.kind = settings, normalizations, inputs.dtype
         ctx.copied = flat.data_ptr() != inputs.data_ptr()
         outputs = states[0][:-1] if settings.reverse else states[0][1:]
@@ -110,7 +115,7 @@ class _BackPropagation(torch.autograd.Function):
     def backward(ctx: Any, into_outputs: Tensor, *last: Tensor) -> Any:
         settings: _Settings = ctx.settings
         cell, normalizations = settings.cell, ctx.normalizations
-        inputs, *rest = ctx.saved_tensors  # raises where a first call has overwritten them
+        inputs, constant, *rest = ctx.saved_tensors  # raises where a first call has overwritten them
         count = 1 + cell.tensors * (2 if settings.zoneout else 1) + cell.saved
         memory, kept = rest[:count], rest[count:]
         gates, states, fresh, saved = _parts(settings, memory)
@@ -122,13 +127,13 @@ class _BackPropagation(torch.autograd.Function):
             compiled.run(cell, gates, states, saved, settings.mask, settings.reverse, into_outputs, gradient)
         else:
             gradient = _backward(settings, normalizations, memory, into_outputs, *last)
-        into_gates = gates.flatten(0, 1)
         into_inputs = inputs if ctx.copied else torch.empty_like(inputs)  # a copy has served when its gradient is due
-        projecting = cell.project_backward(inputs, kept, into_gates, into_inputs)
-        flat = into_gates, *_around(settings, states, fresh), [buffer.flatten(0, 1) for buffer in saved]
+        into_constant, projecting = project_backward(cell, inputs, constant, kept, gates, into_inputs)
+        flat = gates.flatten(0, 1), *_around(settings, states, fresh), [buffer.flatten(0, 1) for buffer in saved]
         weights = _recurrent_gradients(cell, cell.recurrent_pairs(*flat), normalizations, gates.dtype)
         into_inputs = into_inputs.to(ctx.kind).view(*gates.shape[:2], -1)
-        return (None, into_inputs, *gradient, *projecting, *weights, *cell.other_gradients(*flat))
+        into_constant = None if into_constant is None else into_constant.to(ctx.kind)
+        return (None, into_inputs, into_constant, *gradient, *projecting, *weights, *cell.other_gradients(*flat))
 
 
 def _forward(settings: _Settings, normalizations: list[Normalization], memory: Sequence[Tensor]) -> State:

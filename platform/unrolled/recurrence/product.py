@@ -15,7 +15,8 @@ class Product:
     """x ↦ x Wᵀ for a matrix that many steps share.
 
     Where oneDNN runs the product, the matrix is packed into its blocks once; a BLAS would do that again at every
-    step, which for a batch of 32 rows costs as much as the product itself.
+    step, which for a batch of 32 rows costs as much as the product itself. A float32 matrix that is given turned lies
+    as a BLAS wants it, and to turn it for packing would cost more than that saves.
 
     Args:
         weight: `(outputs, inputs)`.
@@ -29,7 +30,8 @@ class Product:
         self._rounded = weight.new_empty(rows, weight.shape[1], dtype=torch.bfloat16) if half else None
         weight = weight.bfloat16() if half else weight
         self._transposed = weight.t()
-        large = half or weight.numel() > WORTH_PACKING[1]
+        turned = weight.stride(0) == 1 < len(weight)
+        large = half or (weight.numel() > WORTH_PACKING[1] and not turned)
         self._packed: Tensor | None = None
         if steps >= WORTH_PACKING[0] and large and _by_onednn(weight):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)

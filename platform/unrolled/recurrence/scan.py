@@ -32,6 +32,7 @@ def scan(
     engine: Engine = "auto",
     reverse: bool = False,
     zoneout: float = 0.0,
+    constant: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Runs `cell` over every step of `inputs`.
 
@@ -44,6 +45,7 @@ def scan(
             without padding and without a gradient; elsewhere `fused` wherever it applies.
         reverse: from the last step to the first; outputs stay at their inputs' places.
         zoneout: share of the state that every step leaves as it was, drawn anew while the cell trains; see `Zoneout`.
+        constant: features behind those of the inputs that are the same at every step, `(batch, features)`.
 
     Returns:
         The outputs h `(batch, time, hidden)` and the state after the last step.
@@ -51,7 +53,7 @@ def scan(
     Raises:
         ValueError: sizes do not fit, or `fused` is asked for where torch has no such kernel.
     """
-    _check(cell, inputs, state, mask)
+    _check(cell, inputs, constant, state, mask)
     carried = cell.zeros(len(inputs)) if state is None else state
     if inputs.shape[1] == 0:
         return inputs.new_zeros(len(inputs), 0, cell.hidden_size), carried
@@ -64,13 +66,16 @@ def scan(
             "that are True for the first steps (one at least) and False after, no layer normalisation and no zoneout; "
             "use engine 'auto', 'bptt' or 'autograd'"
         )
-    if engine == "fused" or (engine == "auto" and fusible and not _bptt_is_faster(cell, inputs, mask)):
+    fused = engine == "fused" or (engine == "auto" and fusible and not _bptt_is_faster(cell, inputs, mask))
+    if constant is not None and (fused or engine == "autograd" or not cell.projects_linearly):
+        inputs, constant = torch.cat([inputs, constant[:, None].expand(-1, inputs.shape[1], -1)], dim=-1), None
+    if fused:
         return _fused(cell, inputs, carried, mask, lengths, reverse)
     keep = Zoneout.draw(zoneout, inputs.shape[1], carried, training=cell.training)
     if engine == "autograd":
         return _autograd(cell, inputs, carried, mask, keep, reverse)
     turned = None if mask is None else mask.t()
-    outputs, after = bptt(cell, inputs.transpose(0, 1), carried, turned, keep, reverse=reverse)
+    outputs, after = bptt(cell, inputs.transpose(0, 1), carried, turned, keep, reverse=reverse, constant=constant)
     return outputs.transpose(0, 1), after
 
 
@@ -84,9 +89,10 @@ def _bptt_is_faster(cell: Cell, inputs: Tensor, mask: Tensor | None) -> bool:
     return torch.is_grad_enabled() and not unpadded_lstm
 
 
-def _check(cell: Cell, inputs: Tensor, state: State | None, mask: Tensor | None) -> None:
-    if inputs.ndim != 3 or inputs.shape[2] != cell.input_size:
-        raise ValueError(f"inputs are {tuple(inputs.shape)}; expected (batch, time, {cell.input_size})")
+def _check(cell: Cell, inputs: Tensor, constant: Tensor | None, state: State | None, mask: Tensor | None) -> None:
+    features = cell.input_size - (0 if constant is None else constant.shape[1])
+    if inputs.ndim != 3 or inputs.shape[2] != features:
+        raise ValueError(f"inputs are {tuple(inputs.shape)}; expected (batch, time, {features})")
     expected = (len(inputs), cell.hidden_size)
     for tensor in state or ():
         if tuple(tensor.shape) != expected:

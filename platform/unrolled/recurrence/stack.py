@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +111,8 @@ class Stack(nn.Module):
         """Runs the whole sequence; arguments and results as in `scan`, `truncate` as in `truncated_scan`.
 
         Args:
-            beside: the second input, `(batch, time, features)`, of a stack that was made for one.
+            beside: the second input, `(batch, time, features)`, of a stack that was made for one; where it is the
+                same at every step, `(batch, 1, features)`.
 
         Returns:
             The top layer's outputs `(batch, time, directions · hidden)`, and the state after the last step.
@@ -122,12 +123,15 @@ class Stack(nn.Module):
         before = self.begin(len(inputs)) if state is None else state
         after: list[tuple[State, ...]] = []
         for depth, (layer, carried) in enumerate(zip(self.cells(), before, strict=True)):
-            read = self._read(depth, inputs, beside)
+            constant = None
+            if beside is not None and depth == self.beside_layer and beside.shape[1] == 1 < inputs.shape[1]:
+                refuse_non_finite(self, f"the input of layer {depth + 1}", beside, None)
+                constant = beside[:, 0]
+            read = self._read(depth, inputs, None if constant is not None else beside)
             refuse_non_finite(self, f"the input of layer {depth + 1}", read, mask)
+            options: dict[str, Any] = {"engine": self.engine, "zoneout": self.zoneout, "constant": constant}
             runs = [
-                truncated_scan(
-                    cell, read, carried[d], mask, truncate, reverse=d == 1, engine=self.engine, zoneout=self.zoneout
-                )
+                truncated_scan(cell, read, carried[d], mask, truncate, reverse=d == 1, **options)
                 for d, cell in enumerate(layer)
             ]
             outputs = torch.cat([outputs for outputs, _ in runs], dim=-1) if len(runs) > 1 else runs[0][0]

@@ -29,12 +29,13 @@ def taught(
         weights: of the captions in the sum, `(batch,)`; `None`: 1 each.
     """
     before, after, mask = captions.before, captions.after, captions.mask
-    memory, steps = photographs.select(captions.owners), before.shape[1]
+    steps, shares = before.shape[1], model.decoder.shares
+    memory, owners = (photographs, captions.owners) if shares else (photographs.select(captions.owners), None)
     if truncate is None or truncate >= steps:
-        (loss,) = model.window_losses(memory, before, after, mask, smoothing, steps, weights)
+        (loss,) = model.window_losses(memory, before, after, mask, smoothing, steps, weights, owners)
         yield Piece(loss, state, last=True)
         return
     leaf = memory.leaf()
-    for loss in model.window_losses(leaf, before, after, mask, smoothing, truncate, weights):
+    for loss in model.window_losses(leaf, before, after, mask, smoothing, truncate, weights, owners):
         yield Piece(loss, state)
     yield Piece(memory.behind(leaf), state, last=True)

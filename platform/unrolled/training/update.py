@@ -104,7 +104,7 @@ class Updater:
         """
         self.model.train()
         self.gradients.zero()
-        torch.manual_seed((self.seed * 1_000_003 + step) * 65_537 + self.comm.rank)
+        self._sow((self.seed * 1_000_003 + step) * 65_537 + self.comm.rank)
         loss, state = torch.zeros((), dtype=torch.float64, device=self.device), self.state
         self.lap("other")
         with self._anomalies(step):
@@ -127,6 +127,12 @@ class Updater:
             self.scale.failed()
         self.lap("optimizer")
         return Update(flags, mean, norm, work.tokens, made, clipped, by_layer)
+
+    def _sow(self, seed: int) -> None:
+        if self.device.type == "cpu":  # torch.manual_seed also notes the stack, for each kind of device not in use
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def _both_passes(self, part: Part, state: Nest, tokens: int, *, last: bool) -> tuple[Tensor, Nest]:
         """Forward and backward of a part, window by window. Returns its share of the mean loss and the state after.

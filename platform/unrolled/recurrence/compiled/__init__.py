@@ -11,14 +11,23 @@ cache folder.
 - `rank.c` (with best.h, product.h, product_half.h, product_dot.h): a product with a vocabulary, and its best entries.
 """
 
-from unrolled.recurrence.compiled.looks import additive_errors, additive_scores, can_look, look, look_back, seen_back
+from unrolled.recurrence.compiled.looks import (
+    additive_keys,
+    additive_queries,
+    additive_scores,
+    can_look,
+    look,
+    look_back,
+    seen_back,
+)
 from unrolled.recurrence.compiled.ranks import Ranking, knows
 from unrolled.recurrence.compiled.rows import cross_entropy, draw, drop, largest, log_sums
 from unrolled.recurrence.compiled.scans import applies, run
 
 __all__ = [
     "Ranking",
-    "additive_errors",
+    "additive_keys",
+    "additive_queries",
     "additive_scores",
     "applies",
     "can_look",

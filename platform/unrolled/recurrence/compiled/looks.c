@@ -25,16 +25,23 @@ static float score(long n, const float *restrict q, const float *restrict k, con
     return sum;
 }
 
-/* The derivative, given that of the score; all of `d_q`, `d_k`, `d_v` are added to. */
-static void score_back(long n, float error, const float *restrict q, const float *restrict k, const float *restrict v,
-                       float *restrict d_q, float *restrict d_k, float *restrict d_v) {
+/* The derivative of a row's scores: that of q, Σ_place error v (1 − tanh²), and with `d_k` those of k and v, both added to.
+ * v is multiplied in the end where it can be. */
+static void score_back(long n, float error, const float *restrict q, const float *restrict k, float *restrict d_q) {
 #pragma omp simd
     for (long j = 0; j < n; j++) {
         const float squashed = tangent(q[j] + k[j]);
-        const float into = error * v[j] * (1.0f - squashed * squashed);
+        d_q[j] += error * (1.0f - squashed * squashed);
+    }
+}
+
+static void keys_back(long n, float error, const float *restrict q, const float *restrict k, const float *restrict v,
+                      float *restrict d_k, float *restrict d_v) {
+#pragma omp simd
+    for (long j = 0; j < n; j++) {
+        const float squashed = tangent(q[j] + k[j]);
+        d_k[j] += error * v[j] * (1.0f - squashed * squashed);
         d_v[j] += error * squashed;
-        d_k[j] += into;
-        d_q[j] += into;
     }
 }
 
@@ -49,27 +56,38 @@ void additive_scores(const struct additive *p, float *scores) {
     }
 }
 
-static void row_errors(const struct additive *p, long row, const float *errors, const float *keys, float *d_q,
-                       float *d_keys, float *d_v) {
+/* `errors`: ∂L/∂scores. Fills `d_query` (batch, features). */
+void additive_queries(const struct additive *p, const float *errors, float *d_query) {
     const long n = p->features;
-    memset(d_q, 0, n * sizeof *d_q);
-    for (long place = 0; place < p->positions; place++) {
-        if (errors[place] == 0.0f) continue; /* padding */
-        score_back(n, errors[place], p->query + row * n, keys + place * n, p->vector, d_q, d_keys + place * n, d_v);
+#pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
+    for (long row = 0; row < p->batch; row++) {
+        const float *const keys = p->keys + owner(p->owners, row) * p->positions * n;
+        const float *const e = errors + row * p->positions;
+        float *const d_q = d_query + row * n;
+        memset(d_q, 0, n * sizeof *d_q);
+        for (long place = 0; place < p->positions; place++)
+            if (e[place] != 0.0f) score_back(n, e[place], p->query + row * n, keys + place * n, d_q); /* else padding */
+        for (long j = 0; j < n; j++) d_q[j] *= p->vector[j];
     }
 }
 
-/* `errors`: ∂L/∂scores. Fills `d_query` (batch, features); adds to `d_keys` (memories, positions, features) and to
- * `d_vector` (threads, features). */
-void additive_errors(const struct additive *p, const float *errors, float *d_query, float *d_keys, float *d_vector) {
-    const long n = p->features;
+/* Of `steps` queries (steps, batch, features) a row and ∂L/∂scores (steps, batch, positions): fills `d_keys` (memories,
+ * positions, features) and adds to `d_vector` (threads, features). A key is read once for all that look at it. */
+void additive_keys(const struct additive *p, long steps, const float *errors, float *d_keys, float *d_vector) {
+    const long n = p->features, places = p->positions;
 #pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
-    for (long memory = 0; memory < p->memories; memory++) {
-        const long first = memory * p->positions * n;
-        for (long row = p->owners ? 0 : memory; row < (p->owners ? p->batch : memory + 1); row++)
-            if (owner(p->owners, row) == memory)
-                row_errors(p, row, errors + row * p->positions, p->keys + first, d_query + row * n, d_keys + first,
-                           d_vector + omp_get_thread_num() * n);
+    for (long at = 0; at < p->memories * places; at++) {
+        const long memory = at / places, place = at % places;
+        float *const d_k = d_keys + at * n, *const d_v = d_vector + omp_get_thread_num() * n;
+        memset(d_k, 0, n * sizeof *d_k);
+        for (long row = p->owners ? 0 : memory; row < (p->owners ? p->batch : memory + 1); row++) {
+            if (owner(p->owners, row) != memory) continue;
+            for (long t = 0; t < steps; t++) {
+                const float error = errors[(t * p->batch + row) * places + place];
+                const float *const q = p->query + (t * p->batch + row) * n;
+                if (error != 0.0f) keys_back(n, error, q, p->keys + at * n, p->vector, d_k, d_v);
+            }
+        }
     }
 }
 
@@ -132,14 +150,18 @@ void look_back(const struct look *p, const float *weights, const float *into, fl
     }
 }
 
-/* The derivative of the states: adds to `d_states` (memories, positions, features). */
-void seen_back(const struct look *p, const float *weights, const float *into, float *d_states) {
-    const long n = p->features;
+/* Of `steps` looks, `weights` (steps, batch, positions) and `into` (steps, batch, features): fills `d_states` (memories,
+ * positions, features). */
+void seen_back(const struct look *p, long steps, const float *weights, const float *into, float *d_states) {
+    const long n = p->features, places = p->positions;
 #pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
-    for (long memory = 0; memory < p->memories; memory++)
-        for (long row = p->owners ? 0 : memory; row < (p->owners ? p->batch : memory + 1); row++)
-            if (owner(p->owners, row) == memory)
-                for (long place = 0; place < p->positions; place++)
-                    add_scaled(n, weights[row * p->positions + place], into + row * n,
-                               d_states + (memory * p->positions + place) * n);
+    for (long at = 0; at < p->memories * places; at++) {
+        const long memory = at / places, place = at % places;
+        memset(d_states + at * n, 0, n * sizeof *d_states);
+        for (long row = p->owners ? 0 : memory; row < (p->owners ? p->batch : memory + 1); row++) {
+            if (owner(p->owners, row) != memory) continue;
+            for (long look = row; look < steps * p->batch; look += p->batch)
+                add_scaled(n, weights[look * places + place], into + look * n, d_states + at * n);
+        }
+    }
 }

@@ -50,17 +50,29 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor, owners: Tensor 
     return scores
 
 
-def additive_errors(
-    query: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, into_keys: Tensor, owners: Tensor | None = None
-) -> list[Tensor]:
-    """The derivative of `additive_scores`: of the query and of v, given that of the scores, `errors`; that of the keys
-    is added to `into_keys`."""
+def additive_queries(
+    query: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, owners: Tensor | None = None
+) -> Tensor:
+    """The derivative of `additive_scores` of the query, given that of the scores, `errors`."""
     functions, given = library.load(), _additive(query, keys, vector, owners)
     assert functions is not None
-    errors = errors.contiguous()
-    into_query, into_vector = torch.empty_like(query), vector.new_zeros(torch.get_num_threads(), len(vector))
-    functions.additive_errors(ctypes.byref(given), *_pointers(errors, into_query, into_keys, into_vector))
-    return [into_query, into_vector.sum(0)]
+    errors, into_query = errors.contiguous(), torch.empty_like(query)
+    functions.additive_queries(ctypes.byref(given), *_pointers(errors, into_query))
+    return into_query
+
+
+def additive_keys(
+    queries: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, owners: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The derivative of the keys and of v, over all steps: of `queries` `(steps, batch, features)` and `errors`
+    `(steps, batch, positions)`."""
+    functions, given = library.load(), _additive(queries[0], keys, vector, owners)
+    assert functions is not None and queries.is_contiguous()
+    errors, into_keys = errors.contiguous(), torch.empty_like(keys)
+    into_vector = vector.new_zeros(torch.get_num_threads(), len(vector))
+    steps = ctypes.c_long(len(queries))
+    functions.additive_keys(ctypes.byref(given), steps, *_pointers(errors, into_keys, into_vector))
+    return into_keys, into_vector.sum(0)
 
 
 def look(hidden: Tensor, states: Tensor, weights: Tensor, owners: Tensor | None = None) -> Tensor:
@@ -96,11 +108,12 @@ def look_back(
 
 
 def seen_back(hidden: Tensor, states: Tensor, weights: Tensor, into: Tensor, owners: Tensor | None = None) -> Tensor:
-    """The derivative of the states that `look` leaves, given that of the contexts."""
-    functions, given = library.load(), _look(hidden, states, len(weights), owners)
+    """The derivative of the states that `look` leaves, over all steps, given `weights` `(steps, batch, positions)` and
+    that of the contexts, `into` `(steps, batch, features)`."""
+    functions, given = library.load(), _look(hidden, states, weights.shape[1], owners)
     assert functions is not None
-    into, into_states = into.contiguous(), torch.zeros_like(states)
-    functions.seen_back(ctypes.byref(given), *_pointers(weights, into, into_states))
+    weights, into, into_states = weights.contiguous(), into.contiguous(), torch.empty_like(states)
+    functions.seen_back(ctypes.byref(given), ctypes.c_long(len(weights)), *_pointers(weights, into, into_states))
     return into_states
 
 
