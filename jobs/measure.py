@@ -157,7 +157,7 @@ def page(figures: Sequence[Figure], command: str) -> str:
 
 Every figure is a ratio of two pieces of work that were timed in turn in the same run (A B A B …): the median over
 all rounds, with the quartiles beside it. ≤: lower is better; ≥: higher is better; no goal: for information. Those of
-`asha` compare updates and losses, which no other work on the machine changes.
+`asha` compare updates and losses, which no other work on the machine changes; a `rate` is questions a second.
 
 - Machine: {machine()}
 - Command: `{command}`

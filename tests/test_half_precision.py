@@ -60,10 +60,10 @@ def test_every_engine_runs_under_autocast(engine):
 
 def test_the_vocabulary_head_in_bfloat16():
     torch.manual_seed(0)
-    head, targets = VocabularyHead(64, 300), torch.randint(300, (600,))
+    head, targets = VocabularyHead(64, 300), torch.randint(300, (2500,))  # two chunks
     found = []
     for half in (True, False):
-        hidden = torch.randn(600, 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        hidden = torch.randn(2500, 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
         head.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = head.loss(hidden, targets, 0.1)

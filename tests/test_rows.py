@@ -78,12 +78,12 @@ def test_sums_show_what_is_not_finite():
 
 def test_the_head_gives_the_same_with_and_without(monkeypatch):
     torch.manual_seed(0)
-    head, hidden, targets = VocabularyHead(8, 50), torch.randn(600, 8), torch.randint(50, (600,))
+    head, hidden, targets = VocabularyHead(8, 50), torch.randn(2500, 8), torch.randint(50, (2500,))  # three chunks
     found = []
     for _ in range(2):
         head.zero_grad()
         read = hidden.clone().requires_grad_()
-        loss = head.loss(read, targets, 0.1) / 600
+        loss = head.loss(read, targets, 0.1) / 2500
         loss.backward()
         found.append([loss.detach(), read.grad, head.weight.grad, head.bias.grad])
         monkeypatch.setattr(library, "load", lambda: None)
@@ -98,7 +98,7 @@ def test_a_second_backward_pass_is_refused_while_training():
     loss.backward()
     loss = head.train().loss(torch.randn(3, 4), torch.tensor([1, 2, 3]))
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match="asked for once"):
         loss.backward()
 
 

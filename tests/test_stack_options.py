@@ -173,3 +173,19 @@ def test_normalised_products_match_functional():
     r, z = torch.sigmoid(a[:, :4] + b[:, :4]), torch.sigmoid(a[:, 4:8] + b[:, 4:8])
     n = torch.tanh(a[:, 8:] + r * (b[:, 8:] + cell.bias_reset))
     torch.testing.assert_close(scan(cell, x[:, None], (h,), engine="bptt")[0][:, 0], (1 - z) * n + z * h)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("truncate", [None, 2])
+@pytest.mark.parametrize("engine", ["auto", "bptt", "autograd"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_input_that_is_the_same_at_every_step_may_be_given_once(name, engine, truncate, kind):
+    stack = Stack(CELLS[name], 5, 6, layers=2, beside=7, beside_layer=1, engine=engine).to(kind)
+    inputs, beside = (torch.randn(*shape, dtype=kind, requires_grad=True) for shape in ((3, 5, 5), (3, 7)))
+    mask = torch.arange(5) < torch.tensor([[5], [4], [2]])
+
+    def ran(beside_steps):
+        outputs, _ = stack(inputs, None, mask, truncate, beside_steps)
+        return outputs, torch.autograd.grad(outputs.square().sum(), [inputs, beside, *stack.parameters()])
+
+    torch.testing.assert_close(ran(beside[:, None]), ran(beside[:, None].expand(-1, 5, -1)), rtol=1e-4, atol=1e-5)

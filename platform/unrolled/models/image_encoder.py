@@ -51,4 +51,5 @@ class ImageEncoder(nn.Module):
             states = states + self.places
         states = self.dropout(states if self.map is None else torch.relu(states))
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        return Memory(states, mask, states.mean(1))
+        mean = states.sum(1) / states.shape[1]  # of torch's own, the gradient would be written out for every position
+        return Memory(states, mask, mean)
