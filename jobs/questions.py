@@ -16,7 +16,7 @@ from training import Gemm
 from unrolled.config.answering import Model, QuestionAnsweringConfig
 from unrolled.config_file import load_config
 from unrolled.data.batching import pad
-from unrolled.data.question_batches import AnswerClass, QuestionBatch, plan_photographs
+from unrolled.data.question_batches import AnswerClass, QuestionBatch, plan_photographs, plan_questions
 from unrolled.models.answer_classifier import AnswerClassifier
 from unrolled.models.answerer import build_classifier
 from unrolled.tasks.answer_classes import Classes
@@ -69,14 +69,17 @@ def configured(name: str, *overrides: str) -> QuestionAnsweringConfig:
 
 
 def question_batches(name: str, tokens: int, count: int) -> list[QuestionBatch]:
-    """About eight questions on each photograph, all of them in one batch, as many as fit in the padded `tokens`."""
+    """About eight questions on each photograph, in batches of at most so many padded `tokens` as the config's training
+    has them: all on a photograph in one, or those of like length."""
     config, sizes = configured(name), SIZES[name]
     generator = np.random.default_rng(1)
     photos = np.repeat(np.arange(40 * count), generator.integers(6, 12, size=40 * count))
     lengths = np.clip(generator.normal(8.7, 2.5, size=len(photos)), 4, 28).astype(int)
-    planned = plan_photographs(lengths + 3, photos, batch_tokens=tokens, seed=1, epoch=0)[:count]
+    limits: dict[str, Any] = {"batch_tokens": tokens, "seed": 1, "epoch": 0}
+    together, padded = config.training.together, lengths + 3  # an answer's words, which count too
+    planned = plan_photographs(padded, photos, **limits) if together else plan_questions(padded, **limits)
     batches = []
-    for places in planned:
+    for places in planned[:count]:
         _, owners = np.unique(photos[places], return_inverse=True)
         pictures = torch.rand(int(owners.max()) + 1, positions(config), sizes.channels)
         words, mask = pad([generator.integers(4, sizes.vocabulary, size=length) for length in lengths[places]])
