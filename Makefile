@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/unrolled evaluate runs/dates --split test --decode greedy,sample,beam --workers 2
 
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check platform jobs tests
