@@ -23,9 +23,10 @@ from unrolled.models.by_hand import (
     multiplies_narrowly,
     nested,
 )
-from unrolled.models.memory import Memory, taken
+from unrolled.models.memory import Memory
 from unrolled.models.rows import Rows
 from unrolled.recurrence import Cell, Stack, StackState
+from unrolled.recurrence.state import taken
 
 
 class Run(NamedTuple):

@@ -55,15 +55,9 @@ class Memory:
 
     def select(self, rows: Tensor) -> Memory:
         """Takes the examples `rows` `(n,)`."""
-        keys, glance = (None if value is None else taken(value, rows) for value in (self.keys, self.glance))
-        states, mask, summary = (taken(value, rows) for value in (self.states, self.mask, self.summary))
+        keys, glance = (None if value is None else nest.taken(value, rows) for value in (self.keys, self.glance))
+        states, mask, summary = (nest.taken(value, rows) for value in (self.states, self.mask, self.summary))
         return Memory(states, mask, summary, keys, glance, nest.select(self.read, rows))
-
-
-def taken(values: Tensor, rows: Tensor) -> Tensor:
-    """`values[rows]`. On a CPU as `index_select`, whose derivative is the faster one there; on a GPU it would add up
-    repeated rows in any order."""
-    return values.index_select(0, rows) if values.device.type == "cpu" else values[rows]
 
 
 class _Behind(torch.autograd.Function):

@@ -33,7 +33,13 @@ def detach(nest: Nest) -> Nest:
 
 def select(nest: Nest, rows: Tensor) -> Nest:
     """Takes the batch rows `rows` `(n,)`, in that order and with repetition, from every tensor."""
-    return map(lambda tensor: tensor.index_select(0, rows), nest)
+    return map(lambda tensor: taken(tensor, rows), nest)
+
+
+def taken(values: Tensor, rows: Tensor) -> Tensor:
+    """`values[rows]` as `index_select`, the faster one, unless it has a derivative on a GPU: that would add up repeated
+    rows in any order."""
+    return values[rows] if values.requires_grad and values.device.type != "cpu" else values.index_select(0, rows)
 
 
 def where(condition: Tensor, new: Nest, old: Nest) -> Nest:
