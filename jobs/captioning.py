@@ -19,6 +19,7 @@ from unrolled.config.captioning import CaptioningConfig
 from unrolled.config_file import load_config
 from unrolled.data.caption_corpus import CaptionBatch
 from unrolled.models import Penalties, build_captioner
+from unrolled.recurrence import CELLS
 from unrolled.tasks import Part
 from unrolled.tasks.captioning import Captioning
 from unrolled.training.ahead import Work
@@ -121,7 +122,7 @@ def gemms(config: CaptioningConfig, batch: CaptionBatch) -> Products:
     encoder, decoder = config.model.encoder, config.model.decoder
     rows, steps = batch.mask.shape
     writes, places = rows * steps, batch.pictures.shape[1]
-    gates = {"lstm": 4, "gru": 3, "rnn": 1}[decoder.cell] * decoder.hidden
+    gates = CELLS[decoder.cell].gates * decoder.hidden
     memory = encoder.size or CHANNELS
     output = decoder.embedding if decoder.tie else decoder.hidden
     given = [Gemm(rows * places, CHANNELS, memory)] if encoder.size else []

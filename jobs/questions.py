@@ -19,6 +19,7 @@ from unrolled.data.batching import pad
 from unrolled.data.question_batches import AnswerClass, QuestionBatch, plan_photographs, plan_questions
 from unrolled.models.answer_classifier import AnswerClassifier
 from unrolled.models.answerer import build_classifier
+from unrolled.recurrence import CELLS
 from unrolled.tasks.answer_classes import Classes
 from unrolled.tasks.question_answering import QuestionAnswering
 
@@ -125,7 +126,7 @@ def gemms(name: str, batch: QuestionBatch) -> Products:
     """The products of an update on real tokens; recurrent ones a step at a time."""
     model, sizes = configured(name).model, SIZES[name]
     question, joint, rows, reads = model.question, model.joint, len(batch), int(batch.mask.sum())
-    gates = {"lstm": 4, "gru": 3, "rnn": 1}[question.cell] * question.hidden
+    gates = CELLS[question.cell].gates * question.hidden
     inputs = [question.embedding, *[question.hidden] * (question.layers - 1)]
     made = [Gemm(reads, size, gates) for size in inputs]
     made += [Gemm(rows, question.hidden, gates, round(reads / rows)) for _ in inputs]

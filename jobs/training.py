@@ -25,6 +25,7 @@ from unrolled.config_file import load_config
 from unrolled.data.batching import Batch, collate, plan
 from unrolled.data.vocabulary import PAD, SPECIAL
 from unrolled.models import EncoderDecoder, build_translator
+from unrolled.recurrence import CELLS
 from unrolled.tasks import Piece
 from unrolled.training.ahead import Work
 from unrolled.training.comm import Alone, Comm, Distributed
@@ -228,10 +229,9 @@ def gemms(model: Model, batch: Batch) -> list[Gemm]:
     """The forward products of real tokens; recurrent ones a step at a time."""
     encoder, decoder = model.encoder, model.decoder
     reads, writes, rows = int(batch.input_mask.sum()), int(batch.target_mask.sum()), len(batch.inputs)
-    gates = {"lstm": 4, "gru": 3}
     memory, output = 2 * encoder.hidden, decoder.embedding if decoder.tie else decoder.hidden
     fed = output if decoder.attention.input_feeding else 0
-    enc, dec = gates[encoder.cell] * encoder.hidden, gates[decoder.cell] * decoder.hidden
+    enc, dec = (CELLS[half.cell].gates * half.hidden for half in (encoder, decoder))
     positions = round(reads / rows)
     return [
         *[Gemm(reads, encoder.embedding, enc), Gemm(rows, encoder.hidden, enc, round(reads / rows))] * 2,
