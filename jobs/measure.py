@@ -130,7 +130,8 @@ def cells(figure: Figure) -> list[str]:
 
 def _digits(value: float) -> str:
     """At most four digits, so that tables of any figures fit a terminal."""
-    return f"{value:.{3 if value < 10 else 2 if value < 100 else 1}f}"
+    rounded = float(f"{value:.4g}")  # 9.9996 is 10.00
+    return f"{rounded:.{sum(rounded < limit for limit in (10, 100, 1000))}f}"
 
 
 def table(figures: Sequence[Figure]) -> str:

@@ -125,6 +125,13 @@ def test_check_fails_where_a_goal_is_missed(value, goal, better, missed, capsys)
     assert ("missed: that/one" in capsys.readouterr().err) == missed
 
 
+@pytest.mark.parametrize("value", [0.0123, 9.9996, 98.7654, 999.96, 1034.5])
+def test_a_figure_of_any_size_takes_five_places(value):
+    _, ratio, quartiles, *_ = measure.cells(replace(figure(value), spread=(value, value)))
+    assert len(ratio) <= 5 and len(quartiles) <= 11
+    assert float(ratio) == pytest.approx(value, rel=5e-4, abs=5e-4)
+
+
 def test_a_ratio_is_the_median_of_the_rounds():
     made = measure.ratio(
         "x", [2.0, 9.0, 3.0, 8.0, 5.0], [1.0, 3.0, 2.0, 2.0, 1.0], goal=3, better="lower", baseline="b"
