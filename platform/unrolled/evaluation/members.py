@@ -13,7 +13,7 @@ from unrolled.config_file import load_config
 from unrolled.data import longest
 from unrolled.decoding import Strategy
 from unrolled.errors import UserError
-from unrolled.tasks import Answerer, Task, make_task
+from unrolled.tasks import Answerer, Task, Viewer, make_task
 from unrolled.training.checkpoint import file_sum, load_model
 from unrolled.training.run import Chosen, RunFolder, choose_checkpoint
 
@@ -87,6 +87,9 @@ def _joining(first: Member, task: Answerer, run: RunFolder, overrides: Sequence[
         raise UserError(f"{refused}: the one was trained with task={name}, the other with task={first.config.task}.")
     config = load_config(run.path / "config.yaml", overrides).model_copy(update={"decoding": task.decoding})
     member = Member(run, config, choose_checkpoint(run, checkpoint))
+    other = member.task()
+    if isinstance(task, Viewer) and isinstance(other, Viewer) and other.reads != task.reads:
+        raise UserError(f"{refused}: of a photograph the one reads {other.reads}, the other {task.reads}.")
     own, wanted = member.vocabularies(), first.vocabularies()
     if different := [file for file in sorted(own | wanted) if own.get(file) != wanted.get(file)]:
         raise UserError(f"{refused}: vocabulary/{different[0]} of the one is not that of the other.")

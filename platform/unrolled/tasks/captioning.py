@@ -117,6 +117,11 @@ class Captioning:
         self.critic = None if config.training.self_critical is None else SelfCritical(config, self.vocabulary)
 
     @property
+    def reads(self) -> str:
+        """What the encoder reads of a photograph."""
+        return self.pictures.described()
+
+    @property
     def counted(self) -> str:
         """What the loss is a mean over."""
         return "tokens" if self.critic is None else "captions"

@@ -22,7 +22,7 @@ from unrolled.data.photographs import Photographs
 from unrolled.data.views import drawn, seen
 from unrolled.errors import UserError
 from unrolled.features import Features, Pixels, build_backbone, make_backbone, open_features, open_pixels
-from unrolled.features.backbones import kind_of
+from unrolled.features.backbones import kind_of, weights_name
 from unrolled.files import write_whole
 
 PhotoConfig = CaptioningConfig | QuestionAnsweringConfig | PointingConfig
@@ -88,6 +88,16 @@ class Pictures:
         settings = self._config.model.features
         backbone = build_backbone(settings)
         return Shape(backbone.channels, backbone.positions, backbone.size if settings.fine_tune else None)
+
+    def described(self) -> str:
+        """Says what the encoder reads of a photograph, so that what reads the same is described alike."""
+        settings = self._config.model.features
+        size = kind_of(settings).size
+        if settings.fine_tune:
+            return f"{size} × {size} pixels"
+        weights = "" if settings.weights is None else f" with {settings.weights} ({weights_name(settings)})"
+        seen = f"its {settings.grid} × {settings.grid} positions" if self._grid else "the mean of its positions"
+        return f"{seen} as {settings.backbone}{weights} sees it at {size} × {size} pixels"
 
     def features(self, split: str) -> Features | Pixels:
         """Opens the features of a split, which are made where they are missing, or its pixels."""

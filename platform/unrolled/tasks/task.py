@@ -198,6 +198,11 @@ class Pretrained(Protocol):
 class Viewer(Protocol):
     """An answerer whose inputs are photographs."""
 
+    @property
+    def reads(self) -> str:
+        """What its encoder reads of a photograph, in words: alike where runs can decode together."""
+        ...
+
     def files(self, names: Sequence[str]) -> list[str]:
         """The photographs themselves, a folder by those in it; raises `UserError` where it has none."""
         ...
