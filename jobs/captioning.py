@@ -17,6 +17,7 @@ from training import Gemm, both_passes
 from unrolled.config import Config
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.config_file import load_config
+from unrolled.data.batching import pad
 from unrolled.data.caption_corpus import CaptionBatch
 from unrolled.models import Penalties, build_captioner
 from unrolled.recurrence import CELLS
@@ -29,6 +30,8 @@ from unrolled.training.update import Updater
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 VOCABULARY, CHANNELS = 2570, 1280
 """Flickr8k's words, and the features of efficientnet-lite0."""
+LENGTHS = 11.5, 3.0
+"""Of its captions: mean and deviation of their tokens."""
 Products = tuple[list[Gemm], list[Gemm]]
 """The forward products of an update; the second list: those of the given features, which have no gradient."""
 
@@ -79,15 +82,17 @@ def configured(name: str, *overrides: str) -> CaptioningConfig:
 
 
 def caption_batches(config: CaptioningConfig, tokens: int, count: int) -> list[CaptionBatch]:
-    """Captions of like length, about `tokens` a batch, each of a photograph of its own."""
-    generator = np.random.default_rng(1)
+    """Captions of about `tokens` a batch, each of a photograph of its own and of like length; or five of each
+    photograph, as long as they happen to be, where the config keeps those together."""
+    generator, each = np.random.default_rng(1), 5 if config.training.together else 1
     batches = []
-    for length in np.clip(generator.normal(11.5, 3, size=count), 6, 25).astype(int):
-        rows = tokens // int(length)
-        words = torch.from_numpy(generator.integers(4, VOCABULARY, size=(rows, length + 1)))
-        pictures = torch.rand(rows, positions(config), CHANNELS)
-        mask = torch.ones(rows, int(length), dtype=torch.bool)
-        batches.append(CaptionBatch(pictures, torch.arange(rows), words[:, :-1], words[:, 1:], mask))
+    for _ in range(count):
+        drawn = np.clip(generator.normal(*LENGTHS, size=tokens), 6, 25).astype(int)
+        photos = max(1, round(tokens / LENGTHS[0] / each)) if each > 1 else tokens // int(drawn[0])
+        lengths = drawn[: photos * each] if each > 1 else [int(drawn[0])] * photos
+        words, mask = pad([generator.integers(4, VOCABULARY, size=steps + 1) for steps in lengths])
+        pictures, owners = torch.rand(photos, positions(config), CHANNELS), torch.arange(photos * each) // each
+        batches.append(CaptionBatch(pictures, owners, words[:, :-1], words[:, 1:], mask[:, 1:]))
     return batches
 
 
@@ -118,14 +123,14 @@ def updates(
 
 
 def gemms(config: CaptioningConfig, batch: CaptionBatch) -> Products:
-    """The products of an update; recurrent ones a step at a time. Additive scores are none."""
+    """The products of an update for real tokens; recurrent ones a step at a time. Additive scores are none."""
     encoder, decoder = config.model.encoder, config.model.decoder
-    rows, steps = batch.mask.shape
-    writes, places = rows * steps, batch.pictures.shape[1]
+    rows, writes, (photos, places, _) = len(batch.mask), int(batch.mask.sum()), batch.pictures.shape
+    steps = round(writes / rows)
     gates = CELLS[decoder.cell].gates * decoder.hidden
     memory = encoder.size or CHANNELS
     output = decoder.embedding if decoder.tie else decoder.hidden
-    given = [Gemm(rows * places, CHANNELS, memory)] if encoder.size else []
+    given = [Gemm(photos * places, CHANNELS, memory)] if encoder.size else []
     made = [
         Gemm(writes, decoder.embedding, gates),
         Gemm(rows, decoder.hidden, gates, steps),
@@ -133,8 +138,8 @@ def gemms(config: CaptioningConfig, batch: CaptionBatch) -> Products:
     ]
     if decoder.conditioning == "attention":
         made += [
-            Gemm(rows * places, memory, decoder.hidden),  # keys
-            Gemm(rows, memory, 2 * decoder.hidden),  # the first state
+            Gemm(photos * places, memory, decoder.hidden),  # keys
+            Gemm(photos, memory, 2 * decoder.hidden),  # the first state
             Gemm(rows, decoder.hidden, decoder.hidden, steps),  # queries
             Gemm(rows, memory, gates, steps),  # contexts fed
             Gemm(writes, places, memory),  # contexts

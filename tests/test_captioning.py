@@ -50,6 +50,21 @@ def test_an_epoch_uses_every_caption_once_and_no_batch_is_too_large(tmp_path):
     assert orders[0] == orders[1] != orders[2]
 
 
+def test_captions_of_a_photograph_can_stay_together(tmp_path, monkeypatch):
+    photos = 40
+    texts = [[" ".join(["word"] * (1 + (photo * caption) % 7)) for caption in range(5)] for photo in range(photos)]
+    read = Captioned([b""] * photos, [f"{photo}.jpg" for photo in range(photos)], texts)
+    monkeypatch.setattr("unrolled.data.caption_corpus.open_captioned", lambda data, split: read)
+    task, data = made(settings(training={"together": True}, data={"limit": 40}), tmp_path)
+    corpus = data.split("train")
+    batches = task.plan(data, 0)
+    assert captions_of(batches) == list(range(5 * photos)) and len(batches) > 3
+    for batch in batches:
+        assert all(count == 5 for count in np.unique(corpus.photos[batch.indices], return_counts=True)[1])
+        assert batch.tokens <= 120
+    assert any(len(set(corpus.lengths[batch.indices])) > 3 for batch in batches)
+
+
 def test_captions_of_an_unreadable_photograph_are_left_out(tmp_path, monkeypatch):
     task, data = made(settings(), tmp_path)
     monkeypatch.setattr(data.pictures.features("train"), "missing", {3, 5}, raising=False)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from unrolled.config.captioning import Model
-from unrolled.models import Memory, Penalties, Rows, build_captioner
+from unrolled.models import Memory, Penalties, Rows, build_captioner, narrowing
 from unrolled.recurrence import CELLS
 from unrolled.recurrence import state as nest
 
@@ -47,21 +47,24 @@ def captions(steps=5):
     return torch.randint(0, WORDS, (3, steps))
 
 
+@pytest.mark.parametrize("lengths", [(5, 3, 4), (5, 4, 1), (5, 5, 2)], ids=str)
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-@pytest.mark.parametrize("variant", ["fed additive", "fed general"])
-def test_captions_that_share_a_photograph_learn_as_from_copies(variant, kind):
-    model = captioner(variant, penalties=Penalties(doubly_stochastic=1.0)).to(kind)
+@pytest.mark.parametrize("variant", ["fed additive", "fed general", "fed ungated"])
+def test_captions_that_share_a_photograph_learn_as_from_copies(variant, kind, lengths, monkeypatch):
+    monkeypatch.setattr(narrowing, "CUT", 0)
+    model = captioner(variant, penalties=Penalties(doubly_stochastic=1.0), layers=2).to(kind)
     owners, before, after = torch.tensor([1, 0, 1]), captions(), captions()
-    mask = torch.arange(5) < torch.tensor([[5], [3], [4]])
+    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
     assert model.decoder.shares
 
-    def gradients(memory, owners):
-        (loss,) = model.window_losses(memory, before, after, mask, 0.1, 5, owners=owners)
-        return loss, torch.autograd.grad(loss, list(model.parameters()))
+    def gradients(memory, owners, truncate):
+        total = sum(model.window_losses(memory, before, after, mask, 0.1, truncate, owners=owners))
+        return total, torch.autograd.grad(total, list(model.parameters()))
 
     shown = pictures(2).to(kind)
-    shared, copied = gradients(model.encode(shown), owners), gradients(model.encode(shown).select(owners), None)
-    torch.testing.assert_close(shared, copied)
+    for truncate in (5, 3):
+        shared = gradients(model.encode(shown), owners, truncate)
+        torch.testing.assert_close(shared, gradients(model.encode(shown).select(owners), None, truncate))
 
 
 @pytest.mark.parametrize("layers", [1, 3])

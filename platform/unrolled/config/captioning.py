@@ -96,7 +96,15 @@ class HardAttention(Section):
 
 class Training(SharedTraining):
     metric: Literal["loss", Score] = Field("cider_d", description="decides which checkpoint is best (validation)")
-    batch_tokens: Positive = Field(1500, description="padded tokens of a batch's captions, over all workers")
+    batch_tokens: Positive = Field(
+        1500,
+        description="tokens of a batch's captions, over all workers, with their padding where they are of like length",
+    )
+    together: bool = Field(
+        False,
+        description="all captions of a photograph in one batch, so that it is encoded once an epoch (always where the "
+        "network is trained too); false: captions of like length",
+    )
     truncate: Positive | None = Field(
         None, description="gradients flow back within windows of so many words; null: through the whole caption"
     )

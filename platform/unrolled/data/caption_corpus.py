@@ -68,11 +68,10 @@ class CaptionCorpus:
         return before, after, mask
 
     def by_photograph(self, captions: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Returns these captions, which rise, those of each photograph together; and the tokens of each photograph's,
-        padded to its longest."""
-        _, starts, counts = np.unique(self.photos[captions], return_index=True, return_counts=True)
-        longest = np.maximum.reduceat(self.lengths[captions], starts)
-        return np.split(captions, starts[1:]), counts * longest
+        """Returns these captions, which rise, those of each photograph together; and how many tokens each
+        photograph's have."""
+        _, starts = np.unique(self.photos[captions], return_index=True)
+        return np.split(captions, starts[1:]), np.add.reduceat(self.lengths[captions], starts)
 
     def without(self, photos: set[int]) -> np.ndarray:
         """Returns the captions of all photographs but these."""
@@ -94,6 +93,11 @@ class CaptionBatch:
     before: Tensor
     after: Tensor
     mask: Tensor
+
+    def taken(self, captions: Tensor) -> CaptionBatch:
+        """Takes some of the captions, by number, in this order."""
+        rows = (values[captions] for values in (self.owners, self.before, self.after, self.mask))
+        return CaptionBatch(self.pictures, *rows)
 
     def to(self, device: torch.device) -> CaptionBatch:
         """Moves every tensor."""

@@ -4,12 +4,13 @@ with its derivative by hand."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from unrolled.models.attention import Attention, Look
 from unrolled.models.by_hand import (
@@ -24,6 +25,7 @@ from unrolled.models.by_hand import (
     nested,
 )
 from unrolled.models.memory import Memory
+from unrolled.models.narrowing import Piece, narrowed
 from unrolled.models.rows import Rows
 from unrolled.recurrence import Cell, Stack, StackState
 from unrolled.recurrence.state import taken
@@ -78,6 +80,7 @@ class ContextFeeding(nn.Module):
         memory: Memory,
         state: StackState,
         owners: Tensor | None = None,
+        lengths: list[int] | None = None,
     ) -> Run:
         """Runs the equations over a window, for a stack to which `by_hand.applies`.
 
@@ -86,20 +89,33 @@ class ContextFeeding(nn.Module):
             memory: prepared.
             state: before the first step.
             owners: the row of the memory that each row of the batch looks at, `(batch,)`; `None`: its own.
+            lengths: steps of every row, falling, if those behind may be left out where rows share a memory: what comes
+                of them is zero then, and the state after the window that after a step at or behind the row's last.
         """
         cells, half = [cell for (cell,) in stack.cells()], multiplies_narrowly(stack, embedded)
-        between = kept_between(stack, embedded)
+        between, (batch, steps, _) = kept_between(stack, embedded), embedded.shape
         assert memory.keys is not None
         with torch.autocast(embedded.device.type, enabled=False):
             seen, mask = [each.to(embedded.dtype).contiguous() for each in (memory.states, memory.keys)], memory.mask
             if owners is not None and not can_share(attention, *seen):
                 (*seen, mask), owners = [taken(each, owners) for each in (*seen, mask)], None
             parts = _Parts(cells, attention, self.gate, mask, owners, between, half)
-            hidden, contexts, weights, *last = _ContextFeeding.apply(
-                parts, embedded.transpose(0, 1), *seen, *flat(state), *parts.parameters()
-            )
-        state = nested(cells, last)
-        return Run(hidden.transpose(0, 1), contexts.transpose(0, 1), weights.transpose(0, 1), state)
+            pieces = [Piece(0, steps, batch)] if owners is None or lengths is None else narrowed(lengths, steps)
+            carried, made = flat(state), []
+            for piece in pieces:
+                own, rows = parts.of(piece), slice(piece.rows)
+                given = embedded[rows, piece.start : piece.end].transpose(0, 1)
+                before = [tensor[rows] for tensor in carried]
+                *run, last = own.run(given, seen, before)
+                made.append([_with_rows(tensor, batch) for tensor in run])
+                carried = [torch.cat([new, old[piece.rows :]]) for new, old in zip(last, carried, strict=True)]
+        hidden, contexts, weights = (torch.cat(each).transpose(0, 1) for each in zip(*made, strict=True))
+        return Run(hidden, contexts, weights, nested(cells, carried))
+
+
+def _with_rows(made: Tensor, batch: int) -> Tensor:
+    """`(time, rows, features)` with zeros for the rows up to `batch`."""
+    return functional.pad(made, (0, 0, 0, batch - made.shape[1])) if made.shape[1] < batch else made
 
 
 @dataclass(frozen=True)
@@ -113,6 +129,27 @@ class _Parts:
     owners: Tensor | None
     between: list[Tensor]
     half: bool
+
+    def of(self, piece: Piece) -> _Parts:
+        """The same for a piece of the window."""
+        between = [kept[piece.start : piece.end, : piece.rows] for kept in self.between]
+        return replace(self, owners=None if self.owners is None else self.owners[: piece.rows], between=between)
+
+    def run(
+        self, embedded: Tensor, seen: Sequence[Tensor], before: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Runs the loop.
+
+        Args:
+            embedded: `(time, batch, features)`.
+            seen: states and keys of the memory.
+            before: the state before the first step, `flat`.
+
+        Returns:
+            Hidden states, contexts, weights, `(time, batch, ·)`; and the state after the last step.
+        """
+        hidden, contexts, weights, *last = _ContextFeeding.apply(self, embedded, *seen, *before, *self.parameters())
+        return hidden, contexts, weights, last
 
     def parameters(self) -> list[Tensor]:
         """In the order of `_Loop.gradients`."""

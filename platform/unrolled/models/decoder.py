@@ -140,7 +140,14 @@ class Decoder(nn.Module):
         soft = not isinstance(self.attention, HardAttention)
         return self.context_feeding is not None and soft and by_hand.applies(self.stack)
 
-    def window(self, memory: Memory, tokens: Tensor, state: DecoderState, owners: Tensor | None = None) -> Window:
+    def window(
+        self,
+        memory: Memory,
+        tokens: Tensor,
+        state: DecoderState,
+        owners: Tensor | None = None,
+        lengths: list[int] | None = None,
+    ) -> Window:
         """Reads a whole window.
 
         Args:
@@ -148,6 +155,7 @@ class Decoder(nn.Module):
             tokens: `(batch, time)`, each the one before the token to predict.
             state: before the window.
             owners: the example of each row, `(batch,)`, of a decoder that `shares`; `None`: its own.
+            lengths: tokens of every row, whose outputs behind them nobody wants; `None`: all of the window.
         """
         embedded = self._embed(tokens)
         if not self.input_feeding and self.context_feeding is None:
@@ -165,7 +173,7 @@ class Decoder(nn.Module):
             return self._walk(embedded, memory, state, kept, draws)._replace(choices=draws.choices())
         if self.shares:
             assert self.attention is not None and self.context_feeding is not None
-            run = self.context_feeding.run(self.stack, self.attention, embedded, memory, state[0], owners)
+            run = self.context_feeding.run(self.stack, self.attention, embedded, memory, state[0], owners, lengths)
             outputs = self._read_out(run.hidden, run.contexts, embedded, None, None) * kept
             return Window(outputs, (run.state, None), run.weights)
         return self._walk(embedded, memory, state, kept)

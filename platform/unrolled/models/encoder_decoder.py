@@ -84,10 +84,19 @@ class EncoderDecoder(nn.Module):
         table = Rows.of(owners, counts).spread(logs, fill=-math.inf)
         return (table.logsumexp(1) - logs[right]).sum()
 
-    def loss(self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(
+        self,
+        memory: Memory,
+        before: Tensor,
+        after: Tensor,
+        mask: Tensor,
+        smoothing: float = 0.0,
+        owners: Tensor | None = None,
+    ) -> Tensor:
         """Summed cross-entropy (nats) of the tokens `after` `(batch, time)` where `mask` is True, each given the
-        tokens `before` `(batch, time)` up to its place; while training, with the penalties."""
-        (loss,) = self.window_losses(memory, before, after, mask, smoothing, max(1, before.shape[1]))
+        tokens `before` `(batch, time)` up to its place; while training, with the penalties. `owners` as in
+        `window_losses`."""
+        (loss,) = self.window_losses(memory, before, after, mask, smoothing, max(1, before.shape[1]), owners=owners)
         return loss
 
     def window_losses(
@@ -115,7 +124,7 @@ class EncoderDecoder(nn.Module):
         for start in range(0, before.shape[1], truncate):
             places = slice(start, start + truncate)
             asked = mask[:, places]
-            window = self.decoder.window(memory, before[:, places], state, owners)
+            window = self.decoder.window(memory, before[:, places], state, owners, asked.sum(1).tolist())
             counts = None if weights is None else weights[:, None].expand_as(asked)[asked]
             loss = self.head.loss(_where(asked, window.outputs), after[:, places][asked], smoothing, counts)
             if self.training and self.penalties != NONE:

@@ -36,12 +36,13 @@ from unrolled.features import Backbone, build_backbone, load_pretrained, make_ba
 from unrolled.metrics import Perplexity, References, score
 from unrolled.metrics.tokens import caption_words
 from unrolled.models import EncoderDecoder, Penalties, build_captioner
+from unrolled.models.narrowing import narrowed, taken
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.pictures import Pictures, Shape, address, files
 from unrolled.tasks.self_critical import Seen, SelfCritical
 from unrolled.tasks.shares import interleaved
 from unrolled.tasks.task import Attended, GlobalBatch, Piece
-from unrolled.tasks.teaching import taught
+from unrolled.tasks.teaching import arranged, taught
 
 NAMED = 3
 """Unreadable photographs that are named before a training."""
@@ -185,7 +186,15 @@ class Captioning:
         lengths, batches = data.split("train").lengths, [batch.indices for batch in self._captions(data, epoch=0)]
         learned, long = sum(map(len, batches)), int((lengths > self.config.data.max_length).sum())
         left_out = f" ({long:,} too long)" if long else ""
-        return f"{learned:,} captions{left_out}", f"; padding {100 * padding(_both(lengths), batches):.1f} %"
+        return f"{learned:,} captions{left_out}", f"; padding {100 * self._padding(lengths, batches):.1f} %"
+
+    def _padding(self, lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
+        """The share of padding in the steps of batches that are taken."""
+        decoder = self.config.model.decoder
+        if decoder.conditioning != "attention" or not decoder.attention.fed or decoder.attention.hard:
+            return padding(_both(lengths), batches)
+        falling = [np.sort(lengths[batch])[::-1].tolist() for batch in batches]
+        return 1 - sum(map(sum, falling)) / sum(taken(narrowed(each, each[0])) for each in falling)
 
     def plan(self, data: PreparedCaptions, epoch: int) -> Sequence[GlobalBatch]:
         """Batches of captions of like length within the token budget, every caption of every photograph once; in
@@ -202,12 +211,12 @@ class Captioning:
     def _batches(
         self, data: PreparedCaptions, split: str, chosen: np.ndarray, max_length: int, *, seed: int, epoch: int
     ) -> list[Captions]:
-        """Where the network is trained, captions of a photograph stay together, so that it runs once."""
+        """Captions of like length, or all captions of a photograph together."""
         corpus = data.split(split)
         usable = chosen[corpus.lengths[chosen] <= max_length]
         groups: list[np.ndarray] | np.ndarray = usable[:, None]
         lengths = corpus.lengths[usable]
-        if self.config.model.features.fine_tune:
+        if self.config.training.together or self.config.model.features.fine_tune:
             groups, lengths = corpus.by_photograph(usable)
         limits = {"batch_tokens": self.config.training.batch_tokens, "max_length": int(lengths.max(initial=0))}
         planned = plan(_both(lengths), **limits, seed=seed, epoch=epoch)
@@ -248,8 +257,8 @@ class Captioning:
         for batch in self._batches(data, "validation", there, int(corpus.lengths.max()), seed=0, epoch=0):
             if part := batch.part(rank, size):
                 part = part.to(device)
-                memory = model.encode(part.pictures).select(part.owners)
-                total += float(model.loss(memory, part.before, part.after, part.mask).double())
+                memory, owners, part, _ = arranged(model, model.encode(part.pictures), part)
+                total += float(model.loss(memory, part.before, part.after, part.mask, owners=owners).double())
                 tokens += int(part.mask.sum())
         return total, tokens
 
