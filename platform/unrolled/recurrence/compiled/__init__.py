@@ -12,12 +12,14 @@ cache folder.
 """
 
 from unrolled.recurrence.compiled.looks import (
+    additive_back,
     additive_keys,
     additive_queries,
     additive_scores,
     can_look,
     look,
     look_back,
+    powers,
     seen_back,
 )
 from unrolled.recurrence.compiled.ranks import Ranking, knows
@@ -26,6 +28,7 @@ from unrolled.recurrence.compiled.scans import applies, run
 
 __all__ = [
     "Ranking",
+    "additive_back",
     "additive_keys",
     "additive_queries",
     "additive_scores",
@@ -39,6 +42,7 @@ __all__ = [
     "log_sums",
     "look",
     "look_back",
+    "powers",
     "run",
     "seen_back",
 ]
