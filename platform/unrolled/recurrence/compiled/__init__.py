@@ -7,7 +7,8 @@ cache folder.
 
 - `scan.c` (with product.h, product_half.h, cells.h, loop.h): whole scans over time, forward and back;
 - `rows.c` (with best.h): the loss over a vocabulary, its best entries, draws from it, and dropout;
-- `looks.c`: attention of one query a row;
+- `looks.c` (with sums.h): attention of one query a row;
+- `texts.c` (with sums.h): texts as bags of words;
 - `rank.c` (with best.h, product.h, product_half.h, product_dot.h): a product with a vocabulary, and its best entries.
 """
 
@@ -25,6 +26,7 @@ from unrolled.recurrence.compiled.looks import (
 from unrolled.recurrence.compiled.ranks import Ranking, knows
 from unrolled.recurrence.compiled.rows import cross_entropy, draw, drop, largest, log_sums
 from unrolled.recurrence.compiled.scans import applies, run
+from unrolled.recurrence.compiled.texts import bags, text_scores
 
 __all__ = [
     "Ranking",
@@ -33,6 +35,7 @@ __all__ = [
     "additive_queries",
     "additive_scores",
     "applies",
+    "bags",
     "can_look",
     "cross_entropy",
     "draw",
@@ -45,4 +48,5 @@ __all__ = [
     "powers",
     "run",
     "seen_back",
+    "text_scores",
 ]

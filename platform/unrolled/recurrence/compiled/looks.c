@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "numbers.h"
+#include "sums.h"
 
 struct additive {
     long threads, batch, memories, positions, features;
@@ -137,12 +138,10 @@ static void keys_of(
  * key is read once for all that look at it. Each thread has features of its own. */
 void additive_keys(
     const struct additive *p, long steps, const float *errors, float *d_query, float *d_keys, float *d_vector) {
-    const long lines = (p->features + 15) / 16;
 #pragma omp parallel num_threads(p->threads) if (p->threads > 1)
     {
-        const long thread = omp_get_thread_num(), threads = omp_get_num_threads();
-        const long low = lines * thread / threads * 16, high = lines * (thread + 1) / threads * 16;
-        keys_of(p, steps, errors, low, high < p->features ? high : p->features, d_query, d_keys, d_vector);
+        const struct span own = own_span(p->features);
+        keys_of(p, steps, errors, own.low, own.high, d_query, d_keys, d_vector);
     }
 }
 
@@ -152,18 +151,6 @@ struct look {
     const uint8_t *hidden; /* (memories, positions), 1 where nothing may be seen */
     const float *states;   /* (memories, positions, features) */
 };
-
-static float product(long n, const float *restrict x, const float *restrict y) {
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (long j = 0; j < n; j++) sum += x[j] * y[j];
-    return sum;
-}
-
-static void add_scaled(long n, float scale, const float *restrict x, float *restrict y) {
-#pragma omp simd
-    for (long j = 0; j < n; j++) y[j] += scale * x[j];
-}
 
 /* Scores become weights, their softmax over what is not hidden. */
 static void weigh(long n, const uint8_t *hidden, float *restrict w) {
