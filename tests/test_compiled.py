@@ -11,6 +11,11 @@ from unrolled.recurrence import CELLS, compiled, scan
 from unrolled.recurrence.compiled import library
 
 NAMES = sorted(CELLS)
+MASKS = {
+    "padded": torch.arange(9) < torch.tensor([9, 4, 0])[:, None],
+    "holes": torch.tensor([[0, 1, 1, 0, 1, 0, 0, 0, 1], [0] * 9, [1, 0, 0, 1, 0, 0, 1, 1, 0]]).bool(),
+    "nothing": torch.zeros(3, 9, dtype=torch.bool),
+}
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 
@@ -33,17 +38,32 @@ def given(name, hidden, dtype=torch.float32):
 @needs_compiler
 @pytest.mark.parametrize("hidden", [1, 16, 37])
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("name", NAMES)
-def test_compiled_and_plain_steps_make_the_same(name, reverse, hidden, monkeypatch):
+def test_compiled_and_plain_steps_make_the_same(name, mask, reverse, hidden, monkeypatch):
     cell, inputs, errors = given(name, hidden)
     assert compiled.applies(cell, half=False)
-    options = {"mask": torch.arange(9) < torch.tensor([9, 4, 0])[:, None], "reverse": reverse}
+    options = {"mask": MASKS[mask], "reverse": reverse}
     fast = passes(cell, inputs, errors, **options)
     monkeypatch.setattr(library, "load", lambda: None)
     plain = passes(cell, inputs, errors, **options)
     for got, want in zip(fast, plain, strict=True):
         # By norm: gradients of the rectified network are thousands, and what cancels in one of them leaves roundings.
         assert (got - want).norm() <= 1e-5 * want.norm() + 1e-6
+
+
+@needs_compiler
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_stays_the_same_counts_where_there_is_a_step(turned, monkeypatch):
+    cell, inputs, errors = given("gru", 16)
+    inputs, constant = (inputs[..., :3], inputs[:, 0, 3:].clone().requires_grad_())
+    inputs = inputs.transpose(0, 1).contiguous().transpose(0, 1) if turned else inputs
+    found = []
+    for _ in range(2):
+        constant.grad = None
+        found.append([*passes(cell, inputs, errors, mask=MASKS["holes"], constant=constant), constant.grad])
+        monkeypatch.setattr(library, "load", lambda: None)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
 @needs_compiler
@@ -76,11 +96,11 @@ def test_large_and_non_finite_sums_end_as_torchs_do(name, value, monkeypatch):
 @pytest.mark.parametrize("hidden", [37, 320])  # matrices that every core keeps, and those that cores share out
 def test_threads_change_nothing(hidden, name, batch):
     cell, _, _ = given(name, hidden)
-    inputs, errors = torch.randn(batch, 4, 5), torch.randn(batch, 4, hidden)
+    inputs, errors, mask = torch.randn(batch, 4, 5), torch.randn(batch, 4, hidden), torch.rand(batch, 4) < 0.6
     threads, found = torch.get_num_threads(), []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        found.append(passes(cell, inputs, errors))
+        found.append([*passes(cell, inputs, errors), *passes(cell, inputs, errors, mask=mask)])
     torch.set_num_threads(threads)
     for one, *others in zip(*found, strict=True):
         for other in others:

@@ -29,13 +29,24 @@ def memory(request):
 def test_scores_and_their_derivative(memory):
     query, vector = (drawn(*shape, memory.shape[-1], seed=1).requires_grad_() for shape in ((BATCH,), ()))
     want, errors = torch.tanh(query[:, None] + memory) @ vector, drawn(BATCH, POSITIONS, seed=2)
-    given = [tensor.detach() for tensor in (query, memory, vector)]
+    given = [compiled.powers(query.detach()), compiled.powers(memory.detach()), vector.detach()]
     torch.testing.assert_close(compiled.additive_scores(*given), want)
 
     of_query, of_keys, of_vector = torch.autograd.grad(want, (query, memory, vector), errors)
     torch.testing.assert_close(compiled.additive_queries(*given, errors), of_query)
     steps = torch.stack([given[0], given[0]]), *given[1:], torch.stack([errors, 2 * errors])
     torch.testing.assert_close(compiled.additive_keys(*steps), (3 * of_keys, 3 * of_vector))
+    torch.testing.assert_close(compiled.additive_back(*given, errors), (of_query, of_keys, of_vector))
+
+
+@pytest.mark.parametrize("value", [-1e4, -60.0, -20.0, 20.0, 60.0, 1e4, float("nan")])
+def test_scores_of_large_sums_are_those_of_saturation(value):
+    query, keys = torch.tensor([[value, 0.3]]), torch.tensor([[[0.4, value], [10.0, -5.0]]])
+    if not compiled.can_look(keys):
+        pytest.skip("no C compiler")
+    want = torch.tanh(query[:, None] + keys).sum(-1)
+    got = compiled.additive_scores(compiled.powers(query), compiled.powers(keys), torch.ones(2))
+    torch.testing.assert_close(got, want, equal_nan=True)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unrolled.models.answer_vectors import AnswerVectors
 from unrolled.models.encoder import TextEncoder
@@ -70,13 +71,15 @@ class AnswerClassifier(nn.Module):
         """
         if candidates.shape[1] == 0:
             return joined.vector.new_zeros(())
+        own, without = answers[:, None], candidates == answers[:, None]
         if texts is None:
-            others = self.head.few(joined.vector, candidates.clamp(min=0)).masked_fill(candidates < 0, -math.inf)
+            scores = self.head.few(joined.vector, torch.cat([own, candidates.clamp(min=0)], dim=1))
+            without |= candidates < 0
         else:
-            others = self.text_scores(joined, texts)
-        others = others.masked_fill(candidates == answers[:, None], -math.inf)
-        own = torch.cat([self.head.few(joined.vector, answers[:, None]), others], dim=1)
-        return -own.log_softmax(1)[:, 0].sum()
+            assert isinstance(self.head, AnswerVectors)
+            scores = self.head.few_and(joined.vector, own, texts)
+        scores = scores.masked_fill(functional.pad(without, (1, 0)), -math.inf)
+        return -scores.log_softmax(1)[:, 0].sum()
 
     def text_scores(self, joined: Joined, texts: Tensor) -> Tensor:
         """Scores of answers by their words, `(batch, most)`; see `AnswerVectors.scores`."""

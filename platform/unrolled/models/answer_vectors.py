@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unrolled.models.heads import cross_entropy
+from unrolled.recurrence import compiled
 
 
 class AnswerVectors(nn.Module):
@@ -51,6 +52,12 @@ class AnswerVectors(nn.Module):
         """`(rows, size)` → scores of a few answers a row, by number, `(rows, few)`."""
         return self.scores(hidden, self.answers[answers])
 
+    def few_and(self, hidden: Tensor, answers: Tensor, texts: Tensor) -> Tensor:
+        """`few` of `answers` `(rows, few)` and behind them `scores` of `texts` `(rows, others, words)`."""
+        own, longest = self.answers[answers], max(self.answers.shape[1], texts.shape[2])
+        padded = (functional.pad(each, (0, longest - each.shape[2]), value=-1) for each in (own, texts))
+        return self.scores(hidden, torch.cat([*padded], dim=1))
+
     def scores(self, hidden: Tensor, texts: Tensor) -> Tensor:
         """Scores of a few answers a row.
 
@@ -61,11 +68,17 @@ class AnswerVectors(nn.Module):
         Returns:
             `(rows, few)`; −∞ where no word is known.
         """
+        scores = compiled.text_scores(hidden, self.words, texts, self.known)
+        if scores is not None:
+            return scores
         scores = torch.einsum("rs,rfs->rf", hidden, self._vectors(texts))
         return scores.masked_fill(~self._told(texts).any(-1), -math.inf)
 
     def _vectors(self, texts: Tensor) -> Tensor:
         """Tokens `(…, words)` → vectors `(…, size)`."""
+        vectors = compiled.bags(self.words, texts, self.known)
+        if vectors is not None:
+            return vectors
         told = self._told(texts)
         counts = told.sum(-1)
         begins = counts.flatten().cumsum(0) - counts.flatten()

@@ -67,7 +67,7 @@ class Attention(nn.Module):
         if self.score == "additive":
             queries = self.query(queries)
             if not torch.is_grad_enabled() and queries.dtype == torch.float32 and compiled.can_look(keys):
-                steps = (query.contiguous() for query in queries.unbind(1))
+                steps, keys = (compiled.powers(query) for query in queries.unbind(1)), compiled.powers(keys)
                 return torch.stack([compiled.additive_scores(query, keys, self.weight) for query in steps], 1)
             mixed: Tensor = torch.tanh(queries[:, :, None] + keys[:, None])
             return mixed @ self.weight

@@ -51,12 +51,14 @@ class Additive(Scores):
     def __init__(
         self, attention: Attention, keys: Tensor, steps: int, *, half: bool, owners: Tensor | None = None
     ) -> None:
-        self._keys, self._half, self._fast = keys.contiguous(), half, compiled.can_look(keys.contiguous())
+        keys = keys.contiguous()
+        self._half, self._fast = half, compiled.can_look(keys)
+        self._keys = compiled.powers(keys) if self._fast else keys
         self._owners, self._map, self._vector = owners, attention.query, attention.weight.detach()
         batch = len(keys) if owners is None else len(owners)
         weight, shape = self._map.weight.detach(), (batch, steps, half)
         self._into, self._back = Product(weight, *shape), Product(weight.t(), *shape)
-        self._mapped = keys.new_empty(steps, batch, len(weight))  # U q + b
+        self._mapped = keys.new_empty(steps, batch, len(weight))  # U q + b, or its powers where the keys are such
         self._into_mapped = torch.empty_like(self._mapped)
         if not self._fast:
             self._into_keys, self._into_vector = torch.zeros_like(self._keys), torch.zeros_like(self._vector)
@@ -67,6 +69,7 @@ class Additive(Scores):
     def forward(self, t: int, query: Tensor) -> Tensor:
         torch.add(self._into(query), self._map.bias, out=self._mapped[t])
         if self._fast:
+            self._mapped[t] = compiled.powers(self._mapped[t])
             return compiled.additive_scores(self._mapped[t], self._keys, self._vector, self._owners)
         return self._squashed(t) @ self._vector
 

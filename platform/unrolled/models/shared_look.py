@@ -33,7 +33,7 @@ def shared_look(attention: Attention, queries: Tensor, memory: Memory, owners: T
     if attention.score != "additive" or not (compiled.can_look(states) and compiled.can_look(keys)):
         contexts, weights = attention(queries[:, None], memory.select(owners))
         return contexts[:, 0], weights[:, 0]
-    mapped = attention.query(queries).to(keys.dtype).contiguous()
+    mapped = attention.query(queries).to(keys.dtype)
     contexts, weights = _Look.apply(mapped, keys, states, attention.weight, (~memory.mask).contiguous(), owners)
     return contexts, weights
 
@@ -43,6 +43,7 @@ class _Look(torch.autograd.Function):
     def forward(
         ctx: Any, mapped: Tensor, keys: Tensor, states: Tensor, vector: Tensor, hidden: Tensor, owners: Tensor
     ) -> tuple[Tensor, Tensor]:
+        mapped, keys = compiled.powers(mapped), compiled.powers(keys)
         weights = compiled.additive_scores(mapped, keys, vector, owners)
         contexts = compiled.look(hidden, states, weights, owners)
         ctx.save_for_backward(mapped, keys, states, vector, hidden, owners, weights)
@@ -55,6 +56,5 @@ class _Look(torch.autograd.Function):
         errors = into_weights.clone(memory_format=torch.contiguous_format)
         compiled.look_back(hidden, states, weights, into_contexts, errors, owners)
         into_states = compiled.seen_back(hidden, states, weights[None], into_contexts[None], owners)
-        into_mapped = compiled.additive_queries(mapped, keys, vector, errors, owners)
-        into_keys, into_vector = compiled.additive_keys(mapped[None], keys, vector, errors[None], owners)
+        into_mapped, into_keys, into_vector = compiled.additive_back(mapped, keys, vector, errors, owners)
         return into_mapped, into_keys, into_states, into_vector, None, None

@@ -3,7 +3,7 @@
 Forward, one product projects the inputs of all steps; then every step overwrites its projected input by its gates.
 Backward, from the last step to the first, a step overwrites its gates by their gradients. So a scan holds inputs,
 states and gates once, and what remains is left to single large products after the loop: the gradients of all weights
-and of the inputs.
+and of the inputs. Compiled loops leave padding out of all of it: gates and inputs are then held for real steps alone.
 
 Under `torch.autocast` with bfloat16, all products are of bfloat16 with sums in float32. States and what a step
 computes are float32; gates are kept in bfloat16 between the passes.
@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from unrolled.recurrence import compiled, graphed
 from unrolled.recurrence.cell import Cell, State
 from unrolled.recurrence.normalized import Normalization, NormalizedProduct, NormalizedProductBackward
+from unrolled.recurrence.padding import filled, present, rows_of
 from unrolled.recurrence.product import Product, type_of_products, weight_gradients
 from unrolled.recurrence.projection import project_backward, project_forward
 from unrolled.recurrence.zoneout import Zoneout
@@ -85,15 +86,17 @@ class _BackPropagation(torch.autograd.Function):
     def forward(ctx: Any, settings: _Settings, inputs: Tensor, constant: Tensor | None, *given: Tensor) -> Any:
         cell = settings.cell
         (steps, batch, _), size, first = inputs.shape, cell.hidden_size, cell.bias
-        flat = inputs.to(torch.bfloat16 if settings.half else first.dtype).contiguous().flatten(0, 1)
-        gates = flat.new_empty(steps, batch, cell.gates * size)
+        places = present(settings.mask) if settings.compiled else None
+        flat = rows_of(inputs, places).to(torch.bfloat16 if settings.half else first.dtype)
+        held = flat.shape[:1] if settings.compiled else (steps, batch)
+        gates = flat.new_empty(*held, cell.gates * size)
         constant = None if constant is None else constant.to(flat.dtype)
-        kept = project_forward(cell, flat, constant, gates)
+        kept = project_forward(cell, flat, constant, places, gates.view(-1, cell.gates * size))
         states = [first.new_empty(steps + 1, batch, size) for _ in range(cell.tensors)]
         # What the cell made, before zoneout; the state itself without.
         fresh = [first.new_empty(steps, batch, size) for _ in states] if settings.zoneout else []
         kind = gates.dtype if settings.compiled else first.dtype
-        saved = [first.new_empty(steps, batch, size, dtype=kind) for _ in range(cell.saved)]
+        saved = [first.new_empty(*held, size, dtype=kind) for _ in range(cell.saved)]
         for buffer, state in zip(states, given, strict=False):
             buffer[-1 if settings.reverse else 0] = state
         normalizations = _normalizations(cell, steps, batch)
@@ -101,12 +104,12 @@ class _BackPropagation(torch.autograd.Function):
         if settings.plain and graphed.applies(gates):
             _record_forward(settings, memory)
         elif settings.compiled:
-            compiled.run(cell, gates, states, saved, settings.mask, settings.reverse)
+            compiled.run(cell, gates, states, saved, places, settings.reverse)
         else:
             _forward(settings, normalizations, memory)
-        ctx.save_for_backward(flat, constant, *memory, *kept)
+        ctx.save_for_backward(flat, constant, places, *memory, *kept)
         ctx.settings, ctx.normalizations, ctx.kind = settings, normalizations, inputs.dtype
-        ctx.copied = flat.data_ptr() != inputs.data_ptr()
+        ctx.copied, ctx.turned = flat.data_ptr() != inputs.data_ptr(), not inputs.is_contiguous()
         outputs = states[0][:-1] if settings.reverse else states[0][1:]
         return (outputs, *(buffer[0 if settings.reverse else -1] for buffer in states))
 
@@ -115,7 +118,7 @@ class _BackPropagation(torch.autograd.Function):
     def backward(ctx: Any, into_outputs: Tensor, *last: Tensor) -> Any:
         settings: _Settings = ctx.settings
         cell, normalizations = settings.cell, ctx.normalizations
-        inputs, constant, *rest = ctx.saved_tensors  # raises where a first call has overwritten them
+        inputs, constant, places, *rest = ctx.saved_tensors  # raises where a first call has overwritten them
         count = 1 + cell.tensors * (2 if settings.zoneout else 1) + cell.saved
         memory, kept = rest[:count], rest[count:]
         gates, states, fresh, saved = _parts(settings, memory)
@@ -124,14 +127,16 @@ class _BackPropagation(torch.autograd.Function):
             gradient = _record_backward(settings, [gates, *saved], [*states, into_outputs, *last])
         elif settings.compiled:
             gradient = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in last)
-            compiled.run(cell, gates, states, saved, settings.mask, settings.reverse, into_outputs, gradient)
+            compiled.run(cell, gates, states, saved, places, settings.reverse, into_outputs, gradient)
         else:
             gradient = _backward(settings, normalizations, memory, into_outputs, *last)
+        errors, *saved = (buffer.flatten(0, -2) for buffer in (gates, *saved))
         into_inputs = inputs if ctx.copied else torch.empty_like(inputs)  # a copy has served when its gradient is due
-        into_constant, projecting = project_backward(cell, inputs, constant, kept, gates, into_inputs)
-        flat = gates.flatten(0, 1), *_around(settings, states, fresh), [buffer.flatten(0, 1) for buffer in saved]
+        into_constant, projecting = project_backward(cell, inputs, constant, places, kept, errors, into_inputs)
+        flat = errors, *_around(settings, states, fresh, places), saved
         weights = _recurrent_gradients(cell, cell.recurrent_pairs(*flat), normalizations, gates.dtype)
-        into_inputs = into_inputs.to(ctx.kind).view(*gates.shape[:2], -1)
+        steps, batch, _ = into_outputs.shape
+        into_inputs = filled(into_inputs.to(ctx.kind), places, steps, batch, turned=ctx.turned)
         into_constant = None if into_constant is None else into_constant.to(ctx.kind)
         return (None, into_inputs, into_constant, *gradient, *projecting, *weights, *cell.other_gradients(*flat))
 
@@ -235,11 +240,13 @@ def _products_backward(settings: _Settings, gates: Tensor, normalizations: list[
     ]
 
 
-def _around(settings: _Settings, states: list[Tensor], fresh: list[Tensor]) -> tuple[State, State]:
-    """The states before every step and what the cell made of them, tensors `(time · batch, hidden)`."""
+def _around(
+    settings: _Settings, states: list[Tensor], fresh: list[Tensor], places: Tensor | None
+) -> tuple[State, State]:
+    """The states before every step and what the cell made of them, tensors `(rows, hidden)`."""
     early, late = ([buffer[place] for buffer in states] for place in (slice(None, -1), slice(1, None)))
     before, after = (late, early) if settings.reverse else (early, late)
-    return tuple(buffer.flatten(0, 1) for buffer in before), tuple(buffer.flatten(0, 1) for buffer in fresh or after)
+    return tuple(rows_of(buffer, places) for buffer in before), tuple(rows_of(each, places) for each in fresh or after)
 
 
 def _recurrent_gradients(

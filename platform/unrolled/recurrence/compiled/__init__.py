@@ -7,29 +7,35 @@ cache folder.
 
 - `scan.c` (with product.h, product_half.h, cells.h, loop.h): whole scans over time, forward and back;
 - `rows.c` (with best.h): the loss over a vocabulary, its best entries, draws from it, and dropout;
-- `looks.c`: attention of one query a row;
+- `looks.c` (with sums.h): attention of one query a row;
+- `texts.c` (with sums.h): texts as bags of words;
 - `rank.c` (with best.h, product.h, product_half.h, product_dot.h): a product with a vocabulary, and its best entries.
 """
 
 from unrolled.recurrence.compiled.looks import (
+    additive_back,
     additive_keys,
     additive_queries,
     additive_scores,
     can_look,
     look,
     look_back,
+    powers,
     seen_back,
 )
 from unrolled.recurrence.compiled.ranks import Ranking, knows
 from unrolled.recurrence.compiled.rows import cross_entropy, draw, drop, largest, log_sums
 from unrolled.recurrence.compiled.scans import applies, run
+from unrolled.recurrence.compiled.texts import bags, text_scores
 
 __all__ = [
     "Ranking",
+    "additive_back",
     "additive_keys",
     "additive_queries",
     "additive_scores",
     "applies",
+    "bags",
     "can_look",
     "cross_entropy",
     "draw",
@@ -39,6 +45,8 @@ __all__ = [
     "log_sums",
     "look",
     "look_back",
+    "powers",
     "run",
     "seen_back",
+    "text_scores",
 ]

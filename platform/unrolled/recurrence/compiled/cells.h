@@ -1,22 +1,24 @@
 /* What a step of every cell computes element by element, as `step_forward` and `step_backward` do in Python.
  *
- * A function sees to the units of one group in all rows of the batch. This file is compiled once for each type that gates
+ * A function sees to the units of one group in the rows of the batch that have a step to take; the state of the others
+ * passes unchanged. This file is compiled once for each type that gates
  * are kept in: KEPT names it, LOAD and STORE turn it to float and back, NAME adds it to the name of a function. Letters
  * as in the cells' equations; y is what the recurrent product gave, d_ stands for a gradient.
  */
 
 struct NAME(part) {
     long rows, units, size;
-    const uint8_t *mask; /* (rows), or null: where it is 0 the state passes unchanged */
+    const int64_t *places; /* of the rows in the batch, counted from `base` and rising; null: from 0 on */
+    long base, batch;
     KEPT *gates, *saved; /* (rows, gates · size), (rows, size) */
     long gates_row;
     const float *y; /* (rows, blocks · GROUP) */
     long y_row;
-    const float *errors; /* ∂L/∂output, rows errors_row apart */
-    long errors_row;
     const float *extra; /* peepholes (3, size), or the bias inside the reset (size) */
     long writes;        /* whether z is the share of the candidate in the new state */
-    /* (rows, size) all: */
+    const float *errors; /* ∂L/∂output (batch, …), rows errors_row apart */
+    long errors_row;
+    /* (batch, size) all: */
     const float *h, *c;
     float *h2, *c2;
     KEPT *operand, *squashed; /* h2 and tanh(h2) for the next step's products, where those do not read h2 itself */
@@ -25,23 +27,34 @@ struct NAME(part) {
 typedef const struct NAME(part) *NAME(in);
 
 #define ROWS for (long b = 0; b < p->rows; b++)
+/* Functions that take long to come out stand in loops of their own: more of them are then under way at a time. */
 #define UNITS _Pragma("omp simd") for (long j = 0; j < p->units; j++)
 #define ROW                                                                      \
-    const long at = b * p->size, size = p->size;                                 \
+    const long size = p->size, place = NAME(place_of)(p, b), at = place * size;     \
     KEPT *const g = p->gates + b * p->gates_row;                                 \
     const float *const u = p->y + b * p->y_row;                                  \
-    const float *const h = p->h + at, *const errors = p->errors + b * p->errors_row;            \
+    const float *const h = p->h + at, *const errors = p->errors + place * p->errors_row;            \
     float *const h2 = p->h2 + at, *const d_h = p->d_h + at;                      \
     (void)size, (void)g, (void)u, (void)h, (void)errors, (void)h2, (void)d_h
 
-/* Begins a row's way back: the gradient of a masked row passes on, and its gates get none. Returns whether it was one. */
-static int NAME(passes)(NAME(in) p, long b) {
-    if (!p->mask || p->mask[b]) return 0;
-    ROW;
-    UNITS d_h[j] += errors[j];
-    for (KEPT *gate = g; gate < g + p->gates_row; gate += size) memset(gate, 0, p->units * sizeof(KEPT));
-    if (p->saved) memset(p->saved + at, 0, p->units * sizeof(KEPT));
-    return 1;
+static inline long NAME(place_of)(NAME(in) p, long row) { return p->places ? p->places[row] - p->base : row; }
+
+/* The first place from `place` on that none of the rows has; *row: the first row that may have it, which is led on. */
+static long NAME(idle)(NAME(in) p, long place, long *row) {
+    if (p->rows == p->batch) return p->batch;
+    for (; *row < p->rows && p->places[*row] - p->base == place; place++) ++*row;
+    return place;
+}
+
+#define IDLE for (long row = 0, b = NAME(idle)(p, 0, &row); b < p->batch; b = NAME(idle)(p, b + 1, &row))
+
+/* Begins a step's way back: the gradient of a row without a step passes on. */
+static void NAME(pass)(NAME(in) p) {
+    IDLE {
+        float *const d_h = p->d_h + b * p->size;
+        const float *const errors = p->errors + b * p->errors_row;
+        UNITS d_h[j] += errors[j];
+    }
 }
 
 static void NAME(rnn_forward)(NAME(in) p) {
@@ -53,7 +66,6 @@ static void NAME(rnn_forward)(NAME(in) p) {
 
 static void NAME(rnn_backward)(NAME(in) p) {
     ROWS {
-        if (NAME(passes)(p, b)) continue;
         ROW;
         UNITS {
             g[j] = STORE((d_h[j] + errors[j]) * (1.0f - h2[j] * h2[j]));
@@ -74,7 +86,6 @@ static void NAME(irnn_forward)(NAME(in) p) {
 
 static void NAME(irnn_backward)(NAME(in) p) {
     ROWS {
-        if (NAME(passes)(p, b)) continue;
         ROW;
         UNITS {
             g[j] = STORE(h2[j] > 0.0f ? d_h[j] + errors[j] : 0.0f);
@@ -90,24 +101,18 @@ static void NAME(lstm_forward)(NAME(in) p) {
         const float *const c = p->c + at, *const peep = p->extra;
         float *const c2 = p->c2 + at;
         UNITS {
-            float in = sigmoid(LOAD(g[j]) + u[j] + peep[j] * c[j]);
-            float forget = sigmoid(LOAD(g[size + j]) + u[GROUP + j] + peep[size + j] * c[j]);
-            float candidate = tangent(LOAD(g[2 * size + j]) + u[2 * GROUP + j]);
-            float new = forget * c[j] + in * candidate;
-            float out = sigmoid(LOAD(g[3 * size + j]) + u[3 * GROUP + j] + peep[2 * size + j] * new);
-            g[j] = STORE(in);
-            g[size + j] = STORE(forget);
-            g[2 * size + j] = STORE(candidate);
-            g[3 * size + j] = STORE(out);
-            c2[j] = new;
-            h2[j] = out * tangent(new);
+            g[j] = STORE(sigmoid(LOAD(g[j]) + u[j] + peep[j] * c[j]));
+            g[size + j] = STORE(sigmoid(LOAD(g[size + j]) + u[GROUP + j] + peep[size + j] * c[j]));
         }
+        UNITS g[2 * size + j] = STORE(tangent(LOAD(g[2 * size + j]) + u[2 * GROUP + j]));
+        UNITS c2[j] = LOAD(g[size + j]) * c[j] + LOAD(g[j]) * LOAD(g[2 * size + j]);
+        UNITS g[3 * size + j] = STORE(sigmoid(LOAD(g[3 * size + j]) + u[3 * GROUP + j] + peep[2 * size + j] * c2[j]));
+        UNITS h2[j] = LOAD(g[3 * size + j]) * tangent(c2[j]);
     }
 }
 
 static void NAME(lstm_backward)(NAME(in) p) {
     ROWS {
-        if (NAME(passes)(p, b)) continue;
         ROW;
         const float *const c = p->c + at, *const c2 = p->c2 + at, *const peep = p->extra;
         float *const d_c = p->d_c + at;
@@ -133,16 +138,16 @@ static void NAME(lstm_backward)(NAME(in) p) {
 static void NAME(gru_forward)(NAME(in) p) {
     ROWS {
         ROW;
-        KEPT *const saved = p->saved + at;
+        KEPT *const saved = p->saved + b * size;
         UNITS {
-            float r = sigmoid(LOAD(g[j]) + u[j]), z = sigmoid(LOAD(g[size + j]) + u[GROUP + j]);
-            float s = u[2 * GROUP + j] + p->extra[j];
-            float n = tangent(LOAD(g[2 * size + j]) + r * s);
-            g[j] = STORE(r);
-            g[size + j] = STORE(z);
-            g[2 * size + j] = STORE(n);
-            saved[j] = STORE(s);
-            h2[j] = n + z * (h[j] - n);
+            g[j] = STORE(sigmoid(LOAD(g[j]) + u[j]));
+            g[size + j] = STORE(sigmoid(LOAD(g[size + j]) + u[GROUP + j]));
+            saved[j] = STORE(u[2 * GROUP + j] + p->extra[j]);
+        }
+        UNITS g[2 * size + j] = STORE(tangent(LOAD(g[2 * size + j]) + LOAD(g[j]) * LOAD(saved[j])));
+        UNITS {
+            float n = LOAD(g[2 * size + j]);
+            h2[j] = n + LOAD(g[size + j]) * (h[j] - n);
         }
     }
 }
@@ -150,9 +155,8 @@ static void NAME(gru_forward)(NAME(in) p) {
 /* `saved` becomes the gradient of U_n h + c_n. */
 static void NAME(gru_backward)(NAME(in) p) {
     ROWS {
-        if (NAME(passes)(p, b)) continue;
         ROW;
-        KEPT *const saved = p->saved + at;
+        KEPT *const saved = p->saved + b * size;
         UNITS {
             float r = LOAD(g[j]), z = LOAD(g[size + j]), n = LOAD(g[2 * size + j]), error = d_h[j] + errors[j];
             float d_n = error * (1.0f - z) * (1.0f - n * n);
@@ -169,7 +173,7 @@ static void NAME(gru_backward)(NAME(in) p) {
 static void NAME(reset_gates)(NAME(in) p) {
     ROWS {
         ROW;
-        KEPT *const saved = p->saved + at;
+        KEPT *const saved = p->saved + b * size;
         if (p->y_row > GROUP) {
             UNITS g[size + j] = STORE(sigmoid(LOAD(g[size + j]) + u[GROUP + j]));
         } else {
@@ -197,7 +201,6 @@ static void NAME(reset_mix)(NAME(in) p) {
 
 static void NAME(reset_mix_backward)(NAME(in) p) {
     ROWS {
-        if (NAME(passes)(p, b)) continue;
         ROW;
         UNITS {
             float z = LOAD(g[size + j]), n = LOAD(g[2 * size + j]), error = d_h[j] + errors[j];
@@ -239,26 +242,21 @@ static void NAME(add_squashed_product)(NAME(in) p) {
     }
 }
 
-/* Ends a step: masked rows keep their state, and the next step's operands are made. */
+/* Ends a step: rows without one keep their state, and the next step's operands are made. */
 static void NAME(finish)(NAME(in) p) {
-    for (long b = 0; p->mask && b < p->rows; b++) {
-        if (p->mask[b]) continue;
-        ROW;
-        memcpy(h2, h, p->units * sizeof(float));
+    IDLE {
+        const long at = b * p->size;
+        memcpy(p->h2 + at, p->h + at, p->units * sizeof(float));
         if (p->c) memcpy(p->c2 + at, p->c + at, p->units * sizeof(float));
     }
-    if (p->operand) {
-        ROWS {
-            ROW;
-            KEPT *const operand = p->operand + at;
-            UNITS operand[j] = STORE(h2[j]);
-        }
+    for (long b = 0; p->operand && b < p->batch; b++) {
+        const float *const h2 = p->h2 + b * p->size;
+        KEPT *const operand = p->operand + b * p->size;
+        UNITS operand[j] = STORE(h2[j]);
     }
-    if (p->squashed) {
-        ROWS {
-            ROW;
-            KEPT *const squashed = p->squashed + at;
-            UNITS squashed[j] = STORE(tangent(h2[j]));
-        }
+    for (long b = 0; p->squashed && b < p->batch; b++) {
+        const float *const h2 = p->h2 + b * p->size;
+        KEPT *const squashed = p->squashed + b * p->size;
+        UNITS squashed[j] = STORE(tangent(h2[j]));
     }
 }

@@ -34,12 +34,21 @@ def can_look(memory: Tensor) -> bool:
     return fits and library.load() is not None
 
 
+def powers(values: Tensor) -> Tensor:
+    """e^2x of float32 values on a CPU, by which `additive_scores` knows queries and keys; there must be a compiler."""
+    functions, values = library.load(), values.contiguous()
+    assert functions is not None
+    result = torch.empty_like(values)
+    functions.powers(*map(ctypes.c_long, (torch.get_num_threads(), values.numel())), *_pointers(values, result))
+    return result
+
+
 def additive_scores(query: Tensor, keys: Tensor, vector: Tensor, owners: Tensor | None = None) -> Tensor:
     """vᵀ tanh(q + k), `(batch, positions)`.
 
     Args:
-        query: `(batch, features)`.
-        keys: `(memories, positions, features)` that `can_look` allows.
+        query: `powers` of q `(batch, features)`.
+        keys: `powers` of k `(memories, positions, features)`.
         vector: v `(features,)`.
         owners: the memory that each row looks at, `(batch,)`; `None`: a row a memory.
     """
@@ -53,7 +62,7 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor, owners: Tensor 
 def additive_queries(
     query: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, owners: Tensor | None = None
 ) -> Tensor:
-    """The derivative of `additive_scores` of the query, given that of the scores, `errors`."""
+    """The derivative of `additive_scores` of q, given that of the scores, `errors`."""
     functions, given = library.load(), _additive(query, keys, vector, owners)
     assert functions is not None
     errors, into_query = errors.contiguous(), torch.empty_like(query)
@@ -64,15 +73,29 @@ def additive_queries(
 def additive_keys(
     queries: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, owners: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The derivative of the keys and of v, over all steps: of `queries` `(steps, batch, features)` and `errors`
+    """The derivative of k and of v, over all steps: of `queries` `(steps, batch, features)` and `errors`
     `(steps, batch, positions)`."""
+    return _additive_keys(queries, keys, vector, errors, owners, None)
+
+
+def additive_back(
+    query: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, owners: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`additive_queries` and `additive_keys` of one step."""
+    into_query = torch.empty_like(query)
+    return into_query, *_additive_keys(query[None], keys, vector, errors[None], owners, into_query)
+
+
+def _additive_keys(
+    queries: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, owners: Tensor | None, into_query: Tensor | None
+) -> tuple[Tensor, Tensor]:
     functions, given = library.load(), _additive(queries[0], keys, vector, owners)
     assert functions is not None and queries.is_contiguous()
-    errors, into_keys = errors.contiguous(), torch.empty_like(keys)
-    into_vector = vector.new_zeros(torch.get_num_threads(), len(vector))
-    steps = ctypes.c_long(len(queries))
-    functions.additive_keys(ctypes.byref(given), steps, *_pointers(errors, into_keys, into_vector))
-    return into_keys, into_vector.sum(0)
+    errors, into_keys, into_vector = errors.contiguous(), torch.empty_like(keys), torch.empty_like(vector)
+    into = ctypes.c_void_p(None if into_query is None else into_query.data_ptr())
+    steps, found = ctypes.c_long(len(queries)), _pointers(into_keys, into_vector)
+    functions.additive_keys(ctypes.byref(given), steps, *_pointers(errors), into, *found)
+    return into_keys, into_vector
 
 
 def look(hidden: Tensor, states: Tensor, weights: Tensor, owners: Tensor | None = None) -> Tensor:
@@ -118,7 +141,7 @@ def seen_back(hidden: Tensor, states: Tensor, weights: Tensor, into: Tensor, own
 
 
 def _additive(query: Tensor, keys: Tensor, vector: Tensor, owners: Tensor | None) -> _Additive:
-    assert query.is_contiguous() and vector.is_contiguous()
+    assert query.is_contiguous() and keys.is_contiguous() and vector.is_contiguous()
     pointers = _owners(owners), *(tensor.data_ptr() for tensor in (query, keys, vector))
     return _Additive(torch.get_num_threads(), len(query), *keys.shape, *pointers)
 

@@ -16,6 +16,7 @@ struct NAME(work) {
     struct NAME(matrix) first, second, third;
     KEPT *operands[2], *squashed[2]; /* h and tanh(h) as operands (batch, size), of this step and of the next */
     float *y;                        /* of every thread (batch, 4 · GROUP) */
+    KEPT *taken;                     /* of every thread two of (batch, size): the rows of operands that a step takes */
     int apart;                       /* whether threads share rows, not units */
 };
 
@@ -24,6 +25,7 @@ struct NAME(share) {
     const struct NAME(work) * w;
     long low, high, row, rows;
     float *y;
+    KEPT *taken;
 };
 
 static KEPT *NAME(of_group)(const struct NAME(matrix) * m, long group) {
@@ -59,7 +61,21 @@ static long NAME(plan)(const struct scan *s, struct NAME(work) * w, int back) {
         next += w->squashed[i] || !s->scratch ? rounded(s->batch * s->size * sizeof(KEPT)) : 0;
     }
     w->y = (float *)next;
-    return next + s->threads * rounded(s->batch * 4 * GROUP * sizeof(float)) - s->scratch;
+    next += s->threads * rounded(s->batch * 4 * GROUP * sizeof(float));
+    w->taken = (KEPT *)next;
+    return next + s->threads * rounded(2 * s->batch * s->size * sizeof(KEPT)) - s->scratch;
+}
+
+/* How many of the held rows come before a place. */
+static long NAME(before)(const struct scan *s, long place) {
+    long low = 0, high = s->count;
+    if (high == s->steps * s->batch) return place;
+    while (low < high) {
+        const long middle = (low + high) / 2;
+        if (s->places[middle] < place) low = middle + 1;
+        else high = middle;
+    }
+    return low;
 }
 
 /* The part of a group in the n-th step taken. */
@@ -69,14 +85,14 @@ static struct NAME(part) NAME(part_of)(const struct NAME(share) * own, long n, l
     const long t = s->reverse ? s->steps - 1 - n : n, unit = group * GROUP, left = s->size - unit;
     const long plane = s->batch * s->size, corner = own->row * s->size + unit;
     const long before = (s->reverse ? t + 1 : t) * plane + corner, after = (s->reverse ? t : t + 1) * plane + corner;
+    const long base = t * s->batch + own->row, held = NAME(before)(s, base);
     KEPT *const operand = w->operands[0] ? w->operands[(n + 1) & 1] + corner : 0;
     KEPT *const squashed = w->squashed[0] ? w->squashed[(n + 1) & 1] + corner : 0;
     return (struct NAME(part)){
-        .rows = own->rows, .units = left < GROUP ? left : GROUP, .size = s->size,
-        .mask = s->mask ? s->mask + t * s->batch + own->row : 0,
-        .gates = (KEPT *)s->gates + (t * s->batch + own->row) * s->gate_count * s->size + unit,
-        .gates_row = s->gate_count * s->size,
-        .saved = s->saved ? (KEPT *)s->saved + t * plane + corner : 0,
+        .rows = NAME(before)(s, base + own->rows) - held, .units = left < GROUP ? left : GROUP, .size = s->size,
+        .places = s->places ? s->places + held : 0, .base = base, .batch = own->rows,
+        .gates = (KEPT *)s->gates + held * s->gate_count * s->size + unit, .gates_row = s->gate_count * s->size,
+        .saved = s->saved ? (KEPT *)s->saved + held * s->size + unit : 0,
         .y = own->y, .y_row = y_row, .extra = s->extra ? s->extra + unit : 0, .writes = s->writes,
         .h = s->h + before, .h2 = s->h + after,
         .c = s->c ? s->c + before : 0, .c2 = s->c ? s->c + after : 0,
@@ -94,11 +110,17 @@ static void NAME(fetch)(NAME(in) p) {
             for (long j = 0; j < GROUP; j += 64 / sizeof(KEPT)) __builtin_prefetch(gate + j, 1, 2);
 }
 
-/* Multiplies a thread's rows of x by a group's columns. */
+/* Those rows of a plane of operands (batch, size) that have a step to take, one after the other. */
+static const KEPT *NAME(rows_of)(NAME(in) p, const KEPT *plane, KEPT *taken) {
+    if (p->rows == p->batch) return plane;
+    ROWS memcpy(taken + b * p->size, plane + NAME(place_of)(p, b) * p->size, p->size * sizeof(KEPT));
+    return taken;
+}
+
+/* Multiplies rows of x by a group's columns. */
 static void NAME(take)(
-    const struct NAME(share) * own, const struct NAME(matrix) * m, long group, const KEPT *x, long x_row, float *y,
-    long y_row, int add) {
-    NAME(multiply)(own->rows, m->depth, x, x_row, NAME(of_group)(m, group), m->blocks, y, y_row, add);
+    NAME(in) p, const struct NAME(matrix) * m, long group, const KEPT *x, long x_row, float *y, int add) {
+    NAME(multiply)(p->rows, m->depth, x, x_row, NAME(of_group)(m, group), m->blocks, y, p->y_row, add);
 }
 
 static void NAME(wait)(const struct NAME(share) * own) {
@@ -113,23 +135,24 @@ static void NAME(forward_of)(const struct NAME(share) * own) {
         NAME(rnn_forward), NAME(irnn_forward), NAME(lstm_forward), NAME(gru_forward), NAME(reset_gates)};
     const struct NAME(work) *w = own->w;
     const struct scan *s = w->s;
-    const long size = s->size, y_row = (w->first.blocks + w->second.blocks) * GROUP;
+    const long size = s->size, corner = own->row * size, y_row = (w->first.blocks + w->second.blocks) * GROUP;
     for (long group = own->low; group < own->high; group++) { /* the state before the first step, as if it were after */
         struct NAME(part) p = NAME(part_of)(own, -1, group, y_row);
-        p.mask = 0;
+        p.rows = p.batch;
         NAME(finish)(&p);
     }
     NAME(wait)(own);
     for (long n = 0; n < s->steps; n++) {
+        const struct NAME(part) whole = NAME(part_of)(own, n, 0, y_row);
+        const KEPT *const plane = w->operands[0] ? w->operands[n & 1] + corner : (const KEPT *)whole.h;
+        const KEPT *const x = NAME(rows_of)(&whole, plane, own->taken);
+        const KEPT *const squashed =
+            w->second.blocks ? NAME(rows_of)(&whole, w->squashed[n & 1] + corner, own->taken + s->batch * size) : 0;
         for (long group = own->low; group < own->high; group++) {
             struct NAME(part) p = NAME(part_of)(own, n, group, y_row);
-            const long unit = group * GROUP, corner = own->row * size;
-            const KEPT *x = w->operands[0] ? w->operands[n & 1] + corner : (const KEPT *)(p.h - unit);
             NAME(fetch)(&p);
-            NAME(take)(own, &w->first, group, x, size, own->y, y_row, 0);
-            if (w->second.blocks)
-                NAME(take)(
-                    own, &w->second, group, w->squashed[n & 1] + corner, size, own->y + w->first.blocks * GROUP, y_row, 0);
+            NAME(take)(&p, &w->first, group, x, size, own->y, 0);
+            if (squashed) NAME(take)(&p, &w->second, group, squashed, size, own->y + w->first.blocks * GROUP, 0);
             steps[s->cell](&p);
             if (!w->third.blocks) NAME(finish)(&p);
         }
@@ -137,7 +160,7 @@ static void NAME(forward_of)(const struct NAME(share) * own) {
         if (!w->third.blocks) continue;
         for (long group = own->low; group < own->high; group++) {
             struct NAME(part) p = NAME(part_of)(own, n, group, GROUP);
-            NAME(take)(own, &w->third, group, p.saved - group * GROUP, size, own->y, GROUP, 0);
+            NAME(take)(&p, &w->third, group, p.saved - group * GROUP, size, own->y, 0);
             NAME(reset_mix)(&p);
             NAME(finish)(&p);
         }
@@ -155,22 +178,23 @@ static void NAME(backward_of)(const struct NAME(share) * own) {
         const struct NAME(part) whole = NAME(part_of)(own, n, 0, GROUP);
         for (long group = own->low; group < own->high; group++) {
             struct NAME(part) p = NAME(part_of)(own, n, group, GROUP);
+            NAME(pass)(&p);
             steps[s->cell](&p);
         }
         NAME(wait)(own);
         for (long group = own->low; w->third.blocks && group < own->high; group++) {
             struct NAME(part) p = NAME(part_of)(own, n, group, GROUP);
-            NAME(take)(own, &w->third, group, whole.gates + 2 * size, row, own->y, GROUP, 0);
+            NAME(take)(&p, &w->third, group, whole.gates + 2 * size, row, own->y, 0);
             NAME(reset_gates_backward)(&p);
         }
         if (w->third.blocks) NAME(wait)(own);
         for (long group = own->low; group < own->high; group++) {
             struct NAME(part) p = NAME(part_of)(own, n, group, GROUP);
-            NAME(take)(own, &w->first, group, whole.gates, row, own->y, GROUP, 0);
-            if (s->cell == GRU) NAME(take)(own, &w->second, group, whole.saved, size, own->y, GROUP, 1);
+            NAME(take)(&p, &w->first, group, whole.gates, row, own->y, 0);
+            if (s->cell == GRU) NAME(take)(&p, &w->second, group, whole.saved, size, own->y, 1);
             NAME(add_product)(&p);
             if (s->cell == RESET && w->second.blocks) {
-                NAME(take)(own, &w->second, group, whole.gates + size, row, own->y, GROUP, 0);
+                NAME(take)(&p, &w->second, group, whole.gates + size, row, own->y, 0);
                 NAME(add_squashed_product)(&p);
             }
         }
@@ -192,7 +216,8 @@ static long NAME(run)(const struct scan *s, int back) {
             NAME(pack_group)(s, &w.third, group, back);
         }
         struct NAME(share) own = {
-            &w, low, high, 0, s->batch, w.y + thread * rounded(s->batch * 4 * GROUP * sizeof(float)) / sizeof(float)};
+            &w, low, high, 0, s->batch, w.y + thread * rounded(s->batch * 4 * GROUP * sizeof(float)) / sizeof(float),
+            w.taken + thread * rounded(2 * s->batch * s->size * sizeof(KEPT)) / sizeof(KEPT)};
         if (w.apart) {
             own.low = 0, own.high = groups;
             own.row = s->batch * thread / threads;

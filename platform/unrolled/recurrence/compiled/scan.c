@@ -11,12 +11,13 @@
 enum { RNN, IRNN, LSTM, GRU, RESET };
 
 /* As the fields of `_Scan` in scans.py. Planes of (batch, size) lie one after the other, of h and c one more than
- * steps; those of the errors and their rows lie so far apart as is said. */
+ * steps; those of the errors and their rows lie so far apart as is said. Gates and what is saved are held for `count`
+ * rows that have a step to take: `places` says which, as time · batch + row, rising, unless all have one at every time. */
 struct scan {
-    long cell, gate_count, products[3], writes, threads, steps, batch, size, reverse, errors_step, errors_row;
+    long cell, gate_count, products[3], writes, threads, steps, batch, size, reverse, errors_step, errors_row, count;
     void *gates, *saved;
     float *h, *c;
-    const uint8_t *mask;
+    const int64_t *places;
     const float *weights, *extra, *errors;
     float *d_h, *d_c;
     char *scratch;

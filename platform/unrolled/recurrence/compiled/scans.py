@@ -26,8 +26,8 @@ class _Scan(ctypes.Structure):
         *library.fields(ctypes.c_long, "cell", "gate_count"),
         ("products", ctypes.c_long * 3),
         *library.fields(ctypes.c_long, "writes", "threads", "steps", "batch", "size", "reverse"),
-        *library.fields(ctypes.c_long, "errors_step", "errors_row"),
-        *library.fields(ctypes.c_void_p, "gates", "saved", "h", "c", "mask", "weights", "extra", "errors"),
+        *library.fields(ctypes.c_long, "errors_step", "errors_row", "count"),
+        *library.fields(ctypes.c_void_p, "gates", "saved", "h", "c", "places", "weights", "extra", "errors"),
         *library.fields(ctypes.c_void_p, "d_h", "d_c", "scratch"),
     )
 
@@ -49,7 +49,7 @@ def run(
     gates: Tensor,
     states: list[Tensor],
     saved: list[Tensor],
-    mask: Tensor | None,
+    places: Tensor | None,
     reverse: bool,
     errors: Tensor | None = None,
     gradient: tuple[Tensor, ...] = (),
@@ -57,18 +57,17 @@ def run(
     """All steps of a scan, or with `errors` its derivative.
 
     Args:
-        gates: the projected inputs `(time, batch, gates · hidden)`, float32 or bfloat16; become what the derivative
-            needs, and by it gradients.
+        gates: the projected inputs `(rows, gates · hidden)`, float32 or bfloat16; become what the derivative needs, and
+            by it gradients.
         states: `(time + 1, batch, hidden)`; the first state is given, the others are filled.
-        saved: `(time, batch, hidden)` in the type of the gates; filled, and by the derivative overwritten by gradients.
-        mask: `(time, batch)`, bool.
+        saved: `(rows, hidden)` in the type of the gates; filled, and by the derivative overwritten by gradients.
+        places: where the rows stand in `(time · batch)`, rising; elsewhere the state is carried. `None`: everywhere.
         errors: ∂L/∂outputs `(time, batch, hidden)`.
         gradient: ∂L/∂(last state); becomes that of the first.
     """
     functions = library.load()
     assert functions is not None
-    steps, batch, _ = gates.shape
-    extra, mask = cell.loop_parameters(), None if mask is None else mask.contiguous()
+    steps, batch, extra = len(states[0]) - 1, states[0].shape[1], cell.loop_parameters()
     if errors is not None and errors.stride(2) != 1:
         errors = errors.contiguous()
     scan = _Scan(
@@ -83,11 +82,12 @@ def run(
         reverse=int(reverse),
         errors_step=0 if errors is None else errors.stride(0),
         errors_row=0 if errors is None else errors.stride(1),
+        count=len(gates),
         gates=gates.data_ptr(),
         saved=saved[0].data_ptr() if saved else None,
         h=states[0].data_ptr(),
         c=states[1].data_ptr() if len(states) > 1 else None,
-        mask=None if mask is None else mask.data_ptr(),
+        places=None if places is None else places.data_ptr(),
         weights=cell.weight_hidden.data_ptr(),
         extra=None if extra is None else extra.data_ptr(),
         errors=None if errors is None else errors.data_ptr(),
