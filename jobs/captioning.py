@@ -123,25 +123,26 @@ def updates(
 
 
 def gemms(config: CaptioningConfig, batch: CaptionBatch) -> Products:
-    """The products of an update for real tokens; recurrent ones a step at a time. Additive scores are none."""
+    """The products of an update; recurrent ones a step at a time, for the captions that go on. Additive scores are
+    none."""
     encoder, decoder = config.model.encoder, config.model.decoder
     rows, writes, (photos, places, _) = len(batch.mask), int(batch.mask.sum()), batch.pictures.shape
-    steps = round(writes / rows)
+    steps = tuple(batch.mask.sum(0).tolist())
     gates = CELLS[decoder.cell].gates * decoder.hidden
     memory = encoder.size or CHANNELS
     output = decoder.embedding if decoder.tie else decoder.hidden
     given = [Gemm(photos * places, CHANNELS, memory)] if encoder.size else []
     made = [
         Gemm(writes, decoder.embedding, gates),
-        Gemm(rows, decoder.hidden, gates, steps),
+        Gemm(steps, decoder.hidden, gates),
         Gemm(writes, output, VOCABULARY),
     ]
     if decoder.conditioning == "attention":
         made += [
             Gemm(photos * places, memory, decoder.hidden),  # keys
             Gemm(photos, memory, 2 * decoder.hidden),  # the first state
-            Gemm(rows, decoder.hidden, decoder.hidden, steps),  # queries
-            Gemm(rows, memory, gates, steps),  # contexts fed
+            Gemm(steps, decoder.hidden, decoder.hidden),  # queries
+            Gemm(steps, memory, gates),  # contexts fed
             Gemm(writes, places, memory),  # contexts
             Gemm(writes, decoder.hidden + memory + decoder.embedding, output),
         ]

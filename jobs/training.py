@@ -213,16 +213,21 @@ class PlainTranslator(nn.Module):
 
 @dataclass(frozen=True)
 class Gemm:
-    """`times` products of (rows, depth) and (depth, columns)."""
+    """`times` products of (rows, depth) and (depth, columns); or one for each of several numbers of rows."""
 
-    rows: int
+    rows: int | tuple[int, ...]
     depth: int
     columns: int
     times: int = 1
 
     @property
+    def steps(self) -> tuple[int, ...]:
+        """The rows of each product."""
+        return (self.rows,) * self.times if isinstance(self.rows, int) else self.rows
+
+    @property
     def flops(self) -> int:
-        return 2 * self.rows * self.depth * self.columns * self.times
+        return 2 * sum(self.steps) * self.depth * self.columns
 
 
 def gemms(model: Model, batch: Batch) -> list[Gemm]:
@@ -271,15 +276,16 @@ def both_passes(gemm: Gemm, kind: torch.dtype = torch.float32, *, into_rows: boo
     def matrix(rows: int, columns: int) -> Tensor:
         return torch.randn(rows, columns).to(kind)
 
-    x, weight = matrix(gemm.rows, gemm.depth), matrix(gemm.depth, gemm.columns)
-    errors, turned = matrix(gemm.rows, gemm.columns), matrix(gemm.columns, gemm.depth)
-    all_x, all_errors = matrix(gemm.depth, gemm.rows * gemm.times), matrix(gemm.rows * gemm.times, gemm.columns)
+    most, total = max(gemm.steps), sum(gemm.steps)
+    x, weight = matrix(most, gemm.depth), matrix(gemm.depth, gemm.columns)
+    errors, turned = matrix(most, gemm.columns), matrix(gemm.columns, gemm.depth)
+    all_x, all_errors = matrix(gemm.depth, total), matrix(total, gemm.columns)
 
     def run() -> None:
-        for _ in range(gemm.times):
-            torch.mm(x, weight)
-        for _ in range(gemm.times if into_rows else 0):
-            torch.mm(errors, turned)
+        for rows in gemm.steps:
+            torch.mm(x[:rows], weight)
+        for rows in gemm.steps if into_rows else ():
+            torch.mm(errors[:rows], turned)
         torch.mm(all_x, all_errors)  # of all steps at once
 
     return run

@@ -89,8 +89,8 @@ class ContextFeeding(nn.Module):
             memory: prepared.
             state: before the first step.
             owners: the row of the memory that each row of the batch looks at, `(batch,)`; `None`: its own.
-            lengths: steps of every row, falling, if those behind may be left out where rows share a memory: what comes
-                of them is zero then, and the state after the window that after a step at or behind the row's last.
+            lengths: steps of every row. Where they fall and rows share a memory, steps behind a row's last are left out
+                as far as that pays: what they would have given is zero, and the row's state stays as it was.
         """
         cells, half = [cell for (cell,) in stack.cells()], multiplies_narrowly(stack, embedded)
         between, (batch, steps, _) = kept_between(stack, embedded), embedded.shape

@@ -124,7 +124,8 @@ class EncoderDecoder(nn.Module):
         for start in range(0, before.shape[1], truncate):
             places = slice(start, start + truncate)
             asked = mask[:, places]
-            window = self.decoder.window(memory, before[:, places], state, owners, asked.sum(1).tolist())
+            lengths = None if owners is None else asked.sum(1).tolist()
+            window = self.decoder.window(memory, before[:, places], state, owners, lengths)
             counts = None if weights is None else weights[:, None].expand_as(asked)[asked]
             loss = self.head.loss(_where(asked, window.outputs), after[:, places][asked], smoothing, counts)
             if self.training and self.penalties != NONE:
