@@ -9,9 +9,11 @@ cache folder.
 - `rows.c` (with best.h): the loss over a vocabulary, its best entries, draws from it, and dropout;
 - `looks.c` (with sums.h): attention of one query a row;
 - `texts.c` (with sums.h): texts as bags of words;
+- `descent.c`: a step of Adam, and the norm of gradients;
 - `rank.c` (with best.h, product.h, product_half.h, product_dot.h): a product with a vocabulary, and its best entries.
 """
 
+from unrolled.recurrence.compiled.descent import can_descend, descend, norm
 from unrolled.recurrence.compiled.looks import (
     additive_back,
     additive_keys,
@@ -36,8 +38,10 @@ __all__ = [
     "additive_scores",
     "applies",
     "bags",
+    "can_descend",
     "can_look",
     "cross_entropy",
+    "descend",
     "draw",
     "drop",
     "knows",
@@ -45,6 +49,7 @@ __all__ = [
     "log_sums",
     "look",
     "look_back",
+    "norm",
     "powers",
     "run",
     "seen_back",
