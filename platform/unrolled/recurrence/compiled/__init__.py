@@ -24,6 +24,7 @@ from unrolled.recurrence.compiled.looks import (
     look_back,
     powers,
     seen_back,
+    squashed,
 )
 from unrolled.recurrence.compiled.ranks import Ranking, knows
 from unrolled.recurrence.compiled.rows import cross_entropy, draw, drop, largest, log_sums
@@ -53,5 +54,6 @@ __all__ = [
     "powers",
     "run",
     "seen_back",
+    "squashed",
     "text_scores",
 ]

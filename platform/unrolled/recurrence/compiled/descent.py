@@ -56,10 +56,8 @@ def descend(
     """
     functions = library.load()
     assert functions is not None
-    kinds = ("exp_avg", "exp_avg_sq", "step")
-    columns = (
-        _pointers(column) for column in (parameters, gradients, *([each[kind] for each in states] for kind in kinds))
-    )
+    kept = ([state[kind] for state in states] for kind in ("exp_avg", "exp_avg_sq", "step"))
+    columns = (_pointers(column) for column in (parameters, gradients, *kept))
     first, second = group["betas"]
     given = _Descent(
         torch.get_num_threads(),
