@@ -77,14 +77,26 @@ def test_rows_that_share_a_memory_see_what_they_would_in_copies_of_it(memory, sc
     queries, into = drawn(5, 6, seed=1).requires_grad_(), (drawn(5, memory.shape[2]), drawn(5, POSITIONS, seed=2))
     given = [queries, memory, *attention.parameters()]
 
-    def prepared():
-        return Memory(memory, ~HIDDEN, memory.mean(1), attention.key(memory))
-
-    contexts, weights = attention(queries[:, None], prepared().select(owners))
+    prepared = Memory(memory, ~HIDDEN, memory.mean(1), attention.key(memory))
+    contexts, weights = attention(queries[:, None], prepared.select(owners))
     want = contexts[:, 0], weights[:, 0]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    got = shared_look(attention, queries, prepared(), owners)
+    got = shared_look(attention, queries, Memory(memory, ~HIDDEN, memory.mean(1)), owners)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(torch.autograd.grad(got, given, into), torch.autograd.grad(want, given, into))
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_positions_are_squashed_with_one_more_behind_them(memory, threads):
+    last = drawn(memory.shape[2], seed=1).requires_grad_()
+    want = torch.cat([torch.tanh(memory), last.expand(BATCH, 1, -1)], dim=1)
+    into, before = drawn(*want.shape, seed=2), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    got = compiled.squashed(memory, last)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(
+        torch.autograd.grad(got, [memory, last], into), torch.autograd.grad(want, [memory, last], into)
+    )
     torch.set_num_threads(before)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unrolled.models.attention import Attention
 from unrolled.models.memory import Memory
 from unrolled.models.shared_look import shared_look
-from unrolled.recurrence import Dropout
+from unrolled.recurrence import Dropout, compiled
 
 
 class Joined(NamedTuple):
@@ -88,17 +88,24 @@ class StackedAttention(nn.Module):
     def forward(self, question: Tensor, picture: Memory, owners: Tensor) -> Joined:
         """Joins `question` `(batch, question_size)` and `picture`, of which each question has the row `owners`
         `(batch,)`. What depends on a picture alone is computed once, however many questions it has."""
-        states = torch.tanh(self.picture(picture.states))
-        states = torch.cat([states, self.nothing.to(states.dtype).expand(len(states), 1, -1)], dim=1)
+        states = self._positions(picture.states)
         mask = torch.cat([picture.mask, picture.mask.new_ones(len(states), 1)], dim=1)
         first = joined = torch.tanh(self.question(question))
         weights = None
         for look in self._looks():
-            seen, weights = shared_look(look, joined, Memory(states, mask, picture.summary, look.keys(states)), owners)
+            seen, weights = shared_look(look, joined, Memory(states, mask, picture.summary), owners)
             joined = joined + seen
         assert weights is not None
         joined = joined + torch.tanh(self.asked(first)) * torch.tanh(self.found(joined))
         return Joined(self.dropout(joined), weights[:, :-1])
+
+    def _positions(self, seen: Tensor) -> Tensor:
+        """s, and behind them the vector that is no part of the picture, `(pictures, positions + 1, size)`."""
+        mapped = self.picture(seen)
+        states = compiled.squashed(mapped, self.nothing)
+        if states is not None:
+            return states
+        return torch.cat([torch.tanh(mapped), self.nothing.to(mapped.dtype).expand(len(mapped), 1, -1)], dim=1)
 
     def _looks(self) -> list[Attention]:
         return [look for look in self.looks if isinstance(look, Attention)]

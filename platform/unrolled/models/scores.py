@@ -69,7 +69,7 @@ class Additive(Scores):
     def forward(self, t: int, query: Tensor) -> Tensor:
         torch.add(self._into(query), self._map.bias, out=self._mapped[t])
         if self._fast:
-            self._mapped[t] = compiled.powers(self._mapped[t])
+            compiled.powers(self._mapped[t], into=self._mapped[t])
             return compiled.additive_scores(self._mapped[t], self._keys, self._vector, self._owners)
         return self._squashed(t) @ self._vector
 

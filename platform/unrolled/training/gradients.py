@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.config import Clipping
+from unrolled.recurrence import compiled
 from unrolled.training.buckets import Buckets
 from unrolled.training.comm import Comm
 
@@ -57,6 +58,8 @@ class Gradients:
 
     def norm(self) -> float:
         """The global L2 norm."""
+        if compiled.can_descend(self.all()):
+            return compiled.norm(self.all())
         return float(torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(self.all())))))
 
     def by_layer(self) -> dict[str, float]:
@@ -68,8 +71,8 @@ class Gradients:
             squares[layer] = squares.get(layer, 0.0) + float(torch.linalg.vector_norm(parameter.grad)) ** 2
         return {layer: math.sqrt(square) for layer, square in squares.items()}
 
-    def clip(self, config: Clipping, norm: float) -> bool:
-        """Clips in place; returns whether that changed anything.
+    def clip(self, config: Clipping, norm: float) -> tuple[bool, float]:
+        """Clips in place, but for a factor that all of them have in common.
 
         - `norm`: above the threshold, rescaled to it (Pascanu et al. 2013);
         - `lecture`: where Σg² is above the threshold, g · threshold / Σg²;
@@ -79,17 +82,18 @@ class Gradients:
 
         Args:
             norm: the global L2 norm, which is finite.
+
+        Returns:
+            Whether that changes anything, and the factor, by which they are still to be multiplied.
         """
         threshold = config.threshold
         if config.kind == "value":
-            return self._clip_values(threshold)
+            return self._clip_values(threshold), 1.0
         if config.kind == "adaptive":
-            return self._clip_units(threshold)
+            return self._clip_units(threshold), 1.0
         measure = norm**2 if config.kind == "lecture" else norm
         above = config.kind != "none" and measure > threshold
-        if above:
-            self.scale(threshold / measure)
-        return above
+        return above, threshold / measure if above else 1.0
 
     def _clip_values(self, threshold: float) -> bool:
         above = max(float(largest) for largest in torch._foreach_norm(self.all(), math.inf)) > threshold

@@ -20,7 +20,9 @@ from unrolled.tasks import GlobalBatch, Part, Pretrained, Task
 from unrolled.training.ahead import Work
 from unrolled.training.average import MovingAverage
 from unrolled.training.comm import Comm
+from unrolled.training.descent import take_step
 from unrolled.training.gradients import Gradients
+from unrolled.training.memory import keep_freed
 from unrolled.training.optimizer import Schedule, build_optimizer
 from unrolled.training.precision import LossScale, narrowed, resolve
 
@@ -80,6 +82,7 @@ class Updater:
     def __init__(self, task: Task, model: nn.Module, config: Config, comm: Comm, device: torch.device) -> None:
         self.task, self.model, self.comm, self.device = task, model, comm, device
         self.seed, self.training = config.seed, config.training
+        keep_freed()
         self.optimizer = build_optimizer(model, self.training.optimizer)
         self._factors = [group["factor"] for group in self.optimizer.param_groups]
         self.schedule = Schedule(self.training.schedule, self.training.optimizer.learning_rate)
@@ -102,7 +105,8 @@ class Updater:
             flags: of this worker; `flags[1]` is another share of the run that is over.
             layers: whether norms by layer are wanted.
         """
-        self.model.train()
+        if not self.model.training:  # to say so to every module takes longer than a small one's step
+            self.model.train()
         self.gradients.zero()
         self._sow((self.seed * 1_000_003 + step) * 65_537 + self.comm.rank)
         loss, state = torch.zeros((), dtype=torch.float64, device=self.device), self.state
@@ -156,12 +160,11 @@ class Updater:
 
     def _step(self, step: int, done: float, norm: float) -> bool:
         """Clips and takes the optimizer's step; returns whether the gradient was clipped."""
-        clipped = self.gradients.clip(self.training.clipping, norm)
+        clipped, factor = self.gradients.clip(self.training.clipping, norm)
         self.rate = self.schedule.rate(step, done)
         for group, factor in zip(self.optimizer.param_groups, self._factors, strict=True):
             group["lr"] = factor * self.rate
-        self.optimizer.step()
-        self.average.follow(step)
+        take_step(self.optimizer, self.average, factor, step)
         if self.precision == "float16":
             self.scale.passed()
         return clipped

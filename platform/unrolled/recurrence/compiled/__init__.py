@@ -9,9 +9,11 @@ cache folder.
 - `rows.c` (with best.h): the loss over a vocabulary, its best entries, draws from it, and dropout;
 - `looks.c` (with sums.h): attention of one query a row;
 - `texts.c` (with sums.h): texts as bags of words;
+- `descent.c`: a step of Adam, and the norm of gradients;
 - `rank.c` (with best.h, product.h, product_half.h, product_dot.h): a product with a vocabulary, and its best entries.
 """
 
+from unrolled.recurrence.compiled.descent import can_descend, descend, norm
 from unrolled.recurrence.compiled.looks import (
     additive_back,
     additive_keys,
@@ -22,6 +24,7 @@ from unrolled.recurrence.compiled.looks import (
     look_back,
     powers,
     seen_back,
+    squashed,
 )
 from unrolled.recurrence.compiled.ranks import Ranking, knows
 from unrolled.recurrence.compiled.rows import cross_entropy, draw, drop, largest, log_sums
@@ -36,8 +39,10 @@ __all__ = [
     "additive_scores",
     "applies",
     "bags",
+    "can_descend",
     "can_look",
     "cross_entropy",
+    "descend",
     "draw",
     "drop",
     "knows",
@@ -45,8 +50,10 @@ __all__ = [
     "log_sums",
     "look",
     "look_back",
+    "norm",
     "powers",
     "run",
     "seen_back",
+    "squashed",
     "text_scores",
 ]

@@ -39,6 +39,7 @@ def load() -> ctypes.CDLL | None:
     except (UserError, OSError, subprocess.SubprocessError):
         return None
     library.scan_float.restype = library.scan_half.restype = ctypes.c_long
+    library.square_sum.restype = ctypes.c_double
     library.rank_pack.restype = library.rank_rows.restype = ctypes.c_long
     return library
 

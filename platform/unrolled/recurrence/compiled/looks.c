@@ -36,6 +36,35 @@ void powers(long threads, long count, const float *x, float *y) {
     }
 }
 
+/* Fills y (memories, places + 1, features) with tanh(x) and, behind every memory's places, `last` (features). */
+void squashed(long threads, long memories, long places, long features, const float *x, const float *last, float *y) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long at = 0; at < memories * (places + 1); at++) {
+        const long memory = at / (places + 1), place = at % (places + 1);
+        const float *const from = x + (at - memory) * features;
+        float *const to = y + at * features;
+        if (place == places) {
+            memcpy(to, last, features * sizeof *to);
+            continue;
+        }
+#pragma omp simd
+        for (long j = 0; j < features; j++) to[j] = tangent(from[j]);
+    }
+}
+
+/* The derivative of x, given that of y, `errors`. */
+void squashed_back(
+    long threads, long memories, long places, long features, const float *y, const float *errors, float *d_x) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long at = 0; at < memories * places; at++) {
+        const long from = (at + at / places) * features;
+        const float *const squashed = y + from, *const error = errors + from;
+        float *const to = d_x + at * features;
+#pragma omp simd
+        for (long j = 0; j < features; j++) to[j] = error[j] * (1.0f - squashed[j] * squashed[j]);
+    }
+}
+
 static inline float squash(float q, float k) { return 1.0f - 2.0f / (1.0f + q * k); }
 
 static inline long owner(const int64_t *owners, long row) { return owners ? owners[row] : row; }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from unrolled.recurrence.compiled import library
 
@@ -34,13 +36,47 @@ def can_look(memory: Tensor) -> bool:
     return fits and library.load() is not None
 
 
-def powers(values: Tensor) -> Tensor:
-    """e^2x of float32 values on a CPU, by which `additive_scores` knows queries and keys; there must be a compiler."""
+def powers(values: Tensor, into: Tensor | None = None) -> Tensor:
+    """e^2x of float32 values on a CPU, by which `additive_scores` knows queries and keys; there must be a compiler.
+
+    Args:
+        into: to fill and return, may be the values; `None`: new memory.
+    """
     functions, values = library.load(), values.contiguous()
     assert functions is not None
-    result = torch.empty_like(values)
-    functions.powers(*map(ctypes.c_long, (torch.get_num_threads(), values.numel())), *_pointers(values, result))
-    return result
+    into = torch.empty_like(values) if into is None else into
+    functions.powers(*map(ctypes.c_long, (torch.get_num_threads(), values.numel())), *_pointers(values, into))
+    return into
+
+
+def squashed(values: Tensor, last: Tensor) -> Tensor | None:
+    """tanh of `values` `(memories, positions, features)`, with `last` `(features,)` behind every memory's positions;
+    `None` where no compiled code can do it."""
+    if values.device.type != "cpu" or not values.dtype == last.dtype == torch.float32 or library.load() is None:
+        return None
+    states: Tensor = _Squashed.apply(values.contiguous(), last.contiguous())
+    return states
+
+
+class _Squashed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, last: Tensor) -> Tensor:
+        functions, (memories, positions, features) = library.load(), values.shape
+        assert functions is not None
+        states = values.new_empty(memories, positions + 1, features)
+        ctx.sizes = torch.get_num_threads(), memories, positions, features
+        functions.squashed(*map(ctypes.c_long, ctx.sizes), *_pointers(values, last, states))
+        ctx.save_for_backward(states)
+        return states
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, errors: Tensor) -> Any:
+        functions, (states,), errors = library.load(), ctx.saved_tensors, errors.contiguous()
+        assert functions is not None
+        into = errors.new_empty(ctx.sizes[1:])
+        functions.squashed_back(*map(ctypes.c_long, ctx.sizes), *_pointers(states, errors, into))
+        return into, errors[:, -1].sum(0)
 
 
 def additive_scores(query: Tensor, keys: Tensor, vector: Tensor, owners: Tensor | None = None) -> Tensor:
