@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from training_runs import config_of_text, train, weights
 from unrolled.config import Clipping
+from unrolled.tasks import make_task
 from unrolled.training.comm import Alone
 from unrolled.training.gradients import Gradients
 
@@ -51,3 +53,30 @@ def test_adaptive_clipping_measures_every_unit_by_its_weights():
     assert gradients.clip(Clipping(kind="adaptive", threshold=0.1), 99.0) == (True, 1.0)
     torch.testing.assert_close(flat(gradients), torch.tensor([0.6, 0.8, 0.3, 0.4, 0.0, 1e-4]).double())
     assert gradients.clip(Clipping(kind="adaptive", threshold=0.1), 99.0) == (False, 1.0)
+
+
+CONFIG = """
+task: language_modeling
+name: clipped
+data: {source: %s}
+model: {hidden: 12, dropout: 0.0}
+training:
+  max_steps: 1
+  lanes: 4
+  truncate: 20
+  log_every: 1
+  optimizer: {name: sgd, learning_rate: 2.0}
+  schedule: {name: constant}
+"""
+
+
+@pytest.mark.parametrize("kind", ["norm", "lecture"])
+def test_a_training_takes_the_clipped_step(kind, tmp_path):
+    path = config_of_text(tmp_path, CONFIG)
+    run, _ = train(path, f"training.clipping.kind={kind}", "training.clipping.threshold=0.001")
+    torch.manual_seed(run.config().seed)
+    first = make_task(run.config(), run.vocabulary).build_model().state_dict()
+    moved = torch.cat([(value - first[name]).flatten() for name, value in weights(run).items() if name in first])
+    (row,) = [row for row in run.history() if row["kind"] == "train"]
+    taken = 0.001 if kind == "norm" else 0.001 / row["gradient_norm"]
+    assert float(moved.norm()) == pytest.approx(2.0 * taken, rel=1e-2)

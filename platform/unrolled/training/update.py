@@ -162,8 +162,8 @@ class Updater:
         """Clips and takes the optimizer's step; returns whether the gradient was clipped."""
         clipped, factor = self.gradients.clip(self.training.clipping, norm)
         self.rate = self.schedule.rate(step, done)
-        for group, factor in zip(self.optimizer.param_groups, self._factors, strict=True):
-            group["lr"] = factor * self.rate
+        for group, share in zip(self.optimizer.param_groups, self._factors, strict=True):
+            group["lr"] = share * self.rate
         take_step(self.optimizer, self.average, factor, step)
         if self.precision == "float16":
             self.scale.passed()
