@@ -160,11 +160,11 @@ class Updater:
 
     def _step(self, step: int, done: float, norm: float) -> bool:
         """Clips and takes the optimizer's step; returns whether the gradient was clipped."""
-        clipped, factor = self.gradients.clip(self.training.clipping, norm)
+        clipped, kept = self.gradients.clip(self.training.clipping, norm)
         self.rate = self.schedule.rate(step, done)
-        for group, share in zip(self.optimizer.param_groups, self._factors, strict=True):
-            group["lr"] = share * self.rate
-        take_step(self.optimizer, self.average, factor, step)
+        for group, factor in zip(self.optimizer.param_groups, self._factors, strict=True):
+            group["lr"] = factor * self.rate
+        take_step(self.optimizer, self.average, kept, step)
         if self.precision == "float16":
             self.scale.passed()
         return clipped
