@@ -47,6 +47,20 @@ def captioning(quick: bool) -> Iterator[Figure]:
 
         seconds = timed(ours, [gemms(config, batch) for batch in batches], quick)
         yield from shares(f"captioning/{name}", seconds)
+    yield together(quick)
+
+
+def together(quick: bool) -> Figure:
+    """Seconds a token of captions of like length over those of captions that stay with their photograph."""
+    work, tokens = {}, {}
+    for kept in ("false", "true"):
+        config = configured("show_attend_tell", f"training.together={kept}")
+        batches = caption_batches(config, 300 if quick else config.training.batch_tokens // 2, count=4)
+        work[kept], tokens[kept] = our_step(config, batches), sum(int(batch.mask.sum()) for batch in batches)
+    seconds = take_turns(work, 3 if quick else 12)
+    each = {kept: [one / tokens[kept] for one in taken] for kept, taken in seconds.items()}
+    name = "captioning/show_attend_tell/together"
+    return ratio(name, each["false"], each["true"], goal=None, better="higher", baseline="of like length")
 
 
 def timed(ours: Callable[[str], Callable[[], None]], made: Sequence[Products], quick: bool) -> dict[str, list[float]]:

@@ -211,10 +211,13 @@ def test_the_products_that_are_counted_are_those_of_the_model():
     assert counter.get_total_flops() - bridges == sum(gemm.flops for gemm in training.gemms(config.model, batch))
 
 
-@pytest.mark.parametrize("name", ["show_attend_tell", "show_and_tell", "karpathy"])
-def test_the_products_of_captioning_are_those_of_the_model(name):
+@pytest.mark.parametrize(
+    ("name", "together"),
+    [("show_attend_tell", True), ("show_attend_tell", False), ("show_and_tell", False), ("karpathy", False)],
+)
+def test_the_products_of_captioning_are_those_of_the_model(name, together):
     """By torch's own count, forward; in float64, where nothing is compiled code that torch does not count."""
-    config = captioning.configured(name, "model.engine=bptt")
+    config = captioning.configured(name, "model.engine=bptt", f"training.together={str(together).lower()}")
     (batch,) = captioning.caption_batches(config, 30, count=1)
     steps = int(batch.mask.sum(1).min())  # without padding
     batch = replace(batch, before=batch.before[:, :steps], after=batch.after[:, :steps], mask=batch.mask[:, :steps])
