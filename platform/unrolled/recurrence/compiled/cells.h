@@ -27,7 +27,6 @@ struct NAME(part) {
 typedef const struct NAME(part) *NAME(in);
 
 #define ROWS for (long b = 0; b < p->rows; b++)
-/* Functions that take long to come out stand in loops of their own: more of them are then under way at a time. */
 #define UNITS _Pragma("omp simd") for (long j = 0; j < p->units; j++)
 #define ROW                                                                      \
     const long size = p->size, place = NAME(place_of)(p, b), at = place * size;     \
@@ -101,13 +100,18 @@ static void NAME(lstm_forward)(NAME(in) p) {
         const float *const c = p->c + at, *const peep = p->extra;
         float *const c2 = p->c2 + at;
         UNITS {
-            g[j] = STORE(sigmoid(LOAD(g[j]) + u[j] + peep[j] * c[j]));
-            g[size + j] = STORE(sigmoid(LOAD(g[size + j]) + u[GROUP + j] + peep[size + j] * c[j]));
+            float in = sigmoid(LOAD(g[j]) + u[j] + peep[j] * c[j]);
+            float forget = sigmoid(LOAD(g[size + j]) + u[GROUP + j] + peep[size + j] * c[j]);
+            float candidate = tangent(LOAD(g[2 * size + j]) + u[2 * GROUP + j]);
+            float new = forget * c[j] + in * candidate;
+            float out = sigmoid(LOAD(g[3 * size + j]) + u[3 * GROUP + j] + peep[2 * size + j] * new);
+            g[j] = STORE(in);
+            g[size + j] = STORE(forget);
+            g[2 * size + j] = STORE(candidate);
+            g[3 * size + j] = STORE(out);
+            c2[j] = new;
+            h2[j] = out * tangent(new);
         }
-        UNITS g[2 * size + j] = STORE(tangent(LOAD(g[2 * size + j]) + u[2 * GROUP + j]));
-        UNITS c2[j] = LOAD(g[size + j]) * c[j] + LOAD(g[j]) * LOAD(g[2 * size + j]);
-        UNITS g[3 * size + j] = STORE(sigmoid(LOAD(g[3 * size + j]) + u[3 * GROUP + j] + peep[2 * size + j] * c2[j]));
-        UNITS h2[j] = LOAD(g[3 * size + j]) * tangent(c2[j]);
     }
 }
 
@@ -140,14 +144,14 @@ static void NAME(gru_forward)(NAME(in) p) {
         ROW;
         KEPT *const saved = p->saved + b * size;
         UNITS {
-            g[j] = STORE(sigmoid(LOAD(g[j]) + u[j]));
-            g[size + j] = STORE(sigmoid(LOAD(g[size + j]) + u[GROUP + j]));
-            saved[j] = STORE(u[2 * GROUP + j] + p->extra[j]);
-        }
-        UNITS g[2 * size + j] = STORE(tangent(LOAD(g[2 * size + j]) + LOAD(g[j]) * LOAD(saved[j])));
-        UNITS {
-            float n = LOAD(g[2 * size + j]);
-            h2[j] = n + LOAD(g[size + j]) * (h[j] - n);
+            float r = sigmoid(LOAD(g[j]) + u[j]), z = sigmoid(LOAD(g[size + j]) + u[GROUP + j]);
+            float s = u[2 * GROUP + j] + p->extra[j];
+            float n = tangent(LOAD(g[2 * size + j]) + r * s);
+            g[j] = STORE(r);
+            g[size + j] = STORE(z);
+            g[2 * size + j] = STORE(n);
+            saved[j] = STORE(s);
+            h2[j] = n + z * (h[j] - n);
         }
     }
 }
