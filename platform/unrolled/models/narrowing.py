@@ -27,12 +27,13 @@ def narrowed(lengths: list[int], steps: int) -> list[Piece]:
     if not steps or lengths[:1] != [steps] or any(before < after for before, after in pairwise(lengths)):
         return [Piece(0, steps, len(lengths))]
     ends = sorted({length for length in lengths if length})
+    alive = [(start, sum(length > start for length in lengths)) for start in (0, *ends)]
     best: list[tuple[int, list[Piece]]] = [(0, [])]  # by end: up to there, what it costs and how it is cut
-    for place, end in enumerate(ends):
-        ways = []
-        for (cost, before), start in zip(best, [0, *ends[:place]], strict=True):
-            rows = sum(length > start for length in lengths)
-            ways.append((cost + rows * (end - start) + CUT, [*before, Piece(start, end, rows)]))
+    for end in ends:
+        ways = [
+            (cost + rows * (end - start) + CUT, [*before, Piece(start, end, rows)])
+            for (cost, before), (start, rows) in zip(best, alive, strict=False)
+        ]
         best.append(min(ways, key=lambda way: way[0]))
     return best[-1][1]
 

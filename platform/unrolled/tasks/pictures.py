@@ -95,7 +95,7 @@ class Pictures:
         size = kind_of(settings).size
         if settings.fine_tune:
             return f"{size} × {size} pixels"
-        weights = "" if settings.weights is None else f" with {settings.weights} ({weights_name(settings)})"
+        weights = "" if settings.weights is None else f" with the weights {weights_name(settings)}"
         seen = f"its {settings.grid} × {settings.grid} positions" if self._grid else "the mean of its positions"
         return f"{seen} as {settings.backbone}{weights} sees it at {size} × {size} pixels"
 

@@ -16,7 +16,7 @@ struct descent {
 
 /* What is the same for all numbers of a tensor. */
 struct pace {
-    float momentum, other, second, other_second, loss, kept, rate, root, epsilon, factor, follow;
+    float momentum, other, second, other_second, loss, kept, rate, root, epsilon, factor;
 };
 
 static void descend_piece(

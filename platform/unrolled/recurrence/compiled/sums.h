@@ -1,6 +1,7 @@
 /* Sums over the numbers of a row. */
 
 #include <omp.h>
+#include <string.h>
 
 static inline float product(long n, const float *restrict x, const float *restrict y) {
     float sum = 0.0f;
@@ -23,4 +24,9 @@ static inline struct span own_span(long count) {
     const long thread = omp_get_thread_num(), threads = omp_get_num_threads(), lines = (count + 15) / 16;
     const long low = lines * thread / threads * 16, high = lines * (thread + 1) / threads * 16;
     return (struct span){low < count ? low : count, high < count ? high : count};
+}
+
+/* Fills a thread's own numbers of each row with zeros. */
+static inline void clear_span(long rows, long size, struct span own, float *x) {
+    for (long row = 0; row < rows; row++) memset(x + row * size + own.low, 0, (own.high - own.low) * sizeof *x);
 }

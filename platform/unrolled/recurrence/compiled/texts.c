@@ -46,7 +46,7 @@ void bags_back(const struct texts *p, const float *errors, float *d_words) {
         const struct span own = own_span(p->size);
         const long width = own.high - own.low, size = p->size;
         int64_t words[p->most + 1];
-        for (long word = 0; word < p->vocabulary; word++) memset(d_words + word * size + own.low, 0, width * sizeof(float));
+        clear_span(p->vocabulary, size, own, d_words);
         for (long text = 0; text < p->count; text++) {
             const long count = told(p, text, words);
             const float *const error = errors + text * size + own.low;
@@ -75,7 +75,7 @@ void text_scores_back(const struct texts *p, const float *errors, float *d_rows,
         const struct span own = own_span(p->size);
         const long width = own.high - own.low, size = p->size;
         int64_t words[p->most + 1];
-        for (long word = 0; word < p->vocabulary; word++) memset(d_words + word * size + own.low, 0, width * sizeof(float));
+        clear_span(p->vocabulary, size, own, d_words);
         for (long text = 0; text < p->count; text++) {
             const long row = text / p->few * size + own.low, count = told(p, text, words);
             if (text % p->few == 0) memset(d_rows + row, 0, width * sizeof(float));
