@@ -19,6 +19,7 @@ from pathlib import Path
 import requests
 
 BINARIES = Path(sys.executable).parent
+WORKER = "ray::RayTrainWorker"
 
 
 def free_port() -> int:
@@ -27,7 +28,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 180) -> None:
     """Returns once `condition` holds; fails, saying `what` was waited for, after so long."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -44,6 +45,12 @@ def processes() -> Iterator[tuple[int, int, str]]:
                 state, _, _, session = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
                 if state != "Z":
                     yield int(folder.name), int(session), (folder / "cmdline").read_text(errors="replace")
+
+
+def of_session(session: int, word: str = "") -> list[int]:
+    """Numbers of the processes of a session that have `word` in their command line: what a driver that leads one has
+    started, and not what other tests have that run at the same time."""
+    return [pid for pid, one, line in processes() if one == session and word in line]
 
 
 class Node:
@@ -72,7 +79,7 @@ class Node:
 
     def processes(self, word: str = "") -> list[int]:
         """Numbers of those of its processes that have `word` in their command line."""
-        return [pid for pid, session, line in processes() if session == self.session and word in line]
+        return of_session(self.session, word)
 
     def kill(self) -> None:
         """Ends all its processes at once, as when the power fails; `ray stop` would end other clusters' too."""

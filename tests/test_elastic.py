@@ -10,11 +10,10 @@ import sys
 
 import pytest
 
-from clusters import cluster, processes, wait_until
+from clusters import WORKER, cluster, of_session, wait_until
 from unrolled.training import checkpoint
 
 pytestmark = pytest.mark.slow
-WORKER = "ray::RayTrainWorker"
 # It ends by its time, as nobody knows how many steps a machine makes until Ray looks for new nodes: once a minute.
 CONFIG = """\
 task: translation
@@ -33,8 +32,7 @@ def running():
     pytest.importorskip("aiohttp_cors", reason="the test cluster is reached through its job server")
     with cluster(cpus=1) as started:
         yield started
-    sessions = {node.session for node in started.nodes}
-    assert not [line for _, session, line in processes() if session in sessions]
+    assert not [pid for node in started.nodes for pid in of_session(node.session)]
 
 
 class Training:
@@ -94,8 +92,7 @@ def test_a_run_takes_in_a_node_that_comes_and_outlives_its_loss(running, tmp_pat
         if training.process.poll() is None:
             os.killpg(training.process.pid, signal.SIGKILL)
             training.process.wait()
-    left = [line for _, session, line in processes() if session == training.process.pid]
-    assert not left
+    assert not of_session(training.process.pid)
     progress = checkpoint.read_progress(checkpoint.last(training.folder / "checkpoints"))
     assert progress.finished
     assert [row["step"] for row in training.rows("train")] == list(range(1, progress.step + 1))

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clusters import processes
+from clusters import of_session
 from unrolled.config_file import load_config
 from unrolled.features.extract import BLOCK
 from unrolled.features.making import compute_here, make, work_of
 
 pytestmark = pytest.mark.slow
-BLOCKS, WORKERS, PATIENCE = 10, 2, 800
+BLOCKS, WORKERS, PATIENCE = 16, 2, 800
 PHOTOGRAPHS = BLOCKS * BLOCK - 7  # the last block is not full
 CONFIG = """\
 task: captioning
@@ -83,13 +83,13 @@ def lines(record):
 
 def kill_all(driver):
     """Kills the driver and everything that it has started, at once."""
-    mine = [pid for pid, session, _ in processes() if session == driver.pid]
+    mine = of_session(driver.pid)
     for pid in mine:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     driver.wait()
     deadline = time.monotonic() + 60
-    while any(session == driver.pid for _, session, _ in processes()) and time.monotonic() < deadline:
+    while of_session(driver.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     return len(mine)
 
@@ -119,7 +119,7 @@ def read_blocks(photographs):
     return {int(path.stem) // BLOCK for path in photographs.glob("*.png") if path.stat().st_atime_ns}
 
 
-def test_a_kill_at_half_costs_a_block_a_worker_at_most(start, config, tmp_path):
+def test_a_kill_at_half_costs_no_block_that_is_on_disk(start, config, tmp_path):
     photographs = tmp_path / "photographs" / "train"
     work = work_of(load_config(config), "train")
     record = work.folder.with_name(f".{work.folder.name}") / "blocks.jsonl"
@@ -133,7 +133,7 @@ def test_a_kill_at_half_costs_a_block_a_worker_at_most(start, config, tmp_path):
     kept = {json.loads(line)[0] for line in lines(record)}
     assert BLOCKS // 2 <= len(kept) < BLOCKS and not work.folder.exists()
     begun = read_blocks(photographs)
-    assert kept <= begun and len(begun - kept) <= WORKERS
+    assert kept <= begun and len(begun - kept) <= 2 * WORKERS  # which are being made, or on their way to the disk
 
     unread(photographs)
     said = outcome(start())

@@ -12,13 +12,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from clusters import WORKER, of_session, wait_until
 from unrolled.training import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -31,29 +31,6 @@ model:
   decoder: {hidden: 24, embedding: 16}
 training: {batch_tokens: 600, epochs: 9999, validate_every: 800, checkpoint_every: 40, restarts: 99, keep: 3}
 """
-
-
-def processes(word):
-    """Numbers and states of the processes that have `word` in their command line, defunct ones by their name."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        try:
-            line = (folder / "cmdline").read_text(encoding="utf-8", errors="replace")
-            stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        name, _, rest = stat.rpartition(")")
-        if folder.name.isdigit() and word in (line or name):
-            found[int(folder.name)] = rest.split()[0]
-    return found
-
-
-def wait_for(condition, what, seconds=180):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds} s for {what}")
-        time.sleep(0.05)
 
 
 class Disturbed:
@@ -87,15 +64,15 @@ class Disturbed:
     def kill(self, kind, more):
         """Kills a worker or the driver when the run has made `more` steps; returns False if it has ended before."""
         goal = self.step() + more
-        wait_for(lambda: self.step() >= goal or self.driver.poll() is not None, "progress")
+        wait_until(lambda: self.step() >= goal or self.driver.poll() is not None, "progress")
         if self.driver.poll() is not None:
             return False
-        workers = list(processes("ray::RayTrainWorker"))
+        workers = of_session(self.driver.pid, WORKER)
         if kind == "driver":
             self.driver.kill()
             self.driver.wait()
             # Workers die with their driver, a moment later; only then is the folder free for the next one.
-            wait_for(lambda: not processes("ray::RayTrainWorker"), "the workers' end", 60)
+            wait_until(lambda: not of_session(self.driver.pid, WORKER), "the workers' end", 60)
             self.lost.append(self.step() - self.saved())
             self.driver = self.start("--resume")
         elif workers:
@@ -112,9 +89,11 @@ def disturb(folder, kills, seed, steps):
         print(f"{done}: step {disturbed.step()}, {disturbed.lost[-1]} steps lost", flush=True)
     if disturbed.driver.wait(900) != 0:
         raise RuntimeError((folder / "disturbed.txt").read_text(encoding="utf-8")[-3000:])
-    if disturbed.start(name="spared").wait(900) != 0:
+    spared = disturbed.start(name="spared")
+    if spared.wait(900) != 0:
         raise RuntimeError((folder / "spared.txt").read_text(encoding="utf-8")[-3000:])
-    wait_for(lambda: not processes("ray::"), "the end of every process of Ray", 60)
+    drivers = (disturbed.driver, spared)
+    wait_until(lambda: not any(of_session(one.pid) for one in drivers), "the end of every process of Ray", 60)
     runs = (folder / "runs" / name / "checkpoints" / f"step-{steps}" for name in ("disturbed", "spared"))
     return done, disturbed.lost, [load_file(run / "model.safetensors") for run in runs]
 

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from test_killed import processes, wait_for
+from clusters import WORKER, of_session, processes, wait_until
 from unrolled import api
 from unrolled.cli import main
 from unrolled.errors import RunFailed
@@ -57,8 +57,9 @@ def wandb():
     stop.start()
     stop.join(30)
     if stop.is_alive():  # it waits for its service without bound
-        for pid in processes("wandb-core"):
-            os.kill(pid, signal.SIGKILL)
+        for pid, _, line in processes():
+            if "wandb-core" in line:
+                os.kill(pid, signal.SIGKILL)
 
 
 class Stops(Console):
@@ -208,20 +209,22 @@ def test_killed_workers_and_drivers_lose_no_row(tiny, store, tmp_path):
 
     def command(*arguments):
         words = [sys.executable, "-m", "unrolled", "train", str(tiny), "--workers", "2", *arguments]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
 
     def step():
         return max((row["step"] for row in folder.history()), default=0)
 
     driver = command(*endless)
-    wait_for(lambda: step() >= 100, "steps")
-    os.kill(next(iter(processes("ray::RayTrainWorker"))), signal.SIGKILL)
-    wait_for(lambda: any(row["kind"] == "resume" for row in folder.history()), "a new group of workers")
+    wait_until(lambda: step() >= 100, "steps")
+    os.kill(of_session(driver.pid, WORKER)[0], signal.SIGKILL)
+    wait_until(lambda: any(row["kind"] == "resume" for row in folder.history()), "a new group of workers")
     reached = step()
-    wait_for(lambda: step() >= reached + 100, "more steps")
+    wait_until(lambda: step() >= reached + 100, "more steps")
     driver.kill()
     driver.wait()
-    wait_for(lambda: not processes("ray::RayTrainWorker"), "the workers' end", 60)
+    wait_until(lambda: not of_session(driver.pid), "the workers' end", 60)
     assert only_run(store).info.status == "RUNNING"
     resumed = command("--resume", f"training.max_steps={step() + 20}", *endless[1:])
     said, _ = resumed.communicate(timeout=180)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tuning_sweeps import MEMORY, processes, sweep_config, trained_steps
+from clusters import of_session
+from tuning_sweeps import MEMORY, sweep_config, trained_steps
 from unrolled.training import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -68,7 +69,7 @@ class Disturbed:
             return None
         self.driver.kill()
         self.driver.wait()
-        while processes("ray::Trial") and time.monotonic() < deadline:
+        while of_session(self.driver.pid, "ray::Trial") and time.monotonic() < deadline:
             time.sleep(0.1)
         made, saved = self.steps()
         self.driver = self.start("--resume")

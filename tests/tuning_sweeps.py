@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from unrolled.training import checkpoint
 
@@ -35,16 +34,3 @@ def sweep_config(folder, text, tuning):
 def trained_steps(run):
     """Steps of the newest checkpoint of a run."""
     return checkpoint.step_of(checkpoint.last(run / "checkpoints"))
-
-
-def processes(word):
-    """Numbers of the processes whose command line begins with a word."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            line = (folder / "cmdline").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        if folder.name.isdigit() and line.startswith(word):
-            found.append(int(folder.name))
-    return found
