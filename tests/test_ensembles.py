@@ -191,8 +191,8 @@ def test_unknown_words_are_copied_from_where_all_look(runs, capsys):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("evaluate one --ensemble words", "words and {}/one cannot decode together: vocabulary/input.json of the one"),
-        ("evaluate one --ensemble two back", "back and {}/one cannot decode together: the one writes input, the other"),
+        ("evaluate one --ensemble words", "words and {}/one cannot answer together: vocabulary/input.json of the one"),
+        ("evaluate one --ensemble two back", "back and {}/one cannot answer together: the one writes input, the other"),
         ("evaluate one --ensemble adding", "the one was trained with task=memory, the other with task=translation"),
         ("evaluate adding --ensemble adding", "runs of task memory write no answers together; leave it out"),
         ("evaluate one two --ensemble double", "goes with one run, not with 2"),
@@ -200,7 +200,7 @@ def test_unknown_words_are_copied_from_where_all_look(runs, capsys):
         ("evaluate one --ensemble two --checkpoint step-3", "--checkpoint step-3: {}/one has"),
         ("evaluate one --ensemble blind --decode beam:coverage_penalty=0.2", "blind: beam.coverage_penalty wants"),
         ("generate one x --ensemble blind --set decoding.replace_unknown=true", "blind: decoding.replace_unknown"),
-        ("generate one x --ensemble words", "cannot decode together"),
+        ("generate one x --ensemble words", "cannot answer together"),
         ("generate one --ensemble two --explain", "--explain shows the steps of one run"),
         ("generate one x --ensmble two", "unrecognized arguments: --ensmble"),
         ("evaluate one --ensemble", "argument --ensemble: expected at least one argument"),

@@ -70,7 +70,7 @@ def test_runs_that_see_photographs_differently_are_no_ensemble(place, capsys):
     photo, blind = place / "photos" / "train" / "05.png", place / "blind" / "gallery"
     code, out, err = said(capsys, place / "gallery", photo, "--ensemble", blind)
     assert code == 2 and out == "" and len(err.splitlines()) == 1
-    assert f"{blind} and {place / 'gallery'} cannot decode together" in err
+    assert f"{blind} and {place / 'gallery'} cannot answer together" in err
     assert "the one reads the mean of its positions as small sees it at 56 × 56 pixels, the other its 7 × 7" in err
 
 

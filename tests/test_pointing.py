@@ -243,6 +243,17 @@ def test_learns_evaluates_and_points(run, folder, tmp_path, capsys):
     assert sorted(int(number) for _, number, _ in lines) == [1, 2, 3, 4]
 
 
+def test_two_runs_point_with_the_mean_of_their_probabilities(run, folder, tmp_path):
+    other = unrolled.train(_config(folder, tmp_path, epochs=5).model_copy(update={"seed": 2}), local=True)
+    photo, boxes = str(folder / "images" / "v7w_9.png"), [(4, 4, 20, 15), (44, 4, 20, 15), (4, 34, 20, 15)]
+    each = [one.point(photo, ["Which is red?"], boxes)[0].probabilities for one in (run, other)]
+    (together,) = run.point(photo, ["Which is red?"], boxes, ensemble=[other])
+    assert each[0] != pytest.approx(each[1], abs=1e-3)
+    assert together.probabilities == pytest.approx([sum(pair) / 2 for pair in zip(*each, strict=True)], abs=1e-6)
+    report = run.evaluate("validation", local=True, ensemble=[other])
+    assert report.path.parent.name == f"validation-with-{other.path.name}" and "multiple_choice" in report.scores
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -29,12 +29,12 @@ def generate(options: Namespace) -> Iterator[str]:
         yield run.explain(options.explain or None, overrides=options.set, checkpoint=options.checkpoint)
         return
     if run.points:
-        yield from _pointed(run, options)
+        yield from _pointed(run, ensemble, options)
         return
     if options.boxes:
         raise UserError(f"--boxes: a run of task {run.folder.config().task} chooses no regions.")
     if run.asks:
-        yield from _replies(run, options)
+        yield from _replies(run, ensemble, options)
         return
     if options.choices:
         raise UserError(f"--choices: a run of task {run.folder.config().task} answers no questions.")
@@ -55,9 +55,9 @@ def generate(options: Namespace) -> Iterator[str]:
     yield from _named(run, inputs, outputs)
 
 
-def _pointed(run: Run, options: Namespace) -> Iterator[str]:
+def _pointed(run: Run, ensemble: Sequence[Run], options: Namespace) -> Iterator[str]:
     """Yields a line a box for every question: its probability, its number and the box, the likeliest first."""
-    for option in ("ensemble", "n_best", "attention", "choices", "decode"):
+    for option in ("n_best", "attention", "choices", "decode"):
         if getattr(options, option):
             name = option.replace("_", "-")
             raise UserError(f"--{name}: does not go with regions; leave it out.")
@@ -65,7 +65,8 @@ def _pointed(run: Run, options: Namespace) -> Iterator[str]:
     if not questions or not options.boxes:
         raise UserError('give a photograph, a question and boxes: photo.jpg "Which is the dog?" --boxes boxes.json')
     boxes = read_boxes(Path(options.boxes))
-    replies = run.point(photo, questions, boxes, overrides=options.set, checkpoint=options.checkpoint)
+    given = {"ensemble": ensemble, "overrides": options.set, "checkpoint": options.checkpoint}
+    replies = run.point(photo, questions, boxes, **given)
     for question, reply in zip(questions, replies, strict=True):
         if len(questions) > 1:
             yield question
@@ -74,16 +75,16 @@ def _pointed(run: Run, options: Namespace) -> Iterator[str]:
             yield f"{reply.probabilities[place]:.4f}\t{place + 1}\t[{box}]"
 
 
-def _replies(run: Run, options: Namespace) -> Iterator[str]:
+def _replies(run: Run, ensemble: Sequence[Run], options: Namespace) -> Iterator[str]:
     """Answers questions about one photograph; yields a line each, or a line a candidate, the likeliest first."""
-    for option in ("ensemble", "n_best", "attention"):
+    for option in ("n_best", "attention"):
         if getattr(options, option):
             name = option.replace("_", "-")
             raise UserError(f"--{name}: does not go with questions; leave it out.")
     photo, *questions = options.texts or [""]
     if not questions:
         raise UserError('give a photograph and a question about it: photo.jpg "What colour is the chair?"')
-    given = {"overrides": options.set, "checkpoint": options.checkpoint}
+    given = {"ensemble": ensemble, "overrides": options.set, "checkpoint": options.checkpoint}
     for question, reply in zip(
         questions, run.ask(photo, questions, options.choices, options.decode, **given), strict=True
     ):

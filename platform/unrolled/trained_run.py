@@ -156,12 +156,13 @@ class Run:
         choices: Sequence[str] = (),
         decode: str | None = None,
         *,
+        ensemble: Sequence[Run] = (),
         overrides: Sequence[str] = (),
         checkpoint: str = "best",
     ) -> list[Reply]:
         """Returns a reply to every question about a photograph: a free answer, and the probabilities of `choices`.
         Other arguments as in `generate`."""
-        trained = self._trained(overrides, checkpoint)
+        trained = self._trained(overrides, checkpoint, ensemble)
         task = trained.task
         if not isinstance(task, Asker):
             raise UserError(f"{self.path}: a run of task {trained.config.task} answers no questions.")
@@ -190,12 +191,13 @@ class Run:
         questions: Sequence[str],
         boxes: Sequence[Box],
         *,
+        ensemble: Sequence[Run] = (),
         overrides: Sequence[str] = (),
         checkpoint: str = "best",
     ) -> list[Reply]:
         """Returns a reply to every question about a photograph: the probabilities of the boxes, each x and y of its
         upper left corner, width and height in pixels. Other arguments as in `generate`."""
-        trained = self._trained(overrides, checkpoint)
+        trained = self._trained(overrides, checkpoint, ensemble)
         task = trained.task
         if not isinstance(task, Chooser):
             raise UserError(f"{self.path}: a run of task {trained.config.task} chooses no regions.")

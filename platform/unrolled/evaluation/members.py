@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +14,12 @@ from unrolled.config_file import load_config
 from unrolled.data import longest
 from unrolled.decoding import Strategy
 from unrolled.errors import UserError
-from unrolled.tasks import Answerer, Task, Viewer, make_task
+from unrolled.tasks import Answerer, Asker, Chooser, Seeing, Task, make_task
 from unrolled.training.checkpoint import file_sum, load_model
 from unrolled.training.run import Chosen, RunFolder, choose_checkpoint
+
+ALIKE = ("model.answers", "model.most_answers", "model.sees", "model.regions.by", "model.regions.cells")
+"""Keys that runs which answer questions together have in common: by them the first one's task reads and replies."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def members(
     if not others:
         return (first,)
     task = first.task()
-    if not isinstance(task, Answerer):
+    if not isinstance(task, Answerer | Asker | Chooser):
         raise UserError(f"--ensemble: runs of task {first.config.task} write no answers together; leave it out.")
     return first, *(_joining(first, task, other, overrides, checkpoint) for other in others)
 
@@ -80,20 +84,34 @@ def check(others: Sequence[Member], strategy: Strategy) -> None:
             raise UserError(f"--ensemble {member.run.path}: {error}") from None
 
 
-def _joining(first: Member, task: Answerer, run: RunFolder, overrides: Sequence[str], checkpoint: str) -> Member:
+def _joining(first: Member, task: Task, run: RunFolder, overrides: Sequence[str], checkpoint: str) -> Member:
     """Returns a run that can decode with the first one; `task` is that of the first."""
-    refused, name = f"--ensemble: {run.path} and {first.run.path} cannot decode together", run.config().task
+    refused, name = f"--ensemble: {run.path} and {first.run.path} cannot answer together", run.config().task
     if name != first.config.task:
         raise UserError(f"{refused}: the one was trained with task={name}, the other with task={first.config.task}.")
-    config = load_config(run.path / "config.yaml", overrides).model_copy(update={"decoding": task.decoding})
+    config = load_config(run.path / "config.yaml", overrides)
+    if isinstance(task, Answerer | Asker):
+        config = config.model_copy(update={"decoding": task.decoding})
     member = Member(run, config, choose_checkpoint(run, checkpoint))
     other = member.task()
-    if isinstance(task, Viewer) and isinstance(other, Viewer) and other.reads != task.reads:
+    for path in ALIKE:
+        there, here = (_setting(each.config, path) for each in (member, first))
+        if there != here:
+            raise UserError(f"{refused}: the one has {path}={there}, the other {here}.")
+    if isinstance(task, Seeing) and isinstance(other, Seeing) and other.reads != task.reads:
         raise UserError(f"{refused}: of a photograph the one reads {other.reads}, the other {task.reads}.")
     own, wanted = member.vocabularies(), first.vocabularies()
     if different := [file for file in sorted(own | wanted) if own.get(file) != wanted.get(file)]:
         raise UserError(f"{refused}: vocabulary/{different[0]} of the one is not that of the other.")
-    there, here = (each.config.data.model_dump()["columns"] for each in (member, first))
+    there, here = (each.config.data.model_dump().get("columns") or {} for each in (member, first))
     if there.get("input") == here.get("target") != here.get("input") == there.get("target"):
         raise UserError(f"{refused}: the one writes {there['target']}, the other {here['target']}.")
     return member
+
+
+def _setting(config: Config, path: str) -> Any:
+    """Returns a key's value; `None` if the config has no such key."""
+    found: Any = config
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found

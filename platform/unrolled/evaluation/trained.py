@@ -25,7 +25,10 @@ def load(members: Sequence[Member], device: torch.device) -> tuple[Task, nn.Modu
         UserError: a checkpoint is damaged or belongs to another model.
     """
     models: list[Any] = [member.load().to(device).eval() for member in members]
-    return members[0].task(), models[0] if len(models) == 1 else Together(models)
+    task = members[0].task()
+    if len(models) == 1:
+        return task, models[0]
+    return task, Together(models) if isinstance(task, Answerer) else nn.ModuleList(models)
 
 
 class Trained:

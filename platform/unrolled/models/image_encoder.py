@@ -40,10 +40,12 @@ class ImageEncoder(nn.Module):
         self.map = None if size is None else nn.Linear(channels, size)
         self.memory_size = size or channels
         self.places = nn.Parameter(spread * torch.randn(placed, self.memory_size)) if placed else None
+        self.kind: Tensor
+        self.register_buffer("kind", torch.empty(0), persistent=False)  # of the type that the model computes in
 
     def forward(self, pictures: Tensor) -> Memory:
         """Grids `(pictures, positions, channels)`, or pixels where there is a network; the summary is the mean."""
-        grids = pictures if self.network is None else self.network(pictures)
+        grids = pictures.to(self.kind.dtype) if self.network is None else self.network(pictures)
         if not self.grid:
             grids = grids.mean(1, keepdim=True)
         states = grids if self.map is None else self.map(grids)

@@ -18,7 +18,7 @@ from unrolled.errors import UserError
 from unrolled.models.answer_classifier import AnswerClassifier
 from unrolled.models.answerer import build_classifier
 from unrolled.models.joint import Joined
-from unrolled.tasks.answering import reply
+from unrolled.tasks.answering import mean_weights, models_of, reply
 from unrolled.tasks.pictures import Shape
 from unrolled.tasks.task import Reply
 
@@ -70,7 +70,7 @@ class Classes:
     @torch.inference_mode()
     def replies(
         self,
-        model: AnswerClassifier,
+        model: nn.Module,
         batch: QuestionBatch,
         choices: Sequence[Sequence[str]],
         strategy: Strategy | None = None,
@@ -79,10 +79,13 @@ class Classes:
         if strategy is not None:
             way = self._config.model.answers
             raise UserError(f"--decode: model.answers {way!r} chooses an answer and writes none; leave it out.")
-        joined = _joined(model, batch)
-        logs = model.log_probabilities(joined).double()
-        likeliest, scores = logs.argmax(1).tolist(), self._own_scores(model, joined, logs, choices)
-        return [reply(self._answers[best], own, row) for best, own, row in zip(likeliest, choices, scores, strict=True)]
+        everything, scores = [], []
+        for one in models_of(model):
+            joined = _joined(one, batch)
+            everything.append(one.log_probabilities(joined).double())
+            scores.append(self._own_scores(one, joined, everything[-1], choices))
+        likeliest, rows = torch.stack(everything).logsumexp(0).argmax(1).tolist(), zip(*scores, strict=True)
+        return [reply(self._answers[best], own, row) for best, own, row in zip(likeliest, choices, rows, strict=True)]
 
     def _own_scores(
         self, model: AnswerClassifier, joined: Joined, logs: Tensor, choices: Sequence[Sequence[str]]
@@ -96,12 +99,9 @@ class Classes:
         ]
 
     @torch.inference_mode()
-    def attention(
-        self, model: AnswerClassifier, batch: QuestionBatch, answers: Sequence[str]
-    ) -> list[list[float]] | None:
+    def attention(self, model: nn.Module, batch: QuestionBatch, answers: Sequence[str]) -> list[list[float]] | None:
         """Weights of the last look, whatever the answers."""
-        weights = _joined(model, batch).weights
-        return None if weights is None else [list(map(float, row)) for row in weights.cpu().numpy()]
+        return mean_weights([_joined(one, batch).weights for one in models_of(model)])
 
     def _number(self, answer: str) -> int:
         return self._numbers.get(self._normal(answer), -1)

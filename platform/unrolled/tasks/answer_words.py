@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +14,21 @@ from unrolled.config.answering import QuestionAnsweringConfig
 from unrolled.data.question_batches import AnswerText, CandidateTexts, QuestionBatch, answer_texts
 from unrolled.data.question_corpus import Normal, QuestionCorpus
 from unrolled.data.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary
-from unrolled.decoding import Greedy, Strategy, answers, as_trained, decode, length_limits, precision_of
+from unrolled.decoding import (
+    Ensemble,
+    Greedy,
+    Memories,
+    Strategy,
+    answers,
+    as_trained,
+    decode,
+    length_limits,
+    precision_of,
+)
 from unrolled.models import EncoderDecoder
 from unrolled.models.answerer import build_teller
 from unrolled.models.memory import Memory
-from unrolled.tasks.answering import reply
+from unrolled.tasks.answering import mean_weights, models_of, reply
 from unrolled.tasks.pictures import Shape
 from unrolled.tasks.task import Reply
 
@@ -79,28 +90,33 @@ class Words:
     @torch.inference_mode()
     def replies(
         self,
-        model: EncoderDecoder,
+        model: nn.Module,
         batch: QuestionBatch,
         choices: Sequence[Sequence[str]],
         strategy: Strategy | None = None,
     ) -> list[Reply]:
         """What the model writes, and the likelihood of every candidate."""
-        memory = self._memory(model, batch)
-        scores = iter(self._scores(model, memory, choices))
-        written = self._written(model, memory, strategy)
-        return [reply(text, own, [next(scores) for _ in own]) for text, own in zip(written, choices, strict=True)]
+        models = models_of(model)
+        memories = [self._memory(one, batch) for one in models]
+        scores = [iter(self._scores(*each, choices)) for each in zip(models, memories, strict=True)]
+        written = self._written(models, memories, strategy)
+        return [
+            reply(text, own, [[next(given) for _ in own] for given in scores])
+            for text, own in zip(written, choices, strict=True)
+        ]
 
     @torch.inference_mode()
-    def attention(
-        self, model: EncoderDecoder, batch: QuestionBatch, answers: Sequence[str]
-    ) -> list[list[float]] | None:
+    def attention(self, model: nn.Module, batch: QuestionBatch, answers: Sequence[str]) -> list[list[float]] | None:
         """Weights at the last word of the question, from which the answer's first follows."""
+        return mean_weights([self._looks(one, batch) for one in models_of(model)])
+
+    def _looks(self, model: EncoderDecoder, batch: QuestionBatch) -> Tensor | None:
         if not model.attends:
             return None
         memory = self._memory(model, batch)
         begin = torch.full((len(batch),), BEGIN, device=batch.owners.device)
         _, _, weights = model.look(begin, model.start(memory), memory)
-        return [list(map(float, row)) for row in weights.cpu().numpy()]
+        return weights
 
     def _memory(self, model: EncoderDecoder, batch: QuestionBatch) -> Memory:
         """The pictures of questions that were read."""
@@ -119,10 +135,16 @@ class Words:
         found: list[float] = logs.double().tolist()
         return found
 
-    def _written(self, model: EncoderDecoder, memory: Memory, strategy: Strategy | None) -> list[str]:
+    def _written(
+        self, models: Sequence[EncoderDecoder], memories: Sequence[Memory], strategy: Strategy | None
+    ) -> list[str]:
         strategy = strategy or Greedy(max_length=self._decoding.max_length, precision=precision_of(self._decoding))
-        decoded = decode(model, memory, strategy, begin=BEGIN, end=END, forbidden=(PAD, BEGIN, UNKNOWN))
-        limits = length_limits(strategy, None, None, len(memory))
+        symbols: dict[str, Any] = {"begin": BEGIN, "end": END, "forbidden": (PAD, BEGIN, UNKNOWN)}
+        if len(models) == 1:
+            decoded = decode(models[0], memories[0], strategy, **symbols)
+        else:
+            decoded = decode(Ensemble(models), Memories(tuple(memories)), strategy, **symbols)
+        limits = length_limits(strategy, None, None, len(memories[0]))
         return [answer.text for answer in answers(decoded, strategy, self._vocabulary.decode, limits)]
 
     def _tokens(self, answers: Sequence[str]) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from unrolled.data.asked import Question
@@ -29,7 +30,7 @@ class Replied(NamedTuple):
 
 
 class Respondent(Protocol):
-    """A way of answering: by classes, or in words."""
+    """A way of answering: by classes, or in words. To reply and to look it takes an ensemble, too (see `models_of`)."""
 
     def build(self, shape: Shape, network: nn.Module | None) -> nn.Module:
         """Makes the model, with fresh parameters drawn from torch's generator."""
@@ -76,17 +77,35 @@ def reordered(reply: Reply, order: Sequence[int]) -> Reply:
     return Reply(reply.answer, tuple(reply.probabilities[place] for place in places), chosen)
 
 
-def reply(answer: str, choices: Sequence[str], scores: Sequence[float]) -> Reply:
+def reply(answer: str, choices: Sequence[str], scores: Sequence[Sequence[float]]) -> Reply:
     """Returns a reply.
 
     Args:
         choices: in the order of `in_order`, as are their scores.
-        scores: log-probabilities up to a constant; −∞ is impossible.
+        scores: of every model that answers, log-probabilities up to a constant each; −∞ is impossible.
     """
     if not choices:
         return Reply(answer)
+    shares = np.mean([_shares(own) for own in scores], axis=0)
+    return Reply(answer, tuple(shares.tolist()), int(shares.argmax()))
+
+
+def _shares(scores: Sequence[float]) -> np.ndarray:
     logs = np.asarray(scores, dtype=np.float64)
     possible = np.isfinite(logs)
     weights = np.exp(np.where(possible, logs, 0.0) - logs[possible].max()) * possible if possible.any() else ~possible
-    shares = weights / weights.sum()
-    return Reply(answer, tuple(shares.tolist()), int(shares.argmax()))
+    shares: np.ndarray = weights / weights.sum()
+    return shares
+
+
+def models_of(model: nn.Module) -> list[Any]:
+    """Returns the models that answer together, the mean of whose probabilities counts, or the one that is alone."""
+    return list(model) if isinstance(model, nn.ModuleList) else [model]
+
+
+def mean_weights(each: Sequence[Tensor | None]) -> list[list[float]] | None:
+    """Returns the mean of the models' weights of attention `(batch, positions)`; `None` if one looks at none."""
+    seen = [weights for weights in each if weights is not None]
+    if len(seen) < len(each):
+        return None
+    return [list(map(float, row)) for row in torch.stack(seen).mean(0).cpu().numpy()]

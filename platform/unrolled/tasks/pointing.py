@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from unrolled.config.pointing import PointingConfig
@@ -24,7 +24,7 @@ from unrolled.errors import UserError
 from unrolled.features import Backbone, build_backbone, load_pretrained, make_backbone
 from unrolled.models.pointer import Pointed, Pointer, Regions, build_pointer
 from unrolled.recurrence.state import Nest
-from unrolled.tasks.answering import Replied, in_order, reordered, reply
+from unrolled.tasks.answering import Replied, in_order, mean_weights, models_of, reordered, reply
 from unrolled.tasks.answering_scores import score_replies
 from unrolled.tasks.findings import Findings
 from unrolled.tasks.pictures import Pictures, Shape, address
@@ -122,6 +122,11 @@ class Pointing:
         self.pictures = _pictures(config)
         self.regions = RegionFeatures(config, self.pictures)
         self.against_all = config.training.against == "batch"
+
+    @property
+    def reads(self) -> str:
+        """What the encoder reads of a photograph."""
+        return self.pictures.described()
 
     @classmethod
     def prepare(cls, config: PointingConfig, fingerprint: str | None = None) -> PreparedPointing:
@@ -243,11 +248,11 @@ class Pointing:
         """One a few hundred questions."""
         return -(-len(data.asked.questions) // SHARE)
 
-    def examine(self, model: Pointer, data: Opened, rank: int, size: int) -> list[Replied]:
+    def examine(self, model: nn.Module, data: Opened, rank: int, size: int) -> list[Replied]:
         """Answers the questions `rank::size`."""
         return self._replied(model, data.split, data.asked.questions[rank::size])
 
-    def findings(self, model: Pointer, data: Opened, shares: Sequence[list[Replied]]) -> Findings:
+    def findings(self, model: nn.Module, data: Opened, shares: Sequence[list[Replied]]) -> Findings:
         """Scores with their intervals, beside what is reached without learning."""
 
         def look(one: Replied) -> list[float] | None:
@@ -256,15 +261,16 @@ class Pointing:
         return findings(self.shown, data, data.asked, interleaved(shares), self.regions.places(data.split), look)
 
     @torch.inference_mode()
-    def _replied(self, model: Pointer, split: str, questions: Sequence[Question]) -> list[Replied]:
+    def _replied(self, model: nn.Module, split: str, questions: Sequence[Question]) -> list[Replied]:
         model.eval()
         found: list[Replied] = []
         for start in range(0, len(questions), TOGETHER):
             some = questions[start : start + TOGETHER]
-            scores = _pointed(model, self._reading(split, some).to(_device(model))).scores.double().cpu()
+            batch = self._reading(split, some).to(_device(model))
+            scores = [_pointed(one, batch).scores.double().cpu() for one in models_of(model)]
             candidates = self._reading_candidates(some)
             for row, question in enumerate(some):
-                own = scores[row, candidates[row]].tolist()
+                own = [each[row, candidates[row]].tolist() for each in scores]
                 found.append(Replied(question, _chosen(question.choices, own)))
         return found
 
@@ -280,14 +286,15 @@ class Pointing:
         return [[number[choice] for choice in question.choices] for question in questions]
 
     @torch.inference_mode()
-    def _looked(self, model: Pointer, split: str, question: Question) -> list[float] | None:
+    def _looked(self, model: nn.Module, split: str, question: Question) -> list[float] | None:
         if self.config.model.sees == "question":
             return None
-        weights = _pointed(model, self._reading(split, [question]).to(_device(model))).weights
-        return None if weights is None else [float(weight) for weight in weights[0].cpu()]
+        batch = self._reading(split, [question]).to(_device(model))
+        weights = mean_weights([_pointed(one, batch).weights for one in models_of(model)])
+        return None if weights is None else weights[0]
 
     @torch.inference_mode()
-    def point(self, model: Pointer, photo: str, question: str, boxes: Sequence[Box]) -> Reply:
+    def point(self, model: nn.Module, photo: str, question: str, boxes: Sequence[Box]) -> Reply:
         """Chooses one of the boxes on a photograph, named by its address in the data or by its file.
 
         Raises:
@@ -311,7 +318,8 @@ class Pointing:
             torch.zeros(len(boxes), dtype=torch.long),
             candidates_of([ids], [-1], ids),
         )
-        return _chosen(ids, _pointed(model, batch.to(_device(model))).scores[0].double().cpu().tolist())
+        batch = batch.to(_device(model))
+        return _chosen(ids, [_pointed(one, batch).scores[0].double().cpu().tolist() for one in models_of(model)])
 
     def photo(self, name: str, least: int = 0) -> Image.Image:
         """The photograph that an address or a file names."""
@@ -331,7 +339,7 @@ def _pointed(model: Pointer, batch: PointingBatch) -> Pointed:
     return pointed
 
 
-def _device(model: Pointer) -> torch.device:
+def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
@@ -340,9 +348,9 @@ def _regions(questions: Sequence[Question]) -> list[str]:
     return sorted({choice for question in questions for choice in question.choices})
 
 
-def _chosen(choices: Sequence[str], scores: Sequence[float]) -> Reply:
-    """Returns a reply that does not depend on the order of candidates."""
+def _chosen(choices: Sequence[str], scores: Sequence[Sequence[float]]) -> Reply:
+    """Returns a reply that does not depend on the order of candidates; `scores` of every model."""
     order = in_order(choices)
-    found = reply("", [choices[place] for place in order], [scores[place] for place in order])
+    found = reply("", [choices[place] for place in order], [[own[place] for place in order] for own in scores])
     ordered = reordered(found, order)
     return ordered._replace(answer=choices[ordered.chosen])

@@ -61,6 +61,11 @@ class QuestionAnswering:
         else:
             self.respondent = Classes(config, len(self.vocabulary), QuestionFolder(folder).answers, normal)
 
+    @property
+    def reads(self) -> str:
+        """What the encoder reads of a photograph."""
+        return "nothing" if self.pictures is None else self.pictures.described()
+
     @classmethod
     def prepare(cls, config: QuestionAnsweringConfig, fingerprint: str | None = None) -> PreparedQuestions:
         """Learns the vocabulary and tokenises the training and validation split. Features are made when they are first

@@ -195,13 +195,18 @@ class Pretrained(Protocol):
 
 
 @runtime_checkable
-class Viewer(Protocol):
-    """An answerer whose inputs are photographs."""
+class Seeing(Protocol):
+    """A task on photographs."""
 
     @property
     def reads(self) -> str:
-        """What its encoder reads of a photograph, in words: alike where runs can decode together."""
+        """What its encoder reads of a photograph, in words: alike where runs can answer together."""
         ...
+
+
+@runtime_checkable
+class Viewer(Seeing, Protocol):
+    """An answerer whose inputs are photographs."""
 
     def files(self, names: Sequence[str]) -> list[str]:
         """The photographs themselves, a folder by those in it; raises `UserError` where it has none."""
@@ -253,8 +258,9 @@ class Reply(NamedTuple):
 
 
 @runtime_checkable
-class Asker(Protocol):
-    """A task whose model answers questions about photographs.
+class Asker(Seeing, Protocol):
+    """A task whose model answers questions about photographs. In its place an `nn.ModuleList` of several may stand, the
+    mean of whose probabilities counts.
 
     Attributes:
         decoding: settings of the strategies.
@@ -281,8 +287,8 @@ class Asker(Protocol):
 
 
 @runtime_checkable
-class Chooser(Protocol):
-    """A task whose model chooses the region of a photograph that a question asks for."""
+class Chooser(Seeing, Protocol):
+    """A task whose model, or models as of an `Asker`, choose the region of a photograph that a question asks for."""
 
     def photo(self, name: str, least: int = 0) -> Image.Image:
         """As `Viewer.photo`."""
