@@ -93,7 +93,7 @@ def disturb(folder, kills, seed, steps):
     if spared.wait(900) != 0:
         raise RuntimeError((folder / "spared.txt").read_text(encoding="utf-8")[-3000:])
     drivers = (disturbed.driver, spared)
-    wait_until(lambda: not any(of_session(one.pid) for one in drivers), "the end of every process of Ray", 60)
+    wait_until(lambda: not any(of_session(one.pid, "ray::") for one in drivers), "the end of every process of Ray", 60)
     runs = (folder / "runs" / name / "checkpoints" / f"step-{steps}" for name in ("disturbed", "spared"))
     return done, disturbed.lost, [load_file(run / "model.safetensors") for run in runs]
 

@@ -224,7 +224,7 @@ def test_killed_workers_and_drivers_lose_no_row(tiny, store, tmp_path):
     wait_until(lambda: step() >= reached + 100, "more steps")
     driver.kill()
     driver.wait()
-    wait_until(lambda: not of_session(driver.pid), "the workers' end", 60)
+    wait_until(lambda: not of_session(driver.pid, WORKER), "the workers' end", 60)
     assert only_run(store).info.status == "RUNNING"
     resumed = command("--resume", f"training.max_steps={step() + 20}", *endless[1:])
     said, _ = resumed.communicate(timeout=180)
