@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,10 +15,7 @@ from unrolled.decoding import Strategy
 from unrolled.errors import UserError
 from unrolled.tasks import Answerer, Asker, Chooser, Seeing, Task, make_task
 from unrolled.training.checkpoint import file_sum, load_model
-from unrolled.training.run import Chosen, RunFolder, choose_checkpoint
-
-ALIKE = ("model.answers", "model.most_answers", "model.sees", "model.regions.by", "model.regions.cells")
-"""Keys that runs which answer questions together have in common: by them the first one's task reads and replies."""
+from unrolled.training.run import Chosen, RunFolder, choose_checkpoint, value_at
 
 
 @dataclass(frozen=True)
@@ -94,12 +90,13 @@ def _joining(first: Member, task: Task, run: RunFolder, overrides: Sequence[str]
         config = config.model_copy(update={"decoding": task.decoding})
     member = Member(run, config, choose_checkpoint(run, checkpoint))
     other = member.task()
-    for path in ALIKE:
-        there, here = (_setting(each.config, path) for each in (member, first))
-        if there != here:
-            raise UserError(f"{refused}: the one has {path}={there}, the other {here}.")
-    if isinstance(task, Seeing) and isinstance(other, Seeing) and other.reads != task.reads:
-        raise UserError(f"{refused}: of a photograph the one reads {other.reads}, the other {task.reads}.")
+    if isinstance(task, Seeing) and isinstance(other, Seeing):
+        for key in task.alike:
+            there, here = (value_at(each.config.model_dump(), key) for each in (member, first))
+            if there != here:
+                raise UserError(f"{refused}: the one has {key}={there}, the other {here}.")
+        if other.reads != task.reads:
+            raise UserError(f"{refused}: of a photograph the one reads {other.reads}, the other {task.reads}.")
     own, wanted = member.vocabularies(), first.vocabularies()
     if different := [file for file in sorted(own | wanted) if own.get(file) != wanted.get(file)]:
         raise UserError(f"{refused}: vocabulary/{different[0]} of the one is not that of the other.")
@@ -107,11 +104,3 @@ def _joining(first: Member, task: Task, run: RunFolder, overrides: Sequence[str]
     if there.get("input") == here.get("target") != here.get("input") == there.get("target"):
         raise UserError(f"{refused}: the one writes {there['target']}, the other {here['target']}.")
     return member
-
-
-def _setting(config: Config, path: str) -> Any:
-    """Returns a key's value; `None` if the config has no such key."""
-    found: Any = config
-    for name in path.split("."):
-        found = getattr(found, name, None)
-    return found

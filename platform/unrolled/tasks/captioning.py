@@ -109,6 +109,7 @@ class Captioning:
     """A decoder that sees a photograph by its features."""
 
     default_strategy = "beam"
+    alike: tuple[str, ...] = ()
 
     def __init__(self, config: CaptioningConfig, folder: Path) -> None:
         self.config, self.vocabulary = config, Vocabulary.load(folder / VOCABULARY)

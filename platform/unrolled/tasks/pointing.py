@@ -115,6 +115,7 @@ class Pointing:
     """A model that sees a photograph, reads a question and scores regions."""
 
     counted = "questions"
+    alike: tuple[str, ...] = ("model.sees", "model.regions.by", "model.regions.cells")
 
     def __init__(self, config: PointingConfig, folder: Path) -> None:
         self.config, self.vocabulary = config, Vocabulary.load(folder / VOCABULARY)

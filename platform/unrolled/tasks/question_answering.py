@@ -47,6 +47,7 @@ class QuestionAnswering:
     """A model that sees a photograph and reads a question, answering by `model.answers`."""
 
     default_strategy = "greedy"
+    alike: tuple[str, ...] = ("model.answers", "model.most_answers", "model.sees")
 
     def __init__(self, config: QuestionAnsweringConfig, folder: Path) -> None:
         self.config, self.vocabulary = config, Vocabulary.load(folder / VOCABULARY)

@@ -196,7 +196,14 @@ class Pretrained(Protocol):
 
 @runtime_checkable
 class Seeing(Protocol):
-    """A task on photographs."""
+    """A task on photographs.
+
+    Attributes:
+        alike: keys of the config that runs which answer together have in common: by them the first one's task reads and
+            replies for all.
+    """
+
+    alike: tuple[str, ...]
 
     @property
     def reads(self) -> str:
