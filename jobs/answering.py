@@ -19,13 +19,14 @@ from typing import Any
 if __name__ == "__main__":  # in place of this folder, whose evaluate.py would hide the library of that name
     sys.path[0] = str(Path(__file__).resolve().parent.parent / "platform")
 
-from unrolled.api import Run, load, train
-from unrolled.config.answering import QuestionAnsweringConfig
-from unrolled.config_file import load_config
-from unrolled.data.answer_baselines import chance, most_frequent, naive_bayes
-from unrolled.data.questions import open_asked
+from unrolled.api import train
+from unrolled.config.load import load_config
+from unrolled.config.vqa import QuestionAnsweringConfig
+from unrolled.data.blind_baselines import chance, most_frequent, naive_bayes
+from unrolled.data.question_readers import open_asked
 from unrolled.errors import UserError
 from unrolled.metrics import mean_interval, paired_bootstrap
+from unrolled.run import Run, load
 
 SEES = {
     "question": ("language only", ["model.sees=question", "model.attention=false", "model.encoder.places=false"]),

@@ -16,16 +16,15 @@ from measure import Figure, ratio, take_turns
 from training import Gemm, both_passes
 from unrolled.config import Config
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.config_file import load_config
+from unrolled.config.load import load_config
 from unrolled.data.batching import pad
 from unrolled.data.caption_corpus import CaptionBatch
 from unrolled.models import Penalties, build_captioner
 from unrolled.recurrence import CELLS
-from unrolled.tasks import Part
+from unrolled.tasks import Shard
 from unrolled.tasks.captioning import Captioning
-from unrolled.training.ahead import Work
-from unrolled.training.comm import Alone
-from unrolled.training.update import Updater
+from unrolled.training.distributed import SingleWorker
+from unrolled.training.train_step import Updater, WorkerBatch
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 VOCABULARY, CHANNELS = 2570, 1280
@@ -124,11 +123,11 @@ def our_step(config: CaptioningConfig, batches: Sequence[CaptionBatch]) -> Calla
 
 
 def updates(
-    task: Any, model: nn.Module, config: Config, batches: Sequence[Part], targets: Sequence[int]
+    task: Any, model: nn.Module, config: Config, batches: Sequence[Shard], targets: Sequence[int]
 ) -> Callable[[], None]:
     """Updates of a model as the training loop makes them, of which each call takes the next batch."""
-    update = Updater(task, model.train(), config, Alone(), torch.device("cpu"))
-    coming = itertools.cycle(Work([batch], count) for batch, count in zip(batches, targets, strict=True))
+    update = Updater(task, model.train(), config, SingleWorker(), torch.device("cpu"))
+    coming = itertools.cycle(WorkerBatch([batch], count) for batch, count in zip(batches, targets, strict=True))
 
     def run() -> None:
         update(next(coming), 0, 0.0, [0.0, 0.0], layers=False)

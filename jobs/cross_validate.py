@@ -16,14 +16,15 @@ from typing import Any
 # In place of this folder, whose evaluate.py would hide the library of that name.
 sys.path[0] = str(Path(__file__).resolve().parent.parent / "platform")
 
-from unrolled.api import Run, evaluate, load, train
-from unrolled.config_file import load_config
-from unrolled.data.answer_baselines import largest_region
-from unrolled.data.asked import joined
-from unrolled.data.questions import LEARNED, open_asked
+from unrolled.api import train
+from unrolled.config.load import load_config
+from unrolled.data.blind_baselines import largest_region
+from unrolled.data.question_readers import LEARNED, open_asked
+from unrolled.data.questions import joined
 from unrolled.errors import UserError
 from unrolled.files import write_whole
 from unrolled.metrics import metric, share_interval
+from unrolled.run import Run, evaluate, load
 
 NAME = "multiple_choice"
 

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from measure import Figure, ratio, take_turns
 from training import LSTM, Gemm, configured, translator
-from unrolled.config_file import load_config
-from unrolled.data.vocabulary import BEGIN, END, PAD, SPECIAL, UNKNOWN
+from unrolled import native
+from unrolled.config.load import load_config
+from unrolled.data.tokenizer import BEGIN, END, PAD, SPECIAL, UNKNOWN
 from unrolled.decoding import Beam, Greedy, Sample, Strategy, decode
 from unrolled.errors import UserError
-from unrolled.evaluation.members import Member
-from unrolled.evaluation.trained import Trained
-from unrolled.models import EncoderDecoder, Memory
-from unrolled.recurrence import compiled
+from unrolled.evaluation.ensemble import Member
+from unrolled.evaluation.predictor import Trained
+from unrolled.models import EncoderDecoder, EncoderOutput
 from unrolled.recurrence import state as nest
-from unrolled.training.run import choose_checkpoint, open_run
+from unrolled.training.run_dir import choose_checkpoint, open_run
 
 ROWS = 320
 """Of a step: 320 sentences by greedy search, 64 by a beam of 5, 32 by one of 10."""
@@ -54,7 +54,7 @@ def _of_equal_length(quick: bool) -> Iterator[Figure]:
         "gemms": _products(model, rows),
     }
     for precision in ("bfloat16", "int8"):
-        if compiled.knows(precision):
+        if native.knows(precision):
             strategy = Beam(5, precision=precision)
             work[precision] = lambda strategy=strategy: search(model, memory, strategy, rows // 5)  # type: ignore[misc]
     seconds = take_turns(work, 3 if quick else 11)
@@ -75,7 +75,7 @@ def _of_equal_length(quick: bool) -> Iterator[Figure]:
             yield ratio(name, beam, seconds[precision], goal=None, better="higher", baseline="float32")
 
 
-def search(model: EncoderDecoder, memory: Memory, strategy: Strategy, batch: int) -> list[list[int]]:
+def search(model: EncoderDecoder, memory: EncoderOutput, strategy: Strategy, batch: int) -> list[list[int]]:
     """Decodes all sentences of a memory, `batch` at a time, `STEPS` tokens each."""
     found = []
     for part in torch.arange(len(memory)).split(batch):
@@ -84,7 +84,7 @@ def search(model: EncoderDecoder, memory: Memory, strategy: Strategy, batch: int
     return found
 
 
-def plain_beam(model: EncoderDecoder, memory: Memory, size: int, steps: int) -> list[int]:
+def plain_beam(model: EncoderDecoder, memory: EncoderOutput, size: int, steps: int) -> list[int]:
     """Beam search as it is written first: one sentence, torch's operations, `steps` tokens of which none may end it."""
     state, last = model.start(memory), torch.tensor([BEGIN])
     sums, written = torch.zeros(1), torch.empty(1, 0, dtype=torch.long)
@@ -100,7 +100,7 @@ def plain_beam(model: EncoderDecoder, memory: Memory, size: int, steps: int) -> 
     return best
 
 
-def _single(memory: Memory, count: int) -> Iterator[Memory]:
+def _single(memory: EncoderOutput, count: int) -> Iterator[EncoderOutput]:
     for i in range(count):
         yield memory.select(torch.tensor([i]))
 

@@ -13,15 +13,15 @@ from torch import Tensor
 from captioning import CONFIGS, Products, shares, timed, updates
 from measure import Figure, ratio
 from training import Gemm
-from unrolled.config.answering import Model, QuestionAnsweringConfig
-from unrolled.config_file import load_config
+from unrolled.config.load import load_config
+from unrolled.config.vqa import QuestionAnsweringConfig, VQAModel
 from unrolled.data.batching import pad
-from unrolled.data.question_batches import AnswerClass, QuestionBatch, plan_photographs, plan_questions
-from unrolled.models.answer_classifier import AnswerClassifier
-from unrolled.models.answerer import build_classifier
+from unrolled.data.question_batching import AnswerClass, QuestionBatch, plan_photographs, plan_questions
+from unrolled.models.builders import build_classifier
+from unrolled.models.vqa import AnswerClassifier
 from unrolled.recurrence import CELLS
-from unrolled.tasks.answer_classes import Classes
-from unrolled.tasks.question_answering import QuestionAnswering
+from unrolled.tasks.vqa import QuestionAnswering
+from unrolled.tasks.vqa_heads import Classes
 
 CHOICES = 4
 """Candidates a question."""
@@ -139,7 +139,7 @@ def gemms(name: str, batch: QuestionBatch) -> Products:
     return made, given
 
 
-def _looks(model: Model, rows: int, pictures: int, positions: int) -> list[Gemm]:
+def _looks(model: VQAModel, rows: int, pictures: int, positions: int) -> list[Gemm]:
     """Of stacked attention, with one more position that is no part of the picture. Additive scores are none."""
     joint, places = model.joint, positions + 1
     look = [

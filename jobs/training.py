@@ -20,16 +20,15 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from measure import Figure, ratio, take_turns
-from unrolled.config.translation import Model, TranslationConfig
-from unrolled.config_file import load_config
+from unrolled.config.load import load_config
+from unrolled.config.translation import TranslationConfig, TranslationModel
 from unrolled.data.batching import Batch, collate, plan
-from unrolled.data.vocabulary import PAD, SPECIAL
+from unrolled.data.tokenizer import PAD, SPECIAL
 from unrolled.models import EncoderDecoder, build_translator
 from unrolled.recurrence import CELLS
-from unrolled.tasks import Piece
-from unrolled.training.ahead import Work
-from unrolled.training.comm import Alone, Comm, Distributed
-from unrolled.training.update import Updater
+from unrolled.tasks import WindowLoss
+from unrolled.training.distributed import Comm, ProcessGroup, SingleWorker
+from unrolled.training.train_step import Updater, WorkerBatch
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "translation" / "multi30k.yaml"
 LSTM = [
@@ -126,14 +125,16 @@ class _Captions:
     def __init__(self, config: TranslationConfig) -> None:
         self.smoothing = config.training.label_smoothing
 
-    def losses(self, model: EncoderDecoder, part: Batch, state: Any) -> Iterator[Piece]:
+    def losses(self, model: EncoderDecoder, part: Batch, state: Any) -> Iterator[WindowLoss]:
         memory = model.encode(part.inputs, part.input_mask)
-        yield Piece(model.loss(memory, part.before, part.after, part.target_mask, self.smoothing), state, last=True)
+        yield WindowLoss(
+            model.loss(memory, part.before, part.after, part.target_mask, self.smoothing), state, last=True
+        )
 
 
 def our_step(config: TranslationConfig, batches: Sequence[Batch], comm: Comm | None = None) -> Callable[[], None]:
     """An update as the training loop makes it; each call takes the next batch."""
-    model, comm = translator(config).train(), comm or Alone()
+    model, comm = translator(config).train(), comm or SingleWorker()
     update = Updater(_Captions(config), model, config, comm, torch.device("cpu"))  # type: ignore[arg-type]
     coming = itertools.cycle(_share(batch, comm) for batch in batches)
 
@@ -143,9 +144,9 @@ def our_step(config: TranslationConfig, batches: Sequence[Batch], comm: Comm | N
     return run
 
 
-def _share(batch: Batch, comm: Comm) -> Work:
+def _share(batch: Batch, comm: Comm) -> WorkerBatch:
     mine = {name: tensor[comm.rank :: comm.size] for name, tensor in vars(batch).items()}
-    return Work([Batch(**mine)], int(batch.target_mask.sum()))
+    return WorkerBatch([Batch(**mine)], int(batch.target_mask.sum()))
 
 
 def plain_step(config: TranslationConfig, batches: Sequence[Batch]) -> Callable[[], None]:
@@ -169,7 +170,7 @@ def plain_step(config: TranslationConfig, batches: Sequence[Batch]) -> Callable[
 class PlainTranslator(nn.Module):
     """The translator (LSTM or GRU, `general` attention) written with `torch.nn` alone."""
 
-    def __init__(self, config: Model, vocabulary: int) -> None:
+    def __init__(self, config: TranslationModel, vocabulary: int) -> None:
         super().__init__()
         encoder, decoder = config.encoder, config.decoder
         kind = {"lstm": nn.LSTM, "gru": nn.GRU}[decoder.cell]
@@ -230,7 +231,7 @@ class Gemm:
         return 2 * sum(self.steps) * self.depth * self.columns
 
 
-def gemms(model: Model, batch: Batch) -> list[Gemm]:
+def gemms(model: TranslationModel, batch: Batch) -> list[Gemm]:
     """The forward products of real tokens; recurrent ones a step at a time."""
     encoder, decoder = model.encoder, model.decoder
     reads, writes, rows = int(batch.input_mask.sum()), int(batch.target_mask.sum()), len(batch.inputs)
@@ -250,7 +251,7 @@ def gemms(model: Model, batch: Batch) -> list[Gemm]:
     ]
 
 
-def flops(model: Model, batch: Batch) -> int:
+def flops(model: TranslationModel, batch: Batch) -> int:
     """Of both passes: three times those of the forward pass."""
     return 3 * sum(gemm.flops for gemm in gemms(model, batch))
 
@@ -340,7 +341,7 @@ def _work(rank: int, overrides: list[str], port: int, pipes: list[Connection]) -
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     config = configured(*overrides)
-    step = our_step(config, caption_batches(config, config.training.batch_tokens, count=8), Distributed())
+    step = our_step(config, caption_batches(config, config.training.batch_tokens, count=8), ProcessGroup())
     while pipes[rank].recv():
         step()
         pipes[rank].send(None)

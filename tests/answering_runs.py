@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from unrolled.api import train
-from unrolled.config.answering import QuestionAnsweringConfig
-from unrolled.tasks.question_answering import QuestionAnswering
+from unrolled.config.vqa import QuestionAnsweringConfig
+from unrolled.tasks.vqa import QuestionAnswering
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 SIZES = {"train": 12, "val": 6}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unrolled.api import Run, train
+from unrolled.api import train
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.data.scenes import scenes
+from unrolled.run import Run
 
 BROKEN = "broken.png"
 

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from unrolled.evaluation.report import write_report
+from unrolled.reports.evaluation_report import write_report
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> & 'quotes' </script>"
 CONFIG = (

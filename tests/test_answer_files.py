@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from unrolled.config.answering_data import Data, PointingData
-from unrolled.data.answer_baselines import chance, commonest, largest_region, most_frequent, naive_bayes
-from unrolled.data.answer_results import read_results, write_results
-from unrolled.data.asked import Asked, ask
-from unrolled.data.questions import open_asked
+from unrolled.config.vqa import PointingData, QuestionData
+from unrolled.data.blind_baselines import chance, commonest, largest_region, most_frequent, naive_bayes
+from unrolled.data.question_readers import open_asked
+from unrolled.data.questions import Asked, ask
+from unrolled.data.visual7w_io import read_results, write_results
 from unrolled.errors import UserError
 from unrolled.metrics import score
 
@@ -42,7 +42,7 @@ def test_baselines():
 
 
 def test_baselines_on_the_real_data_are_as_its_readme_says(shared_data):
-    data = Data(source=str(shared_data / "daquar_telling"))
+    data = QuestionData(source=str(shared_data / "daquar_telling"))
     train, asked = (open_asked(data, split).questions for split in ("train", "validation"))
     assert chance(asked) == pytest.approx(0.25, abs=1e-3)
     assert share(most_frequent(train, asked), asked) == pytest.approx(0.293, abs=0.003)  # ties fall either way
@@ -91,7 +91,9 @@ def toolkit_accuracy(dataset, results, split):
 @pytest.mark.parametrize("name", ["daquar_telling", "coco_pointing"])
 def test_the_toolkit_counts_as_we_do(shared_data, tmp_path, name):
     pointing = name == "coco_pointing"
-    asked = open_asked((PointingData if pointing else Data)(source=str(shared_data / name)), "validation").questions
+    asked = open_asked(
+        (PointingData if pointing else QuestionData)(source=str(shared_data / name)), "validation"
+    ).questions
     answers = [[each.choices[0]] for each in asked]
     write_results(tmp_path / "result.json", asked, answers, boxes=pointing)
     dataset = json.loads((shared_data / name / "dataset.json").read_text())

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from gradient_check import gradcheck
-from unrolled.config.answering import Model
-from unrolled.data.question_batches import answer_texts, plan_photographs
+from unrolled.config.vqa import VQAModel
+from unrolled.data.question_batching import answer_texts, plan_photographs
 from unrolled.decoding import Greedy, decode
-from unrolled.models.answer_vectors import AnswerVectors
-from unrolled.models.answerer import build_classifier, build_teller
-from unrolled.models.image_encoder import ImageEncoder
-from unrolled.models.joint import Product, StackedAttention
+from unrolled.models.builders import build_classifier, build_teller
+from unrolled.models.encoders import ImageEncoder
+from unrolled.models.vqa import AnswerVectors, Product, StackedAttention
 from unrolled.recurrence import Dropout
 
 CHANNELS, POSITIONS, WORDS, ANSWERS = 5, 4, 12, 6
@@ -22,7 +21,7 @@ NONE = Dropout(0.0)
 
 def settings(**more):
     question = {"hidden": 7, "embedding": 6, "dropout": 0.0}
-    return Model.model_validate({"question": question, "joint": 8, "features": {"backbone": "small"}, **more})
+    return VQAModel.model_validate({"question": question, "joint": 8, "features": {"backbone": "small"}, **more})
 
 
 def classifier(**more):

@@ -11,8 +11,8 @@ from torch import nn
 import unrolled
 from answering_runs import COLOURS, settings, visual7w_folder
 from unrolled.cli import main
-from unrolled.evaluation.members import members
-from unrolled.evaluation.trained import load
+from unrolled.evaluation.ensemble import members
+from unrolled.evaluation.predictor import load
 
 WAYS = ("classes", "vectors", "words")
 QUESTION = "What colour is it?"

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from unrolled.models.answer_vectors import AnswerVectors
-from unrolled.recurrence import compiled
-from unrolled.recurrence.compiled import library
+from unrolled import native
+from unrolled.models.vqa import AnswerVectors
+from unrolled.native import build
 
 ANSWERS = torch.tensor([[5, -1, -1], [6, 7, 6], [7, 1, -1]])
 TEXTS = torch.tensor([[[5, 6], [8, -1], [-1, 7]], [[-1, -1], [1, 1], [9, 5]]])
@@ -20,7 +20,7 @@ TEXTS = torch.tensor([[[5, 6], [8, -1], [-1, 7]], [[-1, -1], [1, 1], [9, 5]]])
 def head(request):
     torch.manual_seed(0)
     head = AnswerVectors(request.param, 10, ANSWERS)
-    if compiled.bags(head.words, ANSWERS, head.known) is None:
+    if native.bags(head.words, ANSWERS, head.known) is None:
         pytest.skip("no C compiler")
     return head
 
@@ -40,7 +40,7 @@ def test_answers_are_scored_as_torch_does_it(head, threads, monkeypatch):
     torch.set_num_threads(threads)
     fast = found(head, hidden, into)
     torch.set_num_threads(before)
-    monkeypatch.setattr(library, "load", lambda: None)
+    monkeypatch.setattr(build, "load", lambda: None)
     torch.testing.assert_close(fast, found(head, hidden, into), rtol=1e-5, atol=1e-6)
     exact = found(head.double(), hidden.double(), [each.double() for each in into])
     torch.testing.assert_close(fast, exact, rtol=1e-5, atol=1e-6, check_dtype=False)

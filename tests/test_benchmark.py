@@ -24,7 +24,7 @@ import measure
 import questions
 import training
 from measure import Figure
-from unrolled.config_file import load_config
+from unrolled.config.load import load_config
 from unrolled.errors import UserError
 from unrolled.models import Penalties, build_captioner
 from unrolled.recurrence import CELLS

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from unrolled.recurrence import RNN, Engine, lecture, scan, state
+from unrolled.recurrence import RNN, Engine, scan, state, textbook_bptt
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "bptt.md").read_text(encoding="utf-8")
@@ -45,7 +45,9 @@ def test_the_page_runs_and_prints_what_it_shows():
 
 
 def test_the_page_shows_the_whole_module():
-    own = [value for value in vars(lecture).values() if getattr(value, "__module__", "") == lecture.__name__]
+    own = [
+        value for value in vars(textbook_bptt).values() if getattr(value, "__module__", "") == textbook_bptt.__name__
+    ]
     missing = [value.__name__ for value in own if not any(inspect.getsource(value) in text for _, text in BLOCKS)]
     assert len(own) == 6 and missing == []
 
@@ -57,7 +59,7 @@ def example(seed: int, steps: int, sequences: int = 2):
     def draw(*shape):
         return torch.randn(shape, generator=generator)
 
-    p = lecture.Parameters(U=draw(4, 3), W=draw(4, 4), b=draw(4), V=draw(5, 4), c=draw(5))
+    p = textbook_bptt.Parameters(U=draw(4, 3), W=draw(4, 4), b=draw(4), V=draw(5, 4), c=draw(5))
     classes = torch.randint(5, (sequences, steps), generator=generator)
     return p, draw(sequences, steps, 3), draw(sequences, 4), classes
 
@@ -66,10 +68,12 @@ def by_formula(p, x, h_0, y, window=None):
     """Loss and gradients of all sequences, one by one from the formulas."""
     total, sums = torch.zeros(()), [torch.zeros_like(value) for value in p]
     for row in range(len(x)):
-        h, y_hat = lecture.forward(p, x[row], h_0[row])
-        grad_o = lecture.output_gradients(y_hat, y[row])
-        gradients = lecture.parameter_gradients(x[row], h, grad_o, lecture.state_gradients(p, h, grad_o, window))
-        total = total + lecture.cross_entropy(y_hat, y[row])
+        h, y_hat = textbook_bptt.forward(p, x[row], h_0[row])
+        grad_o = textbook_bptt.output_gradients(y_hat, y[row])
+        gradients = textbook_bptt.parameter_gradients(
+            x[row], h, grad_o, textbook_bptt.state_gradients(p, h, grad_o, window)
+        )
+        total = total + textbook_bptt.cross_entropy(y_hat, y[row])
         sums = [before + value for before, value in zip(sums, gradients, strict=True)]
     return [total, *sums]
 
@@ -103,8 +107,8 @@ def test_formulas_equal_every_engine(engine, seed, steps, window):
 
 def test_formulas_equal_autograd_of_their_own_forward():
     p, x, h_0, y = example(3, 6, sequences=1)
-    leaves = lecture.Parameters(*(value.clone().requires_grad_() for value in p))
-    loss = lecture.cross_entropy(lecture.forward(leaves, x[0], h_0[0])[1], y[0])
+    leaves = textbook_bptt.Parameters(*(value.clone().requires_grad_() for value in p))
+    loss = textbook_bptt.cross_entropy(textbook_bptt.forward(leaves, x[0], h_0[0])[1], y[0])
     loss.backward()
     check(by_formula(p, x, h_0, y), [loss.detach(), *(leaf.grad for leaf in leaves)])
 

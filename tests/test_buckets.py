@@ -10,16 +10,14 @@ from hypothesis import strategies as st
 from test_trajectories import FAMILIES, config_of
 from training_runs import start, train, train_together, travelling, weights
 from unrolled.tasks import make_task, prepare
-from unrolled.training import buckets
-from unrolled.training.ahead import ahead
-from unrolled.training.buckets import Buckets
-from unrolled.training.comm import Alone
-from unrolled.training.update import Updater
+from unrolled.training import distributed
+from unrolled.training.distributed import Buckets, SingleWorker
+from unrolled.training.train_step import Updater, prefetch
 
 FEW = ["training.precision=float64", "training.epochs=99", "training.max_steps=5"]
 
 
-class Half(Alone):
+class Half(SingleWorker):
     """The first of two workers, whose other one has nothing to add."""
 
     size = 2
@@ -52,7 +50,7 @@ def updates(path, options, count=3):
     updater = Updater(task, model, config, comm, torch.device("cpu"))
     updater.lap = comm.events.append
     batches = task.plan(prepare(config, fingerprint), 0)[:count]
-    for step, work in enumerate(ahead([[batch] for batch in batches], comm)):
+    for step, work in enumerate(prefetch([[batch] for batch in batches], comm)):
         comm.events.clear()
         updater(work, step, 0.0, [0.0, 0.0], layers=False)
     return [parameter.detach() for parameter in model.parameters()], comm
@@ -63,7 +61,7 @@ def test_sums_begin_before_the_backward_pass_ends(family, tmp_path, monkeypatch)
     path, options = config_of(family, tmp_path)
     want, whole = updates(path, options)
     assert len(whole.sums) == 1  # all that there is makes less than a bucket
-    monkeypatch.setattr(buckets, "BYTES", 1000)
+    monkeypatch.setattr(distributed, "BYTES", 1000)
     got, cut = updates(path, options)
     assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
     assert sum(cut.sums) == sum(whole.sums)
@@ -104,7 +102,7 @@ def test_the_order_of_sums_does_not_depend_on_who_gets_a_gradient(size, before, 
     """Or workers would wait for each other without end."""
     parameters = [torch.nn.Parameter(torch.ones(count, dtype=torch.float64)) for count in SIZES]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(buckets, "BYTES", size)
+        patch.setattr(distributed, "BYTES", size)
         comm, other = Half(), Half()
         tested, untouched = Buckets(parameters, 2, comm), Buckets(parameters, 2, other)
     untouched.sum([0.0, 0.0])
@@ -127,7 +125,7 @@ def test_the_order_of_sums_does_not_depend_on_who_gets_a_gradient(size, before, 
 
 
 def test_a_pass_after_the_last_is_noticed(monkeypatch):
-    monkeypatch.setattr(buckets, "BYTES", 1)
+    monkeypatch.setattr(distributed, "BYTES", 1)
     parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(3)]
     tested = Buckets(parameters, 1, Half())
     loss = parameters[2].sum()

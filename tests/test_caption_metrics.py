@@ -19,9 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unrolled.metrics import CiderD, Meteor, RougeL, score
-from unrolled.metrics.captioning import common_subsequence
-from unrolled.metrics.meteor import fewest_chunks
-from unrolled.metrics.tokens import caption_words
+from unrolled.metrics.captioning import common_subsequence, fewest_chunks
+from unrolled.metrics.words import caption_words
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "captions.json").read_text(encoding="utf-8"))
 CAPTIONS = GOLDEN["predictions"], GOLDEN["references"]

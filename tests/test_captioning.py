@@ -9,7 +9,7 @@ import torch
 from unrolled.api import train
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.data.caption_corpus import CaptionCorpus, prepare_captions
-from unrolled.data.captions import Captioned, open_captioned
+from unrolled.data.caption_readers import Captioned, open_captioned
 from unrolled.decoding import Beam, Greedy
 from unrolled.errors import UserError
 from unrolled.tasks.captioning import Captioning, normal

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from unrolled.config.captioning import Model
-from unrolled.models import Memory, Penalties, Rows, build_captioner, narrowing
+from unrolled.config.captioning import CaptioningModel
+from unrolled.models import EncoderOutput, Penalties, Rows, attention_feeding, build_captioner
 from unrolled.recurrence import CELLS
 from unrolled.recurrence import state as nest
 
@@ -35,7 +35,7 @@ def _float64():
 
 def captioner(variant, *, penalties=None, size=HIDDEN, **decoder):
     values = {"hidden": HIDDEN, "embedding": 4, "dropout": 0.0, **VARIANTS[variant], **decoder}
-    config = Model.model_validate({"encoder": {"size": size}, "decoder": values})
+    config = CaptioningModel.model_validate({"encoder": {"size": size}, "decoder": values})
     return build_captioner(config, CHANNELS, POSITIONS, WORDS, penalties or Penalties())
 
 
@@ -51,7 +51,7 @@ def captions(steps=5):
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 @pytest.mark.parametrize("variant", ["fed additive", "fed general", "fed ungated"])
 def test_captions_that_share_a_photograph_learn_as_from_copies(variant, kind, lengths, monkeypatch):
-    monkeypatch.setattr(narrowing, "CUT", 0)
+    monkeypatch.setattr(attention_feeding, "CUT", 0)
     model = captioner(variant, penalties=Penalties(doubly_stochastic=1.0), layers=2).to(kind)
     owners, before, after = torch.tensor([1, 0, 1]), captions(), captions()
     mask = torch.arange(5) < torch.tensor(lengths)[:, None]
@@ -273,10 +273,10 @@ def test_pixels_go_through_the_network_that_is_trained_too():
         def forward(self, pixels):
             return self.patches(pixels).flatten(2).transpose(1, 2)
 
-    config = Model.model_validate({"decoder": {"hidden": HIDDEN, "embedding": 4, "dropout": 0.0}})
+    config = CaptioningModel.model_validate({"decoder": {"hidden": HIDDEN, "embedding": 4, "dropout": 0.0}})
     model = build_captioner(config, CHANNELS, POSITIONS, WORDS, Penalties(), Network())
     memory = model.encode(torch.rand(3, 3, 8, 8))
-    assert isinstance(memory, Memory) and memory.states.shape == (3, 4, CHANNELS)
+    assert isinstance(memory, EncoderOutput) and memory.states.shape == (3, 4, CHANNELS)
     tokens = captions_fixed()
     model.loss(memory, tokens[:, :-1], tokens[:, 1:], torch.ones(3, 6, dtype=torch.bool)).backward()
     assert model.encoder.network.patches.weight.grad.abs().sum() > 0
@@ -286,7 +286,7 @@ def test_positions_are_told_apart_by_their_places_alone():
     config = {"decoder": {"hidden": HIDDEN, "embedding": 4, "dropout": 0.0}}
     grids = pictures(1)
     for places in (False, True):
-        given = Model.model_validate(config | {"encoder": {"places": places}})
+        given = CaptioningModel.model_validate(config | {"encoder": {"places": places}})
         model = build_captioner(given, CHANNELS, POSITIONS, WORDS, Penalties())
         turned = model.encode(grids.flip(1)).states
         assert torch.equal(model.encode(grids).states, turned.flip(1)) is not places

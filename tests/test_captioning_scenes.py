@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unrolled import api
-from unrolled.config_file import load_config
+from unrolled.config.load import load_config
 
 CONFIG = Path(__file__).parents[1] / "configs" / "captioning" / "scenes.yaml"
 

@@ -11,9 +11,9 @@ import unrolled
 from training_runs import train, weights
 from unrolled.cli import main
 from unrolled.errors import UserError
-from unrolled.evaluation.members import Member
-from unrolled.evaluation.trained import load
-from unrolled.training.run import choose_checkpoint
+from unrolled.evaluation.ensemble import Member
+from unrolled.evaluation.predictor import load
+from unrolled.training.run_dir import choose_checkpoint
 
 OPTIONS = ["training.epochs=99", "training.max_steps=8", "training.validate_every=2"]
 

@@ -14,7 +14,7 @@ from conftest import write_tiny
 from training_runs import copied, train, weights
 from unrolled.errors import RunFailed, UserError
 from unrolled.training import checkpoint
-from unrolled.training.run import RunFolder
+from unrolled.training.run_dir import RunDir
 
 
 def flip(path):
@@ -45,7 +45,7 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("file", ["model.safetensors", "training.pt", "progress.json"])
 @pytest.mark.parametrize("damage", [flip, shorten, Path.unlink])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole, trained, tiny, tmp_path, file, damage):
-    run = RunFolder(copied(trained, tmp_path / "runs"))
+    run = RunDir(copied(trained, tmp_path / "runs"))
     damage(run.checkpoints / "step-6" / file)
     with pytest.raises(UserError, match="step-6/" if damage is flip else rf"step-6/{file}"):
         checkpoint.verify(run.checkpoints / "step-6")

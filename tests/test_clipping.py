@@ -8,14 +8,14 @@ import torch
 from training_runs import config_of_text, train, weights
 from unrolled.config import Clipping
 from unrolled.tasks import make_task
-from unrolled.training.comm import Alone
-from unrolled.training.gradients import Gradients
+from unrolled.training.distributed import SingleWorker
+from unrolled.training.train_step import Gradients
 
 
 def given_gradients(values):
     model = torch.nn.Linear(2, 2).double()
     model.weight.grad, model.bias.grad = torch.tensor(values[:4]).double().view(2, 2), torch.tensor(values[4:]).double()
-    return model, Gradients(model, 1, Alone())
+    return model, Gradients(model, 1, SingleWorker())
 
 
 def flat(gradients):

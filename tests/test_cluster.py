@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from clusters import Cluster, cluster, free_port
 from unrolled.cluster import package
 from unrolled.cluster.package import pack
-from unrolled.cluster.quiet import LateFile
-from unrolled.cluster.session import Resources, connect
+from unrolled.cluster.ray_session import LateFile, Resources, connect
 from unrolled.cluster.submit import submit
 from unrolled.errors import UserError
 
@@ -288,7 +287,7 @@ def test_ctrl_c_stops_a_job_and_leaves_its_checkpoint_in_the_storage(head, tiny,
 @pytest.mark.slow
 def test_a_cluster_that_asks_for_a_token_is_joined_with_it_and_refuses_without(head, tmp_path):
     joining = (
-        "import sys; from unrolled.cluster.session import connect\n"
+        "import sys; from unrolled.cluster.ray_session import connect\n"
         "with connect(sys.argv[1]) as resources: print(resources.cpus)"
     )
     command = [sys.executable, "-c", joining, head.address]

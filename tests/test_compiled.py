@@ -7,8 +7,9 @@ import shutil
 import pytest
 import torch
 
-from unrolled.recurrence import CELLS, compiled, scan
-from unrolled.recurrence.compiled import library
+from unrolled import native
+from unrolled.native import build
+from unrolled.recurrence import CELLS, scan
 
 NAMES = sorted(CELLS)
 MASKS = {
@@ -42,10 +43,10 @@ def given(name, hidden, dtype=torch.float32):
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_and_plain_steps_make_the_same(name, mask, reverse, hidden, monkeypatch):
     cell, inputs, errors = given(name, hidden)
-    assert compiled.applies(cell, half=False)
+    assert native.applies(cell, half=False)
     options = {"mask": MASKS[mask], "reverse": reverse}
     fast = passes(cell, inputs, errors, **options)
-    monkeypatch.setattr(library, "load", lambda: None)
+    monkeypatch.setattr(build, "load", lambda: None)
     plain = passes(cell, inputs, errors, **options)
     for got, want in zip(fast, plain, strict=True):
         # By norm: gradients of the rectified network are thousands, and what cancels in one of them leaves roundings.
@@ -62,7 +63,7 @@ def test_what_stays_the_same_counts_where_there_is_a_step(turned, monkeypatch):
     for _ in range(2):
         constant.grad = None
         found.append([*passes(cell, inputs, errors, mask=MASKS["holes"], constant=constant), constant.grad])
-        monkeypatch.setattr(library, "load", lambda: None)
+        monkeypatch.setattr(build, "load", lambda: None)
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
@@ -71,7 +72,7 @@ def test_what_stays_the_same_counts_where_there_is_a_step(turned, monkeypatch):
 def test_compiled_steps_come_as_close_to_float64_as_torchs_own(name, monkeypatch):
     exact = passes(*given(name, 64, torch.float64))
     fast = passes(*given(name, 64))
-    monkeypatch.setattr(library, "load", lambda: None)
+    monkeypatch.setattr(build, "load", lambda: None)
     plain = passes(*given(name, 64))
     for got, own, want in zip(fast, plain, exact, strict=True):
         error, allowed = (float((values.double() - want).norm() / want.norm()) for values in (got, own))
@@ -85,7 +86,7 @@ def test_large_and_non_finite_sums_end_as_torchs_do(name, value, monkeypatch):
     cell, inputs, _ = given(name, 8)
     inputs[0, 4, 2] = value
     fast, _ = scan(cell, inputs, engine="bptt")
-    monkeypatch.setattr(library, "load", lambda: None)
+    monkeypatch.setattr(build, "load", lambda: None)
     plain, _ = scan(cell, inputs, engine="bptt")
     torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5, equal_nan=True)
 
@@ -112,7 +113,7 @@ def test_threads_change_nothing(hidden, name, batch):
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"irnn"}))
 def test_compiled_scans_in_bfloat16_stay_within_its_roundings(name, batch, hidden, threads):
     cell = CELLS[name](32, hidden)
-    if not compiled.applies(cell, half=True):
+    if not native.applies(cell, half=True):
         pytest.skip("this CPU has no matrix unit")
     torch.manual_seed(4)
     inputs, errors = torch.randn(batch, 5, 32), torch.randn(batch, 5, hidden)
@@ -132,16 +133,16 @@ def test_a_cell_that_inherits_its_steps_runs_them_itself():
     class Changed(CELLS["rnn"]):
         pass
 
-    assert not compiled.applies(Changed(3, 4), half=False)
+    assert not native.applies(Changed(3, 4), half=False)
 
 
 def test_without_a_compiler_steps_run_with_torch(monkeypatch):
     monkeypatch.setenv("CC", "/no/such/compiler")
-    library.load.cache_clear()
+    build.load.cache_clear()
     try:
         cell, inputs, errors = given("gru", 8)
-        assert not compiled.applies(cell, half=False)
+        assert not native.applies(cell, half=False)
         assert all(value.isfinite().all() for value in passes(cell, inputs, errors))
     finally:
         monkeypatch.undo()
-        library.load.cache_clear()
+        build.load.cache_clear()

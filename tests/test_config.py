@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from unrolled.config import Config
-from unrolled.config.sections import KERNELS
-from unrolled.config_file import dump_config, load_config, reference, resolve_storage
+from unrolled.config.common import KERNELS
+from unrolled.config.load import dump_config, load_config, reference, resolve_storage
 from unrolled.errors import UserError
 from unrolled.recurrence import CELLS
 

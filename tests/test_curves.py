@@ -10,7 +10,7 @@ import pytest
 
 from training_runs import train
 from unrolled.cli import main
-from unrolled.evaluation.curves import compare, write_comparison
+from unrolled.reports.learning_curves import compare, write_comparison
 
 CONFIG = """\
 task: memory

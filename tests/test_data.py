@@ -11,14 +11,14 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrolled.cache import cache_folder
-from unrolled.config.translation import Data, Vocabulary
+from unrolled.config.translation import TranslationData, Vocabulary
 from unrolled.data.batching import collate, padding, plan
-from unrolled.data.corpus import prepare_pairs
+from unrolled.data.parallel_corpus import prepare_pairs
 from unrolled.data.sources import open_split, pairs
-from unrolled.data.vocabulary import BEGIN, END, UNKNOWN, learn_vocabulary
-from unrolled.data.vocabulary import Vocabulary as Learned
+from unrolled.data.tokenizer import BEGIN, END, UNKNOWN, learn_vocabulary
+from unrolled.data.tokenizer import Vocabulary as Learned
 from unrolled.errors import UserError
+from unrolled.files import cache_folder
 
 ROWS = {
     "train": [("one two", "eins zwei"), ("three", "drei")],
@@ -47,7 +47,7 @@ def write(folder, kind, rows=ROWS):
 
 
 def data(source, **options):
-    return Data.model_validate({"source": str(source), "columns": COLUMNS, **options})
+    return TranslationData.model_validate({"source": str(source), "columns": COLUMNS, **options})
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv", "text"])
@@ -76,7 +76,7 @@ def test_limit_takes_the_first(tmp_path):
 @pytest.mark.parametrize("kind", ["jsonl", "text"])
 def test_a_missing_column_is_named(tmp_path, kind):
     source = data(write(tmp_path / "d", kind)).model_copy(
-        update={"columns": Data(source="x", columns={"input": "en", "target": "fr"}).columns}
+        update={"columns": TranslationData(source="x", columns={"input": "en", "target": "fr"}).columns}
     )
     with pytest.raises(UserError, match=r"fr"):
         pairs(source, "train")
@@ -227,7 +227,7 @@ def test_padding_is_what_batches_hold_beside_tokens(lengths):
 
 
 def test_pairs_that_are_all_too_long_are_refused():
-    data = Data.model_validate({"source": "dates", "limit": 5, "max_length": 3})
+    data = TranslationData.model_validate({"source": "dates", "limit": 5, "max_length": 3})
     with pytest.raises(UserError, match=r"data\.max_length: 3 leaves no pair of dates .* shortest has 6 tokens"):
         prepare_pairs(data)
 

@@ -6,14 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from unrolled import native
 from unrolled.config import Optimizer
-from unrolled.recurrence import compiled
-from unrolled.recurrence.compiled import library
-from unrolled.training.average import MovingAverage
-from unrolled.training.comm import Alone
-from unrolled.training.descent import take_step
-from unrolled.training.gradients import Gradients
-from unrolled.training.optimizer import build_optimizer
+from unrolled.native import build
+from unrolled.training.distributed import SingleWorker
+from unrolled.training.optim import MovingAverage, build_optimizer, take_step
+from unrolled.training.train_step import Gradients
 
 
 def steps(config, decay, dtype=torch.float32):
@@ -36,7 +34,7 @@ def steps(config, decay, dtype=torch.float32):
 def test_a_step_is_torchs(name, decay, monkeypatch):
     config = Optimizer(name=name, learning_rate=0.01, weight_decay=0.1)
     exact, fast = steps(config, decay, torch.float64), steps(config, decay)
-    monkeypatch.setattr(library, "load", lambda: None)
+    monkeypatch.setattr(build, "load", lambda: None)
     plain = steps(config, decay)
     assert len(fast) == len(plain)
     for got, own, want in zip(fast, plain, exact, strict=True):
@@ -60,7 +58,7 @@ def test_the_norm_is_that_of_all_gradients_whatever_the_threads(value):
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     model[0].weight.grad[7, 3] = value
-    gradients, before, norms = Gradients(model, 1, Alone()), torch.get_num_threads(), []
+    gradients, before, norms = Gradients(model, 1, SingleWorker()), torch.get_num_threads(), []
     for threads in (1, 2):
         torch.set_num_threads(threads)
         norms.append(gradients.norm())
@@ -72,4 +70,4 @@ def test_the_norm_is_that_of_all_gradients_whatever_the_threads(value):
 
 def test_only_tensors_that_lie_one_after_the_other_are_taken():
     values = torch.zeros(4, 4)
-    assert not compiled.can_descend([values.t()[:, :2]]) and not compiled.can_descend([values.double()])
+    assert not native.can_descend([values.t()[:, :2]]) and not native.can_descend([values.double()])

@@ -9,13 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrolled.recurrence import CELLS, RNN, Stack, lecture
-from unrolled.recurrence.diagnostics import (
-    gradient_flow,
-    jacobian_singular_values,
-    matrix_singular_values,
-    textbook,
-)
+from unrolled.recurrence import CELLS, RNN, Stack, textbook_bptt
+from unrolled.recurrence.gradient_flow import gradient_flow, jacobian_singular_values, matrix_singular_values, textbook
 
 NAMES = sorted(CELLS)
 
@@ -36,18 +31,20 @@ def test_norms_of_a_vanilla_network_are_those_of_the_formulas():
     stack, x, y = Stack(RNN, 3, 4), torch.randn(7, 3), torch.randint(5, (7,))
     ((cell,),) = stack.cells()
     weights, bias = torch.randn(5, 4), torch.randn(5)
-    p = lecture.Parameters(cell.weight_input.detach(), cell.weight_hidden.detach(), cell.bias.detach(), weights, bias)
+    p = textbook_bptt.Parameters(
+        cell.weight_input.detach(), cell.weight_hidden.detach(), cell.bias.detach(), weights, bias
+    )
 
     def loss():
         return torch.nn.functional.cross_entropy(stack(x[None])[0][0] @ weights.T + bias, y, reduction="sum")
 
     (flow,) = gradient_flow(stack, loss)
-    h, y_hat = lecture.forward(p, x, torch.zeros(4))
-    grad_o = lecture.output_gradients(y_hat, y)
-    expected = lecture.state_gradients(p, h, grad_o).norm(dim=1)
+    h, y_hat = textbook_bptt.forward(p, x, torch.zeros(4))
+    grad_o = textbook_bptt.output_gradients(y_hat, y)
+    expected = textbook_bptt.state_gradients(p, h, grad_o).norm(dim=1)
     torch.testing.assert_close(torch.tensor(flow.norms), expected)
     grad_o[:-1] = 0  # the last loss alone
-    alone = lecture.state_gradients(p, h, grad_o).norm(dim=1).flip(0)
+    alone = textbook_bptt.state_gradients(p, h, grad_o).norm(dim=1).flip(0)
     torch.testing.assert_close(torch.tensor(flow.left), alone / alone[0])
     assert flow.growth == pytest.approx((flow.left[-1]) ** (1 / 6))
 

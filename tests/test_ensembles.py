@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 import unrolled
 from conftest import TINY
 from unrolled.cli import main
-from unrolled.cluster.session import connect
+from unrolled.cluster.ray_session import connect
 from unrolled.data.batching import collate_inputs
-from unrolled.data.vocabulary import BEGIN, END, PAD, UNKNOWN
+from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import MeanScorer
-from unrolled.evaluation.trained import load
-from unrolled.models.scorer import Scorer
+from unrolled.evaluation.predictor import load
+from unrolled.models.heads import Scorer
 
 TEXTS = ["3 March 2025", "5. Mai 1999", "Monday 12 July 2010"]
 LONGEST = 14

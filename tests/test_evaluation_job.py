@@ -14,9 +14,8 @@ from conftest import TINY
 from unrolled import api
 from unrolled.cli import main
 from unrolled.errors import RunFailed
-from unrolled.evaluation.frequency import f1_by_frequency
-from unrolled.evaluation.job import chunks
-from unrolled.evaluation.table import table
+from unrolled.evaluation.results import f1_by_frequency, table
+from unrolled.evaluation.worker_pool import chunks
 from unrolled.metrics import score
 
 LIMIT = 300

@@ -13,7 +13,7 @@ import pytest
 
 from test_evaluation_job import LIMIT, break_for, read, trained, without_times
 from unrolled import api
-from unrolled.cluster.session import connect
+from unrolled.cluster.ray_session import connect
 from unrolled.errors import RunFailed
 
 pytestmark = pytest.mark.slow

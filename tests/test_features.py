@@ -13,31 +13,29 @@ from PIL import Image
 from test_images import RED, encoded
 from test_questions import TELLING, folder, pair
 from unrolled import api
-from unrolled.cluster.session import connect
-from unrolled.config import Config, Section, answering_data
-from unrolled.config.captioning import CaptioningConfig
-from unrolled.config.captioning_data import Data, Features
+from unrolled.cluster.ray_session import connect
+from unrolled.config import Config, Section, vqa
+from unrolled.config.captioning import CaptionData, CaptioningConfig, FeatureConfig
+from unrolled.data.image_sets import view_of
 from unrolled.data.images import read_image
-from unrolled.data.opening import view_of
 from unrolled.errors import UserError
-from unrolled.features import make_backbone, making, open_features
-from unrolled.features.job import compute_on_ray
-from unrolled.features.making import compute_here, make, work_of
-from unrolled.features.run import works_of
-from unrolled.tasks.pictures import Pictures
+from unrolled.features import extract, make_backbone, open_features
+from unrolled.features.extract import compute_here, make, work_of, works_of
+from unrolled.features.ray_job import compute_on_ray
+from unrolled.tasks.image_inputs import Pictures
 
 
 class Model(Section):
-    features: Features
+    features: FeatureConfig
 
 
 class Settings(Config):
-    data: Data
+    data: CaptionData
     model: Model
 
 
 class Answering(Config):
-    data: answering_data.Data
+    data: vqa.QuestionData
     model: Model
 
 
@@ -48,8 +46,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def config(limit=150, **data):
-    data = Data(**({"source": "scenes", "limit": limit} | data))
-    return Settings(task="captioning", name="tiny", data=data, model=Model(features=Features(backbone="small")))
+    data = CaptionData(**({"source": "scenes", "limit": limit} | data))
+    return Settings(task="captioning", name="tiny", data=data, model=Model(features=FeatureConfig(backbone="small")))
 
 
 def ignore(done, of):
@@ -63,7 +61,10 @@ def files(folder):
 def test_features_are_the_networks(cache):
     made = open_features(config(), "train")
     assert (len(made), made.positions, made.channels, made.missing) == (150, 49, 128, set())
-    backbone, photographs = make_backbone(Features(backbone="small")).eval(), work_of(config(), "train").photographs
+    backbone, photographs = (
+        make_backbone(FeatureConfig(backbone="small")).eval(),
+        work_of(config(), "train").photographs,
+    )
     rows = torch.tensor([149, 3])
     pixels = torch.stack([backbone.preprocess(read_image(photographs.images[row])) for row in rows])
     with torch.inference_mode():
@@ -137,7 +138,7 @@ def test_ray_data_makes_the_same_file(cache, tmp_path):
     shutil.rmtree(work.folder)
     counts = []
     with connect(None, tmp_path / "log.txt"):
-        making.make(work, compute_on_ray(2), lambda done, of: counts.append(done))
+        extract.make(work, compute_on_ray(2), lambda done, of: counts.append(done))
     assert files(work.folder) == alone
     assert sorted(counts) == counts and counts[-1] == 150
 
@@ -162,7 +163,7 @@ def test_photographs_of_questions_are_read_once_and_the_missing_named(cache, tmp
     content["images"].append(other)
     source = folder(tmp_path, content)
     (tmp_path / "images" / "v7w_9.jpg").unlink()
-    data, model = answering_data.Data(source=source), Model(features=Features(backbone="small"))
+    data, model = vqa.QuestionData(source=source), Model(features=FeatureConfig(backbone="small"))
     made = open_features(Answering(task="question_answering", name="tiny", data=data, model=model), "train")
     assert len(made) == 2 and made.unreadable == {1: ("v7w_9.jpg", "no such file")}
 
@@ -191,7 +192,7 @@ def test_an_epoch_draws_one_of_the_views_that_are_kept(cache):
 
 
 def test_the_size_that_a_network_sees(cache):
-    seen = Features(backbone="small", size=112, grid=14)
+    seen = FeatureConfig(backbone="small", size=112, grid=14)
     settings = config().model_copy(update={"model": Model(features=seen)})
     made = open_features(settings, "train")
     assert (made.positions, made.channels) == (196, 128)

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from clusters import of_session
-from unrolled.config_file import load_config
-from unrolled.features.extract import BLOCK
-from unrolled.features.making import compute_here, make, work_of
+from unrolled.config.load import load_config
+from unrolled.features.extract import compute_here, make, work_of
+from unrolled.features.store import BLOCK
 
 pytestmark = pytest.mark.slow
 BLOCKS, WORKERS, PATIENCE = 15, 2, 800

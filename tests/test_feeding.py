@@ -9,7 +9,7 @@ from torch import nn
 from gradient_check import gradcheck
 from unrolled.models.attention import Attention
 from unrolled.models.decoder import Decoder
-from unrolled.models.memory import Memory
+from unrolled.models.encoders import EncoderOutput
 from unrolled.recurrence import CELLS, Dropout, Stack
 
 HIDDEN, EMBEDDING, OUTPUT = 6, 4, 3
@@ -29,7 +29,7 @@ def decoder(engine="auto", cell="lstm", score="general", layers=1, **options):
 def memory():
     torch.manual_seed(4)
     states, summary = (torch.randn(*shape, dtype=torch.double) for shape in ((3, 7, HIDDEN), (3, HIDDEN)))
-    return Memory(states.requires_grad_(), SEEN, summary.requires_grad_())
+    return EncoderOutput(states.requires_grad_(), SEEN, summary.requires_grad_())
 
 
 def outputs_and_gradients(model, given, windows=(5,), *, half=False):
@@ -76,7 +76,7 @@ def test_dropout_between_layers_has_the_right_derivative(variational):
 
     def loss(states):
         torch.manual_seed(5)
-        seen = model.prepare(Memory(states, given.mask, given.summary.detach()))
+        seen = model.prepare(EncoderOutput(states, given.mask, given.summary.detach()))
         return model(seen, TOKENS, model.start(seen))[0]
 
     assert gradcheck(loss, given.states)
@@ -101,7 +101,9 @@ def test_what_the_loop_by_hand_does_not_know_still_learns(option):
 def test_products_in_bfloat16_give_nearly_the_same(score):
     exact, gradients = outputs_and_gradients(decoder(score=score).eval(), memory())
     states, summary = (tensor.detach().float().requires_grad_() for tensor in (memory().states, memory().summary))
-    got, narrow = outputs_and_gradients(decoder(score=score).eval().float(), Memory(states, SEEN, summary), half=True)
+    got, narrow = outputs_and_gradients(
+        decoder(score=score).eval().float(), EncoderOutput(states, SEEN, summary), half=True
+    )
     torch.testing.assert_close(got.double(), exact, rtol=0, atol=0.02)
     for one, other in zip(narrow, gradients, strict=True):
         assert (one - other).norm() <= 0.03 * other.norm() + 1e-6

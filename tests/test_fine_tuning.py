@@ -13,16 +13,14 @@ from safetensors.torch import save_file
 from test_images import encoded
 from training_runs import train, train_together, weights
 from unrolled import api
-from unrolled.cache import cache_folder
-from unrolled.config.captioning import CaptioningConfig
-from unrolled.config.captioning_data import Features
-from unrolled.config_file import load_config
-from unrolled.data.captions import open_captioned
-from unrolled.data.images import read_image
-from unrolled.data.views import CROP, View, drawn_view, seen
+from unrolled.config.captioning import CaptioningConfig, FeatureConfig
+from unrolled.config.load import load_config
+from unrolled.data.caption_readers import open_captioned
+from unrolled.data.images import CROP, View, drawn_view, read_image, seen
 from unrolled.errors import UserError
-from unrolled.evaluation.members import members
+from unrolled.evaluation.ensemble import members
 from unrolled.features import build_backbone, make_backbone
+from unrolled.files import cache_folder
 from unrolled.tasks.captioning import Captioning
 
 RUN = """
@@ -113,7 +111,7 @@ def test_two_workers_and_a_resumed_run_end_where_one_does(scenes):
 
 def test_a_run_describes_with_the_network_it_trained_and_without_files_of_features(scenes, tmp_path):
     made_before = set(cache_folder().glob("features-*"))
-    save_file(make_backbone(Features(backbone="small")).network.state_dict(), tmp_path / "first.safetensors")
+    save_file(make_backbone(FeatureConfig(backbone="small")).network.state_dict(), tmp_path / "first.safetensors")
     options = [f"model.features.weights={tmp_path / 'first.safetensors'}", "training.optimizer.learning_rate=0.02"]
     run = api.train(load_config(scenes, options), local=True)
     (tmp_path / "first.safetensors").unlink()  # a trained run does without
@@ -192,7 +190,7 @@ def test_scenes_are_seen_as_they_are(tmp_path):
 
 
 def test_normalisation_keeps_its_statistics_and_learns_its_scale():
-    backbone = build_backbone(Features(backbone="mobilenet_v3_small")).train()
+    backbone = build_backbone(FeatureConfig(backbone="mobilenet_v3_small")).train()
     before = {name: value.clone() for name, value in backbone.network.named_buffers()}
     backbone(torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8)).sum().backward()
     assert all(torch.equal(value, before[name]) for name, value in backbone.network.named_buffers())

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from gallery_runs import BROKEN, captioner, photographs
-from unrolled.evaluation.gallery import BYTES, EACH, SIDE, choose, embedded, gallery, told
 from unrolled.metrics import CiderD
+from unrolled.reports.gallery import BYTES, EACH, SIDE, choose_examples, embedded, gallery, told
 
 
 def texts(count):
@@ -22,20 +22,20 @@ def texts(count):
 
 def test_best_worst_and_random_examples_are_different_ones():
     outputs, references = texts(100)
-    shown = choose("cider_d", outputs, references, "greedy")
+    shown = choose_examples("cider_d", outputs, references, "greedy")
     kinds = [one["as"] for one in shown.values()]
     assert [kinds.count(kind) for kind in ("best", "worst", "random")] == [EACH] * 3
     scores = CiderD().sentence_scores(outputs["greedy"], references)
     best, worst = ([scores[i] for i, one in shown.items() if one["as"] == kind] for kind in ("best", "worst"))
     assert best == sorted(scores, reverse=True)[:EACH] and worst == sorted(scores)[:EACH]
     assert all(one["scores"]["greedy"] == pytest.approx(scores[i], abs=0.01) for i, one in shown.items())
-    assert choose("cider_d", outputs, references, "greedy") == shown
+    assert choose_examples("cider_d", outputs, references, "greedy") == shown
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_few_examples_are_all_shown(count):
     outputs, references = texts(count)
-    assert set(choose("bleu_1", outputs, references, "beam")) == set(range(count))
+    assert set(choose_examples("bleu_1", outputs, references, "beam")) == set(range(count))
 
 
 def test_photographs_become_small_enough_for_a_page():

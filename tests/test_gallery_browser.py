@@ -12,8 +12,8 @@ from PIL import Image
 
 from report_samples import CONFIG, HOSTILE, some_results
 from test_report_browser import emulate_width, poor_contrasts, wait_until
-from unrolled.evaluation.gallery import embedded
-from unrolled.evaluation.report import write_report
+from unrolled.reports.evaluation_report import write_report
+from unrolled.reports.gallery import embedded
 
 WORDS = ["▁a", "▁dog", "</s>"]
 RIGHT, TAB = "\ue014", "\ue004"

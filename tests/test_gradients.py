@@ -10,10 +10,9 @@ import torch
 
 from conftest import TINY
 from unrolled.cli import main
-from unrolled.evaluation.gradients import Measurement, distances, measure, table
-from unrolled.evaluation.gradients_page import write_page
 from unrolled.recurrence import CELLS, Stack
-from unrolled.recurrence.diagnostics import gradient_flow
+from unrolled.recurrence.gradient_flow import gradient_flow
+from unrolled.reports.gradient_flow import Measurement, distances, measure, table, write_page
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 
-from unrolled.config.captioning import CaptioningConfig, Model
-from unrolled.models import Attention, Memory, Penalties, build_captioner
-from unrolled.models.hard_attention import Choices, Draws
+from unrolled.config.captioning import CaptioningConfig, CaptioningModel
+from unrolled.models import Attention, EncoderOutput, Penalties, build_captioner
+from unrolled.models.attention import Choices, Draws
 
 CHANNELS, PLACES, WORDS, MANY = 5, 3, 7, 4000
 
@@ -24,7 +24,7 @@ def _float64():
 
 def captioner(penalties=None, cell="lstm", **attention):
     decoder = {"cell": cell, "hidden": 6, "embedding": 4, "dropout": 0.0, "attention": {"hard": True} | attention}
-    config = Model.model_validate({"encoder": {"size": 6}, "decoder": decoder})
+    config = CaptioningModel.model_validate({"encoder": {"size": 6}, "decoder": decoder})
     return build_captioner(config, CHANNELS, PLACES, WORDS, penalties or Penalties(reinforcement=1.0))
 
 
@@ -100,7 +100,7 @@ def test_the_loss_of_choices_is_its_formula():
 def test_what_is_drawn_is_remembered():
     attention = captioner().decoder.attention
     states = torch.eye(PLACES, 6)[None].expand(MANY, -1, -1)
-    memory = Memory(states, torch.ones(MANY, PLACES, dtype=torch.bool), states.mean(1), attention.keys(states))
+    memory = EncoderOutput(states, torch.ones(MANY, PLACES, dtype=torch.bool), states.mean(1), attention.keys(states))
     draws = Draws(attention, MANY, torch.device("cpu"))
     contexts, weights = draws(torch.ones(MANY, 1, 6), memory)
     logs, entropies = draws.choices()

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from training_runs import TEXT, config_of_text, train, train_together, weights
 from unrolled.cli import main
 from unrolled.config import Vocabulary
-from unrolled.config.language_modeling import Data, Model
-from unrolled.config_file import load_config
-from unrolled.data.stream import Lanes, plan_windows
-from unrolled.data.symbols import Symbols, learn_symbols
-from unrolled.data.text import read_text
+from unrolled.config.language_modeling import LanguageModelConfig, TextData
+from unrolled.config.load import load_config
+from unrolled.data.lm_corpus import Lanes, plan_windows
+from unrolled.data.sources import read_text
+from unrolled.data.tokenizer import Symbols, learn_symbols
 from unrolled.errors import UserError
-from unrolled.evaluation.members import Member
-from unrolled.evaluation.trained import load
+from unrolled.evaluation.ensemble import Member
+from unrolled.evaluation.predictor import load
 from unrolled.models import build_language_model
 from unrolled.recurrence import state as nest
 from unrolled.tasks import prepare
-from unrolled.training.run import RunFolder, choose_checkpoint
+from unrolled.training.run_dir import RunDir, choose_checkpoint
 
 CONFIG = """\
 task: language_modeling
@@ -56,7 +56,7 @@ def config(tmp_path):
 
 
 def data(source, **options):
-    return Data.model_validate({"source": str(source), **options})
+    return TextData.model_validate({"source": str(source), **options})
 
 
 def test_a_file_is_cut_and_nothing_is_lost(tmp_path):
@@ -180,7 +180,7 @@ def test_an_examination_predicts_every_unit_but_the_first(units, lanes):
 
 def test_two_windows_with_carried_state_are_one():
     torch.manual_seed(1)
-    model = build_language_model(Model(cell="lstm", hidden=7, layers=2, embedding=5), 9).double().eval()
+    model = build_language_model(LanguageModelConfig(cell="lstm", hidden=7, layers=2, embedding=5), 9).double().eval()
     tokens = torch.randint(9, (3, 21))
     whole, end = model.losses(tokens[:, :-1], tokens[:, 1:], None)
     first, state = model.losses(tokens[:, :8], tokens[:, 1:9], None)
@@ -193,7 +193,7 @@ def test_two_windows_with_carried_state_are_one():
 @pytest.mark.parametrize("variant", [{}, {"embedding": 6}, {"embedding": 8, "tie": True}])
 def test_steps_are_the_windows_of_a_forward_pass(variant):
     torch.manual_seed(1)
-    model = build_language_model(Model(cell="gru", hidden=8, **variant), 5).double().eval()
+    model = build_language_model(LanguageModelConfig(cell="gru", hidden=8, **variant), 5).double().eval()
     tokens = torch.randint(5, (2, 9))
     primed = model.prime(tokens[:, :4])
     log, state = model.step(torch.full((2,), -1), model.start(primed), primed)
@@ -314,7 +314,7 @@ def test_the_explanation_is_what_a_hand_computes(hello, capsys):
     assert main(["generate", str(hello), "--explain"]) == 0
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 100
-    tensors = {name: value.double().numpy() for name, value in weights(RunFolder(hello), "best").items()}
+    tensors = {name: value.double().numpy() for name, value in weights(RunDir(hello), "best").items()}
     u, w = (next(v for k, v in tensors.items() if k.endswith(f"weight_{side}")) for side in ("input", "hidden"))
     biases = [v for k, v in tensors.items() if "bias" in k and not k.startswith("head")]
     v, c = tensors["head.weight"], tensors["head.bias"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.config.translation import Decoding
-from unrolled.data.longest import Longest
+from unrolled.data.parallel_corpus import Longest
 from unrolled.decoding import as_trained, choose, length_limits
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unrolled.models import Memory
-from unrolled.models.attention import Attention
-from unrolled.models.shared_look import shared_look
-from unrolled.recurrence import compiled
+from unrolled import native
+from unrolled.models import EncoderOutput
+from unrolled.models.attention import Attention, shared_look
 
 BATCH, POSITIONS = 3, 7
 HIDDEN = torch.arange(POSITIONS) >= torch.tensor([[7], [4], [1]])
@@ -21,7 +20,7 @@ def drawn(*shape, seed=0):
 @pytest.fixture(params=[5, 32, 130])
 def memory(request):
     memory = drawn(BATCH, POSITIONS, request.param)
-    if not compiled.can_look(memory):
+    if not native.can_look(memory):
         pytest.skip("no C compiler")
     return memory.requires_grad_()
 
@@ -29,23 +28,23 @@ def memory(request):
 def test_scores_and_their_derivative(memory):
     query, vector = (drawn(*shape, memory.shape[-1], seed=1).requires_grad_() for shape in ((BATCH,), ()))
     want, errors = torch.tanh(query[:, None] + memory) @ vector, drawn(BATCH, POSITIONS, seed=2)
-    given = [compiled.powers(query.detach()), compiled.powers(memory.detach()), vector.detach()]
-    torch.testing.assert_close(compiled.additive_scores(*given), want)
+    given = [native.powers(query.detach()), native.powers(memory.detach()), vector.detach()]
+    torch.testing.assert_close(native.additive_scores(*given), want)
 
     of_query, of_keys, of_vector = torch.autograd.grad(want, (query, memory, vector), errors)
-    torch.testing.assert_close(compiled.additive_queries(*given, errors), of_query)
+    torch.testing.assert_close(native.additive_queries(*given, errors), of_query)
     steps = torch.stack([given[0], given[0]]), *given[1:], torch.stack([errors, 2 * errors])
-    torch.testing.assert_close(compiled.additive_keys(*steps), (3 * of_keys, 3 * of_vector))
-    torch.testing.assert_close(compiled.additive_back(*given, errors), (of_query, of_keys, of_vector))
+    torch.testing.assert_close(native.additive_keys(*steps), (3 * of_keys, 3 * of_vector))
+    torch.testing.assert_close(native.additive_back(*given, errors), (of_query, of_keys, of_vector))
 
 
 @pytest.mark.parametrize("value", [-1e4, -60.0, -20.0, 20.0, 60.0, 1e4, float("nan")])
 def test_scores_of_large_sums_are_those_of_saturation(value):
     query, keys = torch.tensor([[value, 0.3]]), torch.tensor([[[0.4, value], [10.0, -5.0]]])
-    if not compiled.can_look(keys):
+    if not native.can_look(keys):
         pytest.skip("no C compiler")
     want = torch.tanh(query[:, None] + keys).sum(-1)
-    got = compiled.additive_scores(compiled.powers(query), compiled.powers(keys), torch.ones(2))
+    got = native.additive_scores(native.powers(query), native.powers(keys), torch.ones(2))
     torch.testing.assert_close(got, want, equal_nan=True)
 
 
@@ -60,10 +59,10 @@ def test_what_is_seen_and_its_derivative(memory, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     got, errors = scores.detach().clone(), more.clone()
-    seen = compiled.look(HIDDEN, memory.detach(), got)
-    compiled.look_back(HIDDEN, memory.detach(), got, into, errors)
+    seen = native.look(HIDDEN, memory.detach(), got)
+    native.look_back(HIDDEN, memory.detach(), got, into, errors)
     looks = torch.stack([got, 2 * got]), torch.stack([into, into])
-    torch.testing.assert_close(compiled.seen_back(HIDDEN, memory.detach(), *looks), 3 * got[..., None] * into[:, None])
+    torch.testing.assert_close(native.seen_back(HIDDEN, memory.detach(), *looks), 3 * got[..., None] * into[:, None])
     torch.set_num_threads(before)
     torch.testing.assert_close((seen, got, errors), (contexts, weights, want))
     assert (got[HIDDEN] == 0).all() and (errors[HIDDEN] == 0).all()
@@ -77,12 +76,12 @@ def test_rows_that_share_a_memory_see_what_they_would_in_copies_of_it(memory, sc
     queries, into = drawn(5, 6, seed=1).requires_grad_(), (drawn(5, memory.shape[2]), drawn(5, POSITIONS, seed=2))
     given = [queries, memory, *attention.parameters()]
 
-    prepared = Memory(memory, ~HIDDEN, memory.mean(1), attention.key(memory))
+    prepared = EncoderOutput(memory, ~HIDDEN, memory.mean(1), attention.key(memory))
     contexts, weights = attention(queries[:, None], prepared.select(owners))
     want = contexts[:, 0], weights[:, 0]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    got = shared_look(attention, queries, Memory(memory, ~HIDDEN, memory.mean(1)), owners)
+    got = shared_look(attention, queries, EncoderOutput(memory, ~HIDDEN, memory.mean(1)), owners)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(torch.autograd.grad(got, given, into), torch.autograd.grad(want, given, into))
     torch.set_num_threads(before)
@@ -94,7 +93,7 @@ def test_positions_are_squashed_with_one_more_behind_them(memory, threads):
     want = torch.cat([torch.tanh(memory), last.expand(BATCH, 1, -1)], dim=1)
     into, before = drawn(*want.shape, seed=2), torch.get_num_threads()
     torch.set_num_threads(threads)
-    got = compiled.squashed(memory, last)
+    got = native.squashed(memory, last)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(
         torch.autograd.grad(got, [memory, last], into), torch.autograd.grad(want, [memory, last], into)

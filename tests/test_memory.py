@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from training_runs import train, train_together, weights
 from unrolled.cli import main
-from unrolled.config_file import load_config
-from unrolled.data.memory import BLANK, DELIMITER, PROBLEMS, SYMBOLS, Adding, Copy, DelayedXOR
+from unrolled.config.load import load_config
+from unrolled.data.synthetic_tasks import BLANK, DELIMITER, PROBLEMS, SYMBOLS, Adding, Copy, DelayedXOR
 from unrolled.errors import UserError
-from unrolled.models.sequence import SequenceModel
+from unrolled.models.sequence_model import SequenceModel
 from unrolled.recurrence import CELLS, Stack
 from unrolled.tasks import make_task, prepare
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from unrolled.config.translation import Model
-from unrolled.models import Attention, Memory, Rows, VocabularyHead, build_translator
+from unrolled.config.translation import TranslationModel
+from unrolled.models import Attention, EncoderOutput, Rows, VocabularyHead, build_translator
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _float64():
 
 def model_config(**decoder):
     encoder = {"hidden": 5, "embedding": 6, "cell": "gru", "dropout": 0.0}
-    return Model.model_validate(
+    return TranslationModel.model_validate(
         {"encoder": encoder, "decoder": {"hidden": 10, "embedding": 6, "dropout": 0.0, **decoder}}
     )
 
@@ -47,7 +47,7 @@ def test_attention_is_its_formula(score):
     attention = Attention(score, 4, 4)
     states, queries = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
     mask = torch.tensor([[True, True, True], [True, True, False]])
-    memory = Memory(states, mask, states[:, 0], attention.keys(states))
+    memory = EncoderOutput(states, mask, states[:, 0], attention.keys(states))
     contexts, weights = attention(queries, memory)
     for b, t in itertools.product(range(2), range(5)):
         scores = []

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrolled.models import narrowing
-from unrolled.models.narrowing import Piece, narrowed, taken
+from unrolled.models import attention_feeding
+from unrolled.models.attention_feeding import WindowPiece, cut_ragged_window, steps_of
 
 
 def cost(pieces):
-    return taken(pieces) + narrowing.CUT * len(pieces)
+    return steps_of(pieces) + attention_feeding.CUT * len(pieces)
 
 
 def all_ways(lengths, steps):
     for count in range(steps):
         for cuts in combinations(range(1, steps), count):
             edges = pairwise((0, *cuts, steps))
-            yield [Piece(start, end, sum(length > start for length in lengths)) for start, end in edges]
+            yield [WindowPiece(start, end, sum(length > start for length in lengths)) for start, end in edges]
 
 
 @given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=20), cut=st.integers(0, 40))
@@ -28,8 +28,8 @@ def test_no_way_to_cut_costs_less(lengths, cut):
     falling = sorted(lengths, reverse=True)
     steps = falling[0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(narrowing, "CUT", cut)
-        pieces = narrowed(falling, steps)
+        patch.setattr(attention_feeding, "CUT", cut)
+        pieces = cut_ragged_window(falling, steps)
         assert cost(pieces) == min(map(cost, all_ways(falling, steps)), default=cost(pieces))
     assert [piece.start for piece in pieces] == [0, *(piece.end for piece in pieces[:-1])]
     assert pieces[-1].end == steps
@@ -41,9 +41,9 @@ def test_no_way_to_cut_costs_less(lengths, cut):
     ("lengths", "steps"), [([2, 5, 1], 5), ([5, 3, 1], 6), ([], 3), ([0, 0], 0), ([4], 4), ([4, 4, 4], 4)]
 )
 def test_one_piece_is_all_where_lengths_do_not_fall_from_the_first_step_on(lengths, steps):
-    assert narrowed(lengths, steps) == [Piece(0, steps, len(lengths))]
+    assert cut_ragged_window(lengths, steps) == [WindowPiece(0, steps, len(lengths))]
 
 
 def test_a_piece_more_must_be_worth_it():
-    assert len(narrowed([20] + [10] * 3, 20)) == 1
-    assert narrowed([20] + [10] * 30, 20) == [Piece(0, 10, 31), Piece(10, 20, 1)]
+    assert len(cut_ragged_window([20] + [10] * 3, 20)) == 1
+    assert cut_ragged_window([20] + [10] * 30, 20) == [WindowPiece(0, 10, 31), WindowPiece(10, 20, 1)]

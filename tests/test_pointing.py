@@ -15,15 +15,14 @@ from PIL import Image, ImageDraw
 import unrolled
 from unrolled.cli import main
 from unrolled.config import PointingConfig
-from unrolled.config.answering_data import PointingData
-from unrolled.config_file import load_config
-from unrolled.data.boxes import read_boxes
-from unrolled.data.opening import open_photographs
-from unrolled.data.pointing_batches import candidates_of
-from unrolled.data.questions import open_asked
-from unrolled.data.regions import crops, regions_of
+from unrolled.config.load import load_config
+from unrolled.config.vqa import PointingData
+from unrolled.data.image_sets import crops, open_photographs, regions_of
+from unrolled.data.question_batching import candidates_of
+from unrolled.data.question_readers import open_asked
+from unrolled.data.visual7w_io import read_boxes
 from unrolled.errors import UserError
-from unrolled.models.pointer import RegionEncoder, Regions
+from unrolled.models.region_pointer import RegionEncoder, Regions
 from unrolled.recurrence import Dropout
 from unrolled.tasks import make_task, prepare
 

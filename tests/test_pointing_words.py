@@ -11,10 +11,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 import unrolled
-from unrolled.config.answering_data import PointingData
-from unrolled.config_file import load_config
-from unrolled.data.captions import open_captioned
-from unrolled.data.questions import open_asked
+from unrolled.config.load import load_config
+from unrolled.config.vqa import PointingData
+from unrolled.data.caption_readers import open_captioned
+from unrolled.data.question_readers import open_asked
 from unrolled.errors import UserError
 from unrolled.tasks import prepare
 
@@ -122,9 +122,9 @@ def test_questions_of_captions(place):
 
 def open_captioned_fingerprint(place: Path) -> str:
     """Of the same photographs with their captions: features of both are the same ones."""
-    from unrolled.config.captioning_data import Data
+    from unrolled.config.captioning import CaptionData
 
-    return open_captioned(Data(source=str(place / "photos")), "train").fingerprint
+    return open_captioned(CaptionData(source=str(place / "photos")), "train").fingerprint
 
 
 def test_words_of_captions_choose_regions(words, squares):

@@ -8,8 +8,7 @@ import time
 import pytest
 
 from unrolled.cli import main
-from unrolled.training.profile import OUTSIDE, PARTS, Operation, Profile, profile
-from unrolled.training.profile_table import table
+from unrolled.training.profiler import OUTSIDE, PARTS, Operation, Profile, profile, table
 
 TEXT = "the king is dead, long live the queen!\n" * 20
 CONFIGS = {

@@ -11,11 +11,11 @@ import torch
 
 from answering_runs import learned, made, model_of, settings, visual7w_folder
 from unrolled.cli import main
-from unrolled.data.answer_results import read_results
+from unrolled.data.visual7w_io import read_results
 from unrolled.errors import UserError
-from unrolled.metrics.wordnet import VARIABLE
-from unrolled.tasks.answering_scores import check_scores
-from unrolled.tasks.pictures import address
+from unrolled.metrics.answers import VARIABLE
+from unrolled.tasks.image_inputs import address
+from unrolled.tasks.vqa_results import check_scores
 
 WAYS = [(answers, attention) for answers in ("classes", "vectors", "words") for attention in (False, True)]
 

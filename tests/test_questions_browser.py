@@ -10,9 +10,9 @@ from PIL import Image
 
 from report_samples import CONFIG, HOSTILE, some_results
 from test_report_browser import emulate_width, poor_contrasts
-from unrolled.evaluation.page import write_page
-from unrolled.evaluation.questions import question_gallery
-from unrolled.tasks.findings import Findings, Option, Shown
+from unrolled.reports.gallery import question_gallery
+from unrolled.reports.page import write_page
+from unrolled.tasks.base import Findings, Option, Shown
 
 GRID = [0.5 if field == 3 else 0.5 / 8 for field in range(9)]
 # One in a corner, one that begins at the right edge, one as large as the photograph, one in its middle.

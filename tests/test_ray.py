@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from unrolled import api
-from unrolled.cluster.session import connect
+from unrolled.cluster.ray_session import connect
 from unrolled.errors import UserError
-from unrolled.training.run import RunFolder, choose_checkpoint
+from unrolled.training.run_dir import RunDir, choose_checkpoint
 
 pytestmark = pytest.mark.slow
 FAST = ["training.epochs=99", "training.max_steps=20", "training.validate_every=8", "training.precision=float64"]
@@ -31,7 +31,7 @@ def ray_session(tmp_path_factory):
 
 
 def weights(folder: Path):
-    return load_file(choose_checkpoint(RunFolder(folder), "last").folders[0] / "model.safetensors")
+    return load_file(choose_checkpoint(RunDir(folder), "last").folders[0] / "model.safetensors")
 
 
 def test_two_ray_workers_train_and_evaluate_as_one_process_does(ray_session, tiny, capfd):

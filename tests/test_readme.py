@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unrolled.cli import COMMANDS, OVERRIDE, main
-from unrolled.options import make_parser
+from unrolled.cli import COMMANDS, OVERRIDE, main, make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gradient_check import gradcheck
 from unrolled.config import CellName
-from unrolled.recurrence import CELLS, Stack, graphed, scan, state
+from unrolled.recurrence import CELLS, Stack, cuda_graphs, scan, state
 
 NAMES = sorted(CELLS)
 KERNELS = [name for name in NAMES if CELLS[name].kernel]
@@ -109,7 +109,7 @@ def test_the_memory_of_a_graph_serves_every_run_of_its_shape(name, masked, rever
         inputs, carried = torch.randn(3, 5, 3), tuple(torch.randn(3, 4) for _ in range(cell.tensors))
         mask = lengths_mask([5, turn, 3], 5) if masked else None
         expected = [tensor.clone() for tensor in run(cell, "autograd", inputs, carried, mask, reverse=reverse)]
-        with graphed.forced():
+        with cuda_graphs.forced():
             got = run(cell, "bptt", inputs, carried, mask, reverse=reverse)
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
 
@@ -119,7 +119,7 @@ def test_two_scans_of_one_graph_may_wait_for_their_backward_passes():
     found = []
     for engine in ("bptt", "autograd"):
         cell.zero_grad()
-        with graphed.forced():
+        with cuda_graphs.forced():
             first, state = scan(cell, inputs[0], engine=engine)
             second, _ = scan(cell, inputs[1], state, engine=engine)
             (first.square().sum() + second.sum()).backward()

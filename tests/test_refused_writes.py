@@ -15,11 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import write_tiny
 from training_runs import copied, start, train
 from unrolled.cli import main
-from unrolled.cluster.quiet import LateFile
+from unrolled.cluster.ray_session import LateFile
 from unrolled.errors import RunFailed
-from unrolled.training.comm import Alone
-from unrolled.training.run import RunFolder
-from unrolled.training.worker import work
+from unrolled.training.distributed import SingleWorker
+from unrolled.training.run_dir import RunDir
+from unrolled.training.trainer import train_worker
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.is_char_device(), reason="needs /dev/full, a file that is always full")
@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def run(trained, tmp_path):
     """A trained run of its own, beside the config `tiny`."""
-    return RunFolder(copied(trained, tmp_path / "runs"))
+    return RunDir(copied(trained, tmp_path / "runs"))
 
 
 def contents(folder):
@@ -186,7 +186,7 @@ def test_metrics_on_a_full_disk_end_the_run(tiny):
     run, fingerprint = start(tiny)
     run.metrics.symlink_to(FULL)
     with pytest.raises(RunFailed, match=r"metrics\.jsonl: cannot be written \(No space left .*checkpoints are kept"):
-        work(run, fingerprint, Alone(), device=torch.device("cpu"), threads=1)
+        train_worker(run, fingerprint, SingleWorker(), device=torch.device("cpu"), threads=1)
 
 
 def test_tensorboard_reads_what_was_written(tiny):

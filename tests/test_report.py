@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from report_samples import partial, some_history, some_outputs, some_results, write
-from unrolled.evaluation.comparison import differences, page_rows
-from unrolled.evaluation.headline import headline
+from unrolled.reports.examples import differences, page_rows
+from unrolled.reports.text import headline
 
 # ---- Words
 

@@ -12,7 +12,7 @@ import pytest
 
 from report_samples import CONFIG, HOSTILE, partial, some_history, some_outputs, some_results, write
 from unrolled.cli import main
-from unrolled.evaluation.report import write_report
+from unrolled.reports.evaluation_report import write_report
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,10 @@ from hypothesis import strategies as st
 
 from report_samples import some_outputs, some_results, write
 from report_searches import searched_outputs, searched_results
-from unrolled.evaluation.attention import attention_charts
-from unrolled.evaluation.comparison import page_rows
-from unrolled.evaluation.headline import headline, summary
-from unrolled.evaluation.search_charts import curse, search_charts, sweeps
-from unrolled.evaluation.significance import differ, tables
-from unrolled.evaluation.wording import title
+from unrolled.reports.examples import page_rows
+from unrolled.reports.gallery import attention_charts
+from unrolled.reports.search_plots import curse, search_charts, sweeps
+from unrolled.reports.text import differ, headline, summary, tables, title
 
 
 def with_p(results: dict[str, Any], p: float, **pairs: float) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from test_report_browser import (
     set_value,
     wait_until,
 )
-from unrolled.evaluation.report import write_report
+from unrolled.reports.evaluation_report import write_report
 
 STRATEGIES = ".strategies tbody tr"
 

@@ -6,9 +6,9 @@ import torch
 
 from training_runs import start, train, weights
 from unrolled.training import checkpoint
-from unrolled.training.comm import Alone
-from unrolled.training.run import choose_checkpoint
-from unrolled.training.worker import work
+from unrolled.training.distributed import SingleWorker
+from unrolled.training.run_dir import choose_checkpoint
+from unrolled.training.trainer import train_worker
 
 RESTLESS = [
     "training.schedule.patience=0",
@@ -53,7 +53,9 @@ def test_a_validation_that_an_interruption_left_out_is_made_up_for(tiny):
         if row["step"] == 15:
             run.stop_file.touch()
 
-    progress = work(run, fingerprint, Alone(), device=torch.device("cpu"), threads=1, show=stop_after_fifteen)
+    progress = train_worker(
+        run, fingerprint, SingleWorker(), device=torch.device("cpu"), threads=1, show=stop_after_fifteen
+    )
     run.stop_file.unlink()
     assert (progress.step, progress.validated) == (16, 12)
     run, progress = train(tiny, *RESTLESS, "training.max_steps=30", resume=True)

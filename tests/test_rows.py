@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unrolled import native
 from unrolled.models import VocabularyHead
-from unrolled.recurrence import Dropout, compiled
-from unrolled.recurrence.compiled import library
+from unrolled.native import build
+from unrolled.recurrence import Dropout
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
@@ -27,7 +28,7 @@ def test_the_loss_and_its_gradient_are_those_of_torch(rows, columns, smoothing, 
     exact = (logits.double() + bias.double()).requires_grad_()
     want = torch.nn.functional.cross_entropy(exact, targets, reduction="none", label_smoothing=smoothing)
     want.sum().backward()
-    losses, into_bias = compiled.cross_entropy(logits, bias, targets, smoothing)
+    losses, into_bias = native.cross_entropy(logits, bias, targets, smoothing)
     torch.testing.assert_close(losses.double(), want, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits.double(), exact.grad, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(into_bias.double(), exact.grad.sum(0), rtol=1e-4, atol=1e-5)
@@ -37,7 +38,7 @@ def test_narrow_logits_keep_their_type_and_are_summed_in_float32():
     torch.manual_seed(0)
     logits, bias, targets = torch.randn(300, 1000).bfloat16(), torch.randn(1000), torch.randint(1000, (300,))
     want = (logits.float() + bias).log_softmax(1)
-    losses, _ = compiled.cross_entropy(given := logits.clone(), bias, targets, 0.0)
+    losses, _ = native.cross_entropy(given := logits.clone(), bias, targets, 0.0)
     torch.testing.assert_close(losses, -want.gather(1, targets[:, None])[:, 0], rtol=1e-5, atol=1e-5)
     expected = want.exp() - torch.nn.functional.one_hot(targets, 1000)
     torch.testing.assert_close(given.float(), expected, rtol=8e-3, atol=1e-6)
@@ -47,7 +48,7 @@ def test_narrow_logits_keep_their_type_and_are_summed_in_float32():
 def test_a_logit_that_is_not_finite_shows_in_the_loss(value):
     logits = torch.zeros(2, 40)
     logits[1, 7] = value
-    losses, _ = compiled.cross_entropy(logits, torch.zeros(40), torch.tensor([0, 0]), 0.0)
+    losses, _ = native.cross_entropy(logits, torch.zeros(40), torch.tensor([0, 0]), 0.0)
     assert losses[0].isfinite() and not losses[1].isfinite()
 
 
@@ -58,9 +59,9 @@ def test_sums_and_best_entries_are_those_of_torch(rows, columns, count, seed):
     # Rounded, so that many are equal: of these the first must come first.
     logits = (torch.randn(rows, columns, generator=generator) * 4).round()
     logits[torch.rand(rows, columns, generator=generator) < 0.2] = -float("inf")
-    torch.testing.assert_close(compiled.log_sums(logits), logits.logsumexp(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(native.log_sums(logits), logits.logsumexp(1), rtol=1e-5, atol=1e-5)
     count = min(count, columns)
-    best, places = compiled.largest(logits, count)
+    best, places = native.largest(logits, count)
     want, order = logits.sort(dim=1, descending=True, stable=True)
     assert torch.equal(best, want[:, :count])
     possible = best > -float("inf")
@@ -70,10 +71,10 @@ def test_sums_and_best_entries_are_those_of_torch(rows, columns, count, seed):
 def test_sums_show_what_is_not_finite():
     logits = torch.zeros(4, 200)
     logits[0], logits[1, 150], logits[2, 3] = -float("inf"), float("nan"), float("inf")
-    sums = compiled.log_sums(logits)
+    sums = native.log_sums(logits)
     assert sums[0] == -float("inf") and not sums[1:3].isfinite().any() and sums[3].isfinite()
     # A narrower type or a part of a matrix is left to torch.
-    assert compiled.log_sums(logits.double()) is None and compiled.largest(logits[:, ::2], 2) is None
+    assert native.log_sums(logits.double()) is None and native.largest(logits[:, ::2], 2) is None
 
 
 def test_the_head_gives_the_same_with_and_without(monkeypatch):
@@ -86,7 +87,7 @@ def test_the_head_gives_the_same_with_and_without(monkeypatch):
         loss = head.loss(read, targets, 0.1) / 2500
         loss.backward()
         found.append([loss.detach(), read.grad, head.weight.grad, head.bias.grad])
-        monkeypatch.setattr(library, "load", lambda: None)
+        monkeypatch.setattr(build, "load", lambda: None)
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 

@@ -121,7 +121,7 @@ def test_sampling_the_most_probable_token_only_is_greedy() -> None:
 @pytest.mark.parametrize("scale", [1.0, 1 / 3, 1e-30])
 def test_a_draw_at_the_edge_is_never_impossible(uniform: float, scale: float) -> None:
     weights = scale * torch.tensor([[0.0, 1.0, 0.0, 0.7, 0.0]], dtype=torch.float64)
-    assert sampling.draw(weights, torch.tensor([uniform], dtype=torch.float64)).item() in (1, 3)
+    assert sampling.draw_token(weights, torch.tensor([uniform], dtype=torch.float64)).item() in (1, 3)
 
 
 def test_typical_tokens_are_those_nearest_the_entropy() -> None:
@@ -166,6 +166,6 @@ def test_compiled_draws_are_those_of_torch() -> None:
     uniform = torch.rand(3000, dtype=torch.float64, generator=generator)
     uniform[:2] = torch.tensor([0.0, 1 - 2**-53])
     tokens = sampling.draw_logits(logits, 0.8, uniform)
-    by_torch = sampling.draw(sampling.sharpen(logits, 0.8), uniform)
+    by_torch = sampling.draw_token(sampling.sharpen(logits, 0.8), uniform)
     assert int((tokens != by_torch).sum()) <= 3  # where a uniform number is within a rounding of a boundary
     assert int((tokens - by_torch).abs().max()) <= 1

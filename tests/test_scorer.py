@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchable_models import DEVICES, EVERY_STRATEGY, IDS
-from unrolled.config.sections import Decoding
-from unrolled.config.translation import Decoder, Encoder, Model
+from unrolled import native
+from unrolled.config.common import Decoding
+from unrolled.config.translation import Decoder, Encoder, TranslationModel
 from unrolled.decoding import Beam, Greedy, Strategy, as_trained, choose, decode
 from unrolled.errors import RunFailed, UserError
 from unrolled.models import EncoderDecoder, build_translator
-from unrolled.models.scorer import Precision, Scorer
-from unrolled.recurrence import compiled
+from unrolled.models.heads import Precision, Scorer
 
 PRECISIONS: list[Precision] = ["float32", "bfloat16", "int8"]
 ROUNDING = {"float32": 1e-6, "bfloat16": 8e-3, "int8": 8e-3}
@@ -66,7 +66,7 @@ def test_scores_are_those_of_float64(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_row_does_not_depend_on_those_beside_it_nor_on_threads(precision: Precision) -> None:
-    if not compiled.knows(precision):
+    if not native.knows(precision):
         pytest.skip(f"no instructions for {precision} here")
     outputs, weight, bias = head(45, 72, 1111)
     never = torch.zeros(1111, dtype=torch.bool)
@@ -91,7 +91,7 @@ def test_without_compiled_code_the_same_is_found(monkeypatch: pytest.MonkeyPatch
     outputs, weight, bias = head(20, 64, 500)
     never = torch.zeros(500, dtype=torch.bool)
     fast = Scorer(weight, bias, precision)
-    monkeypatch.setattr(compiled, "knows", lambda _: False)
+    monkeypatch.setattr(native, "knows", lambda _: False)
     plain = Scorer(weight, bias, precision)
     # Here only the matrix is rounded to int8, there the outputs too.
     torch.testing.assert_close(fast.logits(outputs)[1], plain.logits(outputs)[1], rtol=0, atol=0.3)
@@ -127,7 +127,7 @@ def test_impossible_tokens_are_never_found() -> None:
 def translator(device: str = "cpu", kind: torch.dtype = torch.float32) -> EncoderDecoder:
     torch.manual_seed(3)
     encoder, decoder = Encoder(hidden=16, embedding=12), Decoder(hidden=16, embedding=12)
-    model = build_translator(Model(encoder=encoder, decoder=decoder, tie_embeddings=False), 40, 150)
+    model = build_translator(TranslationModel(encoder=encoder, decoder=decoder, tie_embeddings=False), 40, 150)
     with torch.no_grad():
         model.head.weight.mul_(4)  # a distribution with some shape
     return model.to(device, kind).eval()

@@ -10,9 +10,9 @@ import torch
 from training_runs import train, weights
 from unrolled import api
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.config_file import load_config
+from unrolled.config.load import load_config
 from unrolled.data.batching import pad
-from unrolled.data.vocabulary import BEGIN, END
+from unrolled.data.tokenizer import BEGIN, END
 from unrolled.errors import UserError
 from unrolled.metrics import CiderD, CiderReward
 from unrolled.tasks.captioning import Captioning

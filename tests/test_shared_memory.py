@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unrolled.training.shared_memory import PIECE, share
+from unrolled.training.distributed import PIECE, share
 
 FORK = multiprocessing.get_context("fork")  # a fresh process would import torch first
 

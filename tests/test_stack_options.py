@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from unrolled.recurrence import CELLS, Dropout, NotFinite, Stack, named_stacks, scan
-from unrolled.recurrence.zoneout import Zoneout
+from unrolled.recurrence.regularization import Zoneout
 
 NAMES = sorted(CELLS)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchable_models import BEGIN, END, EVERY_STRATEGY, IDS, Network, run, score, table
-from unrolled.config.sections import Decoding
+from unrolled.config.common import Decoding
 from unrolled.decoding import (
     MBR,
     Beam,
@@ -22,12 +22,12 @@ from unrolled.decoding import (
     Memories,
     Sample,
     Strategy,
-    answers,
     choose,
     decode,
+    outputs_of,
     split,
 )
-from unrolled.decoding.risk import bleu, chrf, least_risk
+from unrolled.decoding.mbr import bleu, chrf, least_risk
 from unrolled.errors import UserError
 
 
@@ -174,6 +174,6 @@ def test_mbr_writes_the_text_of_least_risk(utility: Any) -> None:
     decoded = run(model, model.memory(9), strategy, max_length=10)
     written = [write([one.tokens for one in hypotheses]) for hypotheses in decoded.hypotheses]
     limits = [strategy.max_length] * len(decoded.hypotheses)
-    chosen = [answer.text for answer in answers(decoded, strategy, write, limits)]
+    chosen = [answer.text for answer in outputs_of(decoded, strategy, write, limits)]
     assert chosen == [own[least_risk(own, utility)] for own in written] != [own[0] for own in written]
-    assert [answer.text for answer in answers(decoded, Sample(), write, limits)] == [own[0] for own in written]
+    assert [answer.text for answer in outputs_of(decoded, Sample(), write, limits)] == [own[0] for own in written]

@@ -11,7 +11,7 @@ import pytest
 from report_samples import HOSTILE
 from sweep_samples import CONFIG, all_diverged, bare, one_trial, some_sweep, two_objectives
 from test_report_browser import CONTRASTS, column, emulate_width, header_scopes, poor_contrasts, wait_until
-from unrolled.tuning.report import write_report
+from unrolled.reports.sweep_report import write_report
 
 DRAWN = "return [...document.querySelectorAll('[data-chart]')].map(n => n.querySelectorAll('svg .trace, .hm').length)"
 

@@ -19,8 +19,8 @@ from unrolled import api
 from unrolled.cli import main
 from unrolled.errors import RunFailed
 from unrolled.training.console import Console
-from unrolled.training.run import RunFolder
-from unrolled.training.tensorboard import numbers
+from unrolled.training.loggers import numbers
+from unrolled.training.run_dir import RunDir
 
 CONFIG = """\
 task: memory
@@ -205,7 +205,7 @@ def test_weights_and_biases_has_config_rows_and_state(tiny, wandb, tmp_path, mon
 @pytest.mark.slow
 def test_killed_workers_and_drivers_lose_no_row(tiny, store, tmp_path):
     endless = ["training.max_steps=99999", "training.checkpoint_every=40", MLFLOW]
-    folder = RunFolder(tmp_path / "runs" / "adding")
+    folder = RunDir(tmp_path / "runs" / "adding")
 
     def command(*arguments):
         words = [sys.executable, "-m", "unrolled", "train", str(tiny), "--workers", "2", *arguments]

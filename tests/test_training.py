@@ -9,15 +9,15 @@ import torch
 
 from training_runs import start, train, train_together, weights
 from unrolled.config import Schedule
-from unrolled.config_file import load_config
+from unrolled.config.load import load_config
 from unrolled.errors import RunFailed, UserError
 from unrolled.tasks import make_task, prepare
 from unrolled.training import checkpoint
-from unrolled.training.comm import Alone
-from unrolled.training.optimizer import Schedule as LearningRate
-from unrolled.training.optimizer import build_optimizer
-from unrolled.training.run import RunFolder, choose_checkpoint, claim, open_run
-from unrolled.training.worker import work
+from unrolled.training.distributed import SingleWorker
+from unrolled.training.optim import Schedule as LearningRate
+from unrolled.training.optim import build_optimizer
+from unrolled.training.run_dir import RunDir, choose_checkpoint, open_run, resolve_run_dir
+from unrolled.training.trainer import train_worker
 
 EXACT = ["training.precision=float64", "training.max_steps=20", "training.epochs=99", "training.validate_every=8"]
 
@@ -69,7 +69,7 @@ def test_an_interruption_leaves_a_checkpoint_and_resumes(tiny):
             run.stop_file.touch()
 
     cpu = torch.device("cpu")
-    progress = work(run, fingerprint, Alone(), device=cpu, threads=1, show=stop_after_seven)
+    progress = train_worker(run, fingerprint, SingleWorker(), device=cpu, threads=1, show=stop_after_seven)
     assert not progress.finished and progress.step == 8
     assert checkpoint.last(run.checkpoints).name == "step-8"
     run.stop_file.unlink()
@@ -117,7 +117,7 @@ def test_a_loss_that_is_not_finite_ends_with_one_sentence(tiny):
     options = ["training.optimizer.name=sgd", "training.optimizer.learning_rate=1e300", "training.skip_non_finite=1"]
     run, fingerprint = start(tiny, *options)
     with pytest.raises(RunFailed, match=r"step 3: .*not finite, 2 updates in a row.*learning_rate"):
-        work(run, fingerprint, Alone(), device=torch.device("cpu"), threads=1)
+        train_worker(run, fingerprint, SingleWorker(), device=torch.device("cpu"), threads=1)
 
 
 def test_anomaly_detection_says_where_numbers_stop_being_finite(tiny):
@@ -128,7 +128,7 @@ def test_anomaly_detection_says_where_numbers_stop_being_finite(tiny):
         "training.detect_anomaly=true",
     )
     with pytest.raises(RunFailed, match=r"step 2: encoder: the input of layer 1 is not finite at step 1 of example"):
-        work(run, fingerprint, Alone(), device=torch.device("cpu"), threads=1)
+        train_worker(run, fingerprint, SingleWorker(), device=torch.device("cpu"), threads=1)
 
 
 def test_anomaly_detection_changes_no_number(tiny):
@@ -152,19 +152,19 @@ def test_a_run_is_never_overwritten_unasked(tiny):
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     config = load_config(tiny)
     with pytest.raises(UserError, match=r"exists already.*--resume.*--overwrite"):
-        claim(config, resume=False, overwrite=False)
+        resolve_run_dir(config, resume=False, overwrite=False)
     with pytest.raises(UserError, match="contradict"):
-        claim(config, resume=True, overwrite=True)
+        resolve_run_dir(config, resume=True, overwrite=True)
     with pytest.raises(UserError, match=r"model\.decoder\.cell=gru, the config says rnn"):
-        claim(load_config(tiny, ["model.decoder.cell=rnn"]), resume=True, overwrite=False)
+        resolve_run_dir(load_config(tiny, ["model.decoder.cell=rnn"]), resume=True, overwrite=False)
     with pytest.raises(UserError, match="no run to resume"):
-        claim(load_config(tiny, ["name=other"]), resume=True, overwrite=False)
+        resolve_run_dir(load_config(tiny, ["name=other"]), resume=True, overwrite=False)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
 def test_two_processes_never_train_one_run(tiny):
     run, _ = start(tiny)
-    with run.held(), pytest.raises(UserError, match="another process"), RunFolder(run.path).held():
+    with run.held(), pytest.raises(UserError, match="another process"), RunDir(run.path).held():
         pass
     with run.held():
         pass
@@ -174,7 +174,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tiny, tmp_path):
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     (tmp_path / "runs" / "tiny" / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(UserError, match="is not a run"):
-        claim(load_config(tiny), resume=False, overwrite=True)
+        resolve_run_dir(load_config(tiny), resume=False, overwrite=True)
 
 
 def test_changed_data_is_noticed_on_resume(tiny, tmp_path):
@@ -194,8 +194,8 @@ def test_foreign_and_damaged_checkpoints_are_named(tiny):
     small = choose_checkpoint(run)
     folder = small.folders[0]
     other, _ = train(tiny, "name=other", "training.max_steps=2", "model.encoder.hidden=13")
-    from unrolled.evaluation.members import Member
-    from unrolled.evaluation.trained import load
+    from unrolled.evaluation.ensemble import Member
+    from unrolled.evaluation.predictor import load
 
     with pytest.raises(UserError, match=r"belongs to another model: .*\(12, 24\) there, \(12, 26\)"):
         load([Member(other, other.config(), small)], torch.device("cpu"))
@@ -233,8 +233,8 @@ def test_a_copied_run_folder_still_writes(tiny, tmp_path):
     import shutil
 
     from unrolled.decoding import Greedy
-    from unrolled.evaluation.members import Member
-    from unrolled.evaluation.trained import Trained
+    from unrolled.evaluation.ensemble import Member
+    from unrolled.evaluation.predictor import Trained
 
     run, _ = train(tiny, "training.max_steps=2")
     shutil.copytree(run.path, tmp_path / "elsewhere")
@@ -243,7 +243,7 @@ def test_a_copied_run_folder_still_writes(tiny, tmp_path):
         Trained([Member(folder, folder.config(), choose_checkpoint(folder))]).write(
             Greedy(max_length=9), range(3), texts
         )
-        for folder in (run, RunFolder(tmp_path / "elsewhere"))
+        for folder in (run, RunDir(tmp_path / "elsewhere"))
     ]
     assert outputs[0] == outputs[1] and len(outputs[0]) == 3
 

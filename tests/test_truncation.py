@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training_runs import train, train_together, weights
-from unrolled.config_file import load_config
-from unrolled.models import Memory, build_translator
+from unrolled.config.load import load_config
+from unrolled.models import EncoderOutput, build_translator
 from unrolled.recurrence import CELLS, Stack
 from unrolled.recurrence import state as nest
 
@@ -63,7 +63,7 @@ def cut_by_hand(model, truncate):
             sides.append(torch.stack([outputs[t] for t in range(9)], dim=1))
             last.append(state[0])
         read = torch.cat(sides, dim=-1)
-    memory = model.decoder.prepare(Memory(read, input_mask, torch.cat(last[-len(layer) :], dim=-1)))
+    memory = model.decoder.prepare(EncoderOutput(read, input_mask, torch.cat(last[-len(layer) :], dim=-1)))
     state, outputs = model.decoder.start(memory), []
     for t in range(8):
         state = nest.detach(state) if t and t % truncate == 0 else state

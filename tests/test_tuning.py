@@ -14,12 +14,12 @@ import pytest
 import unrolled
 from clusters import of_session
 from tuning_sweeps import MEMORY, sweep_config, trained_steps
-from unrolled.cluster.session import connect
-from unrolled.config_file import load_config
+from unrolled.cluster.ray_session import connect
+from unrolled.config.load import load_config
 from unrolled.errors import UserError
 from unrolled.training import checkpoint
 from unrolled.training.console import Console
-from unrolled.tuning.folder import SweepFolder
+from unrolled.tuning.sweep_dir import SweepDir
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").rglob("sweep.yaml"))
 pytestmark = pytest.mark.slow
@@ -185,7 +185,7 @@ def test_population_based_training_moves_checkpoints(sweep):
     ended_with = [trial["parameters"]["training.optimizer.learning_rate"] for trial in found.summary["trials"]]
     assert ended_with != [1e-6, 1e-5, 1e-3, 1e-2]
     for trial in found.summary["trials"]:
-        config = SweepFolder(found.path).trial(trial["name"]).config()
+        config = SweepDir(found.path).trial(trial["name"]).config()
         assert config.training.optimizer.learning_rate == trial["parameters"]["training.optimizer.learning_rate"]
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tuning_sweeps import MEMORY, write_config
 from unrolled.cli import main
 from unrolled.config import Parameter, Tuning
-from unrolled.config_file import load_config
+from unrolled.config.load import load_config
 from unrolled.errors import UserError
 from unrolled.tuning.samplers import Listed, Tpe, drawn
-from unrolled.tuning.space import active, check, draw_value, grid, ordered, perturbed
+from unrolled.tuning.search_space import active, check, draw_value, grid, ordered, perturbed
 
 
 @st.composite

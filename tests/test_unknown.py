@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrolled.config.sections import Vocabulary as VocabularyConfig
-from unrolled.config_file import load_config
-from unrolled.data.corpus import Vocabularies
-from unrolled.data.vocabulary import BEGIN, END, UNKNOWN, Vocabulary, learn_vocabulary
+from unrolled.config.common import Vocabulary as VocabularyConfig
+from unrolled.config.load import load_config
+from unrolled.data.parallel_corpus import Vocabularies
+from unrolled.data.tokenizer import BEGIN, END, UNKNOWN, Vocabulary, learn_vocabulary
 from unrolled.decoding import Beam, Greedy, Sample
 from unrolled.errors import UserError
 from unrolled.tasks.translation import Translation

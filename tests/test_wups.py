@@ -6,7 +6,7 @@ import pytest
 
 from unrolled.errors import UserError
 from unrolled.metrics import score, wordnet_folder
-from unrolled.metrics.wordnet import VARIABLE, Nouns, nearness, nouns
+from unrolled.metrics.answers import VARIABLE, Nouns, nearness, nouns
 
 KINDS = {
     "entity": (),

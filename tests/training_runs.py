@@ -14,15 +14,15 @@ import torch.distributed
 import torch.multiprocessing
 from safetensors.torch import load_file
 
-from unrolled.config_file import load_config
+from unrolled.config.load import load_config
 from unrolled.tasks import prepare
-from unrolled.training import buckets
-from unrolled.training.comm import Alone, Distributed
-from unrolled.training.run import choose_checkpoint, claim
-from unrolled.training.worker import work
+from unrolled.training import distributed
+from unrolled.training.distributed import ProcessGroup, SingleWorker
+from unrolled.training.run_dir import choose_checkpoint, resolve_run_dir
+from unrolled.training.trainer import train_worker
 
 WORDS = ("the", "king", "is", "dead,", "long", "live", "Queen!", "\n", "and", "so;")
-multiprocessing.set_forkserver_preload(["pytest", "unrolled.tasks", "unrolled.training.worker"])
+multiprocessing.set_forkserver_preload(["pytest", "unrolled.tasks", "unrolled.training.trainer"])
 TEXT = " ".join(np.random.default_rng(3).choice(WORDS, size=500).tolist())
 
 
@@ -36,7 +36,7 @@ def config_of_text(folder, config):
 
 def start(path, *overrides, resume=False, overwrite=False):
     config = load_config(path, overrides)
-    run = claim(config, resume=resume, overwrite=overwrite)
+    run = resolve_run_dir(config, resume=resume, overwrite=overwrite)
     data = prepare(config)
     run.start(config, data, resume=resume)
     return run, data.fingerprint
@@ -44,7 +44,7 @@ def start(path, *overrides, resume=False, overwrite=False):
 
 def train(path, *overrides, comm=None, **options):
     run, fingerprint = start(path, *overrides, **options)
-    return run, work(run, fingerprint, comm or Alone(), device=torch.device("cpu"), threads=1)
+    return run, train_worker(run, fingerprint, comm or SingleWorker(), device=torch.device("cpu"), threads=1)
 
 
 def weights(run, which="last"):
@@ -65,7 +65,7 @@ def copied(run: Path, storage: Path) -> Path:
 def travelling():
     """Makes gradients of this process travel, in many buckets, as on a system that has no files in memory."""
     del os.memfd_create
-    buckets.BYTES = 1000
+    distributed.BYTES = 1000
 
 
 def _process(rank, size, run, fingerprint, port, setup, environment):
@@ -73,7 +73,7 @@ def _process(rank, size, run, fingerprint, port, setup, environment):
         setup()
     os.environ |= environment | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
-    work(run, fingerprint, Distributed(), device=torch.device("cpu"), threads=1)
+    train_worker(run, fingerprint, ProcessGroup(), device=torch.device("cpu"), threads=1)
     torch.distributed.destroy_process_group()
     os._exit(0)  # gloo's threads may still let go of tensors, which ends a Python that is shutting down with an abort
 

@@ -9,13 +9,12 @@ __version__ = "0.1.0"
 __all__ = ["Run", "Sweep", "load", "train", "tune"]
 
 if TYPE_CHECKING:
-    from unrolled.api import Run, load, train
-    from unrolled.sweeps import Sweep, tune
+    from unrolled.api import Sweep, train, tune
+    from unrolled.run import Run, load
 
 
 def __getattr__(name: str) -> Any:
     """Imports the commands when they are first asked for: `import unrolled` alone must not cost seconds."""
     if name not in __all__:
         raise AttributeError(f"module 'unrolled' has no attribute {name!r}")
-    module = import_module("unrolled.sweeps" if name in ("Sweep", "tune") else "unrolled.api")
-    return getattr(module, name)
+    return getattr(import_module("unrolled.api"), name)

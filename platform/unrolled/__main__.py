@@ -1,5 +1,7 @@
 """`python -m unrolled` is the command line."""
 
+from __future__ import annotations
+
 import sys
 
 from unrolled.cli import main

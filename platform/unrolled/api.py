@@ -1,48 +1,52 @@
-"""The commands as Python functions: what the command line calls, and what a notebook calls.
+"""The commands as Python functions.
+
+The commands as Python functions: what the command line calls, and what a notebook calls.
 
 import unrolled
 run = unrolled.train("configs/translation/dates.yaml", workers=2)
 report = run.evaluate(split="test")
 run.generate(["Monday 3 March 2025"])
+
+Sweeps as a Python function: what `unrolled tune` calls, and what a notebook calls.
+
+import unrolled
+sweep = unrolled.tune("configs/memory/sweep.yaml")
+sweep.best.evaluate(split="validation")
 """
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unrolled.cluster.session import connect
+import unrolled
+from unrolled.cluster.ray_session import connect
 from unrolled.config import Config
-from unrolled.config_file import load_config
+from unrolled.config.load import load_config
 from unrolled.decoding import USUAL
 from unrolled.errors import UserError
-from unrolled.features.making import Compute, compute_here
-from unrolled.features.run import has_features, make_splits, works_of
-from unrolled.tasks import (
-    Answerer,
-    Counting,
-    Prepared,
-    Task,
-    make_task,
-    prepare,
-)
-from unrolled.trained_run import Run, evaluate, load
+from unrolled.features.extract import Compute, compute_here, has_features, make_splits, works_of
+from unrolled.reports.sweep_report import write_report
+from unrolled.run import Run
+from unrolled.tasks import Counting, Prepared, Seq2SeqTask, Task, make_task, prepare
 from unrolled.training.checkpoint import Progress
-from unrolled.training.comm import Alone
 from unrolled.training.console import Console, duration, written
-from unrolled.training.launch import launch
-from unrolled.training.run import RunFolder, claim
-from unrolled.training.signals import stopping
-from unrolled.training.start import check_start
-from unrolled.training.trackers import reach_trackers
-from unrolled.training.tracking import Tracking
-from unrolled.training.worker import work
-
-__all__ = ["Run", "evaluate", "load", "make_features", "train"]
+from unrolled.training.distributed import SingleWorker
+from unrolled.training.loggers import Tracking, reach_trackers
+from unrolled.training.ray_train import launch
+from unrolled.training.run_dir import RunDir, check_start, resolve_run_dir
+from unrolled.training.trainer import stopping, train_worker
+from unrolled.tuning.progress import SweepProgress, conclusion, introduction
+from unrolled.tuning.sweep_dir import Ledger, Origin, SweepDir, resolve_sweep_dir, source_of
+from unrolled.tuning.tuner import Search, share
+from unrolled.tuning.validate import check_sweep
 
 
 def train(
@@ -83,7 +87,7 @@ def train(
         raise UserError(f"--local trains in one process, so --workers {wanted} cannot be kept; leave one of them out.")
     settings = config if isinstance(config, Config) else load_config(config, overrides)
     settings = settings.smoke() if tiny else settings
-    run = claim(settings, resume=resume, overwrite=overwrite)
+    run = resolve_run_dir(settings, resume=resume, overwrite=overwrite)
     trackers = reach_trackers(settings)
     data = prepare(settings)
     check_start(run, settings, data, resume=resume)
@@ -112,7 +116,7 @@ def train(
 
         if local:
             device = torch.device("cuda" if gpu else "cpu")
-            progress = work(run, data.fingerprint, Alone(), device=device, threads=None, show=show)
+            progress = train_worker(run, data.fingerprint, SingleWorker(), device=device, threads=None, show=show)
         else:
             progress = launch(
                 run,
@@ -164,12 +168,12 @@ def make_features(
 
 
 def _on_ray(workers: int) -> Compute:
-    from unrolled.features.job import compute_on_ray
+    from unrolled.features.ray_job import compute_on_ray
 
     return compute_on_ray(workers)
 
 
-def _introduction(task: Task, run: RunFolder, data: Prepared, where: str) -> list[str]:
+def _introduction(task: Task, run: RunDir, data: Prepared, where: str) -> list[str]:
     model, examples = task.introduce(data)
     parameters = sum(parameter.numel() for parameter in task.build_model().parameters())
     return [
@@ -180,7 +184,7 @@ def _introduction(task: Task, run: RunFolder, data: Prepared, where: str) -> lis
     ]
 
 
-def _conclude(console: Console, config: Config, run: RunFolder, progress: Progress, task: Task) -> None:
+def _conclude(console: Console, config: Config, run: RunDir, progress: Progress, task: Task) -> None:
     done = f"{progress.step:,} steps in {duration(progress.seconds)}"
     if progress.best is not None:
         done += f"; best {written(config.training.metric, progress.best)} at step {progress.best_step:,}"
@@ -189,5 +193,81 @@ def _conclude(console: Console, config: Config, run: RunFolder, progress: Progre
         console.say(f"continue with: unrolled train {run.path / 'config.yaml'} --resume")
         return
     console.say(f"trained: {done}")
-    options = f"--split test --decode {','.join(USUAL)}" if isinstance(task, Answerer) else "--split validation"
+    options = f"--split test --decode {','.join(USUAL)}" if isinstance(task, Seq2SeqTask) else "--split validation"
     console.say(f"evaluate with: unrolled evaluate {run.path} {options}")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep and what it found.
+
+    Attributes:
+        summary: what its sweep.json holds.
+        interrupted: whether it ended before its time, on request.
+    """
+
+    folder: SweepDir
+    summary: dict[str, Any]
+    interrupted: bool = False
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    @property
+    def best(self) -> Run | None:
+        """The best trial, if any has a score."""
+        name = self.summary["best"]
+        return None if name is None else Run(self.folder.trial(name))
+
+
+def tune(
+    config: str | Path | Config,
+    *,
+    overrides: Sequence[str] = (),
+    trials: int | None = None,
+    workers: int = 1,
+    address: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    tiny: bool = False,
+    console: Console | None = None,
+) -> Sweep:
+    """Searches the space of a config's `tuning` section with many trainings on Ray Tune.
+
+    Args:
+        config: a YAML file, the folder of a sweep, or a config made in Python (then without `overrides`).
+        trials: points of the space, in place of `tuning.trials`.
+        workers: Ray Train workers of every trial; 1: it trains in the trial's own process.
+        resume: continue: what ended is not trained again, the rest goes on from its checkpoints.
+        overwrite: replace a sweep of that name.
+        tiny: few trials of few examples and few steps, to try a config.
+        overrides, address: as for `train`.
+
+    Raises:
+        UserError: something given cannot be used; nothing was written then.
+    """
+    console = console or Console()
+    given = shlex.join(["unrolled", "tune", str(config) if not isinstance(config, Config) else config.name, *overrides])
+    settings = config if isinstance(config, Config) else load_config(*source_of(config, overrides))
+    settings, tuning, metrics = check_sweep(settings, trials=trials, workers=workers, tiny=tiny)
+    sweep = resolve_sweep_dir(settings, resume=resume, overwrite=overwrite)
+    with ExitStack() as session:
+        resources = session.enter_context(connect(address, sweep.run.log))
+        shares = share(resources, tuning, workers)
+        session.enter_context(sweep.run.held())
+        sweep.start(settings, resume=resume)
+        ledger = Ledger(sweep, settings, metrics, Origin(given, shares.trials, unrolled.__version__))
+        search = Search.of(ledger, settings, shares, tiny=tiny)
+        for line in introduction(ledger, shares.trials, shares.cpus, workers):
+            console.say(line)
+        session.enter_context(stopping(sweep.run, console))
+        progress = SweepProgress(console, ledger, search.count)
+        whole = search(progress.show, progress.look)
+        progress.close()
+        summary = ledger.write()
+        write_report(summary, sweep.page)
+        shutil.rmtree(sweep.scratch, ignore_errors=True)
+    for line in conclusion(ledger, whole=whole):
+        console.say(line)
+    return Sweep(sweep, summary, interrupted=not whole)

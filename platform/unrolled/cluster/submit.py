@@ -12,14 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unrolled.cluster.authentication import find_token, refusal
 from unrolled.cluster.package import pack
-from unrolled.cluster.quiet import quiet
-from unrolled.cluster.session import PACKAGE
+from unrolled.cluster.ray_session import PACKAGE, find_token, quiet, refusal
 from unrolled.errors import UserError, listing, nearest
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
+
 
 STORAGE = "~/unrolled"
 STOP_SECONDS = 300

@@ -7,16 +7,15 @@ are in `config_file.py`.
 
 from __future__ import annotations
 
-from unrolled.config.answering import QuestionAnsweringConfig
 from unrolled.config.base import Config
 from unrolled.config.captioning import CaptioningConfig
+from unrolled.config.common import CellName, Decoding, Engine, Recurrent, Section, Source, Unprompted, Vocabulary
 from unrolled.config.language_modeling import LanguageModelingConfig
-from unrolled.config.memory import MemoryConfig
-from unrolled.config.pointing import PointingConfig
-from unrolled.config.sections import CellName, Decoding, Engine, Recurrent, Section, Source, Unprompted, Vocabulary
+from unrolled.config.synthetic import MemoryConfig
 from unrolled.config.training import Clipping, EarlyStopping, Optimizer, Schedule, Training
 from unrolled.config.translation import TranslationConfig
 from unrolled.config.tuning import Parameter, Tuning
+from unrolled.config.vqa import PointingConfig, QuestionAnsweringConfig
 
 CONFIGS: dict[str, type[Config]] = {
     "translation": TranslationConfig,

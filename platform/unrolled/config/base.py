@@ -1,4 +1,4 @@
-"""What every task's config has."""
+"""The part of a config that every task has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
-from unrolled.config.sections import Section
+from unrolled.config.common import Section
 from unrolled.config.training import Training
 from unrolled.config.tuning import Tuning
 

@@ -1,4 +1,9 @@
-"""Keys of `task: captioning`."""
+"""Config of captioning.
+
+Sections of tasks on captioned photographs: the photographs, their captions, and what a CNN makes of them.
+
+Keys of `task: captioning`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,63 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from unrolled.config import sections
+from unrolled.config import common
 from unrolled.config.base import Config
-from unrolled.config.captioning_data import Data, Features
-from unrolled.config.sections import Engine, Positive, Recurrent, Section, Share, check_engine, check_metric
+from unrolled.config.common import Engine, Positive, Recurrent, Section, Share, Source, check_engine, check_metric
 from unrolled.config.training import Training as SharedTraining
+
+
+class Columns(Section):
+    image: str = Field("image", description="column of the photographs; with files beside a table: of their names")
+    captions: str | list[str] = Field(
+        "captions", description="column of the captions, a text or a list of texts a row; or several columns of texts"
+    )
+
+
+class Vocabulary(common.Vocabulary):
+    kind: common.VocabularyKind = Field("word", description="unit of text; learned on the training split")
+    size: common.VocabularySize = Field(10_000, description="most entries, special symbols included")
+    min_frequency: Positive = Field(5, description="rarer units become the unknown symbol")
+    lowercase: bool = Field(True, description="fold case (the model then writes lower case only)")
+
+
+class CaptionData(Source):
+    source: str = Field(
+        description="scenes (built in); a folder of tables, of photographs with metadata.csv or metadata.jsonl, "
+        "Flickr8k's, COCO's or one with Karpathy's dataset_….json; s3://bucket/{split}.parquet; or hub id owner/name"
+    )
+    images: str | None = Field(None, description="folder of the photographs, where it is not in the source's")
+    columns: Columns = Columns()
+    vocabulary: Vocabulary = Vocabulary()
+    max_length: Positive = Field(50, description="training captions with more tokens are left out")
+    limit: Positive | None = Field(None, description="use only the first photographs of every split")
+
+
+class FeatureConfig(Section):
+    """What a convolutional network makes of a photograph: a grid of vectors, and their mean."""
+
+    backbone: str = Field(
+        "efficientnet-lite0",
+        description="the network: efficientnet-lite0 (its weights are installed), the larger efficientnet-lite1 and "
+        "-lite2 (weights in packages of their own), any classification model of torchvision such as vgg16 or resnet50, "
+        "or small (for scenes and tests; not pretrained)",
+    )
+    weights: str | None = Field(None, description="file of weights; null: the network's own, pretrained on ImageNet")
+    grid: Positive = Field(
+        7, description="positions a side, of the last map that has as many; 1: only the mean over all positions"
+    )
+    size: Positive | None = Field(
+        None, description="pixels a side of what it sees; null: as many as it was pretrained on"
+    )
+    fine_tune: bool = Field(
+        False,
+        description="train the network too, on photographs that are cropped and mirrored at random (small: on pictures "
+        "as they are); false: its features are made once and kept",
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        0.1, description="fine_tune: of the network, times training.optimizer.learning_rate"
+    )
+
 
 Score = Literal["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "cider_d", "exact_match"]
 Conditioning = Literal["first", "once", "every", "output", "reconstruct", "attention"]
@@ -38,7 +95,7 @@ class Attention(Section):
 
 
 class Decoder(Recurrent):
-    cell: sections.CellName = Field("lstm", description="recurrent cell")
+    cell: common.CellName = Field("lstm", description="recurrent cell")
     hidden: Positive = Field(512, description="features of the state")
     dropout: Share = Field(0.5, description="share dropped from embeddings, between layers and from the outputs")
     embedding: Positive = Field(512, description="features of a token")
@@ -60,7 +117,7 @@ class Encoder(Section):
     dropout: Share = Field(0.0, description="share dropped from the positions' features")
 
 
-class Views(Features):
+class Views(FeatureConfig):
     views: Positive = Field(
         1,
         description="how often features are made of a photograph to learn from: once of all of it, then of views that "
@@ -68,7 +125,7 @@ class Views(Features):
     )
 
 
-class Model(Section):
+class CaptioningModel(Section):
     features: Views = Views()
     encoder: Encoder = Encoder()
     decoder: Decoder = Decoder()
@@ -121,7 +178,7 @@ class Training(SharedTraining):
     )
 
 
-class Decoding(sections.Decoding):
+class Decoding(common.Decoding):
     max_length: Positive = Field(30, description="most tokens of an output")
 
 
@@ -135,8 +192,8 @@ class Evaluation(Section):
 
 class CaptioningConfig(Config):
     task: Literal["captioning"] = Field(description="what is learned")
-    data: Data
-    model: Model = Model()
+    data: CaptionData
+    model: CaptioningModel = CaptioningModel()
     training: Training = Training()
     decoding: Decoding = Decoding()
     evaluation: Evaluation = Evaluation()

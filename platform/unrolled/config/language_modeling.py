@@ -6,19 +6,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from unrolled.config import sections
+from unrolled.config import common
 from unrolled.config.base import Config
-from unrolled.config.sections import Engine, Positive, Section, Share, Source, Unprompted, check_engine
+from unrolled.config.common import Engine, Positive, Section, Share, Source, Unprompted, check_engine
 from unrolled.config.training import Training as SharedTraining
 
 
-class Vocabulary(sections.Vocabulary):
+class Vocabulary(common.Vocabulary):
     kind: Literal["bpe", "word", "character"] = Field(
         "character", description="unit of text; learned on the training text, of which every character is kept"
     )
 
 
-class Data(Source):
+class TextData(Source):
     source: str = Field(
         description="hello (built in), text file, folder of train.txt and so on, s3://bucket/{split}.parquet, or hub id"
     )
@@ -30,8 +30,8 @@ class Data(Source):
     limit: Positive | None = Field(None, description="use only the first units of every split")
 
 
-class Model(Unprompted):
-    cell: sections.CellName = Field("lstm", description="recurrent cell")
+class LanguageModelConfig(Unprompted):
+    cell: common.CellName = Field("lstm", description="recurrent cell")
     embedding: Positive | None = Field(None, description="features of a unit; null: one-hot")
     tie: bool = Field(False, description="the output matrix is the embedding matrix (wants embedding = hidden)")
     engine: Engine = Field("auto", description="what runs the recurrence")
@@ -54,7 +54,7 @@ class Training(SharedTraining):
         return self.sequence or self.truncate
 
 
-class Decoding(sections.Decoding):
+class Decoding(common.Decoding):
     max_length: Positive = Field(500, description="units written after a prime text")
 
 
@@ -72,8 +72,8 @@ class LanguageModelingConfig(Config):
     fixed: ClassVar[tuple[str, ...]] = (*Config.fixed, "training.lanes", "training.truncate", "training.sequence")
 
     task: Literal["language_modeling"] = Field(description="what is learned")
-    data: Data
-    model: Model = Model()
+    data: TextData
+    model: LanguageModelConfig = LanguageModelConfig()
     training: Training = Training()
     decoding: Decoding = Decoding()
     evaluation: Evaluation = Evaluation()

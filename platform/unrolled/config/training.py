@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unrolled.config.sections import Positive, Section, Share
+from unrolled.config.common import Positive, Section, Share
 
 Precision = Literal["auto", "float32", "float64", "bfloat16", "float16"]
 

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from unrolled.config import sections
+from unrolled.config import common
 from unrolled.config.base import Config
-from unrolled.config.sections import (
+from unrolled.config.common import (
     Engine,
     Positive,
     Recurrent,
@@ -29,11 +29,11 @@ class Columns(Section):
     target: str = Field("target", description="column that the decoder learns to write")
 
 
-class Vocabulary(sections.Vocabulary):
+class Vocabulary(common.Vocabulary):
     shared: bool = Field(True, description="one vocabulary for both columns")
 
 
-class Data(Source):
+class TranslationData(Source):
     source: str = Field(description="dates (built in), folder, s3://bucket/{split}.parquet, or hub id owner/name")
     columns: Columns = Columns()
     vocabulary: Vocabulary = Vocabulary()
@@ -62,7 +62,7 @@ class Decoder(Recurrent):
     tie: bool = Field(True, description="the output matrix is the embedding matrix")
 
 
-class Model(Section):
+class TranslationModel(Section):
     encoder: Encoder = Encoder()
     decoder: Decoder = Decoder()
     tie_embeddings: bool = Field(False, description="encoder and decoder share embeddings (wants a shared vocabulary)")
@@ -80,8 +80,8 @@ class Training(SharedTraining):
     label_smoothing: Share = Field(0.1, description="probability spread over the whole vocabulary")
 
 
-class Decoding(sections.Decoding):
-    length_factor: sections.LengthFactor = Field("auto", description=sections.LENGTH_FACTOR)
+class Decoding(common.Decoding):
+    length_factor: common.LengthFactor = Field("auto", description=common.LENGTH_FACTOR)
     replace_unknown: bool = Field(
         False,
         description="unknown words may be written, and become the word of the input that attention looked at most",
@@ -100,8 +100,8 @@ class Evaluation(Section):
 
 class TranslationConfig(Config):
     task: Literal["translation"] = Field(description="what is learned")
-    data: Data
-    model: Model = Model()
+    data: TranslationData
+    model: TranslationModel = TranslationModel()
     training: Training = Training()
     decoding: Decoding = Decoding()
     evaluation: Evaluation = Evaluation()

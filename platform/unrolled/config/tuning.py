@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from unrolled.config.sections import Positive, Section
+from unrolled.config.common import Positive, Section
 
 KINDS = ("choice", "grid", "uniform", "loguniform", "randint")
 Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]

@@ -1,4 +1,4 @@
-"""Batches of similar length, planned for all workers from (seed, epoch) alone.
+"""Batches of similar length, planned for all workers.
 
 The plan is a list of global batches. A worker takes its slice of each, so any number of workers sees the same
 global batches, and a position in the list is all that resuming needs.
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrolled.data.vocabulary import BEGIN, END, PAD
+from unrolled.data.tokenizer import BEGIN, END, PAD
 
 WINDOW = 100_000
 """Examples that are shuffled and sorted together: bounds the memory and the disk distance of a plan."""

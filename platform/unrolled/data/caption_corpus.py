@@ -13,12 +13,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from unrolled.cache import made_once
-from unrolled.config.captioning_data import Data
+from unrolled.config.captioning import CaptionData
 from unrolled.data.batching import pad
-from unrolled.data.captions import open_captioned
-from unrolled.data.vocabulary import BEGIN, END, Vocabulary, learn_vocabulary
+from unrolled.data.caption_readers import open_captioned
+from unrolled.data.tokenizer import BEGIN, END, Vocabulary, learn_vocabulary
 from unrolled.errors import UserError
+from unrolled.files import build_cached
 
 FORMAT = 1
 """Raise when the files change their meaning, so that older ones are made again."""
@@ -120,7 +120,7 @@ class CaptionFolder:
         return CaptionCorpus(self.folder / f"{name}.arrow")
 
 
-def prepare_captions(data: Data, normal: Normal, fingerprint: str | None = None) -> CaptionFolder:
+def prepare_captions(data: CaptionData, normal: Normal, fingerprint: str | None = None) -> CaptionFolder:
     """Learns the vocabulary on the training split and tokenises training and validation, unless that was done.
 
     Args:
@@ -134,7 +134,7 @@ def prepare_captions(data: Data, normal: Normal, fingerprint: str | None = None)
     if fingerprint is None:
         texts = _read(data)
         fingerprint = _fingerprint(data, texts)
-    made = CaptionFolder(made_once(fingerprint, lambda folder: _build(folder, data, normal, texts or _read(data))))
+    made = CaptionFolder(build_cached(fingerprint, lambda folder: _build(folder, data, normal, texts or _read(data))))
     shortest = int(made.split("train").lengths.min())
     if shortest > data.max_length:
         raise UserError(
@@ -144,7 +144,7 @@ def prepare_captions(data: Data, normal: Normal, fingerprint: str | None = None)
     return made
 
 
-def _read(data: Data) -> dict[str, tuple[list[str], list[list[str]]]]:
+def _read(data: CaptionData) -> dict[str, tuple[list[str], list[list[str]]]]:
     found = {}
     for split in SPLITS:
         captioned = open_captioned(data, split)
@@ -152,14 +152,16 @@ def _read(data: Data) -> dict[str, tuple[list[str], list[list[str]]]]:
     return found
 
 
-def _fingerprint(data: Data, texts: dict[str, tuple[list[str], list[list[str]]]]) -> str:
+def _fingerprint(data: CaptionData, texts: dict[str, tuple[list[str], list[list[str]]]]) -> str:
     digest = hashlib.sha256(json.dumps([FORMAT, data.vocabulary.model_dump()], sort_keys=True).encode())
     for names, captions in texts.values():
         digest.update(json.dumps([names, captions]).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:20]
 
 
-def _build(folder: Path, data: Data, normal: Normal, texts: dict[str, tuple[list[str], list[list[str]]]]) -> None:
+def _build(
+    folder: Path, data: CaptionData, normal: Normal, texts: dict[str, tuple[list[str], list[list[str]]]]
+) -> None:
     learned = {split: [[normal(text) for text in own] for own in captions] for split, (_, captions) in texts.items()}
     vocabulary = learn_vocabulary([text for own in learned["train"] for text in own], data.vocabulary)
     vocabulary.save(folder / VOCABULARY)

@@ -1,15 +1,34 @@
-"""Photographs as people have them: bytes, files and addresses, in whatever form, as RGB pictures; or why not."""
+"""Photographs: reading, random views, and those of a split as they are stored.
+
+Photographs as people have them: bytes, files and addresses, in whatever form, as RGB pictures; or why not.
+
+What a network sees of a photograph: all of it, or a part that is drawn at random.
+
+Files as data sets keep them: photographs in the folders where they are wont to be, JSON, and lines of text.
+
+Photographs of a split as they are stored, whatever is known about them: captions, or questions.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import urllib.error
 import urllib.request
 import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from unrolled.data.scenes import scenes
+from unrolled.errors import UserError, listing
 
 LARGEST = 100_000_000
 """Pixels of a picture that is still opened: a few kilobytes can hold billions, which would fill the memory."""
@@ -133,3 +152,189 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 # Pillow warns of large pictures on the console; `LARGEST` decides here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+CROP = 7 / 8
+"""Sides of a random part, as a share of the photograph's: 224 of 256 pixels (Krizhevsky et al. 2012)."""
+
+
+class View(NamedTuple):
+    """A part of a photograph.
+
+    Attributes:
+        left, top: where it begins, as shares of what is left over, 0 … 1.
+        mirrored: left and right change places.
+    """
+
+    left: float
+    top: float
+    mirrored: bool
+
+
+def drawn_view(seed: int, epoch: int, row: int) -> View:
+    """Draws what is seen of photograph `row` in an epoch; nothing else decides it, so that any number of workers and a
+    resumed run see the same."""
+    left, top, side = np.random.default_rng([seed, epoch, row]).random(3)
+    return View(float(left), float(top), side < 0.5)
+
+
+def drawn(seed: int, epoch: int, row: int, views: int) -> int:
+    """Draws which of the views that are kept of photograph `row` is seen in an epoch, as `drawn_view` does."""
+    return int(np.random.default_rng([seed, epoch, row]).integers(views))
+
+
+def least(size: int, view: View | None) -> int:
+    """Returns how many pixels a side a photograph needs for a view of `size`."""
+    return size if view is None else int(size / CROP)
+
+
+def seen(image: Image.Image, size: int, view: View | None = None) -> Tensor:
+    """Returns the pixels of a picture or of a view of it, `(size, size, 3)`, 0 … 255 as bytes, squeezed to a square:
+    nothing at the border is lost, and a position of a grid is the same share of every picture."""
+    if view is None:
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(image))
+    width, height = CROP * image.width, CROP * image.height
+    left, top = view.left * (image.width - width), view.top * (image.height - height)
+    image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+    if view.mirrored:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(image))
+
+
+IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "flickr30k-images", "flickr30k_images")
+LOOKED_FOR = 20
+"""Photographs of which one must be in a folder that is taken for theirs."""
+
+
+def photo_paths(source: str, images: str | None, names: Sequence[str], part: str = "") -> list[Path]:
+    """Returns the paths of photographs, in the folder that has them.
+
+    Args:
+        source: the folder of the data set.
+        images: the folder of the photographs; None: it is looked for in `source`.
+        part: may name a folder in it.
+
+    Raises:
+        UserError: there is none of the first photographs.
+    """
+    folder = Path(source).expanduser()
+    folders = [Path(images).expanduser()] if images else [folder, *(folder / name for name in IMAGE_FOLDERS)]
+    folders = [place for known in folders for place in ((known / part, known) if part else (known,))]
+    for known in folders:
+        if any((known / name).is_file() for name in names[:LOOKED_FOR]):
+            return [known / name for name in names]
+    there = listing(known for known in folders if known.is_dir()) if any(map(Path.is_dir, folders)) else folders[0]
+    raise UserError(f"data.images: there is no photograph {names[0]} in {there}; name the folder that has it.")
+
+
+def read_json(file: Path) -> Any:
+    """Returns the content of a JSON file; raises `UserError` where it has none."""
+    try:
+        return json.loads(file.read_bytes())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}, line {error.lineno}: is not JSON ({error.msg}).") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}).") from None
+
+
+def read_lines(file: Path) -> list[str]:
+    """Returns the lines of a text file; raises `UserError` where it cannot be read."""
+    try:
+        return file.read_bytes().decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}).") from None
+
+
+NAMED = 3
+"""Examples that a sentence on what is left out names."""
+Stored = bytes | Path
+"""An encoded photograph, or the path of its file, which need not exist."""
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Those of one split, each once. They stay encoded, and are read when they are asked for.
+
+    Attributes:
+        images: `[i]` gives the encoded bytes, or the path of a file, which need not exist.
+        names: of the photographs, such as a file's, one each.
+        dropped: what was left out, a sentence each.
+    """
+
+    images: Sequence[Stored]
+    names: Sequence[str]
+    dropped: list[str] = field(default_factory=list, kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the photographs, in order: by their bytes where they are in a table, else by name, size and date."""
+        digest = hashlib.sha256(f"{len(self)}\n".encode())
+        for part in self._identity():
+            digest.update(len(part).to_bytes(8, "little") + part)
+        return digest.hexdigest()[:20]
+
+    def _identity(self) -> Iterator[bytes]:
+        for name, image in zip(self.names, self.images, strict=True):
+            if isinstance(image, bytes):
+                yield image
+            else:
+                stat = image.stat() if image.is_file() else None
+                yield f"{name}\n{stat and (stat.st_size, stat.st_mtime_ns)}".encode("utf-8", "surrogatepass")
+
+
+class Chosen(Sequence[Stored]):
+    """Some of the photographs of another sequence, by their rows."""
+
+    def __init__(self, images: Sequence[Stored], rows: Sequence[int]) -> None:
+        self._images, self._rows = images, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: int) -> Stored:  # type: ignore[override]
+        return self._images[self._rows[place]]
+
+
+class Joined(Sequence[Stored]):
+    """The photographs of several sequences, one after the other."""
+
+    def __init__(self, parts: Sequence[Sequence[Stored]]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, place: int) -> Stored:  # type: ignore[override]
+        for part in self._parts:
+            if place < len(part):
+                return part[place]
+            place -= len(part)
+        raise IndexError(place)
+
+
+class Drawn(Sequence[bytes]):
+    """The pictures of a split of `scenes`, drawn when they are asked for."""
+
+    def __init__(self, split: str) -> None:
+        self._scenes = scenes()[split]
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, place: int) -> bytes:  # type: ignore[override]
+        return self._scenes[place].png()
+
+
+def quantity(found: Sequence[str], noun: str) -> str:
+    """Returns how many, such as "2 photographs"."""
+    return f"{len(found):,} {noun}{'s' if len(found) > 1 else ''}"
+
+
+def examples(names: Sequence[str]) -> str:
+    """Returns the first names, such as "a.jpg, b.jpg, c.jpg, …"."""
+    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")

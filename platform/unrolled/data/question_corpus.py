@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from unrolled.cache import made_once
-from unrolled.config.answering_data import Data, PointingData
-from unrolled.data.asked import Asked, Question
-from unrolled.data.questions import open_asked
-from unrolled.data.vocabulary import Vocabulary, learn_vocabulary
+from unrolled.config.vqa import PointingData, QuestionData
+from unrolled.data.question_readers import open_asked
+from unrolled.data.questions import Asked, Question
+from unrolled.data.tokenizer import Vocabulary, learn_vocabulary
 from unrolled.errors import UserError
+from unrolled.files import build_cached
 
 FORMAT = 1
 """Raise when the files change their meaning, so that older ones are made again."""
@@ -101,7 +101,7 @@ class QuestionFolder:
         return QuestionCorpus(self.folder / f"{name}.arrow")
 
 
-def prepare_questions(data: Data, normal: Normal, fingerprint: str | None = None) -> QuestionFolder:
+def prepare_questions(data: QuestionData, normal: Normal, fingerprint: str | None = None) -> QuestionFolder:
     """Learns the vocabulary on the training split and tokenises training and validation, unless that was done.
 
     Args:
@@ -115,14 +115,14 @@ def prepare_questions(data: Data, normal: Normal, fingerprint: str | None = None
     if fingerprint is None:
         asked = _read(data)
         fingerprint = _fingerprint(data, asked)
-    return QuestionFolder(made_once(fingerprint, lambda folder: _build(folder, data, normal, asked or _read(data))))
+    return QuestionFolder(build_cached(fingerprint, lambda folder: _build(folder, data, normal, asked or _read(data))))
 
 
-def _read(data: Data) -> dict[str, Asked]:
+def _read(data: QuestionData) -> dict[str, Asked]:
     return {split: open_asked(data, split) for split in SPLITS}
 
 
-def _fingerprint(data: Data, asked: dict[str, Asked]) -> str:
+def _fingerprint(data: QuestionData, asked: dict[str, Asked]) -> str:
     settings = [FORMAT, data.vocabulary.model_dump(), data.pointing, _also(data)]
     if (given := _given(data)) is not None:
         settings.append(given.read_text(encoding="utf-8"))
@@ -133,7 +133,7 @@ def _fingerprint(data: Data, asked: dict[str, Asked]) -> str:
     return digest.hexdigest()[:20]
 
 
-def _given(data: Data) -> Path | None:
+def _given(data: QuestionData) -> Path | None:
     """Returns the file of another run's vocabulary, where the data name one."""
     if not isinstance(data, PointingData) or data.words is None:
         return None
@@ -143,7 +143,7 @@ def _given(data: Data) -> Path | None:
     return file
 
 
-def _also(data: Data) -> list[str]:
+def _also(data: QuestionData) -> list[str]:
     """Returns the questions of further sources."""
     if not isinstance(data, PointingData):
         return []
@@ -152,7 +152,7 @@ def _also(data: Data) -> list[str]:
     return [question.question for asked in opened for question in asked.questions]
 
 
-def _build(folder: Path, data: Data, normal: Normal, asked: dict[str, Asked]) -> None:
+def _build(folder: Path, data: QuestionData, normal: Normal, asked: dict[str, Asked]) -> None:
     learned = asked["train"].questions
     answers = [normal(question.answer) for question in learned]
     texts = [question.question for question in learned] + ([] if data.pointing else answers)

@@ -5,19 +5,29 @@ One function, `decode`, and one frozen dataclass a strategy; `answers` makes its
 
 from __future__ import annotations
 
-from unrolled.decoding.answers import Answer, Candidate, answers
 from unrolled.decoding.ensemble import Ensemble, MeanScorer, Memories
-from unrolled.decoding.interface import Attentive, Memory, Searchable
-from unrolled.decoding.n_best import n_best
-from unrolled.decoding.named import STRATEGIES, USUAL, as_trained, choose, precision_of, split
-from unrolled.decoding.search import Decoded, Hypothesis, decode, length_limits
-from unrolled.decoding.strategies import MBR, Beam, Best, Greedy, Sample, Strategy
+from unrolled.decoding.protocols import Attentive, Memory, Searchable
+from unrolled.decoding.search import Candidate, Decoded, Hypothesis, Output, decode, length_limits, outputs_of
+from unrolled.decoding.strategies import (
+    MBR,
+    STRATEGIES,
+    USUAL,
+    Beam,
+    Best,
+    Greedy,
+    Sample,
+    Strategy,
+    as_trained,
+    choose,
+    n_best,
+    precision_of,
+    split,
+)
 
 __all__ = [
     "MBR",
     "STRATEGIES",
     "USUAL",
-    "Answer",
     "Attentive",
     "Beam",
     "Best",
@@ -29,15 +39,16 @@ __all__ = [
     "MeanScorer",
     "Memories",
     "Memory",
+    "Output",
     "Sample",
     "Searchable",
     "Strategy",
-    "answers",
     "as_trained",
     "choose",
     "decode",
     "length_limits",
     "n_best",
+    "outputs_of",
     "precision_of",
     "split",
 ]

@@ -1,4 +1,4 @@
-"""Several models as one: their probabilities averaged at every step."""
+"""Ensembles: several models with averaged probabilities."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from unrolled.decoding.interface import M, Searchable
-from unrolled.models.rows import Rows
-from unrolled.models.scorer import Scorer, best, log_sums
+from unrolled.decoding.protocols import M, Searchable
+from unrolled.models.encoders import Rows
+from unrolled.models.heads import Scorer, best, log_sums
 from unrolled.recurrence.state import Nest
 
 

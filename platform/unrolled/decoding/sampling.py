@@ -1,23 +1,30 @@
-"""Drawing one token from a distribution: sharpen it, cut its tail, invert its cumulative sum.
+"""Greedy decoding and sampling.
+
+Drawing one token from a distribution: sharpen it, cut its tail, invert its cumulative sum.
 
 Distributions are weights `(rows, vocabulary)`, proportional to probabilities. Cumulative sums run in the
 vocabulary's order and in float64, and equal weights are cut in that order, so a row's token depends on that
 row and its uniform number alone.
+
+Greedy and sampling: hypotheses that never part, grown token by token until all have ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unrolled.models.scorer import best
-from unrolled.recurrence import compiled
+from unrolled import native
+from unrolled.decoding.protocols import M
+from unrolled.decoding.step import Scored, SearchSpec
+from unrolled.decoding.strategies import Sample
+from unrolled.models.heads import best
 
 
-def uniforms(seed: int, sentence_ids: Sequence[int], samples: int, steps: int) -> Tensor:
+def draw_uniforms(seed: int, sentence_ids: Sequence[int], samples: int, steps: int) -> Tensor:
     """Returns uniform numbers of [0, 1), float64 `(sentences · samples, steps)`, the samples of a sentence adjacent.
 
     Every row is a stream of its own, keyed by (seed, sentence id), beginning at a place of the sample's number and
@@ -86,14 +93,84 @@ def keep_typical(weights: Tensor, mass: float) -> Tensor:
 
 def draw_logits(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     """As `draw` of what `sharpen` gives."""
-    tokens = compiled.draw(logits, temperature, uniform)
-    return draw(sharpen(logits, temperature), uniform) if tokens is None else tokens
+    tokens = native.draw(logits, temperature, uniform)
+    return draw_token(sharpen(logits, temperature), uniform) if tokens is None else tokens
 
 
-def draw(weights: Tensor, uniform: Tensor) -> Tensor:
+def draw_token(weights: Tensor, uniform: Tensor) -> Tensor:
     """Returns the tokens `(rows,)` at which the cumulative distribution passes `uniform` `(rows,)`."""
     cumulative = weights.cumsum(1, dtype=torch.float64)
     total = cumulative[:, -1:]
     # Rounding may lift the product to the total itself, which no token passes.
     target = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(cumulative, target, right=True)[:, 0]
+
+
+Draw = Callable[[Tensor, Tensor, int], Tensor]
+"""Picks tokens `(rows,)`, given logits `(rows, vocabulary)`, the hypotheses' numbers `(rows,)` and the step."""
+
+
+def greedy(problem: SearchSpec[M]) -> tuple[Tensor, Tensor]:
+    """Takes the most probable token at every step, the first of equals; returns what `grow` does."""
+    return grow(problem, None, 1)
+
+
+def sample(problem: SearchSpec[M], strategy: Sample, sentence_ids: list[int]) -> tuple[Tensor, Tensor]:
+    """Draws every token with the next number of its sample's own stream; returns what `grow` does."""
+    steps = int(problem.limits.max())
+    uniforms = draw_uniforms(strategy.seed, sentence_ids, strategy.samples, steps).to(problem.limits.device)
+
+    def draw(logits: Tensor, numbers: Tensor, step: int) -> Tensor:
+        uniform = uniforms[numbers, step]
+        if not strategy.cuts:
+            return draw_logits(logits, strategy.temperature, uniform)
+        weights = sharpen(logits, strategy.temperature)
+        weights = truncate(weights, strategy.top_k, strategy.top_p)
+        weights = keep_typical(weights, strategy.typical)
+        return draw_token(weights, uniform)
+
+    return grow(problem, draw, strategy.samples)
+
+
+def grow(problem: SearchSpec[M], draw: Draw | None, copies: int) -> tuple[Tensor, Tensor]:
+    """Grows hypotheses, `copies` of every sentence; each leaves the batch at the step that ends it.
+
+    Args:
+        draw: picks each token; `None` picks the most probable.
+
+    Returns:
+        Tokens `(n, copies, length)`, filled up with the end token, and the sums of their log-probabilities
+        `(n, copies)`, the end token's included.
+    """
+    live, limits = problem.first(), problem.limits
+    n, longest = len(limits), int(limits.max())
+    numbers = torch.arange(n * copies, device=limits.device)
+    tokens = torch.full((n * copies, longest), problem.end, device=limits.device)
+    scores = torch.zeros(n * copies, dtype=torch.float64, device=limits.device)
+    for step in range(longest):
+        scored = problem.step(live, 1, whole=draw is not None)
+        problem.check(live.sentences[live.rows.owners], step + 1, scored.values[:, 0])
+        parents = torch.arange(len(live.rows), device=limits.device)
+        if step == 0 and copies > 1:  # until now all copies of a sentence are one row
+            parents = parents.repeat_interleave(copies)
+        owners = live.rows.owners[parents]
+        sentences = live.sentences[owners]
+        last, logits = _picked(scored, parents, numbers, step, draw)
+        tokens[numbers, step] = last
+        scores[numbers] += (logits - scored.sums[parents, 0]).double()
+        going = ((last != problem.end) & (limits[sentences] > step + 1)).nonzero()[:, 0]
+        if len(going) == 0:
+            break
+        numbers = numbers[going]
+        live = live.follow(scored.state, parents[going], owners[going], last[going])
+    return tokens.view(n, copies, longest), scores.view(n, copies)
+
+
+def _picked(scored: Scored, parents: Tensor, numbers: Tensor, step: int, draw: Draw | None) -> tuple[Tensor, Tensor]:
+    """Returns the next token of each hypothesis and its logit, `(hypotheses,)`; `parents` are their rows."""
+    if draw is None:
+        return scored.tokens[parents, 0], scored.values[parents, 0]
+    assert scored.logits is not None
+    logits = scored.logits if len(parents) == len(scored.logits) else scored.logits[parents]
+    tokens = draw(logits, numbers, step)
+    return tokens, logits.gather(1, tokens[:, None])[:, 0]

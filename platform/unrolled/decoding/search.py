@@ -1,21 +1,25 @@
-"""The one way in: decode the sentences of a memory with a strategy."""
+"""Decoding of a batch of inputs with any strategy, and its outputs as text.
+
+The one way in: decode the sentences of a memory with a strategy.
+
+What a search wrote for an input, as text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from unrolled.decoding.beam import beam_search
-from unrolled.decoding.interface import Attentive, M, Scoring, Searchable
-from unrolled.decoding.problem import Problem
-from unrolled.decoding.required import Required
-from unrolled.decoding.rules import Rules, phrases, prefix_table
-from unrolled.decoding.single import greedy, sample
-from unrolled.decoding.strategies import Beam, Best, Greedy, Sample, Strategy
+from unrolled.decoding.beam import Required, Worth, beam_search
+from unrolled.decoding.mbr import least_risk
+from unrolled.decoding.protocols import Attentive, M, Scoring, Searchable
+from unrolled.decoding.sampling import greedy, sample
+from unrolled.decoding.step import Rules, SearchSpec, phrases, prefix_table
+from unrolled.decoding.strategies import MBR, Beam, Best, Greedy, Sample, Strategy
 from unrolled.errors import UserError
 from unrolled.recurrence import state as nest
 
@@ -103,7 +107,7 @@ def decode(
     never = torch.tensor(sorted({*forbidden, *single} - {-1}), dtype=torch.long, device=device)
     scorer = model.scorer(strategy.precision) if isinstance(model, Scoring) else None
     rules = Rules(end, never, longer, strategy.min_length, strategy.no_repeat, prefix_table(prefixes, limits, device))
-    problem = Problem(model, memory, state, begin, end, ids, torch.tensor(limits, device=device), rules, scorer)
+    problem = SearchSpec(model, memory, state, begin, end, ids, torch.tensor(limits, device=device), rules, scorer)
     match strategy:
         case Greedy():
             tokens, scores = greedy(problem)
@@ -174,3 +178,67 @@ def _device(state: nest.Nest) -> torch.device:
 
     nest.map(note, state)
     return devices[0] if devices else torch.get_default_device()
+
+
+class Candidate(NamedTuple):
+    """A text, and its score as `Hypothesis` has it."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Output:
+    """What was written for one input.
+
+    Attributes:
+        candidates: the output first. With `Beam` and `Best` different texts follow, the best first; with `Sample` all
+            other samples, in the order of their numbers.
+        log_probability: of the output by the model, in nats a token, the end token included; `None` where a coverage
+            penalty hides it.
+    """
+
+    candidates: list[Candidate]
+    log_probability: float | None
+
+    @property
+    def text(self) -> str:
+        """Returns the output."""
+        return self.candidates[0].text
+
+
+def outputs_of(
+    decoded: Decoded, strategy: Strategy, write: Callable[[list[list[int]]], list[str]], limits: Sequence[int]
+) -> list[Output]:
+    """Returns an answer for every sentence.
+
+    Args:
+        write: turns tokens into texts.
+        limits: tokens at most that each sentence could have, the end token included.
+    """
+    every = iter(write([one.tokens for hypotheses in decoded.hypotheses for one in hypotheses]))
+    found = []
+    for hypotheses, limit in zip(decoded.hypotheses, limits, strict=True):
+        own = [Candidate(next(every), one.score) for one in hypotheses]
+        first = least_risk([one.text for one in own], strategy.utility) if isinstance(strategy, MBR) else 0
+        known = _log_probability(hypotheses[first], strategy, limit)
+        found.append(Output(_told(own, first, strategy), known))
+    return found
+
+
+def _told(candidates: list[Candidate], first: int, strategy: Strategy) -> list[Candidate]:
+    if isinstance(strategy, MBR):
+        return [candidates[first]]
+    if isinstance(strategy, Beam | Best):
+        different = {one.text: one for one in reversed(candidates)}
+        return [one for one in candidates if different[one.text] is one]
+    return candidates
+
+
+def _log_probability(hypothesis: Hypothesis, strategy: Strategy, limit: int) -> float | None:
+    length = min(len(hypothesis.tokens) + 1, limit)
+    if not isinstance(strategy, Beam):
+        return hypothesis.score / length
+    if strategy.coverage_penalty > 0:
+        return None
+    return hypothesis.score * float(Worth(strategy.length_penalty, 0.0).divisor(length)) / length

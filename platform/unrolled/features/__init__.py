@@ -4,9 +4,8 @@ that is trained."""
 from __future__ import annotations
 
 from unrolled.features.backbones import Backbone, build_backbone, load_pretrained, make_backbone
-from unrolled.features.making import open_features
-from unrolled.features.pixels import Pixels, open_pixels
-from unrolled.features.store import Features
+from unrolled.features.extract import open_features
+from unrolled.features.store import Features, Pixels, open_pixels
 
 __all__ = [
     "Backbone",

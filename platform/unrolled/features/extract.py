@@ -1,46 +1,49 @@
-"""What a worker does: reads a block of photographs and computes their features."""
+"""Feature extraction: what is cached, what is missing, and the work of one process.
+
+What a worker does: reads a block of photographs and computes their features.
+
+Features by what they are made of: found in the cache, else made, all over or from where an earlier attempt ended.
+
+The command `unrolled features`: every split that is asked for, on Ray or here, with a line of progress.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 
-from unrolled.config.captioning_data import Features
-from unrolled.data.images import UnreadableImage, read_image
-from unrolled.data.opening import PhotoData, open_photographs, seen_split
-from unrolled.data.photographs import Photographs
-from unrolled.data.views import drawn_view, least, seen
-from unrolled.features.backbones import make_backbone
+from unrolled.config import Config, PointingConfig
+from unrolled.config import captioning as sections
+from unrolled.config.captioning import FeatureConfig
+from unrolled.data.image_sets import REGIONS, PhotoData, open_photographs, seen_split, view_of
+from unrolled.data.images import Photographs, UnreadableImage, drawn_view, least, read_image, seen
+from unrolled.data.question_readers import LEARNED
+from unrolled.errors import UserError
+from unrolled.features.backbones import VERSION, make_backbone, weights_name
+from unrolled.features.store import BLOCK, Block, Features, Unfinished
+from unrolled.files import cache_folder, writing
 
-BLOCK = 64
-"""Photographs that are computed and stored at a time."""
 BATCH = 4
 """Of these, how many go through the network together: few, so that what its layers hand on stays in a core's cache; and
 always as many, so that results are the same."""
 MOST = float(np.finfo(np.float16).max)
 
 
-@dataclass(frozen=True)
-class Block:
-    """Features of consecutive photographs.
-
-    Attributes:
-        grids: `(n, positions, channels)`, float16; zeros for a photograph that cannot be read.
-        means: `(n, channels)`, float32: the mean over positions.
-        unreadable: why, by place in the block.
-    """
-
-    grids: np.ndarray
-    means: np.ndarray
-    unreadable: dict[int, str] = field(default_factory=dict)
-
-
 class Extractor:
     """A network and the photographs of a split, opened once."""
 
-    def __init__(self, data: PhotoData, features: Features, split: str, photographs: Photographs | None = None) -> None:
+    def __init__(
+        self, data: PhotoData, features: FeatureConfig, split: str, photographs: Photographs | None = None
+    ) -> None:
         self.photographs = photographs or open_photographs(data, split)
         self.backbone = make_backbone(features).folded()
         self._view = seen_split(split)[1]
@@ -66,3 +69,158 @@ class Extractor:
         view = drawn_view(0, self._view, row) if self._view else None
         image = read_image(self.photographs.images[row], least=least(self.backbone.size, view))
         pixels.copy_(seen(image, self.backbone.size, view))
+
+
+Advance = Callable[[int, int], None]
+"""Told how many photographs of how many are done."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The features of one split.
+
+    Attributes:
+        folder: of the cache; there once they are made.
+    """
+
+    data: PhotoData
+    features: sections.FeatureConfig
+    split: str
+    photographs: Photographs
+    folder: Path
+
+
+Compute = Callable[[Work, Sequence[int]], Iterable[tuple[int, Block]]]
+"""Makes blocks of a split; yields each with its number, in any order."""
+
+
+def work_of(config: Config, split: str) -> Work:
+    """Returns what is to be made of a split by `config.data` and `config.model.features`.
+
+    Raises:
+        UserError: as `open_photographs` and `make_backbone`.
+    """
+    given: Any = config
+    data, features = given.data, given.model.features
+    if split.startswith(REGIONS):  # of which the mean alone is read
+        features = features.model_copy(update={"grid": 1})
+    photographs = open_photographs(data, split)
+    network = [features.backbone, weights_name(features), features.grid]
+    made_of: list[object] = [VERSION, BLOCK, photographs.fingerprint, *network]
+    if features.size is not None:
+        made_of.append(f"size {features.size}")
+    if view := seen_split(split)[1]:
+        made_of.append(f"view {view}")
+    fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
+    return Work(data, features, split, photographs, cache_folder() / f"features-{fingerprint}")
+
+
+def open_features(config: Config, split: str) -> Features:
+    """Returns the features of a split, made in this process if they are not there; raises as `make`."""
+    return make(work_of(config, split), compute_here, lambda done, of: None)
+
+
+def make(work: Work, compute: Compute, advance: Advance) -> Features:
+    """Makes what is missing of the features of a split. Of several processes one makes them and the others wait.
+
+    Raises:
+        UserError: the network cannot be had, or the cache cannot be written.
+    """
+    if work.folder.exists():
+        return Features(work.folder)
+    names = work.photographs.names
+    with writing(work.folder):
+        work.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{work.folder}.lock"):
+            if not work.folder.exists():
+                backbone = make_backbone(work.features)
+                shape = len(names), backbone.positions, backbone.channels
+                unfinished = Unfinished(work.folder.with_name(f".{work.folder.name}"), shape)
+                done = len(names) - sum(_size(number, len(names)) for number in unfinished.missing)
+                advance(done, len(names))
+                for number, block in compute(work, unfinished.missing):
+                    unfinished.add(number, block)
+                    done += len(block.grids)
+                    advance(done, len(names))
+                unfinished.finish(work.folder, names)
+    return Features(work.folder)
+
+
+def compute_here(work: Work, missing: Sequence[int]) -> Iterator[tuple[int, Block]]:
+    """Makes blocks in this process."""
+    extractor = Extractor(work.data, work.features, work.split, work.photographs)
+    for number in missing:
+        yield number, extractor.block(number)
+
+
+def _size(number: int, photographs: int) -> int:
+    return min(BLOCK, photographs - number * BLOCK)
+
+
+NAMED = 5
+"""Unreadable photographs that are named on the console; `photographs.json` names all."""
+Show = Callable[[str, int, int, str], None]
+
+
+def has_features(config: Config) -> bool:
+    """Whether the task looks at photographs through a network that stays as it is."""
+    features = getattr(config.model, "features", None)
+    blind = getattr(config.model, "sees", None) == "question"
+    return features is not None and not features.fine_tune and not blind
+
+
+def works_of(config: Config, splits: Sequence[str]) -> list[Work]:
+    """Returns what is to be made of each split.
+
+    Raises:
+        UserError: the task of the config has no photographs, or trains the network; else as `making.work_of`.
+    """
+    features = getattr(config.model, "features", None)
+    if features is None:
+        raise UserError(f"features: a config of task {config.task} has no model.features.")
+    if features.fine_tune:
+        raise UserError("features: model.features.fine_tune is true: the network is trained, so nothing can be kept.")
+    views = [view_of("train", view) for view in range(1, getattr(features, "views", 1))] if "train" in splits else []
+    return [work_of(config, split) for split in (*splits, *views, *region_splits(config, splits))]
+
+
+def region_splits(config: Config, splits: Sequence[str]) -> list[str]:
+    """Returns what else features are made of: the regions of splits, where they are cut out; with folds those of all
+    that folds are dealt from."""
+    if not isinstance(config, PointingConfig) or config.model.regions.by != "crop" or config.data.captions:
+        return []
+    if config.data.folds is not None:
+        splits = list(dict.fromkeys(part for split in splits for part in (LEARNED if split in LEARNED else (split,))))
+    return [f"{REGIONS}{split}" for split in splits]
+
+
+def make_splits(works: Sequence[Work], compute: Compute, show: Show, say: Callable[[str], None]) -> None:
+    """Makes what is missing of the features of these splits; says what was made and what could not be read. Raises as
+    `making.make`."""
+    for work in works:
+        for sentence in work.photographs.dropped:
+            say(sentence)
+        began, there = time.monotonic(), work.folder.exists()
+        counts: list[int] = []
+
+        def advance(done: int, of: int, split: str = work.split, counts: list[int] = counts) -> None:
+            counts.append(done)
+            show(f"features of {split}", done, of, "photographs")
+
+        features = make(work, compute, advance)
+        seconds = time.monotonic() - began
+        made = 0 if there or not counts else counts[-1] - counts[0]
+        how = f"{made:,} made in {seconds:.0f} s" if made else "nothing to do"
+        noun = "regions" if work.split.startswith(REGIONS) else "photographs"
+        say(f"features of {work.split}: {len(features):,} {noun}, {how}: {work.folder}")
+        for sentence in _unreadable(features, work.split):
+            say(sentence)
+
+
+def _unreadable(features: Features, split: str) -> list[str]:
+    if not features.missing:
+        return []
+    named = [f"{name} {reason}" for name, reason in list(features.unreadable.values())[:NAMED]]
+    more = ", …" if len(features.missing) > NAMED else ""
+    noun = "photograph" if len(features.missing) == 1 else "photographs"
+    return [f"features of {split}: {len(features.missing):,} {noun} left out: {', '.join(named)}{more}"]

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from unrolled.metrics.answers import AnswerAccuracy, ExactMatch, VqaAccuracy, normalised_answer
+from unrolled.metrics.answers import AnswerAccuracy, ExactMatch, VqaAccuracy, Wups, normalised_answer, wordnet_folder
 from unrolled.metrics.base import CorpusMetric, References, SummedMetric, grouped
-from unrolled.metrics.captioning import CaptionBleu, RougeL
-from unrolled.metrics.cider import CiderD, CiderReward
-from unrolled.metrics.letters import compact_letters, holm
+from unrolled.metrics.captioning import CaptionBleu, CiderD, CiderReward, Meteor, RougeL
 from unrolled.metrics.likelihood import BitsPerCharacter, Perplexity
-from unrolled.metrics.meteor import Meteor
-from unrolled.metrics.named import Metric, metric
+from unrolled.metrics.registry import METRICS, Metric, metric, score
 from unrolled.metrics.significance import (
     Comparison,
     bootstrap_interval,
+    compact_letters,
     compare,
+    holm,
     mean_interval,
     paired_bootstrap,
     randomization,
     share_interval,
 )
-from unrolled.metrics.text import METRICS, score
 from unrolled.metrics.translation import Bleu, ChrF, ChrFPlusPlus, Ter
-from unrolled.metrics.wordnet import wordnet_folder
 from unrolled.metrics.words import Distinct, LengthRatio
-from unrolled.metrics.wups import Wups
 
 __all__ = [
     "METRICS",

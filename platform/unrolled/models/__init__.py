@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from unrolled.models.attention import Attention
-from unrolled.models.captioner import build_captioner
+from unrolled.models.builders import build_captioner, build_language_model, build_translator
 from unrolled.models.decoder import Decoder, DecoderState
-from unrolled.models.encoder import TextEncoder
-from unrolled.models.encoder_decoder import EncoderDecoder, build_translator
+from unrolled.models.encoder_decoder import EncoderDecoder, Penalties
+from unrolled.models.encoders import EncoderOutput, Rows, TextEncoder
 from unrolled.models.heads import VocabularyHead
-from unrolled.models.language_model import LanguageModel, build_language_model
-from unrolled.models.memory import Memory
-from unrolled.models.penalties import Penalties
-from unrolled.models.rows import Rows
+from unrolled.models.sequence_model import LanguageModel
 
 __all__ = [
     "Attention",
     "Decoder",
     "DecoderState",
     "EncoderDecoder",
+    "EncoderOutput",
     "LanguageModel",
-    "Memory",
     "Penalties",
     "Rows",
     "TextEncoder",

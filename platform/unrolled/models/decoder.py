@@ -1,4 +1,10 @@
-"""The one decoder: a recurrent network that writes tokens and sees a memory through its conditioning.
+"""The decoder: a recurrent network that writes tokens and sees an encoder output.
+
+One look at the whole memory: its summary in a learned vector, and where the decoder reads it.
+
+A second recurrence that remembers what has been said of a picture (Chen & Zitnick 2015, "Mind's eye").
+
+The one decoder: a recurrent network that writes tokens and sees a memory through its conditioning.
 
 - by the first state: tanh of a learned map of the memory's summary (Cho et al. 2014, Sutskever et al. 2014);
 - by attention: every state h_t looks at the memory and is joined with what it saw, tanh(W [h_t; context_t])
@@ -15,27 +21,101 @@ Else the steps run one by one, with their derivative by hand where that is known
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from unrolled.models import by_hand, feeding
-from unrolled.models.attention import Attention, Look
-from unrolled.models.context_feeding import ContextFeeding
-from unrolled.models.glance import Glance
-from unrolled.models.hard_attention import Choices, Draws, HardAttention
-from unrolled.models.memory import Memory
-from unrolled.models.rows import Rows
-from unrolled.models.visual_memory import VisualMemory
+from unrolled.models import attention_feeding, decoder_loop
+from unrolled.models.attention import Attention, Choices, Draws, HardAttention, Look
+from unrolled.models.attention_feeding import ContextFeeding
+from unrolled.models.encoders import EncoderOutput, Rows
 from unrolled.recurrence import Dropout, Stack, StackState
+
+Enters = Literal["first", "once", "every", "output"]
+
+
+class Glance(nn.Module):
+    """v = W summary + b, which the decoder reads in one of four places:
+
+    - `first`: as its input of a step before the first token (Vinyals et al. 2015, "Show and tell", eq. 10);
+    - `once`: beside the first token (Karpathy & Fei-Fei 2015, eq. 14);
+    - `every`: beside every token, in a layer of choice (Karpathy's h = f(W_xh x + W_hh h + W_ih v); the factored model
+      of Donahue et al. 2015, "LRCN", in an upper one);
+    - `output`: after the recurrence, which never sees it (Mao et al. 2015, "m-RNN").
+
+    Args:
+        memory_size: features of the summary.
+        size: of v. For `first` that of a token's embedding, for `output` that of the decoder's outputs.
+        dropout: of v.
+    """
+
+    def __init__(self, memory_size: int, size: int, enters: Enters, dropout: Dropout) -> None:
+        super().__init__()
+        self.map, self.enters, self.dropout = nn.Linear(memory_size, size), enters, dropout
+
+    def forward(self, summary: Tensor) -> Tensor:
+        """`(batch, memory_size)` → v `(batch, size)`."""
+        seen: Tensor = self.dropout(self.map(summary))
+        return seen
+
+    def carried(self, seen: Tensor) -> Tensor | None:
+        """What is still to be read at the start, `(batch, size)`; only for `once`, where later steps have zeros."""
+        return seen if self.enters == "once" else None
+
+    def beside(self, seen: Tensor, carried: Tensor | None, steps: int) -> Tensor | None:
+        """What the recurrence reads besides the tokens of so many steps, `(batch, steps, size)`, or `(batch, 1, size)`
+        where it is the same at all of them.
+
+        Args:
+            seen: v.
+            carried: before these steps, as `carried` returned it or, after the first step, zeros.
+        """
+        if self.enters == "every":
+            return seen[:, None]
+        if carried is None:
+            return None
+        return torch.cat([carried[:, None], carried.new_zeros(len(carried), steps - 1, carried.shape[1])], dim=1)
+
+
+class VisualMemory(nn.Module):
+    """u_t = f(word_t, u_{t−1}), trained so that a linear map of it is the picture's feature: ṽ_t ≈ v.
+
+    It never sees the picture, and v stays the same from step to step while words come and go: so it changes slowly
+    and keeps what the sentence has shown of the picture so far. The decoder, which sees the picture, reads u_t beside
+    its own state before it chooses the next word.
+
+    Args:
+        stack: f.
+        memory_size: features of v.
+    """
+
+    def __init__(self, stack: Stack, memory_size: int) -> None:
+        super().__init__()
+        self.stack, self.recall = stack, nn.Linear(stack.output_size, memory_size)
+
+    def errors(self, remembered: Tensor, summary: Tensor) -> Tensor:
+        """Mean squares of ṽ_t − v, where v is brought to a mean square of 1, whatever network it is from.
+
+        Args:
+            remembered: u, `(batch, time, hidden)`.
+            summary: the picture's feature, `(batch, memory_size)`; nothing is learned through it.
+
+        Returns:
+            `(batch, time)`.
+        """
+        size = summary.detach().square().mean(-1, keepdim=True).sqrt().clamp(min=torch.finfo(summary.dtype).tiny)
+        wanted = (summary.detach() / size)[:, None]
+        errors: Tensor = (self.recall(remembered) - wanted).square().mean(-1)
+        return errors
+
 
 DecoderState = tuple[StackState, Tensor | None]
 """The recurrent state, layers of a visual memory last; and what the next step reads besides: with input feeding the
 last attentional vector `(batch, output)`, of a glance at the first token alone what is left of it."""
 
 
-class Window(NamedTuple):
+class DecoderOutput(NamedTuple):
     """What a window of tokens gave.
 
     Attributes:
@@ -101,12 +181,12 @@ class Decoder(nn.Module):
         joined = hidden + (memory_size if attention else 0) + (visual.stack.output_size if visual else 0)
         self.readout = nn.Linear(joined + (embedding.embedding_dim if deep_output else 0), output_size)
 
-    def prepare(self, memory: Memory) -> Memory:
+    def prepare(self, memory: EncoderOutput) -> EncoderOutput:
         """Adds what the decoder needs of the memory alone, so that no step computes it again."""
         keys = None if self.attention is None else self.attention.keys(memory.states)
         return replace(memory, keys=keys, glance=None if self.glance is None else self.glance(memory.summary))
 
-    def start(self, memory: Memory) -> DecoderState:
+    def start(self, memory: EncoderOutput) -> DecoderState:
         """The state before the first token: with a glance the stack's own, else tanh of a learned map of the summary
         (Bahdanau et al. 2015, A.2.2)."""
         if self.glance is not None:
@@ -118,7 +198,7 @@ class Decoder(nn.Module):
         fed = memory.summary.new_zeros(len(memory), self.output_size) if self.input_feeding else None
         return state, fed
 
-    def _start_with_glance(self, glance: Glance, memory: Memory) -> DecoderState:
+    def _start_with_glance(self, glance: Glance, memory: EncoderOutput) -> DecoderState:
         assert memory.glance is not None
         state = self.stack.begin(len(memory))
         if glance.enters == "first":
@@ -129,7 +209,7 @@ class Decoder(nn.Module):
         visual = () if self.visual is None else self.visual.stack.begin(len(memory))
         return (*state, *visual), glance.carried(memory.glance)
 
-    def forward(self, memory: Memory, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+    def forward(self, memory: EncoderOutput, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Outputs and state of a `window`."""
         outputs, after, *_ = self.window(memory, tokens, state)
         return outputs, after
@@ -138,16 +218,16 @@ class Decoder(nn.Module):
     def shares(self) -> bool:
         """Whether `window` knows rows that share a memory."""
         soft = not isinstance(self.attention, HardAttention)
-        return self.context_feeding is not None and soft and by_hand.applies(self.stack)
+        return self.context_feeding is not None and soft and decoder_loop.applies(self.stack)
 
     def window(
         self,
-        memory: Memory,
+        memory: EncoderOutput,
         tokens: Tensor,
         state: DecoderState,
         owners: Tensor | None = None,
         lengths: list[int] | None = None,
-    ) -> Window:
+    ) -> DecoderOutput:
         """Reads a whole window.
 
         Args:
@@ -161,13 +241,13 @@ class Decoder(nn.Module):
         if not self.input_feeding and self.context_feeding is None:
             return self._scan(embedded, memory, state)
         kept = self.dropout(embedded.new_ones(*embedded.shape[:2], self.output_size))
-        if self.input_feeding and by_hand.applies(self.stack):
+        if self.input_feeding and decoder_loop.applies(self.stack):
             carried, fed = state
             assert self.attention is not None and fed is not None
-            outputs, after = feeding.feed(
+            outputs, after = attention_feeding.feed(
                 self.stack, self.attention, self.readout, embedded, memory, carried, fed, kept
             )
-            return Window(outputs, (after, outputs[:, -1]))
+            return DecoderOutput(outputs, (after, outputs[:, -1]))
         if isinstance(self.attention, HardAttention) and self.training:
             draws = Draws(self.attention, len(tokens), tokens.device)
             return self._walk(embedded, memory, state, kept, draws)._replace(choices=draws.choices())
@@ -175,11 +255,11 @@ class Decoder(nn.Module):
             assert self.attention is not None and self.context_feeding is not None
             run = self.context_feeding.run(self.stack, self.attention, embedded, memory, state[0], owners, lengths)
             outputs = self._read_out(run.hidden, run.contexts, embedded, None, None) * kept
-            return Window(outputs, (run.state, None), run.weights)
+            return DecoderOutput(outputs, (run.state, None), run.weights)
         return self._walk(embedded, memory, state, kept)
 
     def step(
-        self, memory: Memory, tokens: Tensor, state: DecoderState, rows: Rows | None = None
+        self, memory: EncoderOutput, tokens: Tensor, state: DecoderState, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState, Tensor | None]:
         """Reads one token a row.
 
@@ -198,7 +278,7 @@ class Decoder(nn.Module):
         embedded: Tensor = self.dropout(self.embedding(tokens))
         return embedded
 
-    def _scan(self, embedded: Tensor, memory: Memory, state: DecoderState) -> Window:
+    def _scan(self, embedded: Tensor, memory: EncoderOutput, state: DecoderState) -> DecoderOutput:
         """A window in which no step waits for what the one before has seen."""
         carried, left = state
         own, beyond = self._parted(carried)
@@ -213,11 +293,11 @@ class Decoder(nn.Module):
         glance = None if memory.glance is None else memory.glance[:, None]
         outputs = self.dropout(self._read_out(hidden, context, embedded, remembered, glance))
         left = None if left is None else torch.zeros_like(left)
-        return Window(outputs, ((*after, *beyond), left), weights, remembered)
+        return DecoderOutput(outputs, ((*after, *beyond), left), weights, remembered)
 
     def _walk(
-        self, embedded: Tensor, memory: Memory, state: DecoderState, kept: Tensor, look: Look | None = None
-    ) -> Window:
+        self, embedded: Tensor, memory: EncoderOutput, state: DecoderState, kept: Tensor, look: Look | None = None
+    ) -> DecoderOutput:
         """A window step by step; `kept`: what dropout multiplies the outputs by; `look`: in the attention's stead."""
         each, looked = [], []
         rows = Rows.even(len(memory), 1, embedded.device)
@@ -226,13 +306,13 @@ class Decoder(nn.Module):
             assert weights is not None
             each.append(output)
             looked.append(weights)
-        return Window(torch.stack(each, dim=1), state, torch.stack(looked, dim=1))
+        return DecoderOutput(torch.stack(each, dim=1), state, torch.stack(looked, dim=1))
 
     def _advance(
         self,
         embedded: Tensor,
         state: DecoderState,
-        memory: Memory,
+        memory: EncoderOutput,
         rows: Rows,
         kept: Tensor | None = None,
         look: Look | None = None,

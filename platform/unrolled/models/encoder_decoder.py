@@ -1,27 +1,62 @@
-"""Encoder, decoder and head as one model that can be trained and searched."""
+"""Encoder, decoder and head as one model.
+
+What training may add to the cross-entropy of a decoder that sees pictures.
+
+Encoder, decoder and head as one model that can be trained and searched.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unrolled.config.translation import Model
-from unrolled.models.attention import Attention
-from unrolled.models.decoder import Decoder, DecoderState
-from unrolled.models.encoder import TextEncoder
-from unrolled.models.heads import VocabularyHead
-from unrolled.models.image_encoder import ImageEncoder
-from unrolled.models.memory import Memory
-from unrolled.models.penalties import Penalties
-from unrolled.models.recurrent import build_dropout, build_stack
-from unrolled.models.rows import Rows
-from unrolled.models.scorer import Precision, Scorer
+from unrolled.models.decoder import Decoder, DecoderOutput, DecoderState
+from unrolled.models.encoders import EncoderOutput, ImageEncoder, Rows, TextEncoder
+from unrolled.models.heads import Precision, Scorer, VocabularyHead
 from unrolled.recurrence import state as nest
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """Weights of penalties, in nats an example.
+
+    Attributes:
+        doubly_stochastic: of Σ_p (1 − Σ_t α_tp)², which asks attention to look everywhere in the course of a sentence
+            (Xu et al. 2015, eq. 14).
+        reconstruction: of how far a visual memory is from the picture, summed over the tokens (Chen & Zitnick 2015).
+        reinforcement, entropy: λ_r and λ_e of hard attention, see `hard_attention`.
+    """
+
+    doubly_stochastic: float = 0.0
+    reconstruction: float = 0.0
+    reinforcement: float = 0.0
+    entropy: float = 0.0
+
+    def of(
+        self, decoder: Decoder, memory: EncoderOutput, window: DecoderOutput, mask: Tensor, shares: Tensor
+    ) -> Tensor:
+        """The penalty of a window, summed over the examples.
+
+        Args:
+            mask: False where the window's tokens are padding, `(batch, time)`.
+            shares: of each example's tokens, those in the window, `(batch,)`. In a window attention should give every
+                position this much; over a sentence that is one window, 1.
+        """
+        total = window.outputs.new_zeros(())
+        if self.doubly_stochastic and window.weights is not None:
+            looked = (window.weights * mask[..., None]).sum(1)
+            total = total + self.doubly_stochastic * (shares[:, None] - looked).square().sum()
+        if self.reconstruction and decoder.visual is not None:
+            assert window.remembered is not None
+            errors = decoder.visual.errors(window.remembered, memory.summary)
+            total = total + self.reconstruction * errors[mask].sum()
+        return total
+
 
 NONE = Penalties()
 
@@ -40,11 +75,11 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.encoder, self.decoder, self.head, self.penalties = encoder, decoder, head, penalties
 
-    def encode(self, *inputs: Any) -> Memory:
+    def encode(self, *inputs: Any) -> EncoderOutput:
         """The encoder's inputs → a memory ready for the decoder."""
         return self.decoder.prepare(self.encoder(*inputs))
 
-    def read(self, memory: Memory, tokens: Tensor, mask: Tensor) -> Memory:
+    def read(self, memory: EncoderOutput, tokens: Tensor, mask: Tensor) -> EncoderOutput:
         """Reads a text before it writes, such as the question that it is to answer.
 
         Args:
@@ -61,7 +96,7 @@ class EncoderDecoder(nn.Module):
             state = nest.where(mask[:, step], after, state)
         return replace(memory, read=state)
 
-    def log_likelihoods(self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
+    def log_likelihoods(self, memory: EncoderOutput, before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
         """Of the tokens `after` given those `before`, all as in `loss`: their sums a row, `(batch,)`, in nats."""
         window = self.decoder.window(memory, before, self.start(memory))
         logs = self.head.log_probabilities(window.outputs[mask]).gather(1, after[mask][:, None])[:, 0]
@@ -69,7 +104,7 @@ class EncoderDecoder(nn.Module):
         return logs.new_zeros(len(mask)).index_add(0, owners, logs)
 
     def choice_loss(
-        self, memory: Memory, before: Tensor, after: Tensor, mask: Tensor, examples: Tensor, right: Tensor
+        self, memory: EncoderOutput, before: Tensor, after: Tensor, mask: Tensor, examples: Tensor, right: Tensor
     ) -> Tensor:
         """Summed cross-entropy (nats) of the right one of several texts, by their likelihoods.
 
@@ -86,7 +121,7 @@ class EncoderDecoder(nn.Module):
 
     def loss(
         self,
-        memory: Memory,
+        memory: EncoderOutput,
         before: Tensor,
         after: Tensor,
         mask: Tensor,
@@ -101,7 +136,7 @@ class EncoderDecoder(nn.Module):
 
     def window_losses(
         self,
-        memory: Memory,
+        memory: EncoderOutput,
         before: Tensor,
         after: Tensor,
         mask: Tensor,
@@ -144,12 +179,12 @@ class EncoderDecoder(nn.Module):
         logs = self.head.log_probabilities(outputs).gather(2, tokens[..., None])[..., 0]
         return logs.masked_fill(~mask, 0)
 
-    def start(self, memory: Memory) -> DecoderState:
+    def start(self, memory: EncoderOutput) -> DecoderState:
         """The state before the first token of every example, behind what was `read`."""
         return self.decoder.start(memory) if memory.read is None else memory.read
 
     def step(
-        self, tokens: Tensor, state: DecoderState, memory: Memory, rows: Rows | None = None
+        self, tokens: Tensor, state: DecoderState, memory: EncoderOutput, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState]:
         """Logits `(rows, vocabulary)` of the tokens that follow `tokens` `(rows,)`; rows as in `Decoder.step`."""
         output, state, _ = self.outputs(tokens, state, memory, rows)
@@ -161,7 +196,7 @@ class EncoderDecoder(nn.Module):
         return self.decoder.attention is not None
 
     def look(
-        self, tokens: Tensor, state: DecoderState, memory: Memory, rows: Rows | None = None
+        self, tokens: Tensor, state: DecoderState, memory: EncoderOutput, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState, Tensor]:
         """As `step`, and attention's weights `(rows, positions)`."""
         output, state, weights = self.outputs(tokens, state, memory, rows)
@@ -169,7 +204,7 @@ class EncoderDecoder(nn.Module):
         return self.head.logits(output), state, weights
 
     def outputs(
-        self, tokens: Tensor, state: DecoderState, memory: Memory, rows: Rows | None = None
+        self, tokens: Tensor, state: DecoderState, memory: EncoderOutput, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState, Tensor | None]:
         """What the head, or a `scorer`, turns into logits, `(rows, features)`; the state after it; and if the decoder
         `attends`, the weights of its attention `(rows, positions)`."""
@@ -184,37 +219,3 @@ def _where(mask: Tensor, values: Tensor) -> Tensor:
     """`values[mask]`, without a copy where the mask `(batch, time)` is True everywhere, as in many batches of texts of
     like length."""
     return values.flatten(0, 1) if bool(mask.all()) else values[mask]
-
-
-def build_translator(config: Model, input_vocabulary: int, target_vocabulary: int) -> EncoderDecoder:
-    """Makes the model that `config` describes for vocabularies of these sizes."""
-    encoder, decoder = config.encoder, config.decoder
-    reading = make_embedding(input_vocabulary, encoder.embedding)
-    writing = reading if config.tie_embeddings else make_embedding(target_vocabulary, decoder.embedding)
-    encoder_stack = build_stack(encoder, encoder.embedding, config.engine, bidirectional=encoder.bidirectional)
-    # A tied output matrix is as wide as the embedding.
-    output = decoder.embedding if decoder.tie else decoder.hidden
-    feeding = decoder.attention.input_feeding
-    decoder_stack = build_stack(decoder, decoder.embedding + (output if feeding else 0), config.engine)
-    attends = decoder.conditioning == "attention"
-    memory = encoder_stack.output_size
-    return EncoderDecoder(
-        TextEncoder(reading, encoder_stack, build_dropout(encoder)),
-        Decoder(
-            writing,
-            decoder_stack,
-            memory,
-            output,
-            Attention(decoder.attention.score, decoder.hidden, memory) if attends else None,
-            input_feeding=feeding,
-            dropout=build_dropout(decoder),
-        ),
-        VocabularyHead(output, target_vocabulary, writing.weight if decoder.tie else None),
-    )
-
-
-def make_embedding(vocabulary: int, size: int) -> nn.Embedding:
-    """Returns an embedding whose vectors have a norm of about 1 at first."""
-    embedding = nn.Embedding(vocabulary, size)
-    nn.init.normal_(embedding.weight, std=size**-0.5)
-    return embedding

@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 from unrolled.recurrence import state
-from unrolled.recurrence.anomaly import NotFinite
 from unrolled.recurrence.cell import Cell, State
-from unrolled.recurrence.dropout import Dropout
 from unrolled.recurrence.gru import GRU, ChoGRU
 from unrolled.recurrence.lstm import LSTM, PeepholeLSTM
 from unrolled.recurrence.mut import MUT1, MUT2, MUT3
+from unrolled.recurrence.regularization import Dropout
 from unrolled.recurrence.rnn import IRNN, RNN
 from unrolled.recurrence.scan import Engine, scan
-from unrolled.recurrence.stack import Stack, StackState, named_stacks
-from unrolled.recurrence.steps import Steps
+from unrolled.recurrence.stack import NotFinite, Stack, StackState, named_stacks
+from unrolled.recurrence.stepwise import Steps
 
 CELLS: dict[str, type[Cell]] = {
     "rnn": RNN,

@@ -1,4 +1,10 @@
-"""Back-propagation through time by hand: one autograd.Function for every cell.
+"""Back-propagation through time by hand: one `autograd.Function` for every cell.
+
+The projected inputs of a scan, of which a part may be the same at every step.
+
+The real steps of a scan, one after the other, without the padding between them.
+
+Back-propagation through time by hand: one autograd.Function for every cell.
 
 Forward, one product projects the inputs of all steps; then every step overwrites its projected input by its gates.
 Backward, from the last step to the first, a step overwrites its gates by their gradients. So a scan holds inputs,
@@ -20,13 +26,108 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unrolled.recurrence import compiled, graphed
+from unrolled import native
+from unrolled.recurrence import cuda_graphs
 from unrolled.recurrence.cell import Cell, State
-from unrolled.recurrence.normalized import Normalization, NormalizedProduct, NormalizedProductBackward
-from unrolled.recurrence.padding import filled, present, rows_of
-from unrolled.recurrence.product import Product, type_of_products, weight_gradients
-from unrolled.recurrence.projection import project_backward, project_forward
-from unrolled.recurrence.zoneout import Zoneout
+from unrolled.recurrence.layer_norm import Normalization, NormalizedProduct, NormalizedProductBackward
+from unrolled.recurrence.matmul import Product, linear, type_of_products, weight_gradient, weight_gradients
+from unrolled.recurrence.regularization import Zoneout
+
+
+def project_forward(
+    cell: Cell, inputs: Tensor, constant: Tensor | None, places: Tensor | None, gates: Tensor
+) -> tuple[Tensor, ...]:
+    """`Cell.project_forward` of `[inputs; constant]`; the constant's share is a product a row of the batch, not a step.
+
+    Args:
+        inputs: `(rows, features)`.
+        constant: `(batch, features)`, in the type of the inputs, of a cell that `projects_linearly`; `None`: none.
+        places: where the rows stand in `(time · batch)`; `None`: everywhere.
+        gates: `(rows, gates · hidden)`; is filled.
+    """
+    if constant is None:
+        return cell.project_forward(inputs, gates)
+    own, other = _projection_parts(cell.weight_input, inputs)
+    share = gates.new_empty(len(constant), gates.shape[1])
+    linear(constant, other, cell.bias, share)
+    linear(inputs, own, None, gates)
+    if places is None:
+        gates.view(-1, *share.shape).add_(share)
+    else:
+        gates += share.index_select(0, places % len(share))
+    return ()
+
+
+def project_backward(
+    cell: Cell,
+    inputs: Tensor,
+    constant: Tensor | None,
+    places: Tensor | None,
+    kept: Sequence[Tensor],
+    errors: Tensor,
+    into: Tensor,
+) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """The derivative of `project_forward`.
+
+    Args:
+        errors: ∂L/∂gates, `(rows, gates · hidden)`.
+        into: is filled with ∂L/∂inputs; may be the memory of the inputs.
+
+    Returns:
+        ∂L/∂constant, and the gradients of `input_parameters`.
+    """
+    if constant is None:
+        return None, cell.project_backward(inputs, kept, errors, into)
+    own, other = _projection_parts(cell.weight_input, inputs)
+    if places is None:
+        summed = errors.view(-1, len(constant), errors.shape[1]).sum(0)
+    else:
+        wide = torch.zeros(len(constant), errors.shape[1], dtype=cell.bias.dtype, device=errors.device)
+        summed = wide.index_add_(0, places % len(constant), errors.to(wide.dtype)).to(errors.dtype)
+    into_weight = torch.empty_like(cell.weight_input)
+    for rows, operand, part in zip(
+        (errors, summed), (inputs, constant), _projection_parts(into_weight, inputs), strict=True
+    ):
+        weight_gradient(rows, operand, part)
+    torch.mm(errors, own.to(errors.dtype), out=into)
+    return summed @ other.to(summed.dtype), (into_weight, summed.sum(0).to(into_weight.dtype))
+
+
+def _projection_parts(weight: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns of inputs and constant."""
+    features = inputs.shape[1]
+    return weight[:, :features], weight[:, features:]
+
+
+def present(mask: Tensor | None) -> Tensor | None:
+    """Where `mask` `(time, batch)` is True, as places in `(time · batch)`; `None` where it is so everywhere."""
+    if mask is None or bool(mask.all()):
+        return None
+    return mask.flatten().nonzero()[:, 0]
+
+
+def rows_of(values: Tensor, places: Tensor | None) -> Tensor:
+    """`(time, batch, features)` → the rows at `places`, `(rows, features)`; all of them where that is `None`."""
+    if places is None:
+        return values.contiguous().flatten(0, 1)
+    if values.is_contiguous():
+        return values.flatten(0, 1).index_select(0, places)
+    return values.transpose(0, 1).flatten(0, 1).index_select(0, _turned(places, *values.shape[:2]))
+
+
+def filled(rows: Tensor, places: Tensor | None, steps: int, batch: int, *, turned: bool) -> Tensor:
+    """Undoes `rows_of`, with zeros between the rows; `turned`: it lies in memory as `(batch, time, features)`."""
+    if places is None:
+        return rows.view(steps, batch, -1)
+    shape = (batch, steps, rows.shape[1]) if turned else (steps, batch, rows.shape[1])
+    whole = rows.new_zeros(shape)
+    whole.flatten(0, 1).index_copy_(0, _turned(places, steps, batch) if turned else places, rows)
+    return whole.transpose(0, 1) if turned else whole
+
+
+def _turned(places: Tensor, steps: int, batch: int) -> Tensor:
+    """The same places in `(batch · time)`."""
+    return places % batch * steps + places // batch
 
 
 def bptt(
@@ -73,7 +174,7 @@ class _Settings:
     @property
     def compiled(self) -> bool:
         """Whether the loops run as compiled code."""
-        return self.plain and compiled.applies(self.cell, half=self.half)
+        return self.plain and native.applies(self.cell, half=self.half)
 
     @property
     def plain(self) -> bool:
@@ -101,10 +202,10 @@ class _BackPropagation(torch.autograd.Function):
             buffer[-1 if settings.reverse else 0] = state
         normalizations = _normalizations(cell, steps, batch)
         memory = [gates, *states, *fresh, *saved]
-        if settings.plain and graphed.applies(gates):
+        if settings.plain and cuda_graphs.applies(gates):
             _record_forward(settings, memory)
         elif settings.compiled:
-            compiled.run(cell, gates, states, saved, places, settings.reverse)
+            native.run(cell, gates, states, saved, places, settings.reverse)
         else:
             _forward(settings, normalizations, memory)
         ctx.save_for_backward(flat, constant, places, *memory, *kept)
@@ -123,11 +224,11 @@ class _BackPropagation(torch.autograd.Function):
         memory, kept = rest[:count], rest[count:]
         gates, states, fresh, saved = _parts(settings, memory)
         gradient: State
-        if settings.plain and graphed.applies(gates):
+        if settings.plain and cuda_graphs.applies(gates):
             gradient = _record_backward(settings, [gates, *saved], [*states, into_outputs, *last])
         elif settings.compiled:
             gradient = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in last)
-            compiled.run(cell, gates, states, saved, places, settings.reverse, into_outputs, gradient)
+            native.run(cell, gates, states, saved, places, settings.reverse, into_outputs, gradient)
         else:
             gradient = _backward(settings, normalizations, memory, into_outputs, *last)
         errors, *saved = (buffer.flatten(0, -2) for buffer in (gates, *saved))
@@ -199,7 +300,7 @@ def _record_forward(settings: _Settings, memory: Sequence[Tensor]) -> None:
     def work(memory: Sequence[Tensor], masks: Sequence[Tensor]) -> State:
         return _forward(replace(settings, mask=masks[0] if masks else None), [], memory)
 
-    graphed.run(settings.cell, ("forward", settings.half, settings.reverse), work, memory, masks)
+    cuda_graphs.run(settings.cell, ("forward", settings.half, settings.reverse), work, memory, masks)
 
 
 def _record_backward(settings: _Settings, written: Sequence[Tensor], read: Sequence[Tensor]) -> State:
@@ -213,7 +314,7 @@ def _record_backward(settings: _Settings, written: Sequence[Tensor], read: Seque
         return _backward(replace(settings, mask=mask), [], memory, *given[count:])
 
     key = ("backward", settings.half, settings.reverse)
-    return tuple(graphed.run(settings.cell, key, work, written, [*masks, *read]))
+    return tuple(cuda_graphs.run(settings.cell, key, work, written, [*masks, *read]))
 
 
 def _normalizations(cell: Cell, steps: int, batch: int) -> list[Normalization]:
@@ -289,7 +390,7 @@ class _Order:
         self.saved = _by_step(saved, self._steps)
         mask = settings.mask
         self.masks = () if mask is None else mask.unsqueeze(-1).unbind(0)
-        if mask is None or (settings.plain and graphed.applies(gates)):  # a graph is recorded for any mask
+        if mask is None or (settings.plain and cuda_graphs.applies(gates)):  # a graph is recorded for any mask
             self.ragged = [mask is not None] * self._steps
         else:  # only steps with padding pay for it
             self.ragged = (~mask.all(1)).tolist()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unrolled.recurrence.product import Product, normalized, weigh, weigh_backward
+from unrolled.recurrence.layer_norm import affine, affine_backward, normalized
+from unrolled.recurrence.matmul import Product
 
 State = tuple[Tensor, ...]
 """The tensors `(batch, hidden)` that a cell carries from step to step; the first one is its output h."""
@@ -130,7 +131,7 @@ class Cell(nn.Module, ABC):
         Returns:
             What the derivative needs besides the inputs.
         """
-        return weigh(inputs, self.weight_input, self.bias, self.gain_input, gates)
+        return affine(inputs, self.weight_input, self.bias, self.gain_input, gates)
 
     def project_backward(
         self, inputs: Tensor, kept: Sequence[Tensor], errors: Tensor, into: Tensor
@@ -146,7 +147,7 @@ class Cell(nn.Module, ABC):
         Returns:
             The gradients of `input_parameters`.
         """
-        return weigh_backward(inputs, kept, errors, self.weight_input, self.gain_input, into)
+        return affine_backward(inputs, kept, errors, self.weight_input, self.gain_input, into)
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
         """The parameters that `project` uses: weights, bias, and the gain where there is one."""

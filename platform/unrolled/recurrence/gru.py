@@ -1,4 +1,9 @@
-"""The gated recurrent unit in its two forms: as Cho et al. 2014 wrote it, and as cuDNN and torch compute it."""
+"""Gated recurrent units: Cho et al. 2014 and the form of cuDNN.
+
+What the cells share whose reset gate acts before the product: the GRU of Cho et al. 2014 and MUT1–3.
+
+The gated recurrent unit in its two forms: as Cho et al. 2014 wrote it, and as cuDNN and torch compute it.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,98 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unrolled.recurrence import gpu
+from unrolled.recurrence import triton_steps
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
-from unrolled.recurrence.product import Product
-from unrolled.recurrence.reset import ResetBefore
+from unrolled.recurrence.matmul import Product
+
+
+class ResetBefore(Cell):
+    """A cell of the form, gates in the order r, z, n:
+
+        r = σ(a_r + U_r h)
+        z = σ(a_z + U_z φ(h))         φ: h itself, tanh or nothing at all
+        n = tanh(a_n + U_n (r ⊙ h))
+        h' = h and n mixed by z
+
+    where a is the projected input. The subclasses write their equations in `step`; the derivative is here. Where z is
+    the share of the candidate, its bias starts at −1, so that a step keeps σ(1) of the state, as the LSTM's forget gate
+    does: MUT1's z sees the input alone and would take long to learn to keep.
+    """
+
+    gates = 3
+    spans = ((0, 2), (0, 1), (1, 2), (2, 3))
+    saved = 1  # r ⊙ h
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if self.writes:
+            nn.init.constant_(self.bias.data.chunk(self.gates)[1], -1.0)
+
+    def step_forward(
+        self,
+        gates: Sequence[Tensor],
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        hidden: Sequence[Product],
+    ) -> None:
+        (h,), (r_z, r, z, n) = state, gates
+        summed = hidden[0](h)
+        more = hidden[1](torch.tanh(h)) if len(self.products) == 3 else None
+        if triton_steps.applies(summed):
+            width = self.products[0] if more is None else 3
+            triton_steps.run("reset_gates", h, r_z, summed, summed if more is None else more, h, saved[0], width=width)
+            return triton_steps.run("reset_mix", h, r_z, hidden[-1](saved[0]), h, after[0], writes=int(self.writes))
+        (r_z if self.products[0] == 2 else r).add_(summed)
+        if more is not None:
+            z.add_(more)
+        r_z.sigmoid_()
+        candidate = hidden[-1](torch.mul(r, h, out=saved[0])).add_(n).tanh_()
+        n.copy_(candidate)
+        torch.lerp(h, candidate, z, out=after[0]) if self.writes else torch.lerp(candidate, h, z, out=after[0])
+        return None
+
+    def step_backward(
+        self,
+        gates: Sequence[Tensor],
+        state: State,
+        after: State,
+        saved: Sequence[Tensor],
+        gradient: State,
+        hidden: Sequence[Product],
+    ) -> State:
+        (dh,), (h,), (r_z, r, z, n) = gradient, state, gates
+        if triton_steps.applies(dh):
+            kept = torch.empty_like(dh)
+            triton_steps.run("reset_mix_backward", dh, r_z, h, dh, kept, writes=int(self.writes))
+            triton_steps.run("reset_gates_backward", dh, r_z, hidden[-1](n), h, kept)
+        else:
+            kept = self._mix_backward(dh, h, z, n)
+            d_reset = hidden[-1](n)
+            kept.addcmul_(d_reset, r)
+            sigmoid_backward(d_reset.mul_(h), r, grad_input=r)
+        if len(self.products) == 3:
+            squashed = torch.tanh(h)
+            kept.add_(tanh_backward(hidden[1](z), squashed, grad_input=squashed))
+        return (hidden[0].plus(r_z if self.products[0] == 2 else r, kept),)
+
+    def _mix_backward(self, dh: Tensor, h: Tensor, z: Tensor, n: Tensor) -> Tensor:
+        """Overwrites z and n by the gradients of their sums; returns what of dh passes by them."""
+        dz = (torch.sub(n, h) if self.writes else torch.sub(h, n)).mul_(dh)
+        by_z = dh * z
+        into_n, kept = (by_z, dh.sub_(by_z)) if self.writes else (dh.sub_(by_z), by_z)
+        tanh_backward(into_n, n, grad_input=n)
+        sigmoid_backward(dz, z, grad_input=z)
+        return kept
+
+    def recurrent_pairs(
+        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        size, (h,) = self.hidden_size, before
+        pairs = [(gates[:, : self.products[0] * size], h), (gates[:, 2 * size :], saved[0])]
+        if len(self.products) == 3:
+            pairs.insert(1, (gates[:, size : 2 * size], torch.tanh(h)))
+        return pairs
 
 
 class GRU(Cell):
@@ -53,8 +146,8 @@ class GRU(Cell):
     ) -> None:
         (h,), (r_z, r, z, n), size = state, gates, self.hidden_size
         recurrent = hidden[0](h)
-        if gpu.applies(recurrent):
-            return gpu.run("gru_forward", h, r_z, recurrent, self.bias_reset, h, saved[0], after[0])
+        if triton_steps.applies(recurrent):
+            return triton_steps.run("gru_forward", h, r_z, recurrent, self.bias_reset, h, saved[0], after[0])
         r_z.add_(recurrent[:, : 2 * size]).sigmoid_()
         torch.add(recurrent[:, 2 * size :], self.bias_reset, out=saved[0])
         candidate = torch.addcmul(n, r, saved[0]).tanh_()
@@ -72,9 +165,9 @@ class GRU(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh,), (h,), (reset,), (r_z, r, z, n) = gradient, state, saved, gates
-        if gpu.applies(dh):
+        if triton_steps.applies(dh):
             errors, kept = dh.new_empty(len(dh), 3 * self.hidden_size), torch.empty_like(dh)
-            gpu.run("gru_backward", dh, r_z, reset, h, dh, errors, kept)
+            triton_steps.run("gru_backward", dh, r_z, reset, h, dh, errors, kept)
             return (hidden[0].plus(errors, kept),)
         dz = torch.sub(h, n).mul_(dh)
         kept = dh * z

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unrolled.recurrence import gpu
+from unrolled.recurrence import triton_steps
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
-from unrolled.recurrence.product import Product
+from unrolled.recurrence.matmul import Product
 
 
 class LSTM(Cell):
@@ -52,8 +52,8 @@ class LSTM(Cell):
     ) -> None:
         (h, c), (new_h, new_c), (all_gates, i, f, g, o) = state, after, gates
         summed = hidden[0](h)
-        if gpu.applies(summed):
-            return gpu.run("lstm_forward", h, all_gates, summed, self.loop_parameters(), c, new_h, new_c)
+        if triton_steps.applies(summed):
+            return triton_steps.run("lstm_forward", h, all_gates, summed, self.loop_parameters(), c, new_h, new_c)
         all_gates.add_(summed)
         g.mul_(2)  # tanh(a) = 2 σ(2a) − 1, so that one σ serves all gates
         all_gates.sigmoid_()
@@ -72,8 +72,8 @@ class LSTM(Cell):
         hidden: Sequence[Product],
     ) -> State:
         (dh, dc), c, (all_gates, i, f, g, o) = gradient, state[1], gates
-        if gpu.applies(dh):
-            gpu.run("lstm_backward", dh, all_gates, self.loop_parameters(), c, after[1], dh, dc)
+        if triton_steps.applies(dh):
+            triton_steps.run("lstm_backward", dh, all_gates, self.loop_parameters(), c, after[1], dh, dc)
             return hidden[0](all_gates), dc
         squashed = torch.tanh(after[1])
         reached = dh * o
@@ -142,8 +142,8 @@ class PeepholeLSTM(Cell):
         (h, c), (new_h, new_c), (all_gates, i, f, g, o) = state, after, gates
         p_i, p_f, p_o = self.peepholes
         summed = hidden[0](h)
-        if gpu.applies(summed):
-            return gpu.run("lstm_forward", h, all_gates, summed, self.loop_parameters(), c, new_h, new_c)
+        if triton_steps.applies(summed):
+            return triton_steps.run("lstm_forward", h, all_gates, summed, self.loop_parameters(), c, new_h, new_c)
         all_gates.add_(summed)
         i.addcmul_(p_i, c).sigmoid_()
         f.addcmul_(p_f, c).sigmoid_()
@@ -164,8 +164,8 @@ class PeepholeLSTM(Cell):
     ) -> State:
         (dh, dc), c, (all_gates, i, f, g, o) = gradient, state[1], gates
         p_i, p_f, p_o = self.peepholes
-        if gpu.applies(dh):
-            gpu.run("lstm_backward", dh, all_gates, self.loop_parameters(), c, after[1], dh, dc)
+        if triton_steps.applies(dh):
+            triton_steps.run("lstm_backward", dh, all_gates, self.loop_parameters(), c, after[1], dh, dc)
             return hidden[0](all_gates), dc
         squashed = torch.tanh(after[1])
         reached = dh * o

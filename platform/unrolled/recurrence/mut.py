@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unrolled.recurrence.cell import State, tanh_backward
-from unrolled.recurrence.product import weigh, weigh_backward, weight_gradient
-from unrolled.recurrence.reset import ResetBefore
+from unrolled.recurrence.gru import ResetBefore
+from unrolled.recurrence.layer_norm import affine, affine_backward
+from unrolled.recurrence.matmul import weight_gradient
 
 
 class _Direct(ResetBefore):
@@ -42,7 +43,7 @@ class _Direct(ResetBefore):
 
     def project_forward(self, inputs: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
         (low, high), (first, last) = self._columns()
-        kept = weigh(inputs, self.weight_input, self.bias[low:high], self.gain_input, gates[:, low:high])
+        kept = affine(inputs, self.weight_input, self.bias[low:high], self.gain_input, gates[:, low:high])
         gate = gates[:, first:last]
         self._squash(self._direct(inputs), gate)
         gate.add_(self.bias[first:last].to(gates.dtype))
@@ -56,7 +57,7 @@ class _Direct(ResetBefore):
         if self.weight_match is not None:
             match.append(torch.empty_like(self.weight_match))
             weight_gradient(direct, inputs, match[0])
-        weight, _, *gain = weigh_backward(inputs, kept, errors[:, low:high], self.weight_input, self.gain_input, into)
+        weight, _, *gain = affine_backward(inputs, kept, errors[:, low:high], self.weight_input, self.gain_input, into)
         if self.weight_match is None:
             into.add_(direct)
         else:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from unrolled.recurrence import gpu
+from unrolled.recurrence import triton_steps
 from unrolled.recurrence.cell import Cell, State, tanh_backward
-from unrolled.recurrence.product import Product
+from unrolled.recurrence.matmul import Product
 
 
 class RNN(Cell):
@@ -34,8 +34,8 @@ class RNN(Cell):
         hidden: Sequence[Product],
     ) -> None:
         summed = hidden[0](state[0])
-        if gpu.applies(summed):
-            return gpu.run("rnn_forward", after[0], gates[0], summed, after[0])
+        if triton_steps.applies(summed):
+            return triton_steps.run("rnn_forward", after[0], gates[0], summed, after[0])
         torch.add(gates[0], summed, out=after[0]).tanh_()
         return None
 
@@ -48,8 +48,8 @@ class RNN(Cell):
         gradient: State,
         hidden: Sequence[Product],
     ) -> State:
-        if gpu.applies(gates[0]):
-            gpu.run("rnn_backward", after[0], gates[0], after[0], gradient[0])
+        if triton_steps.applies(gates[0]):
+            triton_steps.run("rnn_backward", after[0], gates[0], after[0], gradient[0])
         else:
             tanh_backward(gradient[0], after[0], grad_input=gates[0])
         return (hidden[0](gates[0]),)
@@ -89,8 +89,8 @@ class IRNN(Cell):
         hidden: Sequence[Product],
     ) -> None:
         summed = hidden[0](state[0])
-        if gpu.applies(summed):
-            return gpu.run("irnn_forward", after[0], gates[0], summed, after[0])
+        if triton_steps.applies(summed):
+            return triton_steps.run("irnn_forward", after[0], gates[0], summed, after[0])
         torch.add(gates[0], summed, out=after[0]).relu_()
         return None
 
@@ -103,8 +103,8 @@ class IRNN(Cell):
         gradient: State,
         hidden: Sequence[Product],
     ) -> State:
-        if gpu.applies(gates[0]):
-            gpu.run("irnn_backward", after[0], gates[0], after[0], gradient[0])
+        if triton_steps.applies(gates[0]):
+            triton_steps.run("irnn_backward", after[0], gates[0], after[0], gradient[0])
         else:
             torch.mul(gradient[0], after[0] > 0, out=gates[0])
         return (hidden[0](gates[0]),)

@@ -1,24 +1,29 @@
-"""A cell over time. Three engines give the same numbers:
+"""A cell over time, in three engines that give the same numbers.
+
+A cell over time. Three engines give the same numbers:
 
 - `fused`: torch's own kernels (cuDNN on a GPU), where they hold the cell's equations;
 - `bptt`: back-propagation through time by hand, for every cell and any mask;
 - `autograd`: the equations step by step, differentiated by torch. The reference.
+
+Truncated back-propagation through time within one long scan (Williams & Peng 1990).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
 
-from unrolled.recurrence import compiled
+from unrolled import native
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.bptt import bptt
 from unrolled.recurrence.cell import Cell, State
-from unrolled.recurrence.zoneout import Zoneout
+from unrolled.recurrence.regularization import Zoneout
 
 Engine = Literal["auto", "fused", "bptt", "autograd"]
 
@@ -84,7 +89,7 @@ def _bptt_is_faster(cell: Cell, inputs: Tensor, mask: Tensor | None) -> bool:
     if inputs.device.type != "cpu":
         return False
     unpadded_lstm = cell.kernel == "lstm" and (mask is None or bool(mask.all()))
-    if compiled.applies(cell, half=False):
+    if native.applies(cell, half=False):
         return torch.is_grad_enabled() or not unpadded_lstm
     return torch.is_grad_enabled() and not unpadded_lstm
 
@@ -176,3 +181,57 @@ def _packed_kernel(cell: Cell, inputs: Tensor, state: State, lengths: Tensor) ->
     )
     outputs, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=inputs.shape[1])
     return outputs, tuple(tensor[0].index_select(0, packed.unsorted_indices) for tensor in after)
+
+
+def truncated_scan(
+    cell: Cell,
+    inputs: Tensor,
+    state: State,
+    mask: Tensor | None,
+    truncate: int | None,
+    *,
+    reverse: bool,
+    **options: Any,
+) -> tuple[Tensor, State]:
+    """`scan` in windows of `truncate` steps, counted from the first step whichever way it runs.
+
+    The state goes on from window to window and is cut from the graph between them, but for rows that have no step left:
+    theirs is carried to the end, as padding must change nothing. A window keeps its inputs and its
+    first state alone and is run again when its gradient is due, so that what a step leaves for its derivative is held
+    for one window at a time. With `truncate` `None` or no less than the steps it is `scan` itself.
+    """
+    steps = inputs.shape[1]
+    if truncate is None or truncate >= steps:
+        return scan(cell, inputs, state, mask, reverse=reverse, **options)
+    windows = list(zip(torch.split(inputs, truncate, 1), _split(mask, truncate, steps), strict=True))
+    outputs: list[Tensor] = [inputs] * len(windows)
+    order = range(len(windows) - 1, -1, -1) if reverse else range(len(windows))
+    for place in order:
+        if place != order[0]:
+            edge = place * truncate
+            ahead = None if mask is None else (mask[:, : edge + truncate] if reverse else mask[:, edge:]).any(1)
+            state = _cut(state, ahead)
+        outputs[place], state = _again(cell, *windows[place], state, reverse=reverse, **options)
+    return torch.cat(outputs, dim=1), state
+
+
+def _cut(state: State, rows: Tensor | None) -> State:
+    """Detaches the state, or only the `rows` `(batch,)` of it."""
+    cut: State = nest.detach(state)
+    return cut if rows is None or bool(rows.all()) else nest.where(rows, cut, state)
+
+
+def _split(mask: Tensor | None, truncate: int, steps: int) -> Sequence[Tensor | None]:
+    return [None] * -(-steps // truncate) if mask is None else torch.split(mask, truncate, 1)
+
+
+def _again(cell: Cell, inputs: Tensor, mask: Tensor | None, state: State, **options: Any) -> tuple[Tensor, State]:
+    """A scan that is run again for its derivative, with the same random numbers."""
+
+    def run(inputs: Tensor, *state: Tensor) -> tuple[Tensor, State]:
+        return scan(cell, inputs, state, mask, **options)
+
+    if not torch.is_grad_enabled():
+        return run(inputs, *state)
+    result: tuple[Tensor, State] = checkpoint(run, inputs, *state, use_reentrant=False)
+    return result

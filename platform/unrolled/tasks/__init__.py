@@ -5,40 +5,43 @@ from __future__ import annotations
 from pathlib import Path
 
 from unrolled.config import Config
-from unrolled.tasks.captioning import Captioning
-from unrolled.tasks.findings import Findings, Option, Shown, Table
-from unrolled.tasks.language_modeling import LanguageModeling
-from unrolled.tasks.memory import Memory
-from unrolled.tasks.pointing import Pointing
-from unrolled.tasks.question_answering import QuestionAnswering
-from unrolled.tasks.task import (
-    Answerer,
-    Asker,
+from unrolled.tasks.base import (
     Attended,
     Baselined,
-    Chooser,
     Counting,
-    Examinee,
     Explainer,
+    Findings,
     GlobalBatch,
-    Part,
-    Piece,
+    GroundingTask,
+    ImageInputTask,
+    MetricTask,
+    Option,
     Prepared,
     Pretrained,
     Reply,
     Seeing,
+    Seq2SeqTask,
+    Shard,
+    Shown,
+    Table,
     Task,
-    Viewer,
+    VQATask,
+    WindowLoss,
     Writer,
 )
+from unrolled.tasks.captioning import Captioning
+from unrolled.tasks.grounding import Grounding
+from unrolled.tasks.language_modeling import LanguageModeling
+from unrolled.tasks.synthetic import Memory
 from unrolled.tasks.translation import Translation
+from unrolled.tasks.vqa import QuestionAnswering
 
 TASKS: dict[str, type[Task]] = {
     "translation": Translation,
     "captioning": Captioning,
     "language_modeling": LanguageModeling,
     "question_answering": QuestionAnswering,
-    "pointing": Pointing,
+    "pointing": Grounding,
     "memory": Memory,
 }
 
@@ -55,27 +58,27 @@ def make_task(config: Config, folder: Path) -> Task:
 
 __all__ = [
     "TASKS",
-    "Answerer",
-    "Asker",
     "Attended",
     "Baselined",
-    "Chooser",
     "Counting",
-    "Examinee",
     "Explainer",
     "Findings",
     "GlobalBatch",
+    "GroundingTask",
+    "ImageInputTask",
+    "MetricTask",
     "Option",
-    "Part",
-    "Piece",
     "Prepared",
     "Pretrained",
     "Reply",
     "Seeing",
+    "Seq2SeqTask",
+    "Shard",
     "Shown",
     "Table",
     "Task",
-    "Viewer",
+    "VQATask",
+    "WindowLoss",
     "Writer",
     "make_task",
     "prepare",

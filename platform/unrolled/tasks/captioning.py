@@ -1,4 +1,4 @@
-"""Captioning: a photograph in, a sentence out; several people's captions of a photograph are learned and compared with.
+"""Captioning: a photograph in, a sentence out.
 
 Captions are learned as the field compares them: lower case, without punctuation (`metrics.tokens`).
 """
@@ -18,31 +18,29 @@ from PIL import Image
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.data.batching import padding, plan
 from unrolled.data.caption_corpus import VOCABULARY, CaptionBatch, CaptionCorpus, CaptionFolder, prepare_captions
-from unrolled.data.captions import open_captioned
-from unrolled.data.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary
+from unrolled.data.caption_readers import open_captioned
+from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN, Vocabulary
 from unrolled.decoding import (
-    Answer,
     Beam,
     Greedy,
+    Output,
     Strategy,
-    answers,
     as_trained,
     decode,
     length_limits,
+    outputs_of,
     precision_of,
 )
 from unrolled.errors import UserError
 from unrolled.features import Backbone, build_backbone, load_pretrained, make_backbone
 from unrolled.metrics import Perplexity, References, score
-from unrolled.metrics.tokens import caption_words
+from unrolled.metrics.words import caption_words
 from unrolled.models import EncoderDecoder, Penalties, build_captioner
-from unrolled.models.narrowing import narrowed, taken
+from unrolled.models.attention_feeding import cut_ragged_window, steps_of
 from unrolled.recurrence.state import Nest
-from unrolled.tasks.pictures import Pictures, Shape, address, files
-from unrolled.tasks.self_critical import Seen, SelfCritical
-from unrolled.tasks.shares import interleaved
-from unrolled.tasks.task import Attended, GlobalBatch, Piece
-from unrolled.tasks.teaching import arranged, taught
+from unrolled.tasks.base import Attended, GlobalBatch, WindowLoss, interleaved
+from unrolled.tasks.captioning_losses import Seen, SelfCritical, arranged, taught
+from unrolled.tasks.image_inputs import Pictures, Shape, address, files
 
 NAMED = 3
 """Unreadable photographs that are named before a training."""
@@ -195,7 +193,7 @@ class Captioning:
         if decoder.conditioning != "attention" or not decoder.attention.fed or decoder.attention.hard:
             return padding(_both(lengths), batches)
         falling = [np.sort(lengths[batch])[::-1].tolist() for batch in batches]
-        return 1 - sum(map(sum, falling)) / sum(taken(narrowed(each, each[0])) for each in falling)
+        return 1 - sum(map(sum, falling)) / sum(steps_of(cut_ragged_window(each, each[0])) for each in falling)
 
     def plan(self, data: PreparedCaptions, epoch: int) -> Sequence[GlobalBatch]:
         """Batches of captions of like length within the token budget, every caption of every photograph once; in
@@ -227,7 +225,7 @@ class Captioning:
             for places in planned
         ]
 
-    def losses(self, model: EncoderDecoder, part: CaptionBatch | Seen, state: Nest) -> Iterator[Piece]:
+    def losses(self, model: EncoderDecoder, part: CaptionBatch | Seen, state: Nest) -> Iterator[WindowLoss]:
         """Cross-entropy of every word given those before it, summed; of photographs whose captions the model is to
         draw, minus their rewards."""
         if isinstance(part, Seen):
@@ -317,13 +315,13 @@ class Captioning:
     @torch.inference_mode()
     def answers(
         self, model: EncoderDecoder, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
-    ) -> list[Answer]:
+    ) -> list[Output]:
         """Describes photographs, `decoding.batch` at a time."""
         model.eval()
         device, size = next(model.parameters()).device, self.config.decoding.batch
         banned = self.vocabulary.encode(self.config.decoding.banned)
         ids = list(range(len(inputs)) if numbers is None else numbers)
-        found: list[Answer] = []
+        found: list[Output] = []
         for start in range(0, len(inputs), size):
             chosen = slice(start, start + size)
             memory = model.encode(self.pictures.named(inputs[chosen]).to(device))
@@ -337,7 +335,7 @@ class Captioning:
                 sentence_ids=ids[chosen],
                 banned=banned,
             )
-            found += answers(
+            found += outputs_of(
                 decoded, strategy, self.vocabulary.decode, length_limits(strategy, None, None, len(memory))
             )
         return found

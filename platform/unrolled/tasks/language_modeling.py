@@ -1,28 +1,225 @@
-"""Language modelling: what comes next in a text."""
+"""Language modelling: the next token of a text.
+
+What an examination of a language model found, for results.json and the report.
+
+A character model's computation step by step, as on the lecture's slide: what it reads, feels, scores and loses.
+
+Language modelling: what comes next in a text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from unrolled.decoding import Sample, precision_of
+from unrolled.models import LanguageModel
+from unrolled.tasks.base import Findings, Table
+
+if TYPE_CHECKING:
+    pass
+from collections.abc import Iterator
+from pathlib import Path
+
 import torch
+from torch import Tensor
 
 from unrolled.config.language_modeling import LanguageModelingConfig
-from unrolled.data.stream import Lanes, PreparedText, Window, Windows, plan_windows, prepare_text
-from unrolled.data.symbols import Symbols
-from unrolled.data.text import read_text
-from unrolled.decoding import Strategy, answers, as_trained, decode
+from unrolled.data.lm_corpus import Lanes, PreparedText, Window, Windows, plan_windows, prepare_text
+from unrolled.data.sources import read_text
+from unrolled.data.tokenizer import Symbols
+from unrolled.decoding import Strategy, as_trained, decode, outputs_of
 from unrolled.errors import UserError
 from unrolled.metrics import BitsPerCharacter, Perplexity
-from unrolled.models import LanguageModel, build_language_model
-from unrolled.models.language_model import PRIME
+from unrolled.models import build_language_model
+from unrolled.models.sequence_model import PRIME
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.state import Nest
-from unrolled.tasks.explanation import STEPS, explain
-from unrolled.tasks.findings import Findings
-from unrolled.tasks.language_findings import find
-from unrolled.tasks.task import Piece
+from unrolled.tasks.base import WindowLoss
+
+WINDOW = 200
+"""Units that a bootstrap draws together: longer than what one unit says about the next ones."""
+SAMPLES = 1000
+"""Texts that the bootstrap draws."""
+EXTREMES = 10
+"""Rows of the tables of hard and easy units."""
+OFTEN = 20
+"""A unit is ranked if it occurs so often, and less in a short text."""
+PRIME_UNITS = 16
+
+
+def find(task: LanguageModeling, model: LanguageModel, data: np.ndarray, losses: np.ndarray) -> Findings:
+    """Sums up an examination.
+
+    Args:
+        data: the numbers of the split's units.
+        losses: of every unit but the first, in nats, in the order of the text.
+    """
+    scores = task.in_all_units(float(losses.mean()))
+    names = [task.symbols.decode([number]) for number in range(len(task.symbols))]
+    return Findings(
+        scores,
+        len(losses),
+        _intervals(task, losses) if len(losses) > WINDOW else {},
+        [*_rows(data[1:], losses, names)],
+        _tables(data[1:], losses, names),
+        _samples(task, model, data),
+    )
+
+
+def _intervals(task: LanguageModeling, losses: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Returns the 95 % intervals of the scores by a bootstrap over windows (Künsch 1989, blocks that do not
+    overlap): neighbouring units are not independent, windows nearly are."""
+    cuts = np.arange(0, len(losses), WINDOW)
+    sums, sizes = np.add.reduceat(losses, cuts), np.diff([*cuts, len(losses)])
+    generator = np.random.default_rng(1)
+    drawn = generator.integers(len(cuts), size=(SAMPLES, len(cuts)))
+    ends = np.percentile(sums[drawn].sum(1) / sizes[drawn].sum(1), [2.5, 97.5]).tolist()
+    low, high = (task.in_all_units(end) for end in ends)
+    return {name: (low[name], high[name]) for name in low}
+
+
+def _rows(units: np.ndarray, losses: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the rows of outputs.jsonl: the text in windows, each with its mean loss."""
+    return [
+        {
+            "index": number,
+            "text": "".join(names[unit] for unit in units[start : start + WINDOW]),
+            "loss": round(float(losses[start : start + WINDOW].mean()), 4),
+        }
+        for number, start in enumerate(range(0, len(units), WINDOW))
+    ]
+
+
+def _tables(units: np.ndarray, losses: np.ndarray, names: Sequence[str]) -> list[Table]:
+    counts = np.bincount(units, minlength=len(names))
+    sums = np.bincount(units, weights=losses, minlength=len(names))
+    often = min(OFTEN, int(counts.max()))
+    ranked = sorted(np.flatnonzero(counts >= often).tolist(), key=lambda unit: sums[unit] / counts[unit])
+    ranked = [unit for unit in ranked if counts[unit]]
+    half = min(EXTREMES, -(-len(ranked) // 2))
+
+    def row(unit: int) -> list[str]:
+        return [shown(names[unit]), f"{counts[unit]:,}", f"{sums[unit] / counts[unit]:.3f}"]
+
+    columns, note = ["Unit", "Occurrences", "Mean loss (nats)"], f"Of the units that occur {often} times or more."
+    return [
+        Table("Hardest to foresee", note, columns, [row(unit) for unit in ranked[::-1][:half]]),
+        Table("Easiest to foresee", note, columns, [row(unit) for unit in ranked[: len(ranked) - half][:half]]),
+    ]
+
+
+def shown(unit: str) -> str:
+    """Returns a unit so that it can be seen: spaces as ␣, newlines as ↵."""
+    return unit.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍")
+
+
+def _samples(task: LanguageModeling, model: LanguageModel, data: np.ndarray) -> list[tuple[str, str]]:
+    settings = task.config.evaluation
+    prime = settings.prime or task.symbols.decode(data[:PRIME_UNITS].tolist())
+    decoding = task.decoding
+    chosen = decoding.sample.model_dump()
+    chosen |= {"max_length": decoding.max_length, "precision": precision_of(decoding)}
+    return [
+        (f"Temperature {t:g}", task.predict(model, [prime], Sample(**chosen | {"temperature": t}))[0])
+        for t in settings.temperatures
+    ]
+
+
+COLUMNS = 100
+LABEL, CELL = 12, 8
+"""Characters of a row's name, and of a number."""
+STEPS = (COLUMNS - LABEL) // CELL
+"""Steps that stand side by side."""
+MOST = 10
+"""Rows of a vector that are shown."""
+
+
+def explain(model: LanguageModel, symbols: Symbols, text: str) -> str:
+    """Returns a table with a column a step: input, hidden vector, output scores (logits), softmax, target and loss.
+
+    Raises:
+        UserError: the units are not characters, or the text has less than two.
+    """
+    if not symbols.characters:
+        raise UserError("--explain shows models of characters; this one reads words or parts of words.")
+    numbers = torch.from_numpy(symbols.encode(text, f"text {text[:30]!r}").astype("int64"))
+    if len(numbers) < 2:
+        raise UserError(f"--explain needs two characters or more: {text!r} leaves nothing to predict.")
+    device = next(model.parameters()).device
+    steps = _steps(model, numbers.to(device))
+    names = [_visible(name) for name in symbols.names]
+    blocks = [
+        _block(steps, range(start, min(start + STEPS, len(numbers) - 1)), numbers.tolist(), names)
+        for start in range(0, len(numbers) - 1, STEPS)
+    ]
+    total = float(steps["loss"].sum())
+    mean = total / (len(numbers) - 1)
+    return "\n".join(
+        [*("\n".join(block) + "\n" for block in blocks), f"sum of the losses {total:.4f} nats, mean {mean:.4f}"]
+    )
+
+
+@torch.inference_mode()
+def _steps(model: LanguageModel, numbers: Tensor) -> dict[str, Tensor]:
+    """Reads all characters but the last; every value is `(steps, …)` or `(steps,)`."""
+    model.eval()
+    hidden, _ = model(numbers[None, :-1])
+    scores = torch.nn.functional.linear(hidden[0], model.head.weight, model.head.bias)
+    logs = scores.log_softmax(-1)
+    loss = -logs.gather(1, numbers[1:, None])[:, 0]
+    inputs = model.embed(numbers[:-1])
+    return {"input": inputs, "hidden": hidden[0], "scores": scores, "softmax": logs.exp(), "loss": loss}
+
+
+def _block(steps: dict[str, Tensor], places: range, numbers: Sequence[int], names: Sequence[str]) -> list[str]:
+    chosen = list(places)
+    lines = [
+        _row("step", [str(place + 1) for place in chosen]),
+        _row("reads", [names[numbers[place]] for place in chosen]),
+    ]
+    for title, values, of in (
+        ("input x", steps["input"], names),
+        ("hidden h", steps["hidden"], None),
+        ("scores o", steps["scores"], names),
+        ("softmax ŷ", steps["softmax"], names),
+    ):
+        lines += ["", *_vector(title, values[chosen], of)]
+    lines += [
+        "",
+        _row("target y", [names[numbers[place + 1]] for place in chosen]),
+        _row("loss", [f"{float(steps['loss'][place]):.4f}" for place in chosen]),
+    ]
+    return lines
+
+
+def _vector(title: str, values: Tensor, names: Sequence[str] | None) -> list[str]:
+    """Rows of `values` `(steps, features)`, at most `MOST` of them."""
+    features = values.shape[1]
+    named = names is not None and len(names) == features
+    lines = []
+    for place in range(min(features, MOST)):
+        name = names[place] if named and names is not None else str(place + 1)
+        numbers = [float(value) for value in values[:, place]]
+        whole = all(number in (0.0, 1.0) for number in numbers)
+        label = f"{title if place == 0 else '':<{LABEL - 2}}{name:>2}"
+        lines.append(
+            _row(label, [f"{number:.0f}" if whole and title == "input x" else f"{number:.4f}" for number in numbers])
+        )
+    if features > MOST:
+        lines.append(f"{'':<{LABEL - 2}} … {features - MOST} more")
+    return lines
+
+
+def _row(label: str, cells: Sequence[str]) -> str:
+    return (f"{label:<{LABEL}}" + "".join(f"{cell:>{CELL}}" for cell in cells)).rstrip()
+
+
+def _visible(character: str) -> str:
+    return {" ": "␣", "\n": "↵", "\t": "⇥"}.get(character, character)
+
 
 READ = 256
 """Steps that an examination reads at a time: bounds the memory of the scores, changes no result."""
@@ -70,13 +267,13 @@ class LanguageModeling:
         """Windows of all lanes in the order of the text, the same in every epoch."""
         return plan_windows(data.split("train"), self.config.training.lanes, self.config.training.update_steps)
 
-    def losses(self, model: LanguageModel, part: Windows, state: Nest) -> Iterator[Piece]:
+    def losses(self, model: LanguageModel, part: Windows, state: Nest) -> Iterator[WindowLoss]:
         """Cross-entropy of the next units, summed, and the state that the next window begins with."""
         windows = list(part.split(self.config.training.truncate))
         for window in windows:
             loss, state = model.loss(window.inputs, window.targets, state)
             state = nest.detach(state)
-            yield Piece(loss, state, last=window is windows[-1])
+            yield WindowLoss(loss, state, last=window is windows[-1])
 
     def validate(self, model: LanguageModel, data: PreparedText, rank: int, size: int) -> tuple[float, int]:
         """The summed loss of some lanes of the validation text, and its units."""
@@ -153,7 +350,7 @@ class LanguageModeling:
                 sentence_ids=[number],
                 banned=banned,
             )
-            (answer,) = answers(decoded, strategy, write, [strategy.max_length])
+            (answer,) = outputs_of(decoded, strategy, write, [strategy.max_length])
             outputs.append(text + answer.text)
         return outputs
 

@@ -1,8 +1,15 @@
-"""Translation: text in, text out."""
+"""Translation: text in, text out.
+
+Unknown words of outputs, replaced by the word of the input that attention looked at most when they were written
+(Luong et al. 2015, "Addressing the rare word problem in neural machine translation"; with attention in the place of
+their alignments Jean et al. 2015, section 3.3).
+
+Translation: text in, text out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,28 +20,77 @@ from torch import Tensor
 
 from unrolled.config.translation import TranslationConfig
 from unrolled.data.batching import Batch, collate, collate_inputs, padding, plan
-from unrolled.data.corpus import Corpus, PreparedPairs, Vocabularies, prepare_pairs
-from unrolled.data.longest import Longest
+from unrolled.data.parallel_corpus import Corpus, Longest, PreparedPairs, Vocabularies, prepare_pairs
 from unrolled.data.sources import pairs
-from unrolled.data.vocabulary import BEGIN, END, PAD, UNKNOWN
+from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import (
-    Answer,
     Beam,
+    Decoded,
     Greedy,
+    Output,
     Strategy,
-    answers,
     as_trained,
     decode,
     length_limits,
+    outputs_of,
     precision_of,
 )
 from unrolled.errors import UserError
 from unrolled.metrics import Perplexity, References, score
-from unrolled.models import EncoderDecoder, build_translator
+from unrolled.models import EncoderDecoder, EncoderOutput, build_translator
 from unrolled.recurrence.state import Nest
-from unrolled.tasks.shares import interleaved
-from unrolled.tasks.task import Attended, Piece
-from unrolled.tasks.unknown import copying
+from unrolled.tasks.base import Attended, WindowLoss, interleaved
+
+
+def copying(
+    model: EncoderDecoder, memory: EncoderOutput, inputs: Sequence[str], decoded: Decoded, vocabularies: Vocabularies
+) -> Callable[[Sequence[Sequence[int]]], list[str]]:
+    """Returns what turns the tokens of all that was decoded, in order, into texts without unknown words.
+
+    Args:
+        memory: of the inputs.
+    """
+    owners = [number for number, found in enumerate(decoded.hypotheses) for _ in found]
+    target, units = vocabularies.target, vocabularies.input.units(inputs)
+
+    def write(rows: Sequence[Sequence[int]]) -> list[str]:
+        texts = target.decode(rows)
+        places = [place for place, row in enumerate(rows) if UNKNOWN in row and units[owners[place]]]
+        if not places:
+            return texts
+        sentences = [owners[place] for place in places]
+        lengths = [len(units[sentence]) for sentence in sentences]
+        looked = _looked(model, memory, sentences, lengths, [rows[place] for place in places])
+        for place, sentence, positions in zip(places, sentences, looked.tolist(), strict=True):
+            names = target.tokens(rows[place])
+            copied = [units[sentence][position] for position in positions[: len(names)]]
+            pairs = zip(rows[place], names, copied, strict=True)
+            texts[place] = target.join([unit if token == UNKNOWN else name for token, name, unit in pairs])
+        return texts
+
+    return write
+
+
+def _looked(
+    model: EncoderDecoder,
+    memory: EncoderOutput,
+    sentences: Sequence[int],
+    lengths: Sequence[int],
+    rows: Sequence[Sequence[int]],
+) -> Tensor:
+    """Returns where in the input, its end left out, attention has most weight when each token of the rows is written,
+    `(rows, longest)`."""
+    device = memory.mask.device
+    own = memory.select(torch.tensor(sentences, device=device))
+    longest = max(map(len, rows))
+    before = torch.tensor([[BEGIN, *row, *[END] * (longest - len(row))] for row in rows], device=device)
+    outside = torch.arange(own.mask.shape[1], device=device) >= torch.tensor(lengths, device=device)[:, None]
+    state, found = model.start(own), []
+    for step in range(longest):
+        _, state, weights = model.outputs(before[:, step], state, own)
+        assert weights is not None
+        found.append(weights.masked_fill(outside, -1).argmax(1))
+    return torch.stack(found, dim=1)
 
 
 @dataclass(frozen=True)
@@ -99,17 +155,17 @@ class Translation:
             Pairs(corpus, indices) for indices in plan(corpus.lengths, **limits, seed=self.config.seed, epoch=epoch)
         ]
 
-    def losses(self, model: EncoderDecoder, part: Batch, state: Nest) -> Iterator[Piece]:
+    def losses(self, model: EncoderDecoder, part: Batch, state: Nest) -> Iterator[WindowLoss]:
         """Cross-entropy of every target token given those before it (teacher forcing), summed."""
         truncate, smoothing = self.config.training.truncate, self.config.training.label_smoothing
         if truncate is None or truncate >= max(part.inputs.shape[1], part.before.shape[1]):
-            yield Piece(self._loss(model, part, smoothing), state, last=True)
+            yield WindowLoss(self._loss(model, part, smoothing), state, last=True)
             return
         memory = model.encode(part.inputs, part.input_mask, truncate)
         leaf = memory.leaf()
         for loss in model.window_losses(leaf, part.before, part.after, part.target_mask, smoothing, truncate):
-            yield Piece(loss, state)
-        yield Piece(memory.behind(leaf), state, last=True)
+            yield WindowLoss(loss, state)
+        yield WindowLoss(memory.behind(leaf), state, last=True)
 
     def _loss(self, model: EncoderDecoder, part: Batch, smoothing: float = 0.0) -> Tensor:
         memory = model.encode(part.inputs, part.input_mask)
@@ -182,13 +238,13 @@ class Translation:
     @torch.inference_mode()
     def answers(
         self, model: EncoderDecoder, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
-    ) -> list[Answer]:
+    ) -> list[Output]:
         """Translates texts. Those of like length are decoded together, `decoding.batch` at a time."""
         model.eval()
         device = next(model.parameters()).device
         tokens = self.vocabularies.input.encode(inputs)
         order = sorted(range(len(inputs)), key=lambda i: len(tokens[i]))
-        outputs: dict[int, Answer] = {}
+        outputs: dict[int, Output] = {}
         target = self.vocabularies.target
         settings, banned = self.config.decoding, target.encode(self.config.decoding.banned)
         (prefix,) = self._known([settings.prefix], "prefix")
@@ -216,7 +272,7 @@ class Translation:
             copies = settings.replace_unknown
             texts = [inputs[i] for i in chosen]
             write = copying(model, memory, texts, decoded, self.vocabularies) if copies else target.decode
-            outputs |= zip(chosen, answers(decoded, strategy, write, limits), strict=True)
+            outputs |= zip(chosen, outputs_of(decoded, strategy, write, limits), strict=True)
         return [outputs[i] for i in range(len(inputs))]
 
     @torch.inference_mode()

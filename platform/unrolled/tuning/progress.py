@@ -1,4 +1,9 @@
-"""What a person sees of a sweep: a table that refreshes, or a line for every trial that ended."""
+"""Progress of a sweep: the table on the console, and TensorBoard HParams.
+
+What a person sees of a sweep: a table that refreshes, or a line for every trial that ended.
+
+What TensorBoard's HParams page shows of a trial.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from unrolled.training.console import Console, duration, written
-from unrolled.tuning.ledger import DIVERGED, FAILED, RUNNING, STOPPED, Ledger, Record
-from unrolled.tuning.measure import SPEED, better
+from unrolled.training.loggers import TensorBoard
+from unrolled.training.run_dir import RunDir
 from unrolled.tuning.samplers import count
+from unrolled.tuning.sweep_dir import DIVERGED, FAILED, RUNNING, SCORED, SPEED, STOPPED, Ledger, Record, better
 
 SHOWN = 10
 """Trials in the table, besides those that are running."""
 REFRESH_SECONDS = 0.5
 
 
-class Progress:
+class SweepProgress:
     """Shows a sweep while it runs.
 
     Args:
@@ -137,3 +143,23 @@ def _short_names(keys: Iterable[str]) -> dict[str, str]:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def write_hparams(run: RunDir, record: Record) -> None:
+    """Adds to the TensorBoard files of a trial what it was trained with; its scores stand there already."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
+
+    plain = {key: _plain(value) for key, value in record["parameters"].items()} | {"seed": record["seed"]}
+    status = api_pb2.STATUS_SUCCESS if record["state"] in SCORED else api_pb2.STATUS_FAILURE
+    board = TensorBoard(run)
+    board.add(summary_v2.hparams_pb(plain, trial_id=f"point {record['point']}"))
+    end = plugin_data_pb2.HParamsPluginData(session_end_info=plugin_data_pb2.SessionEndInfo(status=status))
+    about = metadata.create_summary_metadata(end)
+    board.add(Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about)]))
+    board.close()
+
+
+def _plain(value: Any) -> Any:
+    """The page knows numbers, texts and truths."""
+    return value if isinstance(value, bool | int | float | str) else shown({"": value})[1:]

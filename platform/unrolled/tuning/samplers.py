@@ -1,4 +1,4 @@
-"""Where the points of a sweep come from: a grid, chance, or Optuna's tree-structured Parzen estimators.
+"""Samplers: grid, random and Optuna.
 
 A sampler numbers its points from 0. Told the points and scores of an earlier start, in their order, it goes on
 after them.
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from unrolled.config import Parameter, Tuning
-from unrolled.tuning.space import Point, Space, choose, draw_value, grid, gridded
+from unrolled.tuning.search_space import Point, Space, choose, draw_value, grid, gridded
 
 TRIES = 200
 """Draws in a row that may give known points before a space counts as exhausted."""

@@ -1,0 +1,104 @@
+"""Members of an ensemble: which runs can be combined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from unrolled.config import Config
+from unrolled.config.load import load_config
+from unrolled.data import parallel_corpus
+from unrolled.decoding import Strategy
+from unrolled.errors import UserError
+from unrolled.tasks import GroundingTask, Seeing, Seq2SeqTask, Task, VQATask, make_task
+from unrolled.training.checkpoint import file_sum, load_model
+from unrolled.training.run_dir import Chosen, RunDir, choose_checkpoint, value_at
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run and what of it is evaluated: with the others of an ensemble, or alone.
+
+    Attributes:
+        config: the run's, with the settings of this evaluation.
+        checkpoint: one, or those to average.
+    """
+
+    run: RunDir
+    config: Config
+    checkpoint: Chosen
+
+    def task(self) -> Task:
+        """Returns its task, with its own vocabularies."""
+        return make_task(self.config, self.run.vocabulary)
+
+    def load(self) -> nn.Module:
+        """Returns its model with the chosen parameters; raises `UserError` for a checkpoint that is damaged or belongs
+        to another model."""
+        model = self.task().build_model().to(getattr(torch, self.config.training.parameter_type))
+        load_model(self.checkpoint.folders, model)
+        return model
+
+    def vocabularies(self) -> dict[str, str]:
+        """Returns the SHA-256 of its vocabularies by the names of their files."""
+        paths = sorted(path for path in self.run.vocabulary.glob("*.json") if path.name != parallel_corpus.FILE)
+        return {path.name: file_sum(path) for path in paths}
+
+
+def members(run: RunDir, others: Sequence[RunDir], overrides: Sequence[str], checkpoint: str) -> tuple[Member, ...]:
+    """Returns a run and the others, which decode with its settings.
+
+    Args:
+        overrides: of every run's config.
+        checkpoint: as `choose_checkpoint` takes it, of every run.
+
+    Raises:
+        UserError: one has no such checkpoint, or they cannot be one model.
+    """
+    first = Member(run, load_config(run.path / "config.yaml", overrides), choose_checkpoint(run, checkpoint))
+    if not others:
+        return (first,)
+    task = first.task()
+    if not isinstance(task, Seq2SeqTask | VQATask | GroundingTask):
+        raise UserError(f"--ensemble: runs of task {first.config.task} write no answers together; leave it out.")
+    return first, *(_joining(first, task, other, overrides, checkpoint) for other in others)
+
+
+def check(others: Sequence[Member], strategy: Strategy) -> None:
+    """Raises `UserError` if the model of one does not go with the strategy."""
+    for member in others:
+        task = member.task()
+        assert isinstance(task, Seq2SeqTask)
+        try:
+            task.check(strategy)
+        except UserError as error:
+            raise UserError(f"--ensemble {member.run.path}: {error}") from None
+
+
+def _joining(first: Member, task: Task, run: RunDir, overrides: Sequence[str], checkpoint: str) -> Member:
+    """Returns a run that can decode with the first one; `task` is that of the first."""
+    refused, name = f"--ensemble: {run.path} and {first.run.path} cannot answer together", run.config().task
+    if name != first.config.task:
+        raise UserError(f"{refused}: the one was trained with task={name}, the other with task={first.config.task}.")
+    config = load_config(run.path / "config.yaml", overrides)
+    if isinstance(task, Seq2SeqTask | VQATask):
+        config = config.model_copy(update={"decoding": task.decoding})
+    member = Member(run, config, choose_checkpoint(run, checkpoint))
+    other = member.task()
+    if isinstance(task, Seeing) and isinstance(other, Seeing):
+        for key in task.alike:
+            there, here = (value_at(each.config.model_dump(), key) for each in (member, first))
+            if there != here:
+                raise UserError(f"{refused}: the one has {key}={there}, the other {here}.")
+        if other.reads != task.reads:
+            raise UserError(f"{refused}: of a photograph the one reads {other.reads}, the other {task.reads}.")
+    own, wanted = member.vocabularies(), first.vocabularies()
+    if different := [file for file in sorted(own | wanted) if own.get(file) != wanted.get(file)]:
+        raise UserError(f"{refused}: vocabulary/{different[0]} of the one is not that of the other.")
+    there, here = (each.config.data.model_dump().get("columns") or {} for each in (member, first))
+    if there.get("input") == here.get("target") != here.get("input") == there.get("target"):
+        raise UserError(f"{refused}: the one writes {there['target']}, the other {here['target']}.")
+    return member

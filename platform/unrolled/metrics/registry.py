@@ -1,0 +1,195 @@
+"""Metric names: labels, units, directions and scoring by name.
+
+How scores are called, written and compared.
+
+The scores of generated texts against references, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from unrolled.errors import UserError, listing, nearest
+from unrolled.metrics.answers import AnswerAccuracy, ExactMatch, VqaAccuracy, Wups
+from unrolled.metrics.base import CorpusMetric, References, Texts, check_pairs
+from unrolled.metrics.captioning import CaptionBleu, CiderD, Meteor, RougeL
+from unrolled.metrics.translation import Bleu, ChrF, ChrFPlusPlus, Ter
+from unrolled.metrics.words import Distinct, LengthRatio
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score as a reader meets it; `unit` follows the number, `about` is one sentence for a learner."""
+
+    label: str
+    about: str = ""
+    unit: str = ""
+    higher_is_better: bool = True
+    digits: int = 1
+
+    def text(self, value: float | None) -> str:
+        """Returns the value as printed everywhere, ``–`` where there is none."""
+        return "–" if value is None else f"{value:.{self.digits}f}{self.unit}"
+
+    def better(self, value: float, than: float) -> bool:
+        """Returns whether `value` is the better score."""
+        return value > than if self.higher_is_better else value < than
+
+
+PERCENT = "\N{NO-BREAK SPACE}%"
+NAMED = {
+    "bleu": Metric(
+        "BLEU",
+        "BLEU counts the runs of one to four words that the outputs share with their references and lowers the "
+        "score when the outputs are too short. 0 is worst, 100 best.",
+    ),
+    "chrf": Metric(
+        "chrF",
+        "chrF compares runs of characters instead of words, so a word with a nearly right ending still earns "
+        "credit. 0 is worst, 100 best.",
+    ),
+    "chrf++": Metric(
+        "chrF++",
+        "chrF++ is chrF that also counts the words and word pairs that the outputs share with their references. "
+        "0 is worst, 100 best.",
+    ),
+    "ter": Metric(
+        "Translation edit rate",
+        "TER counts the words to insert, delete, replace or move until an output equals its reference, in percent of "
+        "the reference's words. 0 is best.",
+        higher_is_better=False,
+    ),
+    "exact_match": Metric(
+        "Exact match", "The share of outputs that equal their reference, character by character.", PERCENT
+    ),
+    **{
+        f"bleu_{order}": Metric(
+            f"BLEU-{order}",
+            f"BLEU-{order} of captions: how many runs of up to {order} words, case and punctuation aside, stand in "
+            "some reference too, less when the outputs are too short. 0 is worst, 100 best.",
+        )
+        for order in (1, 2, 3, 4)
+    },
+    "rouge_l": Metric(
+        "ROUGE-L",
+        "ROUGE-L measures the longest row of words, gaps allowed, that an output shares with a reference. "
+        "0 is worst, 100 best.",
+    ),
+    "meteor": Metric(
+        "METEOR (without synonyms)",
+        "METEOR pairs words with the same stem, weighs the words found in the reference most, and lowers the score "
+        "when they come in many pieces. 0 is worst, 100 best.",
+    ),
+    "cider_d": Metric(
+        "CIDEr-D",
+        "CIDEr-D compares runs of one to four words and lets those count most that few pictures have in their "
+        "references: saying what is special pays. 0 is worst; good captions score around 100.",
+    ),
+    "vqa_accuracy": Metric(
+        "VQA accuracy", "An answer is wholly right if three of the other people asked gave it, too.", PERCENT
+    ),
+    "multiple_choice": Metric(
+        "Multiple choice", "The share of questions of whose candidates the right one was the likeliest.", PERCENT
+    ),
+    "wups@0.9": Metric(
+        "WUPS at 0.9",
+        "Right answers, and nearly as right those that WordNet puts next to them: what means the same counts.",
+        PERCENT,
+    ),
+    "wups@0.0": Metric(
+        "WUPS at 0.0",
+        "As right as an answer is near the right one in WordNet, which puts kinds of one thing together: 'armchair' "
+        "for 'sofa' is mostly right.",
+        PERCENT,
+    ),
+    **{
+        f"distinct_{order}": Metric(
+            f"Distinct-{order}",
+            f"The share of all {('words', 'word pairs')[order - 1]} written that are different ones: low where a model "
+            "repeats itself.",
+            PERCENT,
+        )
+        for order in (1, 2)
+    },
+    "length_ratio": Metric("Length ratio", "Words written over words of the references; 1 is equal length.", digits=2),
+    "accuracy": Metric("Accuracy", "The share of examples with the right answer.", PERCENT),
+    "mse": Metric(
+        "Mean squared error", "The mean of the squared distance from the target; lower is better.", "", False, 4
+    ),
+    "perplexity": Metric(
+        "Perplexity",
+        "Between how many equally likely words the model hesitates at each step; lower is better.",
+        higher_is_better=False,
+    ),
+    "loss": Metric(
+        "Loss", "Cross-entropy: the mean of −log p of what comes next, in nats; lower is better.", "", False, 3
+    ),
+    "bits_per_character": Metric(
+        "Bits per character",
+        "The loss in bits: what the best code that knows the model needs for a character; lower is better.",
+        "",
+        False,
+        3,
+    ),
+}
+
+
+def metric(name: str) -> Metric:
+    """Returns the metric as known to readers, or one made from its name."""
+    return NAMED.get(name) or Metric(name.replace("_", " ").capitalize())
+
+
+METRICS: dict[str, Callable[[], CorpusMetric]] = {
+    "bleu": Bleu,
+    "chrf": ChrF,
+    "chrf++": ChrFPlusPlus,
+    "ter": Ter,
+    "exact_match": ExactMatch,
+    **{f"bleu_{order}": partial(CaptionBleu, order) for order in (1, 2, 3, 4)},
+    "rouge_l": RougeL,
+    "meteor": Meteor,
+    "cider_d": CiderD,
+    "accuracy": AnswerAccuracy,
+    "vqa_accuracy": VqaAccuracy,
+    **{f"wups@{threshold}": partial(Wups, threshold) for threshold in (0.9, 0.0)},
+    **{f"distinct_{order}": partial(Distinct, order) for order in (1, 2)},
+    "length_ratio": LengthRatio,
+}
+
+
+def text_metric(name: str) -> CorpusMetric:
+    """Returns a new metric of that name; raises `UserError` for a name that `METRICS` has not."""
+    if name not in METRICS:
+        raise UserError(f"There is no metric {name!r}: it may be {listing(METRICS)}.{nearest(name, METRICS)}")
+    return METRICS[name]()
+
+
+def score(names: Iterable[str], predictions: Texts, references: References) -> dict[str, Any]:
+    """Scores a corpus by several metrics.
+
+    Args:
+        names: Names in `METRICS`.
+        predictions: The texts to score.
+        references: One reference text to each prediction, in the same order, or a list of several to each.
+
+    Returns:
+        The score under each name, in the units of its metric (most from 0 to 100), and under "signatures" how
+        those came about that others could compute otherwise:
+        `{"bleu": 34.1, "exact_match": 12.0, "signatures": {"bleu": "nrefs:1|case:mixed|…"}}`.
+
+    Raises:
+        UserError: A name is unknown, predictions and references do not pair up, or a metric needs more
+            references.
+    """
+    check_pairs(predictions, references)
+    scores: dict[str, Any] = {}
+    signatures: dict[str, str] = {}
+    for name, metric in {name: text_metric(name) for name in names}.items():
+        result = metric.compute(predictions=list(predictions), references=list(references))
+        scores[name] = result[name]
+        if "signature" in result:
+            signatures[name] = result["signature"]
+    return {**scores, "signatures": signatures}

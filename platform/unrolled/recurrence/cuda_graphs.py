@@ -1,0 +1,107 @@
+"""Loops of a scan recorded as CUDA graphs.
+
+On a GPU a step is a dozen small kernels, and starting them takes longer than running them. A graph starts all kernels
+of all steps at once; but it reads and writes the memory that it was recorded with. So a scan whose shape comes again
+gets memory of its own, is recorded there, and from then on copied in, replayed and copied out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from unrolled.recurrence.cell import Cell
+
+SEEN = 3
+"""A shape is recorded when it comes for the third time: recording costs as much as several runs."""
+RECORDED = 8
+"""Graphs a cell keeps at most; what has other shapes runs step by step."""
+
+Work = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
+"""Given memory that it reads and writes and tensors that it only reads, returns results."""
+
+
+class Graph:
+    """Work with the memory that it was recorded with."""
+
+    def __init__(self, work: Work, memory: Sequence[Tensor], read: Sequence[Tensor]) -> None:
+        self._memory, self._read = [x.clone() for x in memory], [x.contiguous().clone() for x in read]
+        self._replay: Callable[[], None]
+        if memory[0].device.type != "cuda":  # nothing can be recorded: the work itself is run on the same memory
+            self._replay = partial(self._run, work)
+            return
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # libraries choose their kernels before the recording
+            work(self._memory, self._read)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._run(work)
+        self._replay = graph.replay
+
+    def __call__(self, memory: Sequence[Tensor], read: Sequence[Tensor]) -> list[Tensor]:
+        """Runs the work on copies; then puts what it wrote into `memory` and returns its results."""
+        for inner, outer in zip((*self._memory, *self._read), (*memory, *read), strict=True):
+            inner.copy_(outer)
+        self._replay()
+        for inner, outer in zip(self._memory, memory, strict=True):
+            outer.copy_(inner)
+        return [result.clone() for result in self._results]
+
+    def _run(self, work: Work) -> None:
+        self._results = work(self._memory, self._read)
+
+
+class _Graphs:
+    def __init__(self) -> None:
+        self.seen: dict[Hashable, int] = {}
+        self.recorded: dict[Hashable, Graph] = {}
+
+
+_graphs: WeakKeyDictionary[Cell, _Graphs] = WeakKeyDictionary()
+_forced = False
+
+
+def applies(tensor: Tensor) -> bool:
+    """Whether work on this tensor's device may be recorded."""
+    return _forced or tensor.device.type == "cuda"
+
+
+def run(cell: Cell, key: Hashable, work: Work, memory: Sequence[Tensor], read: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Runs `work`, as a graph where its shape has come before.
+
+    Args:
+        key: of all that the work depends on besides the values of the tensors and of the cell's parameters.
+    """
+    graphs = _graphs.setdefault(cell, _Graphs())
+    shapes = tuple((tensor.shape, tensor.dtype) for tensor in (*memory, *read))
+    key = (key, shapes, tuple(parameter.data_ptr() for parameter in cell.parameters()))
+    if key not in graphs.recorded:
+        graphs.seen[key] = graphs.seen.get(key, 0) + 1
+        if (graphs.seen[key] < SEEN and not _forced) or len(graphs.recorded) >= RECORDED:
+            return work(memory, read)
+        try:
+            graphs.recorded[key] = Graph(work, memory, read)
+        except RuntimeError as error:
+            logging.getLogger(__name__).warning("a scan cannot be recorded, so it runs step by step: %s", error)
+            graphs.seen[key] = -(2**62)  # not again
+            return work(memory, read)
+    return graphs.recorded[key](memory, read)
+
+
+@contextmanager
+def forced() -> Iterator[None]:
+    """While open, every plain scan goes through a graph's memory at once, with or without a GPU: for tests."""
+    global _forced  # noqa: PLW0603
+    _forced = True
+    try:
+        yield
+    finally:
+        _forced = False

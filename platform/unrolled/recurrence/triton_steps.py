@@ -1,0 +1,48 @@
+"""Launch of the Triton kernels of a step on a GPU.
+
+torch starts a kernel for every operation; here a step of a cell has one or two besides its products. The kernels are
+the element-wise parts of `step_forward` and `step_backward` of the cells. They read and write float32. Triton is part
+of torch's builds for GPUs; without it the steps run as torch's operations.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+
+def applies(tensor: Tensor) -> bool:
+    """Whether the kernels can work on tensors such as this one."""
+    return tensor.dtype == torch.float32 and (tensor.is_cuda or _interpreted()) and _kernels() is not None
+
+
+def run(name: str, state: Tensor, *arguments: Tensor, **constants: int) -> None:
+    """Starts a kernel of `gpu_kernels.py`.
+
+    Args:
+        state: `(batch, hidden)`, gives the shape.
+        arguments: contiguous tensors, or the first block of gates, for their rows.
+        constants: what the kernel is compiled for.
+    """
+    kernels = _kernels()
+    assert kernels is not None
+    count, block = state.numel(), 1024
+    getattr(kernels, name)[(-(-count // block),)](*arguments, count, state.shape[1], block=block, **constants)
+
+
+def _interpreted() -> bool:
+    """Whether Triton is told to run its kernels as Python, on any machine: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> ModuleType | None:
+    try:
+        from unrolled.recurrence import triton_kernels
+    except ImportError:
+        return None
+    return triton_kernels

@@ -1,0 +1,277 @@
+"""Gradient-flow reports.
+
+Gradient flow of a whole model: one training batch, its loss, and what reaches every recurrent layer step by step.
+
+The page of `unrolled gradients`: how far the gradient reaches back, beside the picture of the textbooks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+from torch import Tensor, nn
+
+from unrolled.config import Config
+from unrolled.config.load import load_config, runs_folder
+from unrolled.errors import RunFailed, UserError
+from unrolled.files import write_whole, writing
+from unrolled.recurrence.gradient_flow import EXPLODING, VANISHING, Flow, gradient_flow, textbook
+from unrolled.reports.page import Chart, as_json, layout, look
+from unrolled.reports.text import joined
+from unrolled.tasks import Prepared, Task, make_task, prepare
+from unrolled.training.checkpoint import load_model
+from unrolled.training.run_dir import choose_checkpoint, open_run
+
+DISTANCES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+COLUMNS = 6
+"""Distances that a table of 100 columns has room for."""
+RULE = f"vanishing: less than {VANISHING:g} is left at the farthest step; exploding: more than {EXPLODING:g}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured, and on what.
+
+    Attributes:
+        name: of the run or config.
+        parameters: whose they are, such as `checkpoint step-264`.
+        targets: of the batch; the loss is their mean.
+        page: where the HTML page belongs.
+    """
+
+    name: str
+    parameters: str
+    targets: int
+    flows: list[Flow]
+    page: Path
+
+
+def measure(path: str | Path, *, overrides: Sequence[str] = (), checkpoint: str | None = None) -> Measurement:
+    """Measures a trained run, or the fresh model of a config, on the first training batch; on the CPU, in float64.
+
+    Args:
+        path: a run's folder, or a YAML file.
+        overrides: of the config, such as ``model.decoder.cell=lstm``.
+        checkpoint: of a run: `best` (default), `last`, `step-N`, `average` or `average-N`.
+
+    Raises:
+        UserError: something given cannot be used.
+    """
+    if Path(path).suffix in (".yaml", ".yml"):
+        return _measure_config(load_config(path, overrides), path, checkpoint)
+    run = open_run(path)
+    if overrides:
+        raise UserError(f"{overrides[0]}: a run keeps its config; overrides go with a config file.")
+    config, chosen = run.config(), choose_checkpoint(run, checkpoint or "best")
+    data = prepare(config)
+    if (run.vocabulary / "fingerprint").read_text(encoding="utf-8") != data.fingerprint:
+        raise UserError(f"data.source: the data have changed since {run.path} was trained, so its batches are gone.")
+    task = make_task(config, run.vocabulary)
+    model = task.build_model()
+    load_model(chosen.folders, model)
+    targets, flows = _on_first_batch(task, model, data)
+    return Measurement(run.name, f"checkpoint {chosen.name}", targets, flows, run.path / "gradients.html")
+
+
+def _measure_config(config: Config, path: str | Path, checkpoint: str | None) -> Measurement:
+    if checkpoint is not None:
+        raise UserError(f"--checkpoint {checkpoint}: {path} is a config, whose model is fresh; give a run's folder.")
+    data = prepare(config)
+    with tempfile.TemporaryDirectory() as folder:
+        data.save(Path(folder))
+        task = make_task(config, Path(folder))
+    torch.manual_seed(config.seed)  # the parameters with which training starts
+    targets, flows = _on_first_batch(task, task.build_model(), data)
+    page = runs_folder(config) / f"{config.name}.gradients.html"
+    return Measurement(config.name, "fresh parameters", targets, flows, page)
+
+
+def _on_first_batch(task: Task, model: nn.Module, data: Prepared) -> tuple[int, list[Flow]]:
+    batch = task.plan(data, epoch=0)[0]
+    part = batch.part(0, 1)
+    model.double().eval()
+    return batch.tokens, gradient_flow(model, lambda: _loss(task, model, part) / batch.tokens)
+
+
+def _loss(task: Task, model: nn.Module, part: Any) -> Tensor:
+    """The loss in one piece. An encoder that training walks back by itself, window after window, is not behind it."""
+    return torch.stack([piece.loss for piece in task.losses(model, part, None)]).sum()
+
+
+def distances(flows: Sequence[Flow]) -> list[int]:
+    """Returns the distances that a table shows: `COLUMNS` at most, the nearest and the farthest among them."""
+    reached = [d for d in DISTANCES if d < max((len(flow.left) for flow in flows), default=0)]
+    if len(reached) <= COLUMNS:
+        return reached
+    return [reached[round(i * (len(reached) - 1) / (COLUMNS - 1))] for i in range(COLUMNS)]
+
+
+def table(measurement: Measurement) -> list[str]:
+    """Returns the lines that the command prints, 100 columns at most."""
+    flows = measurement.flows
+    shown = distances(flows)
+    head = f"{'layer':<13}{'cell':<13}{'σ(W)':>5}{'σ(J)':>6}{'growth':>8}  {'':<9}"
+    lines = [
+        f"{measurement.name}, {measurement.parameters}: first training batch, {measurement.targets:,} targets",
+        "share of the last step's gradient that is left so many steps back:",
+        (head + "".join(f"{distance:>7}" for distance in shown)).rstrip(),
+    ]
+    for flow in flows:
+        numbers = f"{max(flow.matrices, default=0.0):>5.2f}{flow.jacobian:>6.2f}{flow.growth:>8.3f}  {flow.verdict:<9}"
+        left = "".join(f"{flow.left[d]:>7.0e}" if d < len(flow.left) else " " * 7 for d in shown)
+        lines.append(f"{flow.layer[:12]:<13}{flow.cell[:12]:<13}{numbers}{left}".rstrip())
+    return [
+        *lines,
+        "σ(W), σ(J): largest singular value of a recurrent matrix, of the step Jacobian; growth: a step",
+        RULE,
+    ]
+
+
+VERBS = {"exploding": "explodes", "vanishing": "vanishes", "steady": "stays steady"}
+FLOOR = 1e-20
+"""Smaller values are drawn on the lower edge: nothing trains on them."""
+
+
+def write_page(measurement: Measurement, *, version: str) -> None:
+    """Writes `measurement.page` as one self-contained HTML file; its folder is made."""
+    charts = [_distance_chart(measurement.flows), _step_chart(measurement.flows)] if measurement.flows else []
+    reference = _textbook_chart()
+    environment = Environment(
+        loader=PackageLoader("unrolled.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("gradients.html.j2").render(
+        measurement=measurement,
+        headline=_headline(measurement.flows),
+        rows=[_row(flow) for flow in measurement.flows],
+        charts=charts,
+        reference=reference,
+        figures={chart.id: chart.figure for chart in [*charts, reference]},
+        rule=RULE,
+        version=version,
+        plotly=Markup(get_plotlyjs()),  # the library itself, no data in it
+    )
+    with writing(measurement.page, RunFailed):
+        measurement.page.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(measurement.page, page)
+
+
+def _headline(flows: Sequence[Flow]) -> str:
+    if not flows:
+        return "No recurrent layer is reached by the loss"
+    if len({flow.verdict for flow in flows}) == 1 and len(flows) > 1:
+        return f"The gradient {VERBS[flows[0].verdict]} in every recurrent layer"
+    parts = [
+        f"{verb} in {joined(layers) if len(layers) < 3 else f'{len(layers)} layers'}"
+        for verdict, verb in VERBS.items()
+        if (layers := [flow.layer for flow in flows if flow.verdict == verdict])
+    ]
+    return f"The gradient {joined(parts)}"
+
+
+def _row(flow: Flow) -> dict[str, Any]:
+    return {
+        "layer": flow.layer,
+        "cell": flow.cell,
+        "matrices": [f"{value:.2f}" for value in flow.matrices],
+        "jacobian": f"{flow.jacobian:.2f}",
+        "growth": f"{flow.growth:.3f}",
+        "steps": f"{len(flow.left) - 1:,}",
+        "left": f"{flow.left[-1]:.2g}",
+        "verdict": flow.verdict,
+    }
+
+
+def _distance_chart(flows: Sequence[Flow]) -> Chart:
+    figure = _log_figure("Steps back", "Share of the gradient left")
+    for number, flow in enumerate(flows):
+        _line(figure, flow.layer, flow.left, *look(number))
+    return Chart(
+        "distance",
+        "How far the last step's gradient reaches",
+        f"Line chart: share of the gradient left by distance for {joined([flow.layer for flow in flows])}.",
+        "The gradient of the last step that the loss reaches, followed back through the state alone; 1 is its norm "
+        "there. A straight line is a constant factor a step: downwards it vanishes, upwards it explodes. "
+        "Geometric mean over the examples.",
+        as_json(figure),
+    )
+
+
+def _step_chart(flows: Sequence[Flow]) -> Chart:
+    figure = _log_figure("Step, in the order of reading", "‖∂L/∂h‖")
+    for number, flow in enumerate(flows):
+        _line(figure, flow.layer, flow.norms, *look(number))
+    norms = [norm for flow in flows for norm in flow.norms if norm > 0]
+    if max(norms) < 100 * min(norms):
+        figure.update_yaxes(dtick="D2", tickformat=".0e")  # 1, 2 and 5, not every digit
+    return Chart(
+        "steps",
+        "The whole gradient at every step",
+        f"Line chart: norm of the gradient by step for {joined([flow.layer for flow in flows])}.",
+        "The loss of the batch by the state h of each step, every loss and every way included. A layer that "
+        "reads ← begins at the end of the sequence. Root mean square over the examples that have the step.",
+        as_json(figure),
+    )
+
+
+def _textbook_chart() -> Chart:
+    flows = textbook()
+    figure = _log_figure("Steps back", "Share of the gradient left")
+    colours = {
+        "RNN": iter(("series-1", "series-2", "series-3", "series-sample", "ink")),
+        "LSTM": iter(["series-beam"] * 2),
+    }
+    for name, flow in flows.items():
+        kind = name.split(",")[0]
+        dash = {"RNN": "solid", "LSTM": "dash", "GRU": "dashdot"}[kind]
+        colour = next(colours[kind]) if kind in colours else "series-greedy"
+        _line(figure, name, flow.left, f"var(--{colour})", "dot" if name.endswith("4") else dash)
+    return Chart(
+        "textbook",
+        "Exploding, vanishing, and the highway",
+        f"Line chart: share of the gradient left by distance for {joined(list(flows))}.",
+        _textbook_note(flows),
+        as_json(figure),
+    )
+
+
+def _textbook_note(flows: Mapping[str, Flow]) -> str:
+    factors = {name: f"{flow.growth:.2f}" for name, flow in flows.items()}
+    return (
+        "Fresh cells with 64 features, small random inputs, a loss at the last step alone. Vanilla networks have an "
+        f"orthogonal matrix times σ: below 1 the gradient vanishes (σ = 0.5: {factors['RNN, σ = 0.5']} a step), above "
+        "it explodes, though less than σ a step where tanh saturates "
+        f"(σ = 1.5: {factors['RNN, σ = 1.5']}). The LSTM's memory passes its gradient on times the forget gate: "
+        f"σ(1) ≈ 0.73 as it starts, nearly 1 with a forget bias of 4, the open highway that training can build."
+    )
+
+
+def _line(figure: go.Figure, name: str, values: Sequence[float], colour: str, dash: str) -> None:
+    figure.add_scatter(
+        x=list(range(len(values))),
+        y=[max(value, FLOOR) for value in values],
+        name=name,
+        mode="lines" if len(values) > 1 else "markers",
+        line={"color": colour, "width": 2, "dash": dash},
+        hovertemplate="%{y:.2e}",
+    )
+
+
+def _log_figure(x: str, y: str) -> go.Figure:
+    figure = go.Figure(layout=layout(440))
+    figure.update_xaxes(title={"text": x, "standoff": 6, "font": {"size": 13}}, showgrid=False, rangemode="tozero")
+    figure.update_yaxes(type="log", exponentformat="power", nticks=9, title={"text": y, "font": {"size": 13}})
+    figure.update_layout(showlegend=True, margin={"b": 8})
+    return figure

@@ -1,0 +1,208 @@
+"""Learning-curve reports of several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from unrolled.config.load import written
+from unrolled.errors import UserError
+from unrolled.metrics import metric
+from unrolled.reports.page import Chart, Rows, as_json, layout, look, thin, write_page
+from unrolled.reports.text import finite, joined
+from unrolled.tasks import Baselined, make_task
+from unrolled.training.console import duration
+from unrolled.training.run_dir import RunDir, open_run
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a run learned.
+
+    Attributes:
+        name: of the run, or its path where two runs have one name.
+        settings: its config by dotted key.
+        validation: rows of metrics.jsonl with the metric that all compared runs have.
+        training: rows of metrics.jsonl.
+        baseline: what is known to be reached without learning, in that metric.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    validation: Rows
+    training: Rows
+    baseline: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Learning curves that measure the same.
+
+    Attributes:
+        metric: its name.
+        curves: in the order given.
+        page: where the HTML goes.
+    """
+
+    metric: str
+    curves: Sequence[Curve]
+    page: Path
+
+
+def compare(paths: Sequence[str]) -> Comparison:
+    """Reads the histories of runs whose best checkpoint the same metric chose.
+
+    Returns:
+        The comparison, its page beside the first run's folder.
+
+    Raises:
+        UserError: a path is no run, a run has no validation yet, or runs differ in `training.metric`.
+    """
+    runs = {run.path: (given, run) for given in paths for run in [open_run(given)]}
+    names = [run.name for _, run in runs.values()]
+    named = {given if names.count(run.name) > 1 else run.name: run for given, run in runs.values()}
+    chosen = {name: run.config().training.metric for name, run in named.items()}
+    first = next(iter(chosen.values()))
+    for name, other in chosen.items():
+        if other != first:
+            raise UserError(
+                f"training.metric: {next(iter(chosen))} has {first}, {name} has {other}; "
+                "curves are compared in one metric."
+            )
+    return Comparison(
+        first, [_curve(name, run, first) for name, run in named.items()], next(iter(runs)).with_name("curves.html")
+    )
+
+
+def _curve(name: str, run: RunDir, score: str) -> Curve:
+    history, config = run.history(), run.config()
+    validation = [row for row in history if row["kind"] == "validation" and finite(row.get(score)) is not None]
+    if not validation:
+        raise UserError(f"{run.path}: has no validation with {metric(score).label} yet; there is no curve to draw.")
+    task = make_task(config, run.vocabulary)
+    baseline = task.baseline.get(score) if isinstance(task, Baselined) else None
+    training = [row for row in history if row["kind"] == "train"]
+    return Curve(name, dict(_flat(config.model_dump())), validation, training, baseline)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return rows
+
+
+def table(comparison: Comparison) -> list[str]:
+    """Returns a line a run: its best score, when it came, how long the run took, and what sets it apart."""
+    heading = {
+        "name": "RUN",
+        "best": metric(comparison.metric).label.upper(),
+        "step": "AT STEP",
+        "time": "TIME",
+        "settings": "SETTINGS",
+    }
+    rows = [heading, *_rows(comparison)]
+    widths = {key: max(len(row[key]) for row in rows) for key in heading}
+    return ["  ".join(f"{row[key]:<{widths[key]}}" for key in heading).rstrip() for row in rows]
+
+
+def write_comparison(comparison: Comparison, *, version: str) -> None:
+    """Writes `comparison.page` as one self-contained HTML file."""
+    known, rows = metric(comparison.metric), _rows(comparison)
+    values = [_best(curve)[comparison.metric] for curve in comparison.curves]
+    leader = rows[values.index(max(values) if known.higher_is_better else min(values))]
+    write_page(
+        comparison.page,
+        "curves.html.j2",
+        {
+            "score": [_score_chart(comparison, "step", "Step"), _score_chart(comparison, "seconds", "Seconds")],
+            "loss": [_loss_chart(comparison)],
+        },
+        headline=f"{leader['name']} leads with {known.label.lower()} {leader['best']}",
+        known=known,
+        rows=rows,
+        version=version,
+    )
+
+
+def _rows(comparison: Comparison) -> list[dict[str, str]]:
+    best = [_best(curve) for curve in comparison.curves]
+    return [
+        {
+            "name": curve.name,
+            "best": metric(comparison.metric).text(row[comparison.metric]),
+            "step": f"{row['step']:,}",
+            "time": duration(curve.validation[-1]["seconds"]),
+            "settings": " ".join(_settings_apart(curve, comparison.curves)) or "–",
+        }
+        for curve, row in zip(comparison.curves, best, strict=True)
+    ]
+
+
+def _best(curve: Curve) -> Mapping[str, Any]:
+    """Returns the validation whose checkpoint is the best; the first one always was, for a time."""
+    return [row for row in curve.validation if row["best"]][-1]
+
+
+def _settings_apart(curve: Curve, curves: Sequence[Curve]) -> list[str]:
+    """Returns the settings that not all runs share, as overrides are written."""
+    keys = dict.fromkeys(key for other in curves for key in other.settings if key not in ("name", "storage"))
+    apart = [key for key in keys if any(other.settings.get(key) != curves[0].settings.get(key) for other in curves)]
+    return [f"{key}={written(curve.settings[key])}" for key in apart if key in curve.settings]
+
+
+def _score_chart(comparison: Comparison, axis: str, title: str) -> Chart:
+    known = metric(comparison.metric)
+    figure = _figure(title)
+    for number, curve in enumerate(comparison.curves):
+        _line(figure, curve.name, curve.validation, axis, comparison.metric, number)
+    baselines = {curve.baseline for curve in comparison.curves if curve.baseline is not None}
+    for baseline in baselines:
+        figure.add_hline(y=baseline, line={"color": "var(--ink)", "width": 1, "dash": "dot"})
+        figure.add_annotation(
+            x=1, xref="paper", xanchor="right", y=baseline, yanchor="bottom", showarrow=False, text="without learning"
+        )
+    figure.update_yaxes(ticksuffix=known.unit)
+    return Chart(
+        f"score-{axis}",
+        f"{known.label} by {title.lower()}",
+        f"Line chart: validation {known.label} by {title.lower()} for {joined([c.name for c in comparison.curves])}.",
+        "The dotted line is reached by the best answer that looks at no input." if baselines else "",
+        as_json(figure),
+    )
+
+
+def _loss_chart(comparison: Comparison) -> Chart:
+    figure = _figure("Step")
+    for number, curve in enumerate(comparison.curves):
+        _line(figure, curve.name, curve.training, "step", "loss", number)
+    return Chart(
+        "loss",
+        "Training loss by step",
+        f"Line chart: training loss by step for {joined([curve.name for curve in comparison.curves])}.",
+        "The mean since the point before. With label smoothing or dropout it is not comparable with validation.",
+        as_json(figure),
+    )
+
+
+def _figure(x: str) -> go.Figure:
+    figure = go.Figure(layout=layout(420, showlegend=True))
+    figure.update_xaxes(title={"text": x, "standoff": 6, "font": {"size": 13}}, showgrid=False, tickformat=",d")
+    return figure
+
+
+def _line(figure: go.Figure, name: str, rows: Rows, x: str, y: str, number: int) -> None:
+    colour, dash = look(number)
+    drawn = thin(rows)
+    figure.add_scatter(
+        x=[row[x] for row in drawn],
+        y=[finite(row.get(y)) for row in drawn],
+        name=name,
+        mode="lines" if len(drawn) > 1 else "markers",
+        line={"color": colour, "width": 2, "dash": dash},
+        hovertemplate="%{y:.4~g}",
+    )

@@ -1,0 +1,238 @@
+"""Plots of scores by beam size and temperature."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import plotly.graph_objects as go
+
+from unrolled.metrics import metric
+from unrolled.reports.page import DASHES, Chart, as_json, colour, layout, symbol
+from unrolled.reports.text import Results, differ, finite, joined, kind, metric_names, samples, spelled, title
+
+Sweep = list[tuple[float, str]]
+"""Strategies that differ in one setting alone, with its value, in its order."""
+
+
+def search_charts(results: Results) -> list[Chart]:
+    """Returns the headline metric by beam size and by temperature, and beside the model's own score, where two or
+    more strategies differ in that alone."""
+    names = metric_names(results)
+    if not names:
+        return []
+    beams = sweeps(results, names[0], "size", ("beam",))
+    temperatures = sweeps(results, names[0], "temperature", ("sample", "mbr", "best"))
+    charts = (
+        _size_chart(results, names[0], beams),
+        _curse_chart(results, names[0], beams),
+        _temperature_chart(results, names[0], temperatures),
+    )
+    return [chart for chart in charts if chart is not None]
+
+
+def sweeps(results: Results, name: str, setting: str, kinds: Iterable[str]) -> list[Sweep]:
+    """Returns the sweeps over `setting` that have a score: two or more strategies of one kind, alike in all else."""
+    groups: dict[tuple[str, str], Sweep] = {}
+    for strategy, row in results["strategies"].items():
+        settings = dict(row.get("settings") or {})
+        settings.pop("best", None)  # how many outputs are listed changes none of them
+        value = finite(settings.pop(setting, None))
+        if kind(strategy) in kinds and value is not None and finite(row.get(name)) is not None:
+            groups.setdefault((kind(strategy), json.dumps(settings, sort_keys=True)), []).append((value, strategy))
+    return [sorted(group) for group in groups.values() if len({value for value, _ in group}) > 1]
+
+
+def curse(results: Results, name: str, sweep: Sweep) -> str:
+    """Returns what a sweep of beam sizes with model scores shows: whether likelier outputs are better ones."""
+    rows, known = results["strategies"], metric(name)
+    (small, first), (large, last) = sweep[0], sweep[-1]
+    before, after = (rows[one]["model_score"] for one in (first, last))
+    rises = after > before
+    move = f"{'rises' if rises else 'falls'} from {minus(before)} to {minus(after)}"
+    if minus(before) == minus(after):
+        move = f"stays at {minus(after)}"
+    begin = f"From beam size {small:g} to {large:g} the model’s own score {move} nats per token"
+    peak, top = sweep[0]
+    for size, strategy in sweep[1:]:
+        if known.better(rows[strategy][name], than=rows[top][name]):
+            peak, top = size, strategy
+    score = known.text(rows[top][name])
+    if score == known.text(rows[last][name]):
+        return (
+            f"{begin}, and {_word(name)} at the largest size is as good as at any ({score}): no beam-search curse here."
+        )
+    curse_seen = " Likelier outputs are not better ones here: the beam-search curse." if rises else ""
+    verdict = {
+        True: f"a significant loss.{curse_seen}",
+        False: "a difference that is not significant, so no beam-search curse can be told from chance.",
+        None: "a difference that was not tested for significance.",
+    }[differ(results, name, top, last)]
+    return (
+        f"{begin}, while {_word(name)} is best at {peak:g} ({score}) and {known.text(rows[last][name])} at {large:g}: "
+        f"{verdict}"
+    )
+
+
+def _word(name: str) -> str:
+    """Returns a metric's label as it stands inside a sentence: ``exact match``, but ``BLEU``."""
+    label = metric(name).label
+    return label[0].lower() + label[1:] if label[1:2].islower() else label
+
+
+def minus(value: float) -> str:
+    """Returns a number to two digits, with a true minus sign."""
+    return f"{value:.2f}".replace("-", "−")
+
+
+def _size_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | None:
+    if not beams:
+        return None
+    figure, sizes = _lines(results, name, beams, "Beam size (log scale)")
+    figure.update_xaxes(type="log", tickmode="array", ticktext=[f"{size:g}" for size in sizes])
+    return Chart(
+        "by-size",
+        f"{metric(name).label} by beam size",
+        f"Line chart: {metric(name).label} by beam size, {_spoken(results, name, beams[0])}.",
+        f"Whiskers are 95 % intervals. {_best_of(results, name, beams[0], 'beam size')} "
+        "A beam of 1 is greedy decoding; the work grows with the size.",
+        as_json(figure),
+    )
+
+
+def _temperature_chart(results: Results, name: str, temperatures: list[Sweep]) -> Chart | None:
+    if not temperatures:
+        return None
+    figure, _ = _lines(results, name, temperatures, "Temperature")
+    drawn = [results["strategies"][strategy] for sweep in temperatures for _, strategy in sweep]
+    several = any(samples(row, name) for row in drawn)
+    return Chart(
+        "by-temperature",
+        f"{metric(name).label} by temperature",
+        f"Line chart: {metric(name).label} by temperature, {_spoken(results, name, temperatures[0])}.",
+        ("Means over the samples of each sentence, whiskers one standard deviation. " if several else "")
+        + _best_of(results, name, temperatures[0], "temperature")
+        + " A low temperature sharpens the model’s choice of words, towards greedy decoding; at 1 it speaks as it "
+        "learned to.",
+        as_json(figure),
+    )
+
+
+def _lines(results: Results, name: str, drawn: list[Sweep], axis: str) -> tuple[go.Figure, list[float]]:
+    """Returns a line a sweep, and the values of the setting that the x axis, called `axis`, marks."""
+    figure = go.Figure(layout=layout(380))
+    for number, sweep in enumerate(drawn):
+        _sweep_line(figure, results, name, sweep, number, len(drawn))
+    values = sorted({value for sweep in drawn for value, _ in sweep})
+    figure.update_xaxes(tickvals=values, showgrid=False, title={"text": axis, "font": {"size": 13}})
+    figure.update_yaxes(ticksuffix=metric(name).unit)
+    figure.update_layout(showlegend=len(drawn) > 1)
+    return figure, values
+
+
+def _curse_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | None:
+    rows, known = results["strategies"], metric(name)
+    modelled = [
+        [(size, one) for size, one in sweep if finite(rows[one].get("model_score")) is not None] for sweep in beams
+    ]
+    modelled = [
+        sweep
+        for sweep in modelled
+        # Where nothing moves there is nothing to see.
+        if len({(minus(rows[one]["model_score"]), known.text(rows[one][name])) for _, one in sweep}) > 1
+    ]
+    if not modelled:
+        return None
+    figure = go.Figure(layout=layout(380, hovermode="closest", showlegend=len(modelled) > 1))
+    for number, sweep in enumerate(modelled):
+        figure.add_scatter(
+            x=[rows[one]["model_score"] for _, one in sweep],
+            y=[rows[one][name] for _, one in sweep],
+            text=[f"{size:g}" for size, _ in sweep],
+            name=_series(sweep),
+            mode="lines+markers+text",
+            textposition="top center",
+            textfont={"color": "var(--ink)"},
+            cliponaxis=False,
+            line={"color": colour("beam"), "width": 2, "dash": DASHES[number % len(DASHES)]},
+            marker={"color": colour("beam"), "size": 10},
+            hovertemplate="beam size %{text}<br>%{y:.1f} " + known.label + "<br>%{x:.3f} nats<extra></extra>",
+        )
+    ends = [rows[one]["model_score"] for sweep in modelled for _, one in sweep]
+    margin = max(0.08 * (max(ends) - min(ends)), 0.01)  # differences smaller than a tick stay small
+    figure.update_xaxes(
+        title={"text": "Model score, nats per token (right: likelier)", "font": {"size": 13}},
+        range=[min(ends) - margin, max(ends) + margin],
+        nticks=5,
+        tickformat=".3~f",
+    )
+    figure.update_yaxes(ticksuffix=known.unit, title={"text": known.label, "font": {"size": 13}})
+    return Chart(
+        "curse",
+        "Likelier, but better?",
+        f"Line chart: {known.label} against the model’s own score over beam sizes. {curse(results, name, modelled[0])}",
+        f"{curse(results, name, modelled[0])} Numbers at the dots are beam sizes.",
+        as_json(figure),
+    )
+
+
+def _sweep_line(figure: go.Figure, results: Results, name: str, sweep: Sweep, number: int, count: int) -> None:
+    """Adds the scores of a sweep with their whiskers; of several samples, the mean and the deviation."""
+    values, up, down = [], [], []
+    for _, strategy in sweep:
+        row = results["strategies"][strategy]
+        if several := samples(row, name):
+            value, deviation = several
+            low, high = value - deviation, value + deviation
+        else:
+            value = row[name]
+            low, high = (row.get("intervals") or {}).get(name) or (value, value)
+        values.append(value)
+        up.append(high - value)
+        down.append(value - low)
+    paint = colour(sweep[0][1])
+    figure.add_scatter(
+        x=[value for value, _ in sweep],
+        y=values,
+        name=_series(sweep) if count > 1 else title(kind(sweep[0][1])),
+        mode="lines+markers",
+        line={"color": paint, "width": 2, "dash": DASHES[number % len(DASHES)]},
+        marker={"color": paint, "size": 9, "symbol": symbol(sweep[0][1])},
+        error_y={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": paint, "thickness": 1.5},
+        hovertemplate="%{y:.1f}" + metric(name).unit,
+    )
+
+
+def _series(sweep: Sweep) -> str:
+    """Returns the name of a line: its strategies' kind, with the options that they share."""
+    first, *others = (spelled(strategy).items() for _, strategy in sweep)
+    shared = [f"{key}={value}" for key, value in first if all((key, value) in other for other in others)]
+    name = kind(sweep[0][1])
+    return title(f"{name}:{','.join(shared)}" if shared else name)
+
+
+def _spoken(results: Results, name: str, sweep: Sweep) -> str:
+    return joined([f"{metric(name).text(results['strategies'][one][name])} at {value:g}" for value, one in sweep])
+
+
+def _best_of(results: Results, name: str, sweep: Sweep, setting: str) -> str:
+    """Returns the sentence that says which value scores best, and whether the runner-up differs by more than chance."""
+    known, rows = metric(name), results["strategies"]
+
+    def worth(strategy: str) -> float:
+        several = samples(rows[strategy], name)
+        value = several[0] if several else rows[strategy][name]
+        return -value if known.higher_is_better else value
+
+    what = title(kind(sweep[0][1]))
+    if len({known.text(abs(worth(one))) for _, one in sweep}) == 1:
+        return f"{what} scores the same at every {setting}."
+    ranked = sorted(sweep, key=lambda pair: worth(pair[1]))
+    (value, best), others = ranked[0], ranked[1:]
+    level = [f"{other:g}" for other, one in sorted(others) if differ(results, name, best, one) is False]
+    tested = any(differ(results, name, best, one) is not None for _, one in others)
+    first = f"{what} scores best at {setting} {value:g}"
+    judged = " by the first samples" if samples(rows[best], name) else ""
+    if level:
+        return f"{first}, not significantly different from {joined(level)}{judged}."
+    return f"{first}{f', significantly so{judged}' if tested else ''}."

@@ -1,0 +1,294 @@
+"""Sentences, names and numbers of reports.
+
+How the report names metrics and strategies, and puts strategies in order.
+
+Which strategies differ by more than chance, and the table of all pairs.
+
+The sentences that the report opens with. They say what the tests of significance say, and no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unrolled.metrics import metric
+
+Results = Mapping[str, Any]  # the content of results.json
+
+MEASUREMENTS = ("length_ratio", "distinct_1", "distinct_2", "model_score", "seconds", "sentences_per_second")
+"""Numbers of a strategy that are no scores."""
+
+TITLES = {
+    "greedy": "Greedy decoding",
+    "sample": "Sampling",
+    "beam": "Beam search",
+    "mbr": "MBR",
+    "best": "Best of samples",
+}
+COUNTED = {
+    ("beam", "size"): "Beam search {}",
+    ("mbr", "samples"): "MBR of {} samples",
+    ("best", "samples"): "Best of {} samples",
+}
+"""Options that a title has a place of its own for."""
+SIGNS = {"temperature": "T = {}", "samples": "×{}", "utility": "by {}"}
+ABOUT = {
+    "greedy": "Greedy decoding takes the likeliest word at every step and never looks back.",
+    "beam": "Beam search keeps several of the likeliest unfinished outputs alive, so a good ending can rescue a "
+    "modest beginning.",
+    "sample": "Sampling draws each word at random by its probability: varied, but one unlucky draw misleads the rest. "
+    "A temperature T below 1 makes likely words likelier still.",
+    "mbr": "MBR, minimum Bayes risk, draws many samples and takes the one that is most like all of them: not the "
+    "likeliest output, but the one with most friends.",
+    "best": "Best of samples draws many samples and takes the one that the model finds likeliest.",
+}
+
+
+def finite(value: Any) -> float | None:
+    """Returns a number that can be drawn, None for anything else (missing, text, NaN, infinity)."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def samples(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """Returns mean and standard deviation of metric `name` over several samples, where a strategy has them."""
+    known = row.get("samples") or {}
+    mean, deviation = (finite((known.get(key) or {}).get(name)) for key in ("mean", "deviation"))
+    return None if mean is None or deviation is None else (mean, deviation)
+
+
+def kind(strategy: str) -> str:
+    """Returns the kind of a strategy as it is spelled: ``beam`` of ``beam:size=10``."""
+    return strategy.partition(":")[0]
+
+
+def spelled(strategy: str) -> dict[str, str]:
+    """Returns the options in a strategy's spelling, such as ``{"size": "10"}``."""
+    options = (option.partition("=") for option in strategy.partition(":")[2].split(",") if option)
+    return {key: value for key, _, value in options}
+
+
+def title(strategy: str) -> str:
+    """Returns the name that opens a sentence or labels a row, such as ``Beam search 10``."""
+    what = kind(strategy)
+    if what not in TITLES:
+        return strategy
+    name, notes = TITLES[what], []
+    for key, value in spelled(strategy).items():
+        if (what, key) in COUNTED:
+            name = COUNTED[what, key].format(value)
+        else:
+            notes.append(SIGNS.get(key, key.replace("_", " ") + " {}").format(value))
+    return f"{name} ({', '.join(notes)})" if notes else name
+
+
+def short(strategy: str) -> str:
+    """Returns the name used inside a sentence, such as ``sampling``."""
+    name = title(strategy)
+    if kind(strategy) not in TITLES or name.startswith("MBR"):
+        return name
+    name = name[0].lower() + name[1:]
+    return name.replace("greedy decoding", "greedy")
+
+
+def metric_names(results: Results) -> list[str]:
+    """Returns the scores that any strategy has, the headline metric first."""
+    rows = results["strategies"].values()
+    names = dict.fromkeys(name for row in rows for name, value in row.items() if finite(value) is not None)
+    found = [name for name in names if name not in MEASUREMENTS]
+    return sorted(found, key=lambda name: name != results.get("headline"))
+
+
+def ranking(results: Results, name: str) -> list[str]:
+    """Returns the strategies from best to worst by metric `name`; those without a score come last."""
+    sign = -1.0 if metric(name).higher_is_better else 1.0
+
+    def key(strategy: str) -> float:
+        value = finite(results["strategies"][strategy].get(name))
+        return math.inf if value is None else sign * value
+
+    return sorted(results["strategies"], key=key)
+
+
+def scored(results: Results, name: str) -> list[str]:
+    """Returns the strategies that have a score, from best to worst."""
+    return [one for one in ranking(results, name) if finite(results["strategies"][one].get(name)) is not None]
+
+
+def first_of_kinds(strategies: Sequence[str]) -> list[str]:
+    """Returns the first strategy of each kind: more lines than kinds are hard to tell apart."""
+    return list({kind(name): name for name in reversed(strategies)}.values())[::-1]
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Returns the parts as a readable list: ``a, b and c``."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+LEVEL = 0.05
+
+
+def differ(results: Results, name: str, one: str, other: str) -> bool | None:
+    """Returns whether two strategies differ significantly by metric `name`, after Holm's correction; None where no
+    test was made."""
+    p = _p(results, name, "corrected", one, other)
+    if p is not None:
+        return p <= LEVEL
+    rows = results["strategies"]
+    letters = [set((rows[each].get("letters") or {}).get(name) or "") for each in (one, other)]
+    return not letters[0] & letters[1] if all(letters) else None
+
+
+def letters(results: Results, strategy: str, name: str) -> str:
+    """Returns the significance letters of a strategy; none where no test was made or there is nothing to compare."""
+    rows = results["strategies"]
+    return (rows[strategy].get("letters") or {}).get(name) or "" if len(rows) > 1 else ""
+
+
+def tables(results: Results) -> list[dict[str, Any]]:
+    """Returns for each metric the Holm-corrected p-value of every two strategies, best first."""
+    found = []
+    for name in metric_names(results):
+        systems = [one for one in scored(results, name) if _p(results, name, "corrected", one, one) is not None]
+        if len(systems) < 2:
+            continue
+        rows = []
+        for one in systems:
+            cells = [_cell(results, name, one, other) if other != one else None for other in systems]
+            rows.append({"title": title(one), "cells": cells})
+        found.append({"label": metric(name).label, "rows": rows})
+    return found
+
+
+def _cell(results: Results, name: str, one: str, other: str) -> dict[str, Any]:
+    raw, p = (_p(results, name, which, one, other) for which in ("p", "corrected"))
+    return {
+        "text": "–" if p is None else written(p),
+        "raw": "" if raw is None else f"uncorrected {written(raw)}",
+        "differ": p is not None and p <= LEVEL,
+    }
+
+
+def written(p: float) -> str:
+    """Returns a p-value to three digits; what would be written as 0 is below 0.001."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _p(results: Results, name: str, which: str, one: str, other: str) -> float | None:
+    comparison = (results.get("comparisons") or {}).get(name) or {}
+    systems = comparison.get("systems") or []
+    if which not in comparison or one not in systems or other not in systems:
+        return None
+    return finite(comparison[which][systems.index(one)][systems.index(other)])
+
+
+FEW = 3  # strategies that a sentence can name
+
+
+def headline(results: Results) -> str:
+    """Returns the finding in one sentence: the best strategy, its score, and how it stands to the others.
+
+    Leads are differences of the numbers as printed, so a reader who subtracts finds the same.
+    """
+    names = metric_names(results)
+    if not names:
+        return f"{results['examples']:,} outputs, not scored."
+    best, *others = scored(results, names[0])
+    claim = _claim(results, names[0], best)
+    if not others:
+        return f"{claim}."
+    level = _level(results, names[0])
+    if len(others) <= FEW:
+        leads = [_lead(results, names[0], other) + short(other) for other in others if other not in level]
+        if level:
+            leads.append(f"not significantly different from {joined([short(other) for other in level])}")
+        return f"{claim}, {joined(leads)}."
+    if level:
+        who = joined([short(other) for other in level]) if len(level) <= FEW else f"{len(level)} others"
+        return f"{claim}; {who} {'do' if len(level) > 1 else 'does'} not differ significantly from it."
+    if all(differ(results, names[0], best, other) for other in others):
+        return f"{claim}, significantly {_side(names[0])} all {len(others)} others."
+    return f"{claim}, {_lead(results, names[0], others[0])}{short(others[0])}, the next best of {len(others) + 1}."
+
+
+def summary(results: Results) -> str:
+    """Returns the sentences below the headline: on what, how certain, at what price."""
+    data = results.get("data") or {}
+    pair = f", {data['input']} → {data['target']}" if data.get("input") and data.get("target") else ""
+    parts = [f"Measured on {results['examples']:,} examples of the {results['split']} split{pair}."]
+    names = metric_names(results)
+    best = scored(results, names[0])[0] if names else next(iter(results["strategies"]))
+    if names and (interval := (results["strategies"][best].get("intervals") or {}).get(names[0])):
+        low, high = (metric(names[0]).text(end) for end in interval)
+        parts.append(f"With 95 % confidence the score lies between {low} and {high}.")
+    parts += _significance(results, names[0]) if names else []
+    parts += _speed(results, best, _level(results, names[0]) if names else [])
+    return " ".join(parts)
+
+
+def _significance(results: Results, name: str) -> list[str]:
+    """Returns what the headline has no room for: who is level with the best, who is not."""
+    best, *others = scored(results, name)
+    level = _level(results, name)
+    worse = [other for other in others if differ(results, name, best, other)]
+    parts = []
+    if len(others) > FEW and len(level) > FEW:
+        parts.append(f"No significant difference from it: {joined([short(other) for other in level])}.")
+    if worse and len(others) <= FEW:
+        which = joined([short(other) for other in worse]) if level else "all others" if len(worse) > 1 else "the other"
+        parts.append(f"The lead over {which} is significant.")
+    elif worse and level:
+        count = f"{len(worse)} others are" if len(worse) > 1 else "One other is"
+        nearest = f"{short(worse[0])}, by {_distance(results, name, worse[0])}"
+        parts.append(f"{count} significantly worse{'; the nearest,' if len(worse) > 1 else ':'} {nearest}.")
+    return parts
+
+
+def _speed(results: Results, best: str, level: list[str]) -> list[str]:
+    """Returns who is faster than the best: if there is one, among those that do not differ from it."""
+    rows = results["strategies"]
+    speeds = {name: finite(row.get("sentences_per_second")) or 0.0 for name, row in rows.items()}
+    if speeds[best] <= 0:
+        return []
+    equal = max(level, key=lambda name: speeds[name], default=best)
+    fastest = max(speeds, key=lambda name: speeds[name])
+    if (ratio := speeds[equal] / speeds[best]) >= 1.1:
+        return [f"Of those that do not differ, {short(equal)} is fastest: {ratio:.1f} times as fast as {short(best)}."]
+    if (ratio := speeds[fastest] / speeds[best]) >= 1.1:
+        return [f"{title(fastest)} is {ratio:.1f} times as fast."]
+    return []
+
+
+def _level(results: Results, name: str) -> list[str]:
+    """Returns the strategies that do not differ significantly from the best, without it."""
+    best, *others = scored(results, name)
+    return [other for other in others if differ(results, name, best, other) is False]
+
+
+def _claim(results: Results, name: str, best: str) -> str:
+    """Returns the first half of the headline, with a verb that suits the metric."""
+    known, score = metric(name), results["strategies"][best][name]
+    if name == "exact_match":
+        return f"{title(best)} gets {known.text(score)} of the outputs exactly right"
+    if known.higher_is_better and not known.unit:
+        return f"{title(best)} scores {known.text(score)} {known.label}"
+    return f"{title(best)} reaches {known.label.lower()} {known.text(score)}"
+
+
+def _lead(results: Results, name: str, other: str) -> str:
+    """Returns how far the best is from another: ``1.1 points above ``."""
+    distance = _distance(results, name, other)
+    return f"{distance} {_side(name)} " if distance else "level with "
+
+
+def _distance(results: Results, name: str, other: str) -> str:
+    best, known = scored(results, name)[0], metric(name)
+    one, two = (round(results["strategies"][each][name], known.digits) for each in (best, other))
+    distance = round(abs(one - two), known.digits)
+    return f"{distance:.{known.digits}f}{' points' if known.unit else ''}" if distance else ""
+
+
+def _side(name: str) -> str:
+    return "above" if metric(name).higher_is_better else "below"
