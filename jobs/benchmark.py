@@ -13,26 +13,30 @@ import sys
 from pathlib import Path
 
 JOBS = Path(__file__).resolve().parent
-# This folder comes last: its evaluate.py must not hide the library of that name.
-sys.path[:] = [str(JOBS.parent / "platform"), *(path for path in sys.path if Path(path) != JOBS), str(JOBS)]
+# Without this folder: its evaluate.py must not hide the library of that name.
+sys.path[:] = [
+    str(JOBS.parent / "platform"),
+    *(path for path in sys.path if Path(path) != JOBS),
+    str(JOBS / "benchmarks"),
+]
 
 from asha import asha
 from captioning import captioning
 from decoding import decoding
 from measure import Benchmark, main
-from questions import questions
 from ray_path import ray_path
 from recurrence import recurrence
 from training import training
 from truncation import truncation
 from tuning import tuning
+from vqa import vqa
 
 BENCHMARKS: dict[str, Benchmark] = {
     "recurrence": recurrence,
     "training": training,
     "decoding": decoding,
     "captioning": captioning,
-    "questions": questions,
+    "questions": vqa,
     "ray": ray_path,
     "truncation": truncation,
     "tuning": tuning,

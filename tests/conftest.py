@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from repository import SHARED_DATA
+from small_configs import write_tiny
+
 torch.set_num_threads(1)
 # Where the tests were started with Ctrl-C ignored (in the background, say), their child processes still hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,34 +62,7 @@ def browser(tmp_path_factory):
     session.quit()
 
 
-TINY = """\
-task: translation
-name: tiny
-data:
-  source: dates
-  limit: 96
-  vocabulary: {kind: character, size: 200}
-model:
-  encoder: {hidden: 12, embedding: 8, dropout: 0.0}
-  decoder: {hidden: 12, embedding: 8, dropout: 0.0}
-training:
-  epochs: 2
-  batch_tokens: 400
-  validate_every: 10
-  log_every: 5
-decoding: {max_length: 14}
-evaluation: {metrics: [exact_match, bleu, chrf]}
-"""
-
-
 @pytest.fixture
 def tiny(tmp_path) -> Path:
     """A config that trains in a second or two; its runs land beside it."""
     return write_tiny(tmp_path)
-
-
-def write_tiny(folder: Path) -> Path:
-    """Writes the config `TINY`; its runs land beside it."""
-    path = folder / "tiny.yaml"
-    path.write_text(TINY + f"storage: {folder / 'runs'}\n", encoding="utf-8")
-    return path
