@@ -7,12 +7,14 @@ The cache of prepared data: folders named by their content, each made once.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -45,6 +47,20 @@ def write_whole(path: Path, text: str, errors: str = "strict") -> None:
     except OSError:
         beside.unlink(missing_ok=True)
         raise
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a JSONL file; none where the file is missing.
+
+    A line that a killed process left half written is skipped.
+    """
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def cache_folder() -> Path:

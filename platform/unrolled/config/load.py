@@ -61,11 +61,8 @@ def changed_config(config: Config, changes: Mapping[str, Any], place: str) -> Co
     """
     values = config.model_dump()
     for key, value in changes.items():
-        *parents, last = key.split(".")
-        section = values
-        for parent in parents:
-            section = section[parent]
-        section[last] = value
+        section, name = locate(values, key)
+        section[name] = value
     try:
         return type(config).model_validate(values)
     except ValidationError as error:
@@ -131,21 +128,59 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = YAML(typ="safe", pure=True).load(text) if text else ""
     except YAMLError:
         raise UserError(f"override {override!r}: {text!r} is not a YAML value.") from None
-    *parents, last = _parts(key)
-    section: Any = values
+    try:
+        section, name = locate(values, key)
+    except TypeError as error:
+        raise UserError(f"override {override!r}: {error} is a value, not a section.") from None
+    section[name] = value
+
+
+# Dotted keys ----------------------------------------------------------------------------------------------
+
+
+def locate(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """Returns the section of nested `values` that holds a dotted key, and the last part of the key.
+
+    Sections on the way that are absent or null are added. Below `tuning.space` the whole rest is one key.
+
+    Raises:
+        TypeError: a part of the key is a value, not a section; the message is that part with those before it.
+    """
+    space = "tuning.space."
+    *parents, name = ["tuning", "space", key.removeprefix(space)] if key.startswith(space) else key.split(".")
+    section = values
     for depth, parent in enumerate(parents):
         if section.get(parent) is None:
             section[parent] = {}
         section = section[parent]
         if not isinstance(section, dict):
-            raise UserError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section.")
-    section[last] = value
+            raise TypeError(".".join(parents[: depth + 1]))
+    return section, name
 
 
-def _parts(key: str) -> list[str]:
-    """Cuts a key at its dots; in tuning.space the whole rest is one key."""
-    space = "tuning.space."
-    return ["tuning", "space", key.removeprefix(space)] if key.startswith(space) else key.split(".")
+def value_at(values: dict[str, Any], key: str) -> Any:
+    """Returns what nested `values` have at a dotted key such as `model.cell`."""
+    section, name = locate(values, key)
+    return section[name]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested values by dotted key."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """Returns the first dotted key at which nested values differ, with both values; keys are prefixed with `key`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in old | new:
+            found = first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+            if found:
+                return found
+        return None
+    return None if old == new else (key, old, new)
 
 
 STARTED = "training.start_from"

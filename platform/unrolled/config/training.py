@@ -93,3 +93,12 @@ class Training(Section):
     def parameter_type(self) -> Literal["float32", "float64"]:
         """Of parameters, as torch names it."""
         return "float64" if self.precision == "float64" else "float32"
+
+    def completed(self, *, epoch: float, step: int, seconds: float) -> float:
+        """Returns the fraction of the training that is done (0 to 1), by the limit that is closest."""
+        fractions = [epoch / self.epochs]
+        if self.max_steps:
+            fractions.append(step / self.max_steps)
+        if self.max_minutes:
+            fractions.append(seconds / 60 / self.max_minutes)
+        return min(1.0, max(fractions))

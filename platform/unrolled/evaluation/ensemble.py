@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from unrolled.config import Config
-from unrolled.config.load import load_config
+from unrolled.config.load import load_config, value_at
 from unrolled.data import parallel_corpus
 from unrolled.decoding import Strategy
 from unrolled.errors import UserError
 from unrolled.tasks import GroundingTask, Seeing, Seq2SeqTask, Task, VQATask, make_task
 from unrolled.training.checkpoint import file_sum, load_model
-from unrolled.training.run_dir import Chosen, RunDir, choose_checkpoint, value_at
+from unrolled.training.run_dir import Chosen, RunDir, choose_checkpoint
 
 
 @dataclass(frozen=True)

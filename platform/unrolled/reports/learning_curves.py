@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from unrolled.config.load import written
+from unrolled.config.load import flatten, written
 from unrolled.errors import UserError
 from unrolled.metrics import metric
 from unrolled.reports.page import Chart, Rows, as_json, layout, look, thin, write_page
@@ -86,14 +86,7 @@ def _curve(name: str, run: RunDir, score: str) -> Curve:
     task = make_task(config, run.vocabulary)
     baseline = task.baseline.get(score) if isinstance(task, Baselined) else None
     training = [row for row in history if row["kind"] == "train"]
-    return Curve(name, dict(_flat(config.model_dump())), validation, training, baseline)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return rows
+    return Curve(name, flatten(config.model_dump()), validation, training, baseline)
 
 
 def table(comparison: Comparison) -> list[str]:

@@ -27,6 +27,7 @@ from unrolled.errors import RunFailed
 from unrolled.files import write_whole, writing
 from unrolled.metrics import metric
 from unrolled.reports.text import Results, differ, finite, kind, letters, metric_names, samples, scored, spelled, title
+from unrolled.training.console import duration
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -151,7 +152,7 @@ def size_and_training(results: Results, history: Sequence[Mapping[str, Any]]) ->
     if history:
         last = history[-1]
         seconds = finite(last.get("seconds"))
-        cards.append(Card("Training", f"{last['step']:,}", ["steps", *([_duration(seconds)] if seconds else [])]))
+        cards.append(Card("Training", f"{last['step']:,}", ["steps", *([duration(seconds)] if seconds else [])]))
     return cards
 
 
@@ -174,13 +175,6 @@ def _compact(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g}\N{NO-BREAK SPACE}{letter}"
     return str(count)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def date(created: str) -> str:

@@ -118,14 +118,8 @@ class Console:
     def _left(self, row: dict[str, Any]) -> str:
         if self._config is None:
             return ""
-        training = self._config.training
-        shares = [row["epoch"] / training.epochs]
-        if training.max_steps:
-            shares.append(row["step"] / training.max_steps)
-        if training.max_minutes:
-            shares.append(row["seconds"] / 60 / training.max_minutes)
-        share = min(1.0, max(shares))
-        return f"{duration(row['seconds'] * (1 - share) / share)} left" if share else ""
+        done = self._config.training.completed(epoch=row["epoch"], step=row["step"], seconds=row["seconds"])
+        return f"{duration(row['seconds'] * (1 - done) / done)} left" if done else ""
 
     def _replace(self, line: str) -> None:
         """Shows a line that the next one replaces."""

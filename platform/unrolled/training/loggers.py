@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar
 
 from unrolled.config import Config
+from unrolled.config.load import flatten
 from unrolled.errors import RunFailed, UserError
 from unrolled.files import write_whole, writing
 from unrolled.training.run_dir import KEPT, RunDir
@@ -164,7 +165,7 @@ class MLflow:
             self._client.update_run(self._run, status="RUNNING")
             return known
         self._run = self._client.create_run(self._experiment, run_name=run.name).info.run_id
-        params = [Param(key, str(value)) for key, value in _flat(config.model_dump()).items()]
+        params = [Param(key, str(value)) for key, value in flatten(config.model_dump()).items()]
         for start in range(0, len(params), 100):  # a server takes so many at once
             self._client.log_batch(self._run, params=params[start : start + 100])
         return Mark(self._run)
@@ -269,13 +270,6 @@ def reason(error: BaseException) -> str:
             return below.strerror or "no answer in time"
         below = below.__cause__ or below.__context__
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 CLOSE_SECONDS = 60.0

@@ -22,9 +22,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from unrolled.config import Config
-from unrolled.config.load import dump_config, load_config, resolve_storage, runs_folder
+from unrolled.config.load import dump_config, first_difference, load_config, resolve_storage, runs_folder, value_at
 from unrolled.errors import RunFailed, UserError, listing, nearest
-from unrolled.files import write_whole, writing
+from unrolled.files import read_json_lines, write_whole, writing
 from unrolled.tasks import Prepared, make_task
 from unrolled.training import checkpoint
 from unrolled.training.console import duration, written
@@ -113,16 +113,7 @@ class RunDir:
 
     def history(self) -> list[dict[str, Any]]:
         """Reads all rows of metrics.jsonl."""
-        return list(self._rows())
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        if not self.metrics.is_file():
-            return
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # a line that a killed process left half written
+        return read_json_lines(self.metrics)
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds a row to metrics.jsonl.
@@ -140,7 +131,7 @@ class RunDir:
             RunFailed: the disk does not take them.
         """
         with writing(self.metrics, RunFailed, KEPT):
-            rows = [row for row in self._rows() if row["step"] <= step]
+            rows = [row for row in self.history() if row["step"] <= step]
             write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -173,31 +164,13 @@ def _check_resumable(run: RunDir, config: Config, exists: bool) -> None:
     if before["task"] != now["task"]:
         raise UserError(f"{run.path} was trained with task={before['task']}, the config says {now['task']}.")
     for section in config.fixed:
-        changed = difference(value_at(before, section), value_at(now, section), section)
+        changed = first_difference(value_at(before, section), value_at(now, section), section)
         if changed:
             key, old, new = changed
             raise UserError(
                 f"{run.path} was trained with {key}={old}, the config says {new}: a resumed run keeps "
                 f"{listing(config.fixed)}; give another name=… for the change."
             )
-
-
-def value_at(values: Any, key: str) -> Any:
-    """Returns what a dumped config has at a key such as `model.cell`."""
-    for part in key.split("."):
-        values = values[part]
-    return values
-
-
-def difference(old: Any, new: Any, key: str) -> tuple[str, Any, Any] | None:
-    """Returns the first key below `key` where two configs differ, and its values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in old | new:
-            found = difference(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-            if found:
-                return found
-        return None
-    return None if old == new else (key, old, new)
 
 
 def open_run(path: str | Path) -> RunDir:
@@ -300,7 +273,7 @@ def _check_first(run: RunDir, config: Config, data: Prepared, chosen: Chosen) ->
     before = first.config()
     if before.task != config.task:
         raise UserError(f"{KEY}: {first.path} was trained with task={before.task}, the config says {config.task}.")
-    changed = difference(_fixed(before.model.model_dump()), _fixed(config.model.model_dump()), "model")
+    changed = first_difference(_fixed(before.model.model_dump()), _fixed(config.model.model_dump()), "model")
     if changed:
         key, old, new = changed
         raise UserError(f"{KEY}: {first.path} was trained with {key}={old}, the config says {new}.")

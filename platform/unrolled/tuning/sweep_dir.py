@@ -15,18 +15,26 @@ import shutil
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from unrolled.config import Config
-from unrolled.config.load import changed_config, dump_config, load_config, runs_folder
+from unrolled.config.load import (
+    changed_config,
+    dump_config,
+    first_difference,
+    load_config,
+    locate,
+    runs_folder,
+    value_at,
+)
 from unrolled.errors import UserError
-from unrolled.files import write_whole, writing
+from unrolled.files import read_json_lines, write_whole, writing
 from unrolled.metrics import metric
 from unrolled.training import checkpoint
-from unrolled.training.run_dir import RunDir, difference, value_at
+from unrolled.training.run_dir import RunDir
 from unrolled.tuning.search_space import Point
 
 CONFIG = "sweep.yaml"
@@ -106,17 +114,8 @@ class SweepDir:
 
     def recorded(self) -> list[dict[str, Any]]:
         """Returns the last row of every trial in trials.jsonl, in the order of their names."""
-        rows = {row["name"]: row for row in self._read()}
+        rows = {row["name"]: row for row in read_json_lines(self._rows)}
         return [rows[name] for name in sorted(rows)]
-
-    def _read(self) -> Iterator[dict[str, Any]]:
-        if not self._rows.is_file():
-            return
-        for line in self._rows.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # a line that a killed process left half written
 
     @property
     def _rows(self) -> Path:
@@ -166,7 +165,7 @@ def resolve_sweep_dir(config: Config, *, resume: bool, overwrite: bool) -> Sweep
 
 def _check_same(sweep: SweepDir, config: Config) -> None:
     before, now = (_without_free(values) for values in (sweep.config(), config))
-    if changed := difference(before, now, ""):
+    if changed := first_difference(before, now):
         key, old, new = changed
         raise UserError(
             f"{sweep.path} was begun with {key}={_shown(old)}, the config says {_shown(new)}: a resumed sweep keeps "
@@ -184,11 +183,8 @@ def _shown(value: Any) -> str:
 def _without_free(config: Config) -> dict[str, Any]:
     values = config.model_dump(exclude_none=True)
     for key in FREE:
-        *parents, last = key.split(".")
-        section = values
-        for parent in parents:
-            section = section.get(parent, {})
-        section.pop(last, None)
+        section, name = locate(values, key)
+        section.pop(name, None)
     return values
 
 
@@ -282,17 +278,8 @@ class ScoreTracker:
         value = row.get(self._name, math.nan)  # speed is no score of a validation
         if math.isfinite(value) and (self._score is None or self._latest or better(self._name, value, self._score)):
             self._score = value
-        return {"progress": self._done(row) / self._unit} | ({} if self._score is None else {"score": self._score})
-
-    def _done(self, row: Row) -> float:
-        """The share of the training that is over, by whichever limit comes first."""
-        training = self._training
-        shares = [row["epoch"] / training.epochs]
-        if training.max_steps:
-            shares.append(row["step"] / training.max_steps)
-        if training.max_minutes:
-            shares.append(row["seconds"] / 60 / training.max_minutes)
-        return float(min(1.0, max(shares)))
+        done = self._training.completed(epoch=row["epoch"], step=row["step"], seconds=row["seconds"])
+        return {"progress": done / self._unit} | ({} if self._score is None else {"score": self._score})
 
 
 RUNNING, FINISHED, STOPPED, DIVERGED, FAILED = "running", "finished", "stopped", "diverged", "failed"
