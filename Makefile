@@ -1,10 +1,11 @@
 # make demo     install, train a small translator on two Ray workers, evaluate it, print the report's path
 # make test     install, run the tests
+# make docs     install, build the documentation into docs/_build/html
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint docs bench clean
 
 install: $(VENV)/.installed
 
@@ -21,13 +22,16 @@ test: install
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 lint: install
-	$(BIN)/ruff check platform jobs tests
-	$(BIN)/ruff format --check platform jobs tests
+	$(BIN)/ruff check platform jobs tests docs/conf.py
+	$(BIN)/ruff format --check platform jobs tests docs/conf.py
 	$(BIN)/mypy
 	PYTHONPATH=platform $(BIN)/lint-imports
+
+docs: install
+	$(BIN)/python -m sphinx --quiet --fail-on-warning -d docs/_build/doctrees docs docs/_build/html
 
 bench: install
 	$(BIN)/python jobs/benchmark.py all --json docs/benchmarks.json --markdown docs/benchmarks.md
 
 clean:
-	rm -rf $(VENV) runs build platform/*.egg-info
+	rm -rf $(VENV) runs build docs/_build platform/*.egg-info
