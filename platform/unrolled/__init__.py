@@ -17,4 +17,4 @@ def __getattr__(name: str) -> Any:
     """Imports the commands when they are first asked for: `import unrolled` alone must not cost seconds."""
     if name not in __all__:
         raise AttributeError(f"module 'unrolled' has no attribute {name!r}")
-    return getattr(import_module("unrolled.api"), name)
+    return getattr(import_module("unrolled.run" if name in ("Run", "load") else "unrolled.api"), name)
