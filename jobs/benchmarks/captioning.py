@@ -24,7 +24,7 @@ from unrolled.recurrence import CELLS
 from unrolled.tasks import Shard
 from unrolled.tasks.captioning import Captioning
 from unrolled.training.distributed import SingleWorker
-from unrolled.training.train_step import Updater, WorkerBatch
+from unrolled.training.train_step import TrainStep, WorkerBatch
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VOCABULARY, CHANNELS = 2570, 1280
@@ -126,7 +126,7 @@ def updates(
     task: Any, model: nn.Module, config: Config, batches: Sequence[Shard], targets: Sequence[int]
 ) -> Callable[[], None]:
     """Updates of a model as the training loop makes them, of which each call takes the next batch."""
-    update = Updater(task, model.train(), config, SingleWorker(), torch.device("cpu"))
+    update = TrainStep(task, model.train(), config, SingleWorker(), torch.device("cpu"))
     coming = itertools.cycle(WorkerBatch([batch], count) for batch, count in zip(batches, targets, strict=True))
 
     def run() -> None:

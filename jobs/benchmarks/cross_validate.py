@@ -24,7 +24,7 @@ from unrolled.data.blind_baselines import largest_region
 from unrolled.data.question_readers import LEARNED, open_asked
 from unrolled.data.questions import joined
 from unrolled.errors import UserError
-from unrolled.files import write_whole
+from unrolled.files import write_atomic
 from unrolled.metrics import metric, share_interval
 from unrolled.run import Run, evaluate, load
 
@@ -64,7 +64,7 @@ def cross_validate(options: argparse.Namespace) -> list[str]:
         low, high = (metric(NAME).text(100 * end) for end in share_interval(sum(right), len(right)))
         table.append(f"{name:22}{metric(NAME).text(100 * sum(right) / len(right)):>16}  {low}–{high}")
     path = Path(whole.storage) / f"{whole.name}-{options.folds}-folds.jsonl"
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return [*table, f"predictions: {path}"]
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 
 import torch
 
-from unrolled.errors import UserError, listing, nearest
+from unrolled.errors import UserError, did_you_mean, listing
 
 Better = Literal["higher", "lower"]
 TURN_SECONDS = 0.01
@@ -242,7 +242,7 @@ def choose(known: Iterable[str], names: Sequence[str]) -> list[str]:
     accepted = [*known, "all"]
     for name in names:
         if name not in accepted:
-            raise UserError(f"{name!r} is not a benchmark; there is {listing(accepted)}.{nearest(name, accepted)}")
+            raise UserError(f"{name!r} is not a benchmark; there is {listing(accepted)}.{did_you_mean(name, accepted)}")
     return known if "all" in names else list(dict.fromkeys(names))
 
 

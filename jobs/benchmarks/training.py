@@ -28,7 +28,7 @@ from unrolled.models import EncoderDecoder, build_translator
 from unrolled.recurrence import CELLS
 from unrolled.tasks import WindowLoss
 from unrolled.training.distributed import Comm, ProcessGroup, SingleWorker
-from unrolled.training.train_step import Updater, WorkerBatch
+from unrolled.training.train_step import TrainStep, WorkerBatch
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "translation" / "multi30k.yaml"
 LSTM = [
@@ -135,7 +135,7 @@ class _Captions:
 def our_step(config: TranslationConfig, batches: Sequence[Batch], comm: Comm | None = None) -> Callable[[], None]:
     """An update as the training loop makes it; each call takes the next batch."""
     model, comm = translator(config).train(), comm or SingleWorker()
-    update = Updater(_Captions(config), model, config, comm, torch.device("cpu"))  # type: ignore[arg-type]
+    update = TrainStep(_Captions(config), model, config, comm, torch.device("cpu"))  # type: ignore[arg-type]
     coming = itertools.cycle(_share(batch, comm) for batch in batches)
 
     def run() -> None:

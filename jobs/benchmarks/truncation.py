@@ -16,7 +16,7 @@ from unrolled.data.lm_corpus import plan_windows
 from unrolled.data.tokenizer import learn_symbols
 from unrolled.tasks.language_modeling import LanguageModeling
 from unrolled.training.distributed import SingleWorker
-from unrolled.training.train_step import Updater, by_update, fresh_model, prefetch
+from unrolled.training.train_step import TrainStep, build_initial_model, group_by_update, prefetch
 
 CONFIG = {
     "task": "language_modeling",
@@ -53,13 +53,13 @@ def _epoch(steps: int) -> int:
         learn_symbols(UNITS, config.data.vocabulary).save(Path(scratch) / "symbols.json")
         task = LanguageModeling(config, Path(scratch))
     comm, device = SingleWorker(), torch.device("cpu")
-    updater = Updater(task, fresh_model(task, config, device), config, comm, device)
+    updater = TrainStep(task, build_initial_model(task, config, device), config, comm, device)
     lanes, window = config.training.lanes, config.training.truncate
     text = np.random.default_rng(0).integers(len(task.symbols), size=lanes * steps + 1).astype(np.uint16)
 
     def read(units: np.ndarray) -> None:
         updater.state = None
-        for step, work in enumerate(prefetch(by_update(plan_windows(units, lanes, window), config), comm)):
+        for step, work in enumerate(prefetch(group_by_update(plan_windows(units, lanes, window), config), comm)):
             updater(work, step, 0.0, [0.0, 0.0], layers=False)
 
     read(text[: lanes * window * 2 + 1])  # what is made once: the optimizer's moments, buffers of the scan

@@ -92,10 +92,10 @@ def _warm_up(trial: Path, storage: Path) -> None:
     import torch
 
     torch.set_num_threads(max(1, cores() // CONCURRENT))  # as many as a trial has
-    _train(trial, storage / f"warm-{os.getpid()}", tiny=True)
+    _train(trial, storage / f"warm-{os.getpid()}", smoke=True)
 
 
-def _train(trial: Path, storage: Path, *, tiny: bool = False) -> float:
+def _train(trial: Path, storage: Path, *, smoke: bool = False) -> float:
     import unrolled
     from unrolled.training.console import Console
 
@@ -103,5 +103,5 @@ def _train(trial: Path, storage: Path, *, tiny: bool = False) -> float:
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         console = Console(stream=nowhere)
         overrides = [f"storage={storage}"]
-        unrolled.train(trial / "config.yaml", overrides=overrides, local=True, tiny=tiny, console=console)
+        unrolled.train(trial / "config.yaml", overrides=overrides, local=True, smoke=smoke, console=console)
     return time.perf_counter() - began

@@ -37,12 +37,12 @@ from unrolled.reports.sweep_report import write_report
 from unrolled.run import Run
 from unrolled.tasks import Counting, Prepared, Seq2SeqTask, Task, make_task, prepare
 from unrolled.training.checkpoint import Progress
-from unrolled.training.console import Console, duration, written
+from unrolled.training.console import Console, format_duration, format_score
 from unrolled.training.distributed import SingleWorker
-from unrolled.training.loggers import Tracking, reach_trackers
-from unrolled.training.ray_train import launch
-from unrolled.training.run_dir import RunDir, check_start, resolve_run_dir
-from unrolled.training.trainer import stopping, train_worker
+from unrolled.training.loggers import TrackerGroup, connect_trackers
+from unrolled.training.ray_train import train_on_ray
+from unrolled.training.run_dir import RunDir, check_initial_weights, resolve_run_dir
+from unrolled.training.trainer import handle_stop_signals, train_worker
 from unrolled.tuning.progress import SweepProgress, conclusion, introduction
 from unrolled.tuning.sweep_dir import Ledger, Origin, SweepDir, resolve_sweep_dir, source_of
 from unrolled.tuning.tuner import Search, share
@@ -58,7 +58,7 @@ def train(
     address: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    tiny: bool = False,
+    smoke: bool = False,
     console: Console | None = None,
 ) -> Run:
     """Trains what a config describes, into the run folder that it names.
@@ -72,7 +72,7 @@ def train(
         address: of a running Ray cluster; default: `$RAY_ADDRESS`, else a Ray of our own.
         resume: continue from the newest checkpoint.
         overwrite: replace a run of that name.
-        tiny: few examples and few steps, to try a config.
+        smoke: few examples and few steps, to try a config.
 
     Raises:
         UserError: something given cannot be used; nothing was written then.
@@ -86,29 +86,29 @@ def train(
     if local and most != 1:
         raise UserError(f"--local trains in one process, so --workers {wanted} cannot be kept; leave one of them out.")
     settings = config if isinstance(config, Config) else load_config(config, overrides)
-    settings = settings.smoke() if tiny else settings
+    settings = settings.smoke_version() if smoke else settings
     run = resolve_run_dir(settings, resume=resume, overwrite=overwrite)
-    trackers = reach_trackers(settings)
+    trackers = connect_trackers(settings)
     data = prepare(settings)
-    check_start(run, settings, data, resume=resume)
+    check_initial_weights(run, settings, data, resume=resume)
     with ExitStack() as session:
         cpus, gpu = torch.get_num_threads(), torch.cuda.is_available()
         where = "this process, without Ray"
         if not local:
             resources = session.enter_context(connect(address, run.log))
-            cpus, gpu = resources.share(resources.up_to(least, most))
+            cpus, gpu = resources.per_worker(resources.workers_between(least, most))
             where = f"{wanted} Ray worker{'s' if most > 1 else ''} with {cpus} CPU{'s' if cpus > 1 else ''}"
             where += " and a GPU each" if gpu else " each"
         if has_features(settings):
             compute = compute_here if local else _on_ray(int(resources.free_cpus))
             make_splits(works_of(settings, ("train", "validation")), compute, console.evaluating, console.say)
-        session.enter_context(run.held())
+        session.enter_context(run.lock())
         run.start(settings, data, resume=resume)
         task = make_task(settings, run.vocabulary)
         counted = task.counted if isinstance(task, Counting) else "tokens"
         console.begin(settings, _introduction(task, run, data, where), task.shown, counted)
-        tracking = session.enter_context(Tracking(trackers, run, settings, console.say))
-        session.enter_context(stopping(run, console))
+        tracking = session.enter_context(TrackerGroup(trackers, run, settings, console.say))
+        session.enter_context(handle_stop_signals(run, console))
 
         def show(row: dict[str, Any]) -> None:
             console.show(row)
@@ -118,7 +118,7 @@ def train(
             device = torch.device("cuda" if gpu else "cpu")
             progress = train_worker(run, data.fingerprint, SingleWorker(), device=device, threads=None, show=show)
         else:
-            progress = launch(
+            progress = train_on_ray(
                 run,
                 data.fingerprint,
                 show,
@@ -185,9 +185,9 @@ def _introduction(task: Task, run: RunDir, data: Prepared, where: str) -> list[s
 
 
 def _conclude(console: Console, config: Config, run: RunDir, progress: Progress, task: Task) -> None:
-    done = f"{progress.step:,} steps in {duration(progress.seconds)}"
+    done = f"{progress.step:,} steps in {format_duration(progress.seconds)}"
     if progress.best is not None:
-        done += f"; best {written(config.training.metric, progress.best)} at step {progress.best_step:,}"
+        done += f"; best {format_score(config.training.metric, progress.best)} at step {progress.best_step:,}"
     if not progress.finished:
         console.say(f"stopped: {done}")
         console.say(f"continue with: unrolled train {run.path / 'config.yaml'} --resume")
@@ -230,7 +230,7 @@ def tune(
     address: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    tiny: bool = False,
+    smoke: bool = False,
     console: Console | None = None,
 ) -> Sweep:
     """Searches the space of a config's `tuning` section with many trainings on Ray Tune.
@@ -241,7 +241,7 @@ def tune(
         workers: Ray Train workers of every trial; 1: it trains in the trial's own process.
         resume: continue: what ended is not trained again, the rest goes on from its checkpoints.
         overwrite: replace a sweep of that name.
-        tiny: few trials of few examples and few steps, to try a config.
+        smoke: few trials of few examples and few steps, to try a config.
         overrides, address: as for `train`.
 
     Raises:
@@ -250,18 +250,18 @@ def tune(
     console = console or Console()
     given = shlex.join(["unrolled", "tune", str(config) if not isinstance(config, Config) else config.name, *overrides])
     settings = config if isinstance(config, Config) else load_config(*source_of(config, overrides))
-    settings, tuning, metrics = check_sweep(settings, trials=trials, workers=workers, tiny=tiny)
+    settings, tuning, metrics = check_sweep(settings, trials=trials, workers=workers, smoke=smoke)
     sweep = resolve_sweep_dir(settings, resume=resume, overwrite=overwrite)
     with ExitStack() as session:
         resources = session.enter_context(connect(address, sweep.run.log))
         shares = share(resources, tuning, workers)
-        session.enter_context(sweep.run.held())
+        session.enter_context(sweep.run.lock())
         sweep.start(settings, resume=resume)
         ledger = Ledger(sweep, settings, metrics, Origin(given, shares.trials, unrolled.__version__))
-        search = Search.of(ledger, settings, shares, tiny=tiny)
+        search = Search.of(ledger, settings, shares, smoke=smoke)
         for line in introduction(ledger, shares.trials, shares.cpus, workers):
             console.say(line)
-        session.enter_context(stopping(sweep.run, console))
+        session.enter_context(handle_stop_signals(sweep.run, console))
         progress = SweepProgress(console, ledger, search.count)
         whole = search(progress.show, progress.look)
         progress.close()

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from unrolled.errors import RunFailed, UserError, listing, nearest
+from unrolled.errors import RunFailed, UserError, did_you_mean, listing
 
 TOGETHER = "a run that decodes together with it: the mean of the models' probabilities"
 STRATEGIES = "greedy, sample, beam, best or mbr, with options as in beam:size=10,length_penalty=0.6"
@@ -183,7 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     if given and not given[0].startswith("-") and given[0] not in COMMANDS:
-        raise UserError(f"{given[0]!r} is not a command; there is {listing(COMMANDS)}.{nearest(given[0], COMMANDS)}")
+        raise UserError(
+            f"{given[0]!r} is not a command; there is {listing(COMMANDS)}.{did_you_mean(given[0], COMMANDS)}"
+        )
     parser = make_parser()
     if not given:
         parser.print_help()
@@ -213,7 +215,7 @@ def _train(options: argparse.Namespace) -> int:
         address=options.address,
         resume=options.resume,
         overwrite=options.overwrite,
-        tiny=options.smoke,
+        smoke=options.smoke,
         console=Console(json_lines=options.json),
     )
     return SIGINT_CODE if run.interrupted else 0
@@ -231,7 +233,7 @@ def _tune(options: argparse.Namespace) -> int:
         address=options.address,
         resume=options.resume,
         overwrite=options.overwrite,
-        tiny=options.smoke,
+        smoke=options.smoke,
         console=Console(json_lines=options.json),
     )
     return SIGINT_CODE if sweep.interrupted else 0
@@ -327,10 +329,10 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> int:
-    from unrolled.config.load import dump_config, load_config, reference
+    from unrolled.config.load import dump_config, load_config, reference_table
 
     if options.schema:
-        print(reference(), end="")
+        print(reference_table(), end="")
     elif options.config is None:
         raise UserError("config: give a config file, or --schema for every key there is.")
     else:
@@ -339,9 +341,9 @@ def _config(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    from unrolled.training.run_dir import overview
+    from unrolled.training.run_dir import list_runs
 
-    for line in overview(options.storage):
+    for line in list_runs(options.storage):
         print(line)
     return 0
 

@@ -22,7 +22,9 @@ from unrolled.errors import RunFailed, UserError
 
 
 @contextmanager
-def writing(path: Path, kind: type[UserError] | type[RunFailed] = UserError, then: str = "") -> Iterator[None]:
+def explain_write_errors(
+    path: Path, kind: type[UserError] | type[RunFailed] = UserError, then: str = ""
+) -> Iterator[None]:
     """While open, what the operating system has against writing `path` becomes one sentence of that kind.
 
     Args:
@@ -38,7 +40,7 @@ def writing(path: Path, kind: type[UserError] | type[RunFailed] = UserError, the
         raise kind(f"{path}: cannot be written ({reason}){then}.") from None
 
 
-def write_whole(path: Path, text: str, errors: str = "strict") -> None:
+def write_atomic(path: Path, text: str, errors: str = "strict") -> None:
     """Makes or replaces a file, whole or not at all; `errors` says what becomes of a character that UTF-8 lacks."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -76,7 +78,7 @@ def build_cached(fingerprint: str, build: Callable[[Path], None]) -> Path:
         UserError: the cache cannot be written.
     """
     folder = cache_folder() / fingerprint
-    with writing(folder.parent):
+    with explain_write_errors(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.exists():

@@ -240,7 +240,7 @@ def evaluate(
     with ExitStack() as session:
         if not local:
             resources = session.enter_context(connect(address, runs[0].folder.log))
-            cpus, gpu = resources.share(workers)
+            cpus, gpu = resources.per_worker(workers)
         for plan in plans:
             given = plan[0][0].members
             workforce: WorkerPool = LocalPool(given) if local else RayPool(given, workers=workers, cpus=cpus, gpu=gpu)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ray_clusters import Cluster, cluster, free_port
 from unrolled.cluster import package
 from unrolled.cluster.package import pack
-from unrolled.cluster.ray_session import LateFile, Resources, connect
+from unrolled.cluster.ray_session import DeferredLog, Resources, connect
 from unrolled.cluster.submit import submit
 from unrolled.errors import UserError
 
@@ -74,7 +74,7 @@ def test_a_shortage_is_one_sentence(nodes, asked, sentence):
 def test_as_many_workers_as_there_is_room_for_are_accepted_and_no_more(nodes, size):
     cluster = resources(*nodes)
     room = sum(min(cpus // size[0], gpus // size[1] if size[1] else cpus) for cpus, gpus in nodes)
-    assert cluster.room(*size) == room
+    assert cluster.capacity(*size) == room
     if room:
         cluster.require(room, *size)
     with pytest.raises(UserError):
@@ -155,7 +155,7 @@ def test_an_address_of_another_kind_is_explained(address):
 
 def test_the_log_waits_for_its_folder_and_follows_it(tmp_path):
     log = tmp_path / "run" / "log.txt"
-    file = LateFile(log)
+    file = DeferredLog(log)
     file.write("early\n")
     assert not log.parent.exists()
     log.parent.mkdir()
@@ -172,7 +172,7 @@ def test_the_log_waits_for_its_folder_and_follows_it(tmp_path):
 CHATTERING = """
 import os, sys, time
 from pathlib import Path
-from unrolled.cluster.session import connect, measure
+from unrolled.cluster.ray_session import cluster_resources, connect
 from unrolled.errors import UserError
 log = Path(sys.argv[1])
 with connect(log=log) as resources:
@@ -187,19 +187,19 @@ with connect(log=log) as resources:
 
     worker = Worker.options(num_cpus=resources.cpus).remote()
     ray.get(worker.work.remote())
-    while measure().free_cpus > 0:  # Ray's count lags
+    while cluster_resources().free_cpus > 0:  # Ray's count lags
         time.sleep(0.1)
     with connect() as again:
         print("the same" if again.cpus == resources.cpus else "another")
         try:
-            again.share(1)
+            again.per_worker(1)
         except UserError as error:
             print(error)
     try:
         ray.get(worker.die.remote())
     except ray.exceptions.ActorDiedError:
         print("died")
-    print("resources are", resources.share(1))
+    print("resources are", resources.per_worker(1))
     deadline = time.monotonic() + 60  # Ray hands on its workers' lines and its errors when it gets to it
     while not (log.exists() and all(line in log.read_text() for line in ("a line of a worker", "A worker died"))):
         if time.monotonic() > deadline:

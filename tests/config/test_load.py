@@ -8,8 +8,8 @@ import pytest
 
 from repository import CONFIGS
 from unrolled.config import Config
-from unrolled.config.common import KERNELS
-from unrolled.config.load import dump_config, load_config, reference, resolve_storage
+from unrolled.config.common import FUSED_CELLS
+from unrolled.config.load import dump_config, load_config, reference_table, resolve_storage
 from unrolled.errors import UserError
 from unrolled.recurrence import CELLS
 
@@ -122,7 +122,7 @@ def test_a_folder_is_remembered_by_its_full_path(config, tmp_path, monkeypatch):
 
 
 def test_engine_fused_is_known_to_run_what_torch_has_kernels_for():
-    assert set(KERNELS) == {name for name, cell in CELLS.items() if cell.kernel}
+    assert set(FUSED_CELLS) == {name for name, cell in CELLS.items() if cell.kernel}
 
 
 def test_relative_runs_live_under_the_storage_of_the_environment(tmp_path, monkeypatch):
@@ -132,12 +132,12 @@ def test_relative_runs_live_under_the_storage_of_the_environment(tmp_path, monke
 
 
 def test_the_reference_names_every_key():
-    table = reference()
+    table = reference_table()
     for key in ("task", "data.vocabulary.kind", "model.decoder.attention.score", "training.clipping.threshold"):
         assert f"| `{key}` |" in table
 
 
 def test_smoke_is_small(config):
-    tiny = load_config(config()).smoke()
+    tiny = load_config(config()).smoke_version()
     assert isinstance(tiny, Config)
     assert tiny.training.max_steps == 4

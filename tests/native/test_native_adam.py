@@ -10,7 +10,7 @@ from unrolled import native
 from unrolled.config import Optimizer
 from unrolled.native import build
 from unrolled.training.distributed import SingleWorker
-from unrolled.training.optim import MovingAverage, build_optimizer, take_step
+from unrolled.training.optim import MovingAverage, build_optimizer, optimizer_step
 from unrolled.training.train_step import Gradients
 
 
@@ -24,7 +24,7 @@ def steps(config, decay, dtype=torch.float32):
     for step in range(5):
         for parameter in model.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=generator).to(dtype)
-        take_step(optimizer, average, 0.7, step)
+        optimizer_step(optimizer, average, 0.7, step)
     states = [tensor for state in optimizer.state.values() for tensor in state.values()]
     return [each.detach().clone() for each in (*model.parameters(), *average.values, *states)]
 

@@ -65,7 +65,7 @@ def copied(run: Path, storage: Path) -> Path:
 def travelling():
     """Makes gradients of this process travel, in many buckets, as on a system that has no files in memory."""
     del os.memfd_create
-    distributed.BYTES = 1000
+    distributed.BUCKET_BYTES = 1000
 
 
 def _process(rank, size, run, fingerprint, port, setup, environment):

@@ -27,8 +27,8 @@ def flat(gradients):
     [
         ("norm", 2.5, [1.5, 2.0, 0.0, 0.0, 0.0, 0.0]),
         ("norm", 5.0, None),
-        ("lecture", 10.0, [1.2, 1.6, 0.0, 0.0, 0.0, 0.0]),  # Σg² = 25: g · 10 / 25
-        ("lecture", 25.0, None),
+        ("squared_norm", 10.0, [1.2, 1.6, 0.0, 0.0, 0.0, 0.0]),  # Σg² = 25: g · 10 / 25
+        ("squared_norm", 25.0, None),
         ("value", 3.5, [3.0, 3.5, 0.0, 0.0, 0.0, 0.0]),
         ("value", 4.0, None),
         ("none", 0.1, None),
@@ -70,7 +70,7 @@ training:
 """
 
 
-@pytest.mark.parametrize("kind", ["norm", "lecture"])
+@pytest.mark.parametrize("kind", ["norm", "squared_norm"])
 def test_a_training_takes_the_clipped_step(kind, tmp_path):
     path = config_of_text(tmp_path, CONFIG)
     run, _ = train(path, f"training.clipping.kind={kind}", "training.clipping.threshold=0.001")

@@ -11,8 +11,8 @@ from test_golden_trajectories import FAMILIES, config_of
 from training_runs import start, train, train_together, travelling, weights
 from unrolled.tasks import make_task, prepare
 from unrolled.training import distributed
-from unrolled.training.distributed import Buckets, SingleWorker
-from unrolled.training.train_step import Updater, prefetch
+from unrolled.training.distributed import GradientBuckets, SingleWorker
+from unrolled.training.train_step import TrainStep, prefetch
 
 FEW = ["training.precision=float64", "training.epochs=99", "training.max_steps=5"]
 
@@ -47,7 +47,7 @@ def updates(path, options, count=3):
     torch.manual_seed(0)
     task = make_task(config, run.vocabulary)
     model = task.build_model().double()
-    updater = Updater(task, model, config, comm, torch.device("cpu"))
+    updater = TrainStep(task, model, config, comm, torch.device("cpu"))
     updater.lap = comm.events.append
     batches = task.plan(prepare(config, fingerprint), 0)[:count]
     for step, work in enumerate(prefetch([[batch] for batch in batches], comm)):
@@ -104,7 +104,7 @@ def test_the_order_of_sums_does_not_depend_on_who_gets_a_gradient(size, before, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "BYTES", size)
         comm, other = Half(), Half()
-        tested, untouched = Buckets(parameters, 2, comm), Buckets(parameters, 2, other)
+        tested, untouched = GradientBuckets(parameters, 2, comm), GradientBuckets(parameters, 2, other)
     untouched.sum([0.0, 0.0])
     for _ in range(2):  # the second time from the state that the first one left
         for parameter in parameters:
@@ -127,7 +127,7 @@ def test_the_order_of_sums_does_not_depend_on_who_gets_a_gradient(size, before, 
 def test_a_pass_after_the_last_is_noticed(monkeypatch):
     monkeypatch.setattr(distributed, "BYTES", 1)
     parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(3)]
-    tested = Buckets(parameters, 1, Half())
+    tested = GradientBuckets(parameters, 1, Half())
     loss = parameters[2].sum()
     tested.last_pass(loss)
     loss.backward()

@@ -19,7 +19,7 @@ from unrolled import api
 from unrolled.cli import main
 from unrolled.errors import RunFailed
 from unrolled.training.console import Console
-from unrolled.training.loggers import numbers
+from unrolled.training.loggers import scalars
 from unrolled.training.run_dir import RunDir
 
 CONFIG = """\
@@ -87,7 +87,7 @@ def logged(run):
     """The numbers of metrics.jsonl by name, as (step, value)."""
     found = defaultdict(list)
     for row in run.folder.history():
-        for name, value in numbers(row).items():
+        for name, value in scalars(row).items():
             found[name].append((row["step"], value))
     return dict(found)
 
@@ -299,7 +299,7 @@ def test_a_server_that_stops_answering_costs_one_line(tiny, server, capsys):
 
     server.down, server.goes_down_after = False, None
     train(tiny, MLFLOW, resume=True)
-    want = [(name, row["step"]) for row in run.folder.history() for name in numbers(row)]
+    want = [(name, row["step"]) for row in run.folder.history() for name in scalars(row)]
     assert server.metrics == want and server.states == ["RUNNING", "FINISHED"]
 
 

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from small_configs import write_tiny
 from training_runs import copied, start, train
 from unrolled.cli import main
-from unrolled.cluster.ray_session import LateFile
+from unrolled.cluster.ray_session import DeferredLog
 from unrolled.errors import RunFailed
 from unrolled.training.distributed import SingleWorker
 from unrolled.training.run_dir import RunDir
@@ -204,7 +204,7 @@ def test_tensorboard_reads_what_was_written(tiny):
 def test_rays_log_waits_for_a_disk_with_room(tmp_path):
     log = tmp_path / "log.txt"
     log.symlink_to(FULL)
-    stream = LateFile(log)
+    stream = DeferredLog(log)
     print("first", file=stream)
     log.unlink()
     print("second", file=stream)

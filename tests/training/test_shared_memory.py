@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unrolled.training.distributed import PIECE, share
+from unrolled.training.distributed import CHUNK, make_shared_tensors
 
 FORK = multiprocessing.get_context("fork")  # a fresh process would import torch first
 
@@ -39,10 +39,10 @@ class Pair:
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-@pytest.mark.parametrize("count", [1, 7, 2 * PIECE + 3])
+@pytest.mark.parametrize("count", [1, 7, 2 * CHUNK + 3])
 def test_all_workers_get_the_sum(count, kind):
     def work(rank, gather, barrier):
-        segments = share(count, kind, rank, 2, gather, barrier)
+        segments = make_shared_tensors(count, kind, rank, 2, gather, barrier)
         sums = []
         for time in (1, 2):
             segments.own.copy_(torch.arange(count, dtype=kind) * (rank + time))
@@ -67,7 +67,7 @@ def test_without_common_memory_all_know_it(missing):
 
         if rank == missing == 0:
             del os.memfd_create
-        return share(5, torch.float32, rank, 2, tampered, barrier) is None
+        return make_shared_tensors(5, torch.float32, rank, 2, tampered, barrier) is None
 
     assert Pair(work).answers() == [True, True]
 
@@ -82,7 +82,7 @@ def test_workers_killed_while_they_meet_leave_nothing():
                 os.kill(os.getpid(), signal.SIGKILL)
             return gather(value)
 
-        share(2**20, torch.float32, rank, 2, deadly, barrier)
+        make_shared_tensors(2**20, torch.float32, rank, 2, deadly, barrier)
 
     first, second = Pair(work).processes
     first.join(60)

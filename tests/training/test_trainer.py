@@ -89,7 +89,7 @@ def test_a_resumed_history_has_every_step_once(tiny):
 
 def test_checkpoints_keep_the_newest_and_the_best(tiny):
     run, progress = train(tiny, "training.checkpoint_every=3", "training.keep=2", "training.epochs=4")
-    steps = [checkpoint.step_of(path) for path in checkpoint.everything(run.checkpoints)]
+    steps = [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(run.checkpoints)]
     assert len(steps) <= 3 and progress.step in steps and progress.best_step in steps
     assert choose_checkpoint(run, "best").name == f"step-{progress.best_step}"
     assert not list(run.checkpoints.glob(".*"))
@@ -164,9 +164,9 @@ def test_a_run_is_never_overwritten_unasked(tiny):
 
 def test_two_processes_never_train_one_run(tiny):
     run, _ = start(tiny)
-    with run.held(), pytest.raises(UserError, match="another process"), RunDir(run.path).held():
+    with run.lock(), pytest.raises(UserError, match="another process"), RunDir(run.path).lock():
         pass
-    with run.held():
+    with run.lock():
         pass
 
 

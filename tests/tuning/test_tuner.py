@@ -158,7 +158,7 @@ def test_json_lines_are_trials(sweep, capsys):
 
 @pytest.mark.parametrize("config", SHIPPED, ids=lambda path: path.parent.name)
 def test_every_shipped_sweep_runs(ray_session, config, tmp_path, shared_data, capsys):
-    found = unrolled.tune(config, overrides=[f"storage={tmp_path}"], tiny=True)
+    found = unrolled.tune(config, overrides=[f"storage={tmp_path}"], smoke=True)
     assert len(found.summary["trials"]) == 3 and set(states(found)) <= {"finished", "stopped"}
     assert all(trial["steps"] <= 5 for trial in found.summary["trials"])
 

@@ -50,7 +50,7 @@ RAY_THREADS = "ray_"
 """Ray names the threads that print worker output and error reports so."""
 
 
-class LateFile(io.TextIOBase):
+class DeferredLog(io.TextIOBase):
     """Appends to a file, but waits with it until its folder exists: a run folder is made after Ray has started.
 
     The file is opened for every write, so that a folder which is replaced meanwhile gets a new one.
@@ -81,7 +81,7 @@ class LateFile(io.TextIOBase):
 class _ByThread:
     """A standard stream for everybody but Ray's own threads, who get the log."""
 
-    def __init__(self, visible: TextIO, chatter: LateFile) -> None:
+    def __init__(self, visible: TextIO, chatter: DeferredLog) -> None:
         self._visible = visible
         self._chatter = chatter
 
@@ -91,13 +91,13 @@ class _ByThread:
 
 
 @contextmanager
-def quiet(log: Path | None) -> Iterator[LateFile]:
+def quiet(log: Path | None) -> Iterator[DeferredLog]:
     """While open, Ray's messages in this process go to `log` (nowhere if None), yielded as a stream.
 
     Covers Ray's logger, what Ray's threads print for workers on any node, and C++ lines on file descriptor 2, which
     arrive when the context closes. Everybody else's `print` still reaches the console.
     """
-    chatter = LateFile(log)
+    chatter = DeferredLog(log)
     stdout, stderr = sys.stdout, sys.stderr
     with _logger_to(chatter), _descriptor_to(chatter) as visible:
         sys.stdout = cast(TextIO, _ByThread(stdout, chatter))
@@ -109,7 +109,7 @@ def quiet(log: Path | None) -> Iterator[LateFile]:
 
 
 @contextmanager
-def _logger_to(chatter: LateFile) -> Iterator[None]:
+def _logger_to(chatter: DeferredLog) -> Iterator[None]:
     import ray  # noqa: F401 - it gives its logger the handlers that are replaced here
 
     logger = logging.getLogger("ray")
@@ -122,7 +122,7 @@ def _logger_to(chatter: LateFile) -> Iterator[None]:
 
 
 @contextmanager
-def _descriptor_to(chatter: LateFile) -> Iterator[TextIO]:
+def _descriptor_to(chatter: DeferredLog) -> Iterator[TextIO]:
     """Takes file descriptor 2 from the process; yields the stream that writes where it used to lead."""
     sys.stderr.flush()
     saved = os.dup(2)
@@ -155,7 +155,7 @@ def find_token() -> str | None:
         return None
 
 
-def present_token() -> None:
+def use_token() -> None:
     """Lets Ray in this process and its children present the token, as ``RAY_AUTH_MODE=token`` does from the start."""
     os.environ["RAY_AUTH_MODE"] = "token"
     if "ray" in sys.modules:
@@ -174,7 +174,7 @@ def refusal(address: str) -> str:
     return f"{address} refuses our token: compare RAY_AUTH_TOKEN or ~/.ray/auth_token with the cluster's head node."
 
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 PROBE_SECONDS = 15
 RELEASE_SECONDS = 5.0
 """Ray's count of free CPUs lags behind their release; so long is a shortage looked at again."""
@@ -190,7 +190,7 @@ class Resources:
     free_gpus: float
     nodes: tuple[tuple[float, float], ...]
 
-    def room(self, cpus: float, gpus: float) -> int:
+    def capacity(self, cpus: float, gpus: float) -> int:
         """Returns how many workers of that size the cluster would hold if it were empty; a worker sits on one node."""
         return sum(_times((cpus, gpus), node) for node in self.nodes)
 
@@ -202,29 +202,29 @@ class Resources:
         """
         self._settled(workers, (cpus_per_worker, gpus_per_worker))
 
-    def share(self, workers: int) -> tuple[int, bool]:
+    def per_worker(self, workers: int) -> tuple[int, bool]:
         """Returns the CPUs for each worker, and whether each gets a GPU: where there are as many.
 
         Raises:
             UserError: the workers cannot start now.
         """
-        gpu = 1 <= workers <= min(self.free_gpus, self.room(1, 1))
+        gpu = 1 <= workers <= min(self.free_gpus, self.capacity(1, 1))
         most = int(self._settled(workers, (1, int(gpu))).free_cpus // workers)
-        return next((cpus for cpus in range(most, 1, -1) if self.room(cpus, int(gpu)) >= workers), 1), gpu
+        return next((cpus for cpus in range(most, 1, -1) if self.capacity(cpus, int(gpu)) >= workers), 1), gpu
 
-    def up_to(self, least: int, most: int) -> int:
+    def workers_between(self, least: int, most: int) -> int:
         """Returns the largest number of workers from `least` to `most` that can start now, or `least`."""
-        return next((n for n in range(most, least, -1) if min(self.room(1, 0), self.free_cpus) >= n), least)
+        return next((n for n in range(most, least, -1) if min(self.capacity(1, 0), self.free_cpus) >= n), least)
 
     def _settled(self, workers: int, size: tuple[float, float]) -> Resources:
         """Returns the count, this one or a later one, in which the workers find room."""
         if workers < 1:
             raise UserError(f"--workers {workers}: give 1 or more.")
-        room, now = self.room(*size), self
+        room, now = self.capacity(*size), self
         deadline = time.monotonic() + RELEASE_SECONDS
         while now._free_room(size) < workers <= room and time.monotonic() < deadline:
             time.sleep(0.25)
-            now = measure()
+            now = cluster_resources()
         most = min(room, now._free_room(size))
         if most < workers:
             raise UserError(now._shortage(workers, size, most))
@@ -250,7 +250,7 @@ def _times(size: tuple[float, float], space: tuple[float, float]) -> int:
     return int(min((have // need for need, have in zip(size, space, strict=True) if need), default=0))
 
 
-def measure() -> Resources:
+def cluster_resources() -> Resources:
     """Returns what the connected cluster has. Ray must be initialised."""
     import ray
 
@@ -283,13 +283,13 @@ def connect(address: str | None = None, log: Path | None = None) -> Iterator[Res
         import ray
 
         if ray.is_initialized():
-            yield measure()
+            yield cluster_resources()
             return
         where = address or os.environ.get("RAY_ADDRESS") or "local"
         with _sigterm_exits():
             _start_local() if where == "local" else _join(where)
             try:
-                yield measure()
+                yield cluster_resources()
             finally:
                 with redirect_stdout(chatter):
                     ray.shutdown()
@@ -313,7 +313,7 @@ def _join(address: str) -> None:
     options: dict[str, Any] = {}
     if not submitted:
         _check(address)
-        options["runtime_env"] = {"py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]}
+        options["runtime_env"] = {"py_modules": [str(PACKAGE_FOLDER)], "excludes": ["__pycache__"]}
     try:
         ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -333,7 +333,7 @@ def _check(address: str) -> None:
         _knock(address)
     said = _probe(address)
     if _unauthenticated(said) and "RAY_AUTH_MODE" not in os.environ and find_token():
-        present_token()
+        use_token()
         said = _probe(address)
     if _unauthenticated(said):
         raise UserError(refusal(f"the Ray cluster {place}"))

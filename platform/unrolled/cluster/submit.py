@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unrolled.cluster.package import pack
-from unrolled.cluster.ray_session import PACKAGE, find_token, quiet, refusal
-from unrolled.errors import UserError, listing, nearest
+from unrolled.cluster.ray_session import PACKAGE_FOLDER, find_token, quiet, refusal
+from unrolled.errors import UserError, did_you_mean, listing
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -75,7 +75,7 @@ def _check_command(command: Sequence[str], known: Sequence[str]) -> None:
     if not command:
         raise UserError(f"submit: give a command to run on the cluster: {listing(known)}.")
     if command[0] not in known:
-        hint = nearest(command[0], known)
+        hint = did_you_mean(command[0], known)
         raise UserError(f"submit: {command[0]!r} is not a command; known are {listing(known)}.{hint}")
 
 
@@ -123,7 +123,7 @@ def _start(
         print(f"sending {count} file{'' if count == 1 else 's'} of {folder} ({size:,.1f} MiB)", flush=True)
         environment: dict[str, Any] = {
             "working_dir": str(package),
-            "py_modules": [str(PACKAGE)],
+            "py_modules": [str(PACKAGE_FOLDER)],
             "excludes": ["__pycache__"],
             "env_vars": {
                 "PYTHONUNBUFFERED": "1",

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from unrolled.config.base import Config
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.config.common import CellName, Decoding, Engine, Recurrent, Section, Source, Unprompted, Vocabulary
+from unrolled.config.common import (
+    CellName,
+    Decoding,
+    Engine,
+    Recurrent,
+    RecurrentWithInitialState,
+    Section,
+    Source,
+    Vocabulary,
+)
 from unrolled.config.language_modeling import LanguageModelingConfig
 from unrolled.config.synthetic import MemoryConfig
 from unrolled.config.training import Clipping, EarlyStopping, Optimizer, Schedule, Training
@@ -42,12 +51,12 @@ __all__ = [
     "Parameter",
     "PointingConfig",
     "Recurrent",
+    "RecurrentWithInitialState",
     "Schedule",
     "Section",
     "Source",
     "Training",
     "TranslationConfig",
     "Tuning",
-    "Unprompted",
     "Vocabulary",
 ]

@@ -18,10 +18,10 @@ class Config(Section):
     """The whole configuration of a run; every task has its own class, with its own sections.
 
     Attributes:
-        fixed: keys and sections that a resumed run cannot change.
+        frozen_keys: keys and sections that a resumed run cannot change.
     """
 
-    fixed: ClassVar[tuple[str, ...]] = ("seed", "data", "model")
+    frozen_keys: ClassVar[tuple[str, ...]] = ("seed", "data", "model")
 
     task: str = Field(description="what is learned")
     name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] = Field(description="of the run's folder; the file's by default")
@@ -32,7 +32,7 @@ class Config(Section):
     training: Training = Training()
     tuning: Tuning | None = Field(None, description="of `unrolled tune`; other commands leave it unread")
 
-    def smoke(self) -> Self:
+    def smoke_version(self) -> Self:
         """Returns the tiny version of a run: few examples, few steps, fresh weights, everything else as it is."""
         values = self.model_dump()
         values["training"] |= {"epochs": 1, "max_steps": 4, "validate_every": 2, "log_every": 2}

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from unrolled.config import common
 from unrolled.config.base import Config
-from unrolled.config.common import Engine, Positive, Recurrent, Section, Share, Source, check_engine, check_metric
+from unrolled.config.common import Engine, Fraction, Positive, Recurrent, Section, Source, check_engine, check_metric
 from unrolled.config.training import Training as SharedTraining
 
 
@@ -97,7 +97,7 @@ class Attention(Section):
 class Decoder(Recurrent):
     cell: common.CellName = Field("lstm", description="recurrent cell")
     hidden: Positive = Field(512, description="features of the state")
-    dropout: Share = Field(0.5, description="share dropped from embeddings, between layers and from the outputs")
+    dropout: Fraction = Field(0.5, description="share dropped from embeddings, between layers and from the outputs")
     embedding: Positive = Field(512, description="features of a token")
     conditioning: Conditioning = Field("attention", description=CONDITIONING)
     attention: Attention = Attention()
@@ -114,7 +114,7 @@ class Encoder(Section):
     places: bool = Field(
         False, description="attention: add a learned vector a position, by which the decoder knows where it looks"
     )
-    dropout: Share = Field(0.0, description="share dropped from the positions' features")
+    dropout: Fraction = Field(0.0, description="share dropped from the positions' features")
 
 
 class Views(FeatureConfig):
@@ -165,7 +165,7 @@ class Training(SharedTraining):
     truncate: Positive | None = Field(
         None, description="gradients flow back within windows of so many words; null: through the whole caption"
     )
-    label_smoothing: Share = Field(0.0, description="probability spread over the whole vocabulary")
+    label_smoothing: Fraction = Field(0.0, description="probability spread over the whole vocabulary")
     doubly_stochastic: Weight = Field(
         1.0, description="attention: weight of the penalty for positions that a caption looks at too little or too much"
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 CellName = Literal["rnn", "irnn", "lstm", "peephole_lstm", "gru", "cho_gru", "mut1", "mut2", "mut3"]
 Engine = Literal["auto", "fused", "bptt", "autograd"]
@@ -47,9 +47,9 @@ class Recurrent(Section):
     cell: CellName = Field("gru", description="recurrent cell")
     hidden: Positive = Field(256, description="features of the state, one direction")
     layers: Positive = Field(1, description="cells on each other")
-    dropout: Share = Field(0.2, description="share dropped from embeddings, between layers and from the outputs")
+    dropout: Fraction = Field(0.2, description="share dropped from embeddings, between layers and from the outputs")
     variational: bool = Field(False, description="dropout: one mask for all steps of a sequence")
-    zoneout: Share = Field(0.0, description="share of the state that every step leaves as it was")
+    zoneout: Fraction = Field(0.0, description="share of the state that every step leaves as it was")
     residual: bool = Field(False, description="a layer adds its input to its output where both are of one size")
     layer_norm: bool = Field(False, description="normalise what input and state add to each gate")
     initialization: Literal["orthogonal", "uniform", "identity"] | None = Field(
@@ -57,7 +57,7 @@ class Recurrent(Section):
     )
 
 
-KERNELS = ("rnn", "irnn", "lstm", "gru")
+FUSED_CELLS = ("rnn", "irnn", "lstm", "gru")
 """Cells whose equations torch's own kernels hold."""
 
 
@@ -72,9 +72,9 @@ def check_engine(engine: str, recurrent: Recurrent, key: str) -> None:
     if engine != "fused":
         return
     more = [f"{key}.{name}" for name in ("zoneout", "layer_norm") if getattr(recurrent, name)]
-    if recurrent.cell not in KERNELS:
+    if recurrent.cell not in FUSED_CELLS:
         raise ValueError(
-            f"model.engine 'fused' has no kernel for {key}.cell {recurrent.cell!r}, only for {', '.join(KERNELS)}; "
+            f"model.engine 'fused' has no kernel for {key}.cell {recurrent.cell!r}, only for {', '.join(FUSED_CELLS)}; "
             "'auto', 'bptt' and 'autograd' run every cell"
         )
     if more:
@@ -83,7 +83,7 @@ def check_engine(engine: str, recurrent: Recurrent, key: str) -> None:
         )
 
 
-class Unprompted(Recurrent):
+class RecurrentWithInitialState(Recurrent):
     """A stack whose first state nothing else gives."""
 
     learned_state: bool = Field(False, description="the state before the first step is learned; else it is zeros")

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from unrolled.config import common
 from unrolled.config.base import Config
-from unrolled.config.common import Engine, Positive, Section, Share, Source, Unprompted, check_engine
+from unrolled.config.common import Engine, Fraction, Positive, RecurrentWithInitialState, Section, Source, check_engine
 from unrolled.config.training import Training as SharedTraining
 
 
@@ -23,14 +23,14 @@ class TextData(Source):
         description="hello (built in), text file, folder of train.txt and so on, s3://bucket/{split}.parquet, or hub id"
     )
     column: str = Field("text", description="column of a table that holds the text; its rows are joined by newlines")
-    validation_share: Share = Field(
+    validation_share: Fraction = Field(
         0.1, description="end of a source without splits that is kept for validation; 0: validate on all of it"
     )
     vocabulary: Vocabulary = Vocabulary()
     limit: Positive | None = Field(None, description="use only the first units of every split")
 
 
-class LanguageModelConfig(Unprompted):
+class LanguageModelConfig(RecurrentWithInitialState):
     cell: common.CellName = Field("lstm", description="recurrent cell")
     embedding: Positive | None = Field(None, description="features of a unit; null: one-hot")
     tie: bool = Field(False, description="the output matrix is the embedding matrix (wants embedding = hidden)")
@@ -69,7 +69,12 @@ class Evaluation(Section):
 
 
 class LanguageModelingConfig(Config):
-    fixed: ClassVar[tuple[str, ...]] = (*Config.fixed, "training.lanes", "training.truncate", "training.sequence")
+    frozen_keys: ClassVar[tuple[str, ...]] = (
+        *Config.frozen_keys,
+        "training.lanes",
+        "training.truncate",
+        "training.sequence",
+    )
 
     task: Literal["language_modeling"] = Field(description="what is learned")
     data: TextData

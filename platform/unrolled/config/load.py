@@ -17,7 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode
 
 from unrolled.config import CONFIGS, Config, Section
-from unrolled.errors import UserError, listing, nearest
+from unrolled.errors import UserError, did_you_mean, listing
 
 Key = tuple[str | int, ...]
 
@@ -53,7 +53,7 @@ def dump_config(config: Config) -> str:
     return stream.getvalue()
 
 
-def changed_config(config: Config, changes: Mapping[str, Any], place: str) -> Config:
+def replace_keys(config: Config, changes: Mapping[str, Any], place: str) -> Config:
     """Returns the config with other values at some keys, such as ``{"model.cell": "gru"}``.
 
     Raises:
@@ -69,12 +69,12 @@ def changed_config(config: Config, changes: Mapping[str, Any], place: str) -> Co
         raise UserError(_sentence(error, type(config), _Given("", Path(place), ()))) from None
 
 
-def keys(config: Config) -> list[str]:
+def all_keys(config: Config) -> list[str]:
     """Returns every key that can have a value of its own, such as `model.decoder.cell`."""
     return [key for key, *_ in _fields(type(config))]
 
 
-def reference() -> str:
+def reference_table() -> str:
     """Returns every key with its tasks, type, default and meaning as a Markdown table; a key that means the same in
     several tasks stands there once."""
     users: dict[tuple[str, ...], list[str]] = {("task", _listed(CONFIGS), "required", "what is learned"): [*CONFIGS]}
@@ -96,7 +96,7 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         beside = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such config file.{nearest(str(path), beside)}") from None
+        raise UserError(f"{path}: no such config file.{did_you_mean(str(path), beside)}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; a config is a YAML file.") from None
     except UnicodeDecodeError as error:
@@ -243,7 +243,7 @@ def _class(values: dict[str, Any], given: _Given) -> type[Config]:
     if isinstance(task, str) and task in CONFIGS:
         return CONFIGS[task]
     place = _place(("task",), given, missing=False)
-    hint = nearest(str(task), CONFIGS)
+    hint = did_you_mean(str(task), CONFIGS)
     raise UserError(f"{place}: task is {_shown(task)}; expected one of {listing(CONFIGS)}.{hint}")
 
 
@@ -256,7 +256,7 @@ def _sentence(error: ValidationError, kind: type[Config], given: _Given) -> str:
     place = _place(key, given, missing=problem["type"] == "missing")
     if problem["type"] == "extra_forbidden":
         known = list(_section(kind, key[:-1]).model_fields)
-        hint = nearest(str(key[-1]), known) or f" Known there: {listing(known)}."
+        hint = did_you_mean(str(key[-1]), known) or f" Known there: {listing(known)}."
         return f"{place}: {name} is not a key.{hint}"
     if problem["type"] == "missing":
         return f"{place}: {name} is missing ({_meaning(kind, key)})."
@@ -264,7 +264,7 @@ def _sentence(error: ValidationError, kind: type[Config], given: _Given) -> str:
 
 
 def _shown(value: object) -> str:
-    return repr(value) if isinstance(value, str) else "a section" if isinstance(value, dict) else written(value)
+    return repr(value) if isinstance(value, str) else "a section" if isinstance(value, dict) else format_value(value)
 
 
 def _expected(problem: Any) -> str:
@@ -351,14 +351,14 @@ def _fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, s
         if inner is not None and not many:
             yield from _fields(inner, f"{prefix}{name}.")
             continue
-        default = "required" if field.is_required() else f"`{written(field.default)}`"
+        default = "required" if field.is_required() else f"`{format_value(field.default)}`"
         yield prefix + name, _values(field.annotation), default, field.description or ""
 
 
-def written(value: object) -> str:
+def format_value(value: object) -> str:
     """Returns a value as a config file writes it."""
     if isinstance(value, list):
-        return "[" + ", ".join(written(item) for item in value) + "]"
+        return "[" + ", ".join(format_value(item) for item in value) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

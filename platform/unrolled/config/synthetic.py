@@ -8,7 +8,15 @@ from pydantic import Field, model_validator
 
 from unrolled.config import training
 from unrolled.config.base import Config
-from unrolled.config.common import CellName, Engine, Positive, Section, Share, Unprompted, check_engine
+from unrolled.config.common import (
+    CellName,
+    Engine,
+    Fraction,
+    Positive,
+    RecurrentWithInitialState,
+    Section,
+    check_engine,
+)
 
 
 class Data(Section):
@@ -20,10 +28,10 @@ class Data(Section):
     test: Positive = Field(1000, description="sequences that are reported")
 
 
-class Model(Unprompted):
+class Model(RecurrentWithInitialState):
     cell: CellName = Field("lstm", description="recurrent cell")
     hidden: Positive = Field(128, description="features of the state, one direction")
-    dropout: Share = Field(0.0, description="share dropped between layers and from the outputs")
+    dropout: Fraction = Field(0.0, description="share dropped between layers and from the outputs")
     engine: Engine = Field("auto", description="what runs the recurrence")
 
 

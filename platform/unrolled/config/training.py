@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unrolled.config.common import Positive, Section, Share
+from unrolled.config.common import Fraction, Positive, Section
 
 Precision = Literal["auto", "float32", "float64", "bfloat16", "float16"]
 
@@ -15,7 +15,7 @@ class Optimizer(Section):
     name: Literal["adam", "adamw", "adafactor", "sgd"] = Field("adam", description="update rule")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="after warm-up, before any decay")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="L2 penalty (decoupled for adamw)")
-    momentum: Share = Field(0.9, description="of sgd; beta 1 of adam and adamw")
+    momentum: Fraction = Field(0.9, description="of sgd; beta 1 of adam and adamw")
 
 
 ScheduleName = Literal["constant", "plateau", "inverse_square_root", "cosine", "one_cycle"]
@@ -34,11 +34,11 @@ class Schedule(Section):
 
 
 class Clipping(Section):
-    kind: Literal["norm", "value", "lecture", "adaptive", "none"] = Field(
+    kind: Literal["norm", "value", "squared_norm", "adaptive", "none"] = Field(
         "norm",
-        description="norm: rescale a larger gradient to the threshold; value: every number into ±threshold; lecture: "
-        "where the sum of squares s is above the threshold, scale by threshold / s; adaptive: each unit's gradient to "
-        "at most threshold times the norm of its weights",
+        description="norm: rescale a gradient whose norm exceeds the threshold to that norm; value: limit every "
+        "component to ±threshold; squared_norm: multiply by threshold / s where the squared norm s exceeds the "
+        "threshold; adaptive: limit each unit's gradient to threshold times the norm of its weights",
     )
     threshold: Annotated[float, Field(gt=0)] = Field(1.0, description="see kind; for adaptive 0.01 to 0.1 is usual")
 
@@ -72,7 +72,7 @@ class Training(Section):
     skip_non_finite: Annotated[int, Field(ge=0)] = Field(
         10, description="updates in a row that may be left out because loss or gradient is not finite; one more ends"
     )
-    moving_average: Share = Field(
+    moving_average: Fraction = Field(
         0.0,
         description="decay of an average over the parameters of all updates, which is validated and kept as the model; "
         "0: none",

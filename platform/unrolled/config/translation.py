@@ -10,12 +10,12 @@ from unrolled.config import common
 from unrolled.config.base import Config
 from unrolled.config.common import (
     Engine,
+    Fraction,
     Positive,
     Recurrent,
+    RecurrentWithInitialState,
     Section,
-    Share,
     Source,
-    Unprompted,
     check_engine,
     check_metric,
 )
@@ -41,7 +41,7 @@ class TranslationData(Source):
     limit: Positive | None = Field(None, description="use only the first pairs of every split")
 
 
-class Encoder(Unprompted):
+class Encoder(RecurrentWithInitialState):
     bidirectional: bool = Field(True, description="read from both ends")
     embedding: Positive = Field(256, description="features of a token")
 
@@ -77,7 +77,7 @@ class Training(SharedTraining):
         description="gradients flow back within windows of so many steps, in encoder and decoder; null: through the "
         "whole sequence",
     )
-    label_smoothing: Share = Field(0.1, description="probability spread over the whole vocabulary")
+    label_smoothing: Fraction = Field(0.1, description="probability spread over the whole vocabulary")
 
 
 class Decoding(common.Decoding):

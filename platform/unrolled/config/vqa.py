@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from unrolled.config import common
 from unrolled.config.base import Config
 from unrolled.config.captioning import Encoder, FeatureConfig
-from unrolled.config.common import Engine, Positive, Recurrent, Section, Share, Source, check_engine, check_metric
+from unrolled.config.common import Engine, Fraction, Positive, Recurrent, Section, Source, check_engine, check_metric
 from unrolled.config.training import Training as SharedTraining
 
 
@@ -98,7 +98,7 @@ class Question(Recurrent):
 
     cell: common.CellName = Field("lstm", description="recurrent cell")
     hidden: Positive = Field(512, description="features of the state")
-    dropout: Share = Field(0.5, description="share dropped from embeddings, between layers and from the outputs")
+    dropout: Fraction = Field(0.5, description="share dropped from embeddings, between layers and from the outputs")
     embedding: Positive = Field(512, description="features of a token")
 
 
@@ -140,8 +140,8 @@ class VQATraining(SharedTraining):
         description="all questions on a photograph in one batch, so that it is read once an epoch (always where the "
         "network that sees is trained too)",
     )
-    label_smoothing: Share = Field(0.0, description="probability spread over all answers, or the whole vocabulary")
-    candidates: Share = Field(
+    label_smoothing: Fraction = Field(0.0, description="probability spread over all answers, or the whole vocabulary")
+    candidates: Fraction = Field(
         0.0, description="share of the loss that asks for the right one of a question's candidates alone"
     )
 
@@ -195,7 +195,7 @@ class Regions(Section):
     )
     cells: Positive = Field(2, description="align: points a side that are read of a region")
     places: bool = Field(True, description="where a region lies and how large it is counts, too")
-    dropout: Share = Field(0.3, description="share dropped from a region's features")
+    dropout: Fraction = Field(0.3, description="share dropped from a region's features")
 
 
 class GroundingModel(Section):

@@ -20,7 +20,7 @@ from unrolled.config.translation import TranslationData
 from unrolled.data.sources import pairs
 from unrolled.data.tokenizer import Vocabulary, learn_vocabulary
 from unrolled.errors import UserError
-from unrolled.files import build_cached, write_whole
+from unrolled.files import build_cached, write_atomic
 
 FILE = "lengths.json"
 
@@ -50,7 +50,7 @@ class Longest:
 
     def save(self, folder: Path) -> None:
         """Writes `lengths.json`."""
-        write_whole(folder / FILE, json.dumps(sorted(self.targets.items())))
+        write_atomic(folder / FILE, json.dumps(sorted(self.targets.items())))
 
     @classmethod
     def load(cls, folder: Path) -> Longest | None:

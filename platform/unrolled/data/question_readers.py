@@ -50,7 +50,7 @@ from unrolled.data.images import Chosen, Drawn, UnreadableImage, image_size, pho
 from unrolled.data.questions import KINDS, Asked, Box, Question, ask, caption_questions, checked, joined
 from unrolled.data.scenes import SIZES, pointing, telling
 from unrolled.data.sources import names_of, one_of, open_split
-from unrolled.errors import UserError, listing, nearest
+from unrolled.errors import UserError, did_you_mean, listing
 
 QUESTIONS, ANNOTATIONS = "_questions", "_annotations"
 
@@ -185,7 +185,7 @@ class _File:
             raise UserError(f"{self._file}, {place}: has no candidates (multiple_choices) besides the answer.")
         kind = pair.get("type")
         if kind not in KINDS:
-            close = nearest(str(kind), KINDS)
+            close = did_you_mean(str(kind), KINDS)
             raise UserError(f"{self._file}, {place}: type {kind!r} is not known; accepted is {listing(KINDS)}.{close}")
         for candidate in [answer, *wrong]:
             self._check_candidate(candidate, image, place)

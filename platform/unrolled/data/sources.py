@@ -18,7 +18,7 @@ from datasets import Dataset
 from unrolled.config.language_modeling import TextData
 from unrolled.config.translation import TranslationData
 from unrolled.data.dates import dates
-from unrolled.errors import UserError, listing, nearest
+from unrolled.errors import UserError, did_you_mean, listing
 
 BUILT_IN: dict[str, Callable[[], dict[str, list[dict[str, str]]]]] = {"dates": dates}
 PACKED = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
@@ -49,7 +49,7 @@ def open_split(source: str, split: str, columns: Mapping[str, str], limit: int |
         if column not in rows.column_names:
             raise UserError(
                 f"data.{key}: {source} has no column {column!r} in split {split!r}; "
-                f"it has {listing(rows.column_names)}.{nearest(column, rows.column_names)}"
+                f"it has {listing(rows.column_names)}.{did_you_mean(column, rows.column_names)}"
             )
     if len(rows) == 0:
         raise UserError(f"data.splits: split {split!r} of {source} is empty.")
@@ -100,7 +100,7 @@ def _open(source: str, split: str, columns: Sequence[str]) -> Dataset:
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(
             f"data.source: {source} is neither a folder here, nor built in ({listing(BUILT_IN)}), nor a hub id "
-            f"(owner/name).{nearest(source, BUILT_IN)}"
+            f"(owner/name).{did_you_mean(source, BUILT_IN)}"
         )
     return _load(source, split, source)
 
@@ -109,7 +109,7 @@ def one_of(splits: Mapping[str, Any], split: str, source: str) -> Any:
     """Returns what the splits hold under that name; raises `UserError` where there is none."""
     if split not in splits:
         raise UserError(
-            f"data.splits: {source} has no split {split!r}; it has {listing(splits)}.{nearest(split, splits)}"
+            f"data.splits: {source} has no split {split!r}; it has {listing(splits)}.{did_you_mean(split, splits)}"
         )
     return splits[split]
 
@@ -248,7 +248,7 @@ def _check_address(source: str) -> None:
     if "://" not in source and is_path and not Path(source).expanduser().is_dir():
         raise UserError(
             f"data.source: {source} is neither a text file nor a folder here, nor a built-in text ({listing(TEXTS)}), "
-            f"nor a hub id (owner/name).{nearest(source, TEXTS)}"
+            f"nor a hub id (owner/name).{did_you_mean(source, TEXTS)}"
         )
 
 

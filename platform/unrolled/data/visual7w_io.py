@@ -21,7 +21,7 @@ from typing import Any
 from unrolled.data.images import read_json
 from unrolled.data.questions import Box, Question
 from unrolled.errors import UserError
-from unrolled.files import write_whole
+from unrolled.files import write_atomic
 
 
 def results(asked: Sequence[Question], answers: Sequence[Sequence[str]], *, boxes: bool) -> str:
@@ -44,7 +44,7 @@ def results(asked: Sequence[Question], answers: Sequence[Sequence[str]], *, boxe
 
 def write_results(path: Path, asked: Sequence[Question], answers: Sequence[Sequence[str]], *, boxes: bool) -> None:
     """Writes a result file; arguments as of `results`."""
-    write_whole(path, results(asked, answers, boxes=boxes))
+    write_atomic(path, results(asked, answers, boxes=boxes))
 
 
 def read_results(path: Path, asked: Sequence[Question], split: str) -> list[list[str]]:

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 
 from unrolled.config import Decoding
-from unrolled.errors import UserError, listing, nearest
+from unrolled.errors import UserError, did_you_mean, listing
 from unrolled.models.heads import Precision
 from unrolled.recurrence.matmul import multiplies_bfloat16
 
@@ -242,7 +242,7 @@ def _strategy(spelling: str, config: Decoding) -> Strategy:
     name, colon, options = spelling.partition(":")
     if name not in STRATEGIES:
         raise UserError(
-            f"--decode: {name!r} is not a strategy; there is {listing(STRATEGIES)}.{nearest(name, STRATEGIES)}"
+            f"--decode: {name!r} is not a strategy; there is {listing(STRATEGIES)}.{did_you_mean(name, STRATEGIES)}"
         )
     kind = STRATEGIES[name]
     settings = _configured(kind, config)
@@ -250,7 +250,7 @@ def _strategy(spelling: str, config: Decoding) -> Strategy:
     for key in given:
         if key not in settings:
             takers = [other for other, each in STRATEGIES.items() if key in _configured(each, config)]
-            hint = f" {listing(takers)} has it." if takers else nearest(key, settings)
+            hint = f" {listing(takers)} has it." if takers else did_you_mean(key, settings)
             raise UserError(f"--decode {spelling}: {name} has no option {key!r}; it has {listing(settings)}.{hint}")
     return kind(**settings | given)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from unrolled.decoding import Candidate, Output, Strategy
 from unrolled.errors import RunFailed
-from unrolled.files import write_whole, writing
+from unrolled.files import explain_write_errors, write_atomic
 
 FORMAT = 1
 """Raise when the files change their meaning, so that older ones are not read."""
@@ -59,12 +59,12 @@ class DecodeCache:
             else:
                 self.damaged.append(number)
         if rest or self.damaged:
-            with writing(self.path, RunFailed):
-                write_whole(self.path, "".join(_line(*each) for each in self.chunks.items()))
+            with explain_write_errors(self.path, RunFailed):
+                write_atomic(self.path, "".join(_line(*each) for each in self.chunks.items()))
 
     def add(self, number: int, chunk: CachedChunk) -> None:
         """Adds a chunk; raises `RunFailed` where the disk refuses."""
-        with writing(self.path, RunFailed):
+        with explain_write_errors(self.path, RunFailed):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab", buffering=0) as file:
                 file.write(_line(number, chunk).encode("utf-8"))
@@ -75,7 +75,7 @@ def forget_others(folder: Path, kept: Iterable[DecodeCache]) -> None:
     current = {each.path for each in kept}
     for path in folder.glob("*.jsonl"):
         if path not in current:
-            with writing(path, RunFailed):
+            with explain_write_errors(path, RunFailed):
                 path.unlink(missing_ok=True)
 
 

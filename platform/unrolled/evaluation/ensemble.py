@@ -14,8 +14,8 @@ from unrolled.data import parallel_corpus
 from unrolled.decoding import Strategy
 from unrolled.errors import UserError
 from unrolled.tasks import GroundingTask, Seeing, Seq2SeqTask, Task, VQATask, make_task
-from unrolled.training.checkpoint import file_sum, load_model
-from unrolled.training.run_dir import Chosen, RunDir, choose_checkpoint
+from unrolled.training.checkpoint import load_model, sha256
+from unrolled.training.run_dir import ChosenCheckpoint, RunDir, choose_checkpoint
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Member:
 
     run: RunDir
     config: Config
-    checkpoint: Chosen
+    checkpoint: ChosenCheckpoint
 
     def task(self) -> Task:
         """Returns its task, with its own vocabularies."""
@@ -45,7 +45,7 @@ class Member:
     def vocabularies(self) -> dict[str, str]:
         """Returns the SHA-256 of its vocabularies by the names of their files."""
         paths = sorted(path for path in self.run.vocabulary.glob("*.json") if path.name != parallel_corpus.FILE)
-        return {path.name: file_sum(path) for path in paths}
+        return {path.name: sha256(path) for path in paths}
 
 
 def members(run: RunDir, others: Sequence[RunDir], overrides: Sequence[str], checkpoint: str) -> tuple[Member, ...]:

@@ -40,15 +40,15 @@ from unrolled.evaluation.results import (
     write_lines,
 )
 from unrolled.evaluation.worker_pool import Advance, WorkerPool, chunks, examine, write
-from unrolled.files import write_whole, writing
+from unrolled.files import explain_write_errors, write_atomic
 from unrolled.metrics import References, grouped, metric
 from unrolled.reports.evaluation_report import training_charts, write_report
 from unrolled.reports.gallery import SIDE, Picture, choose_examples, embedded, question_gallery
 from unrolled.reports.page import Card, facts, size_and_training, write_page
 from unrolled.reports.text import ranking
 from unrolled.tasks import Findings, ImageInputTask, MetricTask, Seq2SeqTask, Task, VQATask
-from unrolled.training.checkpoint import file_sum, weights_sum
-from unrolled.training.console import written
+from unrolled.training.checkpoint import sha256, weights_sha256
+from unrolled.training.console import format_score
 from unrolled.training.run_dir import RunDir
 
 
@@ -97,7 +97,7 @@ class Evaluation:
         Raises:
             UserError: they cannot.
         """
-        with writing(self.folder):
+        with explain_write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             TemporaryFile(dir=self.folder).close()
 
@@ -254,8 +254,8 @@ def _model_name(evaluation: Evaluation, workforce: WorkerPool) -> str:
     """Names all that the model, or each of an ensemble, is made of."""
     parts = [
         (
-            [weights_sum(folder) for folder in member.checkpoint.folders],
-            [(path.name, file_sum(path)) for path in sorted(member.run.vocabulary.glob("*.json"))],
+            [weights_sha256(folder) for folder in member.checkpoint.folders],
+            [(path.name, sha256(path)) for path in sorted(member.run.vocabulary.glob("*.json"))],
             (member.config.model.model_dump(), member.config.training.parameter_type),
         )
         for member in evaluation.members
@@ -322,7 +322,7 @@ def evaluate_examined(evaluation: Evaluation, workforce: WorkerPool, *, task: Me
     write_json(evaluation.folder / "results.json", results)
     write_lines(evaluation.folder / "outputs.jsonl", findings.outputs)
     for name, text in findings.files.items():
-        write_whole(evaluation.folder / name, text)
+        write_atomic(evaluation.folder / name, text)
     page = evaluation.folder / "report.html"
     gallery = question_gallery(findings.shown, cast(VQATask, task).photo, SIDE) if findings.shown else []
     _write_report(evaluation, results, findings, gallery)
@@ -333,7 +333,7 @@ def _lines(findings: Findings) -> list[str]:
     lines = [f"{findings.targets:,} targets"]
     for name, value in findings.scores.items():
         interval = _interval(findings, name)
-        lines.append(f"{written(name, value)}" + (f"  (95 % interval {interval})" if interval else ""))
+        lines.append(f"{format_score(name, value)}" + (f"  (95 % interval {interval})" if interval else ""))
     return lines
 
 

@@ -25,7 +25,7 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 from unrolled.decoding import Output, Sample, Strategy
 from unrolled.errors import RunFailed, UserError
-from unrolled.files import write_whole, writing
+from unrolled.files import explain_write_errors, write_atomic
 from unrolled.metrics import METRICS, ChrF, References, SummedMetric, compare, metric, score
 from unrolled.tasks import ImageInputTask, Seq2SeqTask
 
@@ -169,14 +169,14 @@ def output_rows(
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces `path` by a JSON document, whole or not at all; raises `RunFailed` where it cannot be written."""
-    with writing(path, RunFailed):
-        write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    with explain_write_errors(path, RunFailed):
+        write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Replaces `path` by JSON lines, whole or not at all; raises `RunFailed` where it cannot be written."""
-    with writing(path, RunFailed):
-        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with explain_write_errors(path, RunFailed):
+        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 BINS = (("never", 0), ("1–9 times", 9), ("10–99 times", 99), ("100–999 times", 999), ("1,000 times or more", None))

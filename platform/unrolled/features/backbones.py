@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from unrolled.config.captioning import FeatureConfig
 from unrolled.data.images import seen
-from unrolled.errors import UserError, listing, nearest
+from unrolled.errors import UserError, did_you_mean, listing
 from unrolled.features import efficientnet_lite
 
 
@@ -318,7 +318,8 @@ def _named(backbone: str) -> Kind:
     if backbone not in known:
         names = (*efficientnet_lite.SIZES, SMALL, *known)
         hint = (
-            nearest(backbone, names) or f" Such as {listing((*efficientnet_lite.SIZES, SMALL, 'vgg16', 'resnet50'))}."
+            did_you_mean(backbone, names)
+            or f" Such as {listing((*efficientnet_lite.SIZES, SMALL, 'vgg16', 'resnet50'))}."
         )
         raise UserError(f"model.features.backbone: {backbone!r} is no network that is known here.{hint}")
     pretrained = models.get_model_weights(backbone)["DEFAULT"]

@@ -30,7 +30,7 @@ from unrolled.data.question_readers import LEARNED
 from unrolled.errors import UserError
 from unrolled.features.backbones import VERSION, make_backbone, weights_name
 from unrolled.features.store import BLOCK, Block, Features, Unfinished
-from unrolled.files import cache_folder, writing
+from unrolled.files import cache_folder, explain_write_errors
 
 BATCH = 4
 """Of these, how many go through the network together: few, so that what its layers hand on stays in a core's cache; and
@@ -129,7 +129,7 @@ def make(work: Work, compute: Compute, advance: Advance) -> Features:
     if work.folder.exists():
         return Features(work.folder)
     names = work.photographs.names
-    with writing(work.folder):
+    with explain_write_errors(work.folder):
         work.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{work.folder}.lock"):
             if not work.folder.exists():

@@ -30,7 +30,7 @@ from unrolled.data.image_sets import open_photographs
 from unrolled.data.images import Photographs, UnreadableImage, drawn_view, least, read_image, seen
 from unrolled.errors import UserError
 from unrolled.features.backbones import SMALL, kind_of
-from unrolled.files import build_cached, write_whole
+from unrolled.files import build_cached, write_atomic
 
 BLOCK = 64
 """Photographs that are computed and stored at a time."""
@@ -132,7 +132,7 @@ class Unfinished:
         rows = {row: reason for number in sorted(self._blocks) for row, reason in self._blocks[number].items()}
         unreadable = {row: (names[int(row)], reason) for row, reason in rows.items()}
         described = json.dumps({"photographs": self._shape[0], "unreadable": unreadable}, indent=1)
-        write_whole(self._folder / PHOTOGRAPHS, described)
+        write_atomic(self._folder / PHOTOGRAPHS, described)
         (self._folder / DONE).unlink()
         self._folder.rename(folder)
 
@@ -144,7 +144,7 @@ class Unfinished:
                 continue
             self._blocks[number] = unreadable
         text = "".join(json.dumps([number, unreadable]) + "\n" for number, unreadable in self._blocks.items())
-        write_whole(self._folder / DONE, text)
+        write_atomic(self._folder / DONE, text)
 
 
 def _bytes(shape: tuple[int, int, int]) -> int:
@@ -238,4 +238,4 @@ def _look_through(photographs: Photographs, folder: Path) -> None:
             read_image(photographs.images[row], least=1)
         except UnreadableImage as error:
             unreadable[row] = str(error)
-    write_whole(folder / UNREADABLE, json.dumps(unreadable))
+    write_atomic(folder / UNREADABLE, json.dumps(unreadable))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from unrolled.errors import UserError, listing, nearest
+from unrolled.errors import UserError, did_you_mean, listing
 from unrolled.metrics.answers import AnswerAccuracy, ExactMatch, VqaAccuracy, Wups
 from unrolled.metrics.base import CorpusMetric, References, Texts, check_pairs
 from unrolled.metrics.captioning import CaptionBleu, CiderD, Meteor, RougeL
@@ -163,7 +163,7 @@ METRICS: dict[str, Callable[[], CorpusMetric]] = {
 def text_metric(name: str) -> CorpusMetric:
     """Returns a new metric of that name; raises `UserError` for a name that `METRICS` has not."""
     if name not in METRICS:
-        raise UserError(f"There is no metric {name!r}: it may be {listing(METRICS)}.{nearest(name, METRICS)}")
+        raise UserError(f"There is no metric {name!r}: it may be {listing(METRICS)}.{did_you_mean(name, METRICS)}")
     return METRICS[name]()
 
 

@@ -19,7 +19,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from unrolled.config import Engine, Recurrent, Unprompted
+from unrolled.config import Engine, Recurrent, RecurrentWithInitialState
 from unrolled.config.captioning import CaptioningModel
 from unrolled.config.captioning import Decoder as DecoderConfig
 from unrolled.config.language_modeling import LanguageModelConfig
@@ -59,7 +59,7 @@ def build_stack(
         layer_norm=config.layer_norm,
         zoneout=config.zoneout,
         initialization=config.initialization,
-        learned_state=isinstance(config, Unprompted) and config.learned_state,
+        learned_state=isinstance(config, RecurrentWithInitialState) and config.learned_state,
         beside=beside,
         beside_layer=beside_layer,
         engine=engine,

@@ -26,7 +26,7 @@ import plotly.graph_objects as go
 from PIL import Image, ImageDraw, ImageFont
 
 from unrolled.errors import UserError
-from unrolled.files import writing
+from unrolled.files import explain_write_errors
 from unrolled.metrics import METRICS, ChrF, References, SummedMetric, metric
 from unrolled.reports.page import Chart, as_json, colour, layout
 from unrolled.reports.text import finite, short, title
@@ -338,7 +338,7 @@ def save_strips(path: Path, photos: Sequence[Image.Image], attended: Sequence[At
     for one in strips:
         whole.paste(one, (0, top))
         top += one.height
-    with writing(path):
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         whole.save(path)
 

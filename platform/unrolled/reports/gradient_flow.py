@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from unrolled.config import Config
 from unrolled.config.load import load_config, runs_folder
 from unrolled.errors import RunFailed, UserError
-from unrolled.files import write_whole, writing
+from unrolled.files import explain_write_errors, write_atomic
 from unrolled.recurrence.gradient_flow import EXPLODING, VANISHING, Flow, gradient_flow, textbook
 from unrolled.reports.page import Chart, as_json, layout, look
 from unrolled.reports.text import joined
@@ -163,9 +163,9 @@ def write_page(measurement: Measurement, *, version: str) -> None:
         version=version,
         plotly=Markup(get_plotlyjs()),  # the library itself, no data in it
     )
-    with writing(measurement.page, RunFailed):
+    with explain_write_errors(measurement.page, RunFailed):
         measurement.page.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(measurement.page, page)
+        write_atomic(measurement.page, page)
 
 
 def _headline(flows: Sequence[Flow]) -> str:

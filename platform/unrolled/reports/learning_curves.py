@@ -9,13 +9,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from unrolled.config.load import flatten, written
+from unrolled.config.load import flatten, format_value
 from unrolled.errors import UserError
 from unrolled.metrics import metric
 from unrolled.reports.page import Chart, Rows, as_json, layout, look, thin, write_page
 from unrolled.reports.text import finite, joined
 from unrolled.tasks import Baselined, make_task
-from unrolled.training.console import duration
+from unrolled.training.console import format_duration
 from unrolled.training.run_dir import RunDir, open_run
 
 
@@ -129,7 +129,7 @@ def _rows(comparison: Comparison) -> list[dict[str, str]]:
             "name": curve.name,
             "best": metric(comparison.metric).text(row[comparison.metric]),
             "step": f"{row['step']:,}",
-            "time": duration(curve.validation[-1]["seconds"]),
+            "time": format_duration(curve.validation[-1]["seconds"]),
             "settings": " ".join(_settings_apart(curve, comparison.curves)) or "–",
         }
         for curve, row in zip(comparison.curves, best, strict=True)
@@ -142,10 +142,10 @@ def _best(curve: Curve) -> Mapping[str, Any]:
 
 
 def _settings_apart(curve: Curve, curves: Sequence[Curve]) -> list[str]:
-    """Returns the settings that not all runs share, as overrides are written."""
+    """Returns the settings that not all runs share, as overrides are format_value."""
     keys = dict.fromkeys(key for other in curves for key in other.settings if key not in ("name", "storage"))
     apart = [key for key in keys if any(other.settings.get(key) != curves[0].settings.get(key) for other in curves)]
-    return [f"{key}={written(curve.settings[key])}" for key in apart if key in curve.settings]
+    return [f"{key}={format_value(curve.settings[key])}" for key in apart if key in curve.settings]
 
 
 def _score_chart(comparison: Comparison, axis: str, title: str) -> Chart:

@@ -24,10 +24,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from unrolled.errors import RunFailed
-from unrolled.files import write_whole, writing
+from unrolled.files import explain_write_errors, write_atomic
 from unrolled.metrics import metric
 from unrolled.reports.text import Results, differ, finite, kind, letters, metric_names, samples, scored, spelled, title
-from unrolled.training.console import duration
+from unrolled.training.console import format_duration
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -139,9 +139,9 @@ def write_page(path: Path, template: str, charts: Mapping[str, Sequence[Chart]],
         plotly=Markup(get_plotlyjs()),  # the library itself, no data in it
         **content,
     )
-    with writing(path, RunFailed):
+    with explain_write_errors(path, RunFailed):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, page, errors="replace")
+        write_atomic(path, page, errors="replace")
 
 
 def size_and_training(results: Results, history: Sequence[Mapping[str, Any]]) -> list[Card]:
@@ -152,7 +152,7 @@ def size_and_training(results: Results, history: Sequence[Mapping[str, Any]]) ->
     if history:
         last = history[-1]
         seconds = finite(last.get("seconds"))
-        cards.append(Card("Training", f"{last['step']:,}", ["steps", *([duration(seconds)] if seconds else [])]))
+        cards.append(Card("Training", f"{last['step']:,}", ["steps", *([format_duration(seconds)] if seconds else [])]))
     return cards
 
 

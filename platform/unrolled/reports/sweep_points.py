@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unrolled.config.load import written
+from unrolled.config.load import format_value
 from unrolled.metrics import metric
 from unrolled.metrics.registry import NAMED
 from unrolled.reports.text import finite
@@ -120,7 +120,7 @@ def _labels(keys: Sequence[str]) -> dict[str, str]:
 def _plain(key: str, value: Any) -> str:
     if value is None and key.endswith("truncate"):
         return "full"
-    text = f"{value:.3g}" if isinstance(value, float) and not value.is_integer() else written(value)
+    text = f"{value:.3g}" if isinstance(value, float) and not value.is_integer() else format_value(value)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unrolled.config.load import written
+from unrolled.config.load import format_value
 from unrolled.errors import RunFailed
-from unrolled.files import write_whole, writing
+from unrolled.files import explain_write_errors, write_atomic
 from unrolled.reports.page import Card, Chart, date, write_page
 from unrolled.reports.sweep_analysis import Findings, findings
 from unrolled.reports.sweep_plots import (
@@ -30,7 +30,7 @@ from unrolled.reports.sweep_plots import (
 from unrolled.reports.sweep_points import WORDS, Entry, Objective, Parameter
 from unrolled.reports.sweep_trial_plots import curves_chart, front_charts, gradient_charts, parallel_chart
 from unrolled.reports.text import finite, joined
-from unrolled.training.console import duration
+from unrolled.training.console import format_duration
 
 MEASURED = {"steps": "Steps", "tokens_per_second": "Tokens / s", "seconds": "Time"}
 
@@ -115,7 +115,7 @@ def _measurement(row: dict[str, Any], key: str) -> Cell:
     value = row[key]
     if value is None:
         return Cell("–", number=True)
-    return Cell(duration(value) if key == "seconds" else f"{value:,.0f}", value, number=True)
+    return Cell(format_duration(value) if key == "seconds" else f"{value:,.0f}", value, number=True)
 
 
 def write_report(sweep: dict[str, Any], page: Path) -> None:
@@ -160,8 +160,8 @@ def write_report(sweep: dict[str, Any], page: Path) -> None:
     )
     data = json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False, default=str)
     path = page.with_suffix(".json")
-    with writing(path, RunFailed):
-        write_whole(path, data + "\n", errors="replace")
+    with explain_write_errors(path, RunFailed):
+        write_atomic(path, data + "\n", errors="replace")
 
 
 def _present(charts: Sequence[Chart | None]) -> list[Chart]:
@@ -192,7 +192,7 @@ def _cards(drawn: View, sweep: Entry) -> list[Card]:
         cards.append(Card("Diverged", f"{counts['diverged'] / total:.0%}", [f"{counts['diverged']} of {total} trials"]))
     if seconds := sweep.get("seconds"):
         workers = sweep.get("workers")
-        cards.append(Card("Time", duration(seconds), [f"{workers} workers"] if workers else []))
+        cards.append(Card("Time", format_duration(seconds), [f"{workers} workers"] if workers else []))
     return cards
 
 
@@ -257,7 +257,7 @@ def _space(sweep: Entry) -> list[str]:
     lines = []
     for key, entry in (sweep.get("space") or {}).items():
         values = entry.get("values")
-        what = written(list(values)) if values is not None else f"{entry['low']} to {entry['high']}"
-        when = [f"{other} in {written(list(chosen))}" for other, chosen in (entry.get("when") or {}).items()]
+        what = format_value(list(values)) if values is not None else f"{entry['low']} to {entry['high']}"
+        when = [f"{other} in {format_value(list(chosen))}" for other, chosen in (entry.get("when") or {}).items()]
         lines.append(f"{key}: {entry['kind']} {what}" + (f", when {joined(when)}" if when else ""))
     return lines

@@ -19,7 +19,7 @@ from unrolled.data.images import ADDRESSES, Photographs, UnreadableImage, drawn,
 from unrolled.errors import UserError
 from unrolled.features import Features, Pixels, build_backbone, make_backbone, open_features, open_pixels
 from unrolled.features.backbones import kind_of, weights_name
-from unrolled.files import write_whole
+from unrolled.files import write_atomic
 
 PhotoConfig = CaptioningConfig | QuestionAnsweringConfig | PointingConfig
 """Of a task on photographs."""
@@ -40,7 +40,7 @@ class Shape:
 
     def save(self, folder: Path) -> None:
         """Writes `features.json`."""
-        write_whole(folder / FILE, json.dumps(vars(self)))
+        write_atomic(folder / FILE, json.dumps(vars(self)))
 
     @classmethod
     def load(cls, folder: Path) -> Shape:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unrolled.config.synthetic import MemoryConfig
 from unrolled.data.synthetic_tasks import PROBLEMS, Examples, Problem
-from unrolled.errors import UserError, nearest
+from unrolled.errors import UserError, did_you_mean
 from unrolled.metrics import mean_interval, metric
 from unrolled.models.builders import build_dropout, build_stack
 from unrolled.models.sequence_model import SequenceModel
@@ -120,9 +120,8 @@ class Memory:
         """The fixed sequences of `validation` or `test`; those of training are not fixed."""
         sizes = {"validation": self.config.data.validation, "test": self.config.data.test}
         if split not in sizes:
-            raise UserError(
-                f"--split {split}: a memory problem has fixed sequences for validation and test.{nearest(split, sizes)}"
-            )
+            hint = did_you_mean(split, sizes)
+            raise UserError(f"--split {split}: a memory problem has fixed sequences for validation and test.{hint}")
         return self._drawn(split, range(sizes[split]))
 
     def shares(self, data: Drawn) -> int:

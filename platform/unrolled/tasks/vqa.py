@@ -29,7 +29,7 @@ from unrolled.data.tokenizer import Vocabulary
 from unrolled.decoding import Strategy, as_trained
 from unrolled.errors import UserError
 from unrolled.features import Backbone, build_backbone, load_pretrained, make_backbone
-from unrolled.files import write_whole
+from unrolled.files import write_atomic
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.base import Findings, Reply, WindowLoss, interleaved
 from unrolled.tasks.image_inputs import Pictures, Shape, address
@@ -60,7 +60,7 @@ class PreparedQuestions:
         """Writes the vocabulary, the answers and the shape of features."""
         folder.mkdir(parents=True, exist_ok=True)
         self.questions.vocabulary.save(folder / VOCABULARY)
-        write_whole(folder / ANSWERS, (self.questions.folder / ANSWERS).read_text(encoding="utf-8"))
+        write_atomic(folder / ANSWERS, (self.questions.folder / ANSWERS).read_text(encoding="utf-8"))
         (BLIND if self.pictures is None else self.pictures.shape()).save(folder)
 
     def split(self, name: str) -> QuestionCorpus:

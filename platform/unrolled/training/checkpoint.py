@@ -37,7 +37,7 @@ class Progress:
         seconds: of training, resumes included.
         first_loss: of the first update, so of the untrained model.
         best, best_step: the metric's best value on validation, and the step that had it.
-        regular_best, waited: the best value of the regular validations, and how many of these came since then.
+        regular_best, bad_validations: the best value of the regular validations, and how many of these came since then.
         validated: step of the last validation.
         skipped: updates in a row, up to now, that were left out.
         finished: nothing is left to do under the config that trained it.
@@ -51,7 +51,7 @@ class Progress:
     best: float | None = None
     best_step: int | None = None
     regular_best: float | None = None
-    waited: int = 0
+    bad_validations: int = 0
     validated: int | None = None
     skipped: int = 0
     finished: bool = False
@@ -117,7 +117,7 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
     with (folder / TRAINING).open("wb") as file:  # given a path instead, torch would not say why a disk refuses
         torch.save(snapshot.training, file)
     values = asdict(snapshot.progress)
-    sums = {name: file_sum(folder / name) for name in (WEIGHTS, TRAINING)} | {PROGRESS: _sum_of(values)}
+    sums = {name: sha256(folder / name) for name in (WEIGHTS, TRAINING)} | {PROGRESS: _sum_of(values)}
     (folder / PROGRESS).write_text(json.dumps(values | {"sha256": sums}, indent=1), encoding="utf-8")
     for path in (*folder.iterdir(), folder):
         _sync(path)
@@ -127,12 +127,12 @@ def _sum_of(progress: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(progress, sort_keys=True).encode()).hexdigest()
 
 
-def weights_sum(checkpoint: Path) -> str:
+def weights_sha256(checkpoint: Path) -> str:
     """Returns the SHA-256 of the parameters' file."""
-    return file_sum(checkpoint / WEIGHTS)
+    return sha256(checkpoint / WEIGHTS)
 
 
-def file_sum(path: Path) -> str:
+def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -147,7 +147,7 @@ def _sync(path: Path) -> None:
 
 
 def _prune(folder: Path, keep: int, best: int | None) -> None:
-    for path in everything(folder)[:-keep]:
+    for path in list_checkpoints(folder)[:-keep]:
         if step_of(path) != best:
             shutil.rmtree(path, ignore_errors=True)
     for torn in folder.glob(".step-*"):
@@ -159,25 +159,25 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def everything(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """Returns the checkpoints of a run, oldest first."""
     return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=step_of)
 
 
 def last(folder: Path) -> Path | None:
     """Returns the newest checkpoint."""
-    found = everything(folder)
+    found = list_checkpoints(folder)
     return found[-1] if found else None
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
     """Returns the newest checkpoint whose files are as they were written, and what is wrong with those after it.
 
     Raises:
         UserError: there are checkpoints, but none is whole.
     """
     wrong: list[str] = []
-    for path in reversed(everything(folder)):
+    for path in reversed(list_checkpoints(folder)):
         try:
             verify(path)
         except UserError as error:
@@ -199,7 +199,7 @@ def verify(checkpoint: Path) -> None:
 def _unchanged(path: Path) -> Path:
     try:
         written = json.loads((path.parent / PROGRESS).read_text(encoding="utf-8"))["sha256"][path.name]
-        same = file_sum(path) == written
+        same = sha256(path) == written
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be checked ({error}).") from None
     if not same:
@@ -286,7 +286,7 @@ def load_training(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-class Writer:
+class CheckpointWriter:
     """One thread that writes one checkpoint after the other.
 
     Args:

@@ -109,17 +109,19 @@ class Console:
         return f"epoch {row['epoch']:.1f}{epochs}  step {row['step']:,}"
 
     def _validation(self, row: dict[str, Any]) -> str:
-        scores = "  ".join(written(name, row[name]) for name in self._shown_scores)
+        scores = "  ".join(format_score(name, row[name]) for name in self._shown_scores)
         if row["best"] and self._config:
-            self._best = f"best {written(self._config.training.metric, row[self._config.training.metric])}"
+            self._best = f"best {format_score(self._config.training.metric, row[self._config.training.metric])}"
         mark = "  * best" if row["best"] else ""
-        return f"{self._where(row)}  {duration(row['seconds'])}  validation loss {row['loss']:.3f}  {scores}{mark}"
+        return (
+            f"{self._where(row)}  {format_duration(row['seconds'])}  validation loss {row['loss']:.3f}  {scores}{mark}"
+        )
 
     def _left(self, row: dict[str, Any]) -> str:
         if self._config is None:
             return ""
         done = self._config.training.completed(epoch=row["epoch"], step=row["step"], seconds=row["seconds"])
-        return f"{duration(row['seconds'] * (1 - done) / done)} left" if done else ""
+        return f"{format_duration(row['seconds'] * (1 - done) / done)} left" if done else ""
 
     def _replace(self, line: str) -> None:
         """Shows a line that the next one replaces."""
@@ -142,12 +144,12 @@ class Console:
         self._fragile, self._block = False, 0
 
 
-def written(name: str, value: float) -> str:
+def format_score(name: str, value: float) -> str:
     """Returns a score as a line of text has it: `exact match 99.8`."""
     return f"{name.replace('_', ' ')} {value:.{metric(name).digits}f}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Returns `45 s`, `12 min` or `3 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"

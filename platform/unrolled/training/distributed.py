@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.state import Nest
 
-PIECE = 2**15
+CHUNK = 2**15
 """Numbers that are summed at a time: few enough that they stay in a core's cache."""
 
 
-class Segments:
+class SharedTensors:
     """A tensor of every worker, in memory that all of them see.
 
     Attributes:
@@ -53,8 +53,8 @@ class Segments:
         self._barrier()  # all have written theirs
         size, count = self._all.shape
         low, high = (count * (self._rank + edge) // size for edge in (0, 1))
-        for start in range(low, high, PIECE):
-            first, *others = self._all[:, start : min(start + PIECE, high)]
+        for start in range(low, high, CHUNK):
+            first, *others = self._all[:, start : min(start + CHUNK, high)]
             for other in others:
                 first += other
             for other in others:
@@ -62,9 +62,9 @@ class Segments:
         self._barrier()
 
 
-def share(
+def make_shared_tensors(
     count: int, dtype: torch.dtype, rank: int, size: int, gather: Callable[[Any], list[Any]], barrier: Callable[[], Any]
-) -> Segments | None:
+) -> SharedTensors | None:
     """Makes a tensor of `count` numbers for every worker; `None`, for all of them, where they do not share a machine or
     it has not got so much memory.
 
@@ -77,7 +77,7 @@ def share(
     everywhere = all(gather(memory is not None))
     if rank == 0 and made is not None:
         os.close(made[0])  # what is mapped stays
-    return Segments(memory, rank, size, dtype, barrier) if everywhere and memory is not None else None
+    return SharedTensors(memory, rank, size, dtype, barrier) if everywhere and memory is not None else None
 
 
 def _make(length: int) -> tuple[int, Path, Path] | None:
@@ -147,12 +147,12 @@ class ProcessGroup:
 
     def __init__(self) -> None:
         self.rank, self.size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self._shared: list[Segments] = []
+        self._shared: list[SharedTensors] = []
 
     def memory(self, count: int, like: Tensor) -> Tensor | None:
         if like.device.type != "cpu":
             return None
-        segments = share(count, like.dtype, self.rank, self.size, self.gather, torch.distributed.barrier)
+        segments = make_shared_tensors(count, like.dtype, self.rank, self.size, self.gather, torch.distributed.barrier)
         if segments is None:
             return None
         self._shared.append(segments)
@@ -171,7 +171,7 @@ class ProcessGroup:
         return values
 
 
-BYTES = 4 * 2**20
+BUCKET_BYTES = 4 * 2**20
 """Size from which on a bucket is full: large enough that the time of a message hardly counts."""
 
 
@@ -189,7 +189,7 @@ class _Bucket:
     awaited: set[int] = field(default_factory=set)
 
 
-class Buckets:
+class GradientBuckets:
     """Memory for the gradients of all parameters and a few numbers, cut into buckets that are summed in turn.
 
     Buckets begin with the parameters that a model defines last, as their gradients come first. All workers sum them in
@@ -205,7 +205,7 @@ class Buckets:
         like, count = parameters[0].detach(), sum(parameter.numel() for parameter in parameters) + extra
         shared = comm.memory(count, like)
         whole = like.new_zeros(count) if shared is None else shared
-        self._buckets = _cut(whole, parameters, BYTES if shared is None else whole.nbytes)
+        self._buckets = _cut(whole, parameters, BUCKET_BYTES if shared is None else whole.nbytes)
         self._extra = whole[-extra:]
         self._known = False  # which gradients are final, and which are awaited
         self._sums: list[Callable[[], object]] = []  # of the buckets that are on their way
@@ -302,7 +302,7 @@ def to_cpu(state: Nest) -> Nest:
     return nest.map(Tensor.cpu, state)
 
 
-def joined(parts: Sequence[Nest]) -> Nest:
+def gather_state(parts: Sequence[Nest]) -> Nest:
     """Returns the state of the global batch, rows in order, from the workers' parts in the order of ranks."""
     held = [part for part in parts if part is not None]  # with fewer rows than workers, the last ones hold none
     return nest.map(_interleaved, *held) if held else None
@@ -316,7 +316,7 @@ def _interleaved(*parts: Tensor) -> Tensor:
     return whole
 
 
-def part(state: Nest, rank: int, size: int, device: torch.device) -> Nest:
+def shard_state(state: Nest, rank: int, size: int, device: torch.device) -> Nest:
     """Returns the rows of worker `rank` of `size`; `None` where it has none."""
     mine = nest.map(lambda rows: rows[rank::size].to(device), state)
     return None if _empty(mine) else mine

@@ -30,8 +30,8 @@ from typing import Any, Literal, Protocol, TypeVar
 from unrolled.config import Config
 from unrolled.config.load import flatten
 from unrolled.errors import RunFailed, UserError
-from unrolled.files import write_whole, writing
-from unrolled.training.run_dir import KEPT, RunDir
+from unrolled.files import explain_write_errors, write_atomic
+from unrolled.training.run_dir import CHECKPOINTS_KEPT, RunDir
 
 
 class TensorBoard:
@@ -50,7 +50,7 @@ class TensorBoard:
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         folder, now = run.path / "tensorboard", time.time()
         self._path = folder / f"events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}"
-        with writing(folder, RunFailed, KEPT):
+        with explain_write_errors(folder, RunFailed, CHECKPOINTS_KEPT):
             folder.mkdir(exist_ok=True)
             self._file = self._path.open("wb")
         self._records = RecordWriter(self._file)
@@ -58,7 +58,7 @@ class TensorBoard:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Writes the numbers of a row of metrics.jsonl."""
-        values = [self._summary.Value(tag=name, simple_value=value) for name, value in numbers(row).items()]
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in scalars(row).items()]
         self._write(step=row["step"], summary=self._summary(value=values))
 
     def add(self, summary: Any) -> None:
@@ -66,17 +66,17 @@ class TensorBoard:
         self._write(summary=summary)
 
     def _write(self, **content: Any) -> None:
-        with writing(self._path, RunFailed, KEPT):
+        with explain_write_errors(self._path, RunFailed, CHECKPOINTS_KEPT):
             self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
             self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        with writing(self._path, RunFailed, KEPT):
+        with explain_write_errors(self._path, RunFailed, CHECKPOINTS_KEPT):
             self._file.close()
 
 
-def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a row of metrics.jsonl, by `train/loss` and the like; norms of layers by `gradient/…`."""
     kind = row["kind"]
     plain = {f"{kind}/{name}": value for name, value in row.items() if isinstance(value, float)}
@@ -100,7 +100,7 @@ WANDB_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Mark:
+class Position:
     """How far a tracker has come with a run.
 
     Attributes:
@@ -126,7 +126,7 @@ class Tracker(Protocol):
     hint: str
     late: str
 
-    def begin(self, run: RunDir, config: Config, known: Mark | None) -> Mark:
+    def begin(self, run: RunDir, config: Config, known: Position | None) -> Position:
         """Starts the tracker's run, or goes on with the known one; returns how far that is."""
 
     def where(self) -> str:
@@ -157,7 +157,7 @@ class MLflow:
         found = self._client.get_experiment_by_name(experiment)
         self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
 
-    def begin(self, run: RunDir, config: Config, known: Mark | None) -> Mark:
+    def begin(self, run: RunDir, config: Config, known: Position | None) -> Position:
         from mlflow.entities import Param
 
         if known and self._has(known.run):
@@ -168,7 +168,7 @@ class MLflow:
         params = [Param(key, str(value)) for key, value in flatten(config.model_dump()).items()]
         for start in range(0, len(params), 100):  # a server takes so many at once
             self._client.log_batch(self._run, params=params[start : start + 100])
-        return Mark(self._run)
+        return Position(self._run)
 
     def _has(self, run: str) -> bool:
         from mlflow.exceptions import MlflowException
@@ -190,7 +190,7 @@ class MLflow:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, row["step"]) for name, value in numbers(row).items()]
+        metrics = [Metric(name, value, now, row["step"]) for name, value in scalars(row).items()]
         self._client.log_batch(self._run, metrics=metrics)
 
     def end(self, state: State) -> None:
@@ -214,7 +214,7 @@ class WeightsAndBiases:
         if self._online and not wandb.login(prompt=False, verify=True):
             raise UserError("no API key: give one by `wandb login` or WANDB_API_KEY")
 
-    def begin(self, run: RunDir, config: Config, known: Mark | None) -> Mark:
+    def begin(self, run: RunDir, config: Config, known: Position | None) -> Position:
         patience = {"init_timeout": WANDB_SECONDS, "finish_timeout": WANDB_SECONDS, "finish_timeout_raises": True}
         self._run: Any = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", "unrolled"),
@@ -228,19 +228,19 @@ class WeightsAndBiases:
         )
         # Its own count of rows cannot go back to a checkpoint, as ours does.
         self._run.define_metric("*", step_metric="step")
-        return known if known and self._run.resumed else Mark(self._run.id)
+        return known if known and self._run.resumed else Position(self._run.id)
 
     def where(self) -> str:
         return str(self._run.url) if self._online else f"run {self._run.id}, offline in {self._run.settings.sync_dir}"
 
     def send(self, row: Mapping[str, Any]) -> None:
-        self._run.log({"step": row["step"], **numbers(row)})
+        self._run.log({"step": row["step"], **scalars(row)})
 
     def end(self, state: State) -> None:
         self._run.finish(exit_code={"finished": 0, "failed": 1, "killed": 255}[state])
 
 
-def reach_trackers(config: Config) -> list[Tracker]:
+def connect_trackers(config: Config) -> list[Tracker]:
     """Returns the trackers of `training.trackers`, ready to begin.
 
     Raises:
@@ -276,7 +276,7 @@ CLOSE_SECONDS = 60.0
 """How long the end of a command waits for trackers."""
 
 
-class Tracking:
+class TrackerGroup:
     """While open, hands the rows of a run to its trackers; at the end, says to them how it ended.
 
     Attributes:
@@ -301,7 +301,7 @@ class Tracking:
         for follower in self._followers:
             follower.rows.put(row)
 
-    def __enter__(self) -> Tracking:
+    def __enter__(self) -> TrackerGroup:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None) -> None:
@@ -336,12 +336,12 @@ class _Follower:
         while True:
             # All that has come meanwhile: a server that does not answer is asked once for all of it.
             come = [self.rows.get(), *(self.rows.get() for _ in range(self.rows.qsize()))]
-            waiting.extend(row for row in come if isinstance(row, dict) and numbers(row))
+            waiting.extend(row for row in come if isinstance(row, dict) and scalars(row))
             state = come[-1]
             try:
                 while waiting:
                     self._tracker.send(waiting[0])
-                    self._note(Mark(self._mark.run, _place(waiting.popleft())))
+                    self._note(Position(self._mark.run, _place(waiting.popleft())))
                 if not isinstance(state, dict):
                     self._tracker.end(state)
             except Exception as error:
@@ -361,18 +361,18 @@ class _Follower:
             name, late = self._tracker.name, self._tracker.late
             self._say(f"{name} does not take rows ({why}): metrics.jsonl keeps them, {late}")
 
-    def _note(self, mark: Mark) -> None:
+    def _note(self, mark: Position) -> None:
         self._mark = mark
         with suppress(OSError):  # a disk that takes nothing ends the training, not this thread
-            write_whole(self._file, json.dumps(asdict(mark)))
+            write_atomic(self._file, json.dumps(asdict(mark)))
 
 
 def _place(row: dict[str, Any]) -> tuple[int, str]:
     return row["step"], row["kind"]
 
 
-def _read(file: Path) -> Mark | None:
+def _read(file: Path) -> Position | None:
     if not file.is_file():
         return None
     values = json.loads(file.read_text(encoding="utf-8"))
-    return Mark(values["run"], tuple(values["row"]))
+    return Position(values["run"], tuple(values["row"]))

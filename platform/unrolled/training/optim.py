@@ -72,7 +72,7 @@ class Schedule:
     base: float
     decay: float = 1.0
     best: float = float("inf")
-    waited: int = 0
+    bad_validations: int = 0
 
     def rate(self, step: int, done: float) -> float:
         """Returns the rate of update `step`, counted from 0, when the share `done` of the run is over."""
@@ -96,20 +96,20 @@ class Schedule:
         if self.config.name != "plateau":
             return
         if loss < self.best:
-            self.best, self.waited = loss, 0
+            self.best, self.bad_validations = loss, 0
             return
-        self.waited += 1
-        if self.waited > self.config.patience:
+        self.bad_validations += 1
+        if self.bad_validations > self.config.patience:
             self.decay *= self.config.factor
-            self.waited = 0
+            self.bad_validations = 0
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {name: value for name, value in asdict(self).items() if name in ("decay", "best", "waited")}
+        return {name: value for name, value in asdict(self).items() if name in ("decay", "best", "bad_validations")}
 
     def load(self, state: dict[str, Any]) -> None:
         """Continues from `state()`."""
-        self.decay, self.best, self.waited = state["decay"], state["best"], state["waited"]
+        self.decay, self.best, self.bad_validations = state["decay"], state["best"], state["bad_validations"]
 
 
 def _half_cosine(share: float) -> float:
@@ -166,7 +166,7 @@ class MovingAverage:
 
 
 @torch.no_grad()
-def take_step(optimizer: torch.optim.Optimizer, average: MovingAverage, factor: float, step: int) -> None:
+def optimizer_step(optimizer: torch.optim.Optimizer, average: MovingAverage, factor: float, step: int) -> None:
     """Takes the step number `step`, from 0, with the gradients times `factor`; then the averages follow.
 
     Where there is compiled code for it, one pass over the memory does all of this. The first step is torch's, which

@@ -27,7 +27,7 @@ from unrolled.errors import RunFailed, UserError
 from unrolled.tasks import GlobalBatch, make_task, prepare
 from unrolled.training.distributed import Comm, ProcessGroup, SingleWorker
 from unrolled.training.run_dir import open_run
-from unrolled.training.train_step import FLAGS, Updater, by_update, fresh_model, prefetch
+from unrolled.training.train_step import FLAGS, TrainStep, build_initial_model, group_by_update, prefetch
 
 PARTS = ("data", "forward", "backward", "communication", "optimizer", "other")
 """In the order of an update; `other` is what happens before and between them."""
@@ -154,7 +154,7 @@ class _Job:
         device = torch.device("cuda", comm.rank) if self.gpu else torch.device("cpu")
         updater = self._updater(comm, device)
         batches = updater.task.plan(prepare(self.config, self.fingerprint), epoch=0)
-        groups = by_update(batches, self.config)[: self.steps]
+        groups = group_by_update(batches, self.config)[: self.steps]
         _run(updater, groups, WARM_UP[device.type] * len(groups))
         updater.lap = watch = Stopwatch(device)
         tokens, made = _run(updater, groups, self.steps)
@@ -171,9 +171,9 @@ class _Job:
             operations=_operations(updater, groups, min(self.steps, PROFILED)),
         )
 
-    def _updater(self, comm: Comm, device: torch.device) -> Updater:
+    def _updater(self, comm: Comm, device: torch.device) -> TrainStep:
         task = make_task(self.config, self.folder / "vocabulary")
-        return Updater(task, fresh_model(task, self.config, device), self.config, comm, device)
+        return TrainStep(task, build_initial_model(task, self.config, device), self.config, comm, device)
 
     def _where(self, device: torch.device) -> str:
         who = "1 process" if self.workers == 1 else f"{self.workers} processes"
@@ -183,7 +183,7 @@ class _Job:
         return f"{who} with {threads} thread{'s' if threads > 1 else ''}{' each' if self.workers > 1 else ''}"
 
 
-def _run(updater: Updater, groups: Sequence[Sequence[GlobalBatch]], steps: int) -> tuple[int, int]:
+def _run(updater: TrainStep, groups: Sequence[Sequence[GlobalBatch]], steps: int) -> tuple[int, int]:
     """Makes updates as the loop does, from the beginning of the epoch; returns their tokens and how many were made."""
     tokens = made = 0
     for step, work in enumerate(prefetch([groups[step % len(groups)] for step in range(steps)], updater.comm)):
@@ -204,7 +204,7 @@ def _by_part(seconds: dict[str, float], updates: int, comm: Comm) -> dict[str, f
     return {part: seconds[part] / updates for part in PARTS if part in seconds}
 
 
-def _operations(updater: Updater, groups: Sequence[Sequence[GlobalBatch]], steps: int) -> list[Operation]:
+def _operations(updater: TrainStep, groups: Sequence[Sequence[GlobalBatch]], steps: int) -> list[Operation]:
     """Returns what torch.profiler finds: the kernels of a GPU, or operations and what is around them."""
     gpu = updater.device.type == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if gpu else [ProfilerActivity.CPU]

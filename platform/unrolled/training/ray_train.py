@@ -16,7 +16,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from unrolled.errors import Diverged, RunFailed, UserError
-from unrolled.files import write_whole
+from unrolled.files import write_atomic
 from unrolled.training.checkpoint import Progress
 from unrolled.training.distributed import ProcessGroup
 from unrolled.training.run_dir import RunDir
@@ -25,7 +25,7 @@ from unrolled.training.trainer import train_worker
 POLL_SECONDS = 0.2
 
 
-def launch(
+def train_on_ray(
     run: RunDir,
     fingerprint: str,
     show: Callable[[dict[str, Any]], None],
@@ -98,7 +98,7 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any] | None:
         progress = train_worker(run, settings["fingerprint"], comm, device=device, threads=settings["threads"])
     except (UserError, RunFailed) as error:
         with suppress(OSError):  # the disk may be what failed
-            write_whole(_failure(run), f"{type(error).__name__}\n{error}")
+            write_atomic(_failure(run), f"{type(error).__name__}\n{error}")
         raise
     return asdict(progress)
 

@@ -23,13 +23,13 @@ from filelock import FileLock, Timeout
 
 from unrolled.config import Config
 from unrolled.config.load import dump_config, first_difference, load_config, resolve_storage, runs_folder, value_at
-from unrolled.errors import RunFailed, UserError, listing, nearest
-from unrolled.files import read_json_lines, write_whole, writing
+from unrolled.errors import RunFailed, UserError, did_you_mean, listing
+from unrolled.files import explain_write_errors, read_json_lines, write_atomic
 from unrolled.tasks import Prepared, make_task
 from unrolled.training import checkpoint
-from unrolled.training.console import duration, written
+from unrolled.training.console import format_duration, format_score
 
-KEPT = "; the checkpoints are kept"
+CHECKPOINTS_KEPT = "; the checkpoints are kept"
 """How a sentence ends about a disk that refuses something during training."""
 
 
@@ -65,7 +65,7 @@ class RunDir:
         return self.path / ".stop"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """While open, no other process trains this run; a process that dies lets go of it.
 
         Raises:
@@ -73,7 +73,7 @@ class RunDir:
         """
         # Beside the folder, which `--overwrite` removes.
         lock = FileLock(self.path.with_name(f".{self.name}.lock"), timeout=0)
-        with writing(self.path):
+        with explain_write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire()
@@ -101,14 +101,14 @@ class RunDir:
             raise UserError(
                 f"data: their content has changed since {self.path} was trained; a resumed run needs the same."
             )
-        with writing(self.path):
+        with explain_write_errors(self.path):
             if not resume and self.path.exists():
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / "config.yaml", dump_config(config))
+            write_atomic(self.path / "config.yaml", dump_config(config))
             if not known:
                 data.save(self.vocabulary)
-                write_whole(mark, data.fingerprint)
+                write_atomic(mark, data.fingerprint)
             self.checkpoints.mkdir(exist_ok=True)
 
     def history(self) -> list[dict[str, Any]]:
@@ -121,7 +121,10 @@ class RunDir:
         Raises:
             RunFailed: the disk does not take it.
         """
-        with writing(self.metrics, RunFailed, KEPT), self.metrics.open("a", encoding="utf-8") as file:
+        with (
+            explain_write_errors(self.metrics, RunFailed, CHECKPOINTS_KEPT),
+            self.metrics.open("a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(row) + "\n")
 
     def rewind(self, step: int) -> None:
@@ -130,9 +133,9 @@ class RunDir:
         Raises:
             RunFailed: the disk does not take them.
         """
-        with writing(self.metrics, RunFailed, KEPT):
+        with explain_write_errors(self.metrics, RunFailed, CHECKPOINTS_KEPT):
             rows = [row for row in self.history() if row["step"] <= step]
-            write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+            write_atomic(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def resolve_run_dir(config: Config, *, resume: bool, overwrite: bool) -> RunDir:
@@ -163,13 +166,13 @@ def _check_resumable(run: RunDir, config: Config, exists: bool) -> None:
     before, now = run.config().model_dump(), config.model_dump()
     if before["task"] != now["task"]:
         raise UserError(f"{run.path} was trained with task={before['task']}, the config says {now['task']}.")
-    for section in config.fixed:
+    for section in config.frozen_keys:
         changed = first_difference(value_at(before, section), value_at(now, section), section)
         if changed:
             key, old, new = changed
             raise UserError(
                 f"{run.path} was trained with {key}={old}, the config says {new}: a resumed run keeps "
-                f"{listing(config.fixed)}; give another name=… for the change."
+                f"{listing(config.frozen_keys)}; give another name=… for the change."
             )
 
 
@@ -182,12 +185,12 @@ def open_run(path: str | Path) -> RunDir:
     folder = resolve_storage(path)
     if not (folder / "config.yaml").is_file():
         others = [str(Path(path).parent / other.name) for other in folder.parent.glob("*") if other.is_dir()]
-        raise UserError(f"{path}: is not a run folder (no config.yaml there).{nearest(str(path), others)}")
+        raise UserError(f"{path}: is not a run folder (no config.yaml there).{did_you_mean(str(path), others)}")
     return RunDir(folder)
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenCheckpoint:
     """A checkpoint, or several whose weights are averaged (Junczys-Dowmunt et al. 2016; Vaswani et al. 2017, section
     6.1)."""
 
@@ -200,27 +203,27 @@ class Chosen:
         return names if len(self.folders) == 1 else f"average of {names}"
 
 
-def choose_checkpoint(run: RunDir, which: str = "best") -> Chosen:
+def choose_checkpoint(run: RunDir, which: str = "best") -> ChosenCheckpoint:
     """Returns the checkpoint `best`, `last` or `step-N` of a run; for `average` all that it kept, for `average-N` the
     N newest of them.
 
     Raises:
         UserError: there is none of that name, or there are fewer.
     """
-    kept = checkpoint.everything(run.checkpoints)
+    kept = checkpoint.list_checkpoints(run.checkpoints)
     if which == "best" and (best := checkpoint.best(run.checkpoints)) is not None:
-        return Chosen((best,))
+        return ChosenCheckpoint((best,))
     if not kept:
         raise UserError(f"{run.path}: has no checkpoint yet; train it first.")
     if which == "last":
-        return Chosen((kept[-1],))
+        return ChosenCheckpoint((kept[-1],))
     if which.partition("-")[0] == "average":
-        return Chosen(tuple(kept[-_count(run, which, kept) :]))
+        return ChosenCheckpoint(tuple(kept[-_count(run, which, kept) :]))
     names = [path.name for path in kept]
     if which not in names:
         known = ["best", "last", "average", *names]
-        raise UserError(f"--checkpoint {which}: {run.path} has {listing(known)}.{nearest(which, known)}")
-    return Chosen((run.checkpoints / which,))
+        raise UserError(f"--checkpoint {which}: {run.path} has {listing(known)}.{did_you_mean(which, known)}")
+    return ChosenCheckpoint((run.checkpoints / which,))
 
 
 def _count(run: RunDir, which: str, kept: Sequence[Path]) -> int:
@@ -241,7 +244,7 @@ FREE = ("dropout", "variational", "zoneout", "initialization", "engine", "sees")
 """Keys of a model, wherever they stand, that do not change which weights it has."""
 
 
-def start(config: Config) -> Chosen | None:
+def initial_weights(config: Config) -> ChosenCheckpoint | None:
     """Returns the weights that a run begins with; `None`: fresh ones.
 
     Raises:
@@ -256,17 +259,17 @@ def start(config: Config) -> Chosen | None:
         raise UserError(f"{KEY}: {error}") from None
 
 
-def check_start(run: RunDir, config: Config, data: Prepared, *, resume: bool) -> None:
+def check_initial_weights(run: RunDir, config: Config, data: Prepared, *, resume: bool) -> None:
     """Raises `UserError` where the run cannot begin with the weights of its checkpoint, or with those that its config
     names: they are not there, or they were learned for another task, model or vocabulary. Nothing is written."""
-    newest = checkpoint.newest_whole(run.checkpoints)[0] if resume else None
+    newest = checkpoint.newest_intact(run.checkpoints)[0] if resume else None
     if newest is not None:
         checkpoint.load_model([newest], make_task(config, run.vocabulary).build_model())
-    elif (chosen := start(config)) is not None:
+    elif (chosen := initial_weights(config)) is not None:
         _check_first(run, config, data, chosen)
 
 
-def _check_first(run: RunDir, config: Config, data: Prepared, chosen: Chosen) -> None:
+def _check_first(run: RunDir, config: Config, data: Prepared, chosen: ChosenCheckpoint) -> None:
     first = open_run(str(config.training.start_from))
     if first.path == run.path:
         raise UserError(f"{KEY}: {first.path} is this run itself; give this one another name=….")
@@ -297,7 +300,7 @@ RECENT_SECONDS = 180
 """A run whose metrics or log grew in this time is taken to be training."""
 
 
-def overview(storage: str | Path) -> Iterator[str]:
+def list_runs(storage: str | Path) -> Iterator[str]:
     """Yields a heading and a line a run: name, state, steps, time, best score, last change.
 
     Raises:
@@ -321,5 +324,5 @@ def _line(run: RunDir) -> str:
         return ROW.format(run.name, "starting" if active else "no checkpoint", "", "", "", when)
     progress = checkpoint.read_progress(newest)
     state = "finished" if progress.finished else "training" if active else "stopped"
-    best = "" if progress.best is None else written(run.config().training.metric, progress.best)
-    return ROW.format(run.name, state, f"{progress.step:,}", duration(progress.seconds), best, when)
+    best = "" if progress.best is None else format_score(run.config().training.metric, progress.best)
+    return ROW.format(run.name, state, f"{progress.step:,}", format_duration(progress.seconds), best, when)

@@ -35,8 +35,8 @@ from unrolled.recurrence import state as nest
 from unrolled.recurrence.matmul import multiplies_bfloat16
 from unrolled.recurrence.state import Nest
 from unrolled.tasks import GlobalBatch, Pretrained, Shard, Task
-from unrolled.training.distributed import Buckets, Comm
-from unrolled.training.optim import MovingAverage, Schedule, build_optimizer, take_step
+from unrolled.training.distributed import Comm, GradientBuckets
+from unrolled.training.optim import MovingAverage, Schedule, build_optimizer, optimizer_step
 
 NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -141,7 +141,7 @@ class Gradients:
 
     def __init__(self, model: nn.Module, extra: int, comm: Comm) -> None:
         self._named = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self._buckets = Buckets(list(self._named.values()), extra, comm) if comm.size > 1 else None
+        self._buckets = GradientBuckets(list(self._named.values()), extra, comm) if comm.size > 1 else None
 
     def zero(self) -> None:
         """Starts the next sum. The backward pass then leaves its own memory, which costs no copy."""
@@ -189,7 +189,7 @@ class Gradients:
         """Clips in place, but for a factor that all of them have in common.
 
         - `norm`: above the threshold, rescaled to it (Pascanu et al. 2013);
-        - `lecture`: where Σg² is above the threshold, g · threshold / Σg²;
+        - `squared_norm`: where Σg² is above the threshold, g · threshold / Σg²;
         - `value`: every number into ±threshold (Mikolov 2012);
         - `adaptive`: the gradient of a unit's incoming weights, a row of a matrix or a whole vector, to at most the
           threshold times the norm of these weights (Brock et al. 2021).
@@ -205,7 +205,7 @@ class Gradients:
             return self._clip_values(threshold), 1.0
         if config.kind == "adaptive":
             return self._clip_units(threshold), 1.0
-        measure = norm**2 if config.kind == "lecture" else norm
+        measure = norm**2 if config.kind == "squared_norm" else norm
         above = config.kind != "none" and measure > threshold
         return above, threshold / measure if above else 1.0
 
@@ -244,7 +244,7 @@ def _unheard(part: str) -> None:
     """Nobody measures."""
 
 
-def fresh_model(task: Task, config: Config, device: torch.device) -> nn.Module:
+def build_initial_model(task: Task, config: Config, device: torch.device) -> nn.Module:
     """Makes the model that a run begins with, from the config's seed and what is pretrained of it."""
     torch.manual_seed(config.seed)
     model = task.build_model()
@@ -253,14 +253,14 @@ def fresh_model(task: Task, config: Config, device: torch.device) -> nn.Module:
     return model.to(device, getattr(torch, config.training.parameter_type))
 
 
-def by_update(batches: Sequence[GlobalBatch], config: Config) -> list[Sequence[GlobalBatch]]:
+def group_by_update(batches: Sequence[GlobalBatch], config: Config) -> list[Sequence[GlobalBatch]]:
     """Groups the global batches of an epoch by the update that they are for."""
     together = config.training.accumulate
     return [batches[start : start + together] for start in range(0, len(batches), together)]
 
 
 @dataclass(frozen=True)
-class Update:
+class StepResult:
     """What an update did.
 
     Attributes:
@@ -280,7 +280,7 @@ class Update:
     layers: dict[str, float]
 
 
-class Updater:
+class TrainStep:
     """Makes updates, and keeps what they change: parameters, optimizer, averages, carried state.
 
     Attributes:
@@ -304,7 +304,9 @@ class Updater:
         self.rate = 0.0
         self.lap: Callable[[str], None] = _unheard
 
-    def __call__(self, work: WorkerBatch, step: int, done: float, flags: Sequence[float], *, layers: bool) -> Update:
+    def __call__(
+        self, work: WorkerBatch, step: int, done: float, flags: Sequence[float], *, layers: bool
+    ) -> StepResult:
         """Adds up the gradients of all parts and takes one step.
 
         Random numbers are drawn anew each step from (seed, step, rank).
@@ -340,7 +342,7 @@ class Updater:
         elif self.precision == "float16":
             self.scale.failed()
         self.lap("optimizer")
-        return Update(flags, mean, norm, work.tokens, made, clipped, by_layer)
+        return StepResult(flags, mean, norm, work.tokens, made, clipped, by_layer)
 
     def _sow(self, seed: int) -> None:
         if self.device.type == "cpu":  # torch.manual_seed also notes the stack, for each kind of device not in use
@@ -374,7 +376,7 @@ class Updater:
         self.rate = self.schedule.rate(step, done)
         for group, factor in zip(self.optimizer.param_groups, self._factors, strict=True):
             group["lr"] = factor * self.rate
-        take_step(self.optimizer, self.average, kept, step)
+        optimizer_step(self.optimizer, self.average, kept, step)
         if self.precision == "float16":
             self.scale.passed()
         return clipped

@@ -29,16 +29,23 @@ import torch
 
 from unrolled.config import Config
 from unrolled.errors import Diverged, RunFailed
-from unrolled.files import writing
+from unrolled.files import explain_write_errors
 from unrolled.metrics import metric
 from unrolled.tasks import GlobalBatch, Prepared, Task, make_task, prepare
 from unrolled.training import checkpoint, distributed
-from unrolled.training.checkpoint import Progress, Snapshot, Writer
+from unrolled.training.checkpoint import CheckpointWriter, Progress, Snapshot
 from unrolled.training.console import Console
 from unrolled.training.distributed import Comm
 from unrolled.training.loggers import TensorBoard
-from unrolled.training.run_dir import KEPT, RunDir, start
-from unrolled.training.train_step import Update, Updater, WorkerBatch, by_update, fresh_model, prefetch
+from unrolled.training.run_dir import CHECKPOINTS_KEPT, RunDir, initial_weights
+from unrolled.training.train_step import (
+    StepResult,
+    TrainStep,
+    WorkerBatch,
+    build_initial_model,
+    group_by_update,
+    prefetch,
+)
 
 Report = Callable[[dict[str, Any]], None]
 """Receives rows of metrics.jsonl; called by every worker with the same values."""
@@ -69,10 +76,12 @@ class Trainer:
         self.task, self.data, self.run, self.comm, self.device = task, data, run, comm, device
         self.config, self.training = config, config.training
         self.report, self.interrupted = report, interrupted
-        self.model = fresh_model(task, config, device)
-        self.updater = Updater(task, self.model, config, comm, device)
+        self.model = build_initial_model(task, config, device)
+        self.updater = TrainStep(task, self.model, config, comm, device)
         self.progress = Progress()
-        self.writer = Writer(run.checkpoints, self.training.keep, background=self.training.checkpoint_in_background)
+        self.writer = CheckpointWriter(
+            run.checkpoints, self.training.keep, background=self.training.checkpoint_in_background
+        )
         self._batches = 1
         self._restore()
         self._began = time.perf_counter() - self.progress.seconds
@@ -120,7 +129,7 @@ class Trainer:
 
     def _plan(self) -> list[Sequence[GlobalBatch]]:
         """Returns the global batches of this epoch, those of one update together."""
-        groups = by_update(self.task.plan(self.data, self.progress.epoch), self.config)
+        groups = group_by_update(self.task.plan(self.data, self.progress.epoch), self.config)
         self._batches = len(groups)
         return groups
 
@@ -137,7 +146,7 @@ class Trainer:
             self._left_out(update)
         return update.flags
 
-    def _left_out(self, update: Update) -> None:
+    def _left_out(self, update: StepResult) -> None:
         """Says that an update was not made.
 
         Raises:
@@ -172,7 +181,7 @@ class Trainer:
         return (
             progress.epoch >= self.training.epochs
             or (self.training.max_steps is not None and progress.step >= self.training.max_steps)
-            or (patience is not None and progress.waited >= patience)
+            or (patience is not None and progress.bad_validations >= patience)
         )
 
     def _catch_up(self) -> None:
@@ -211,9 +220,9 @@ class Trainer:
             progress.best, progress.best_step = value, progress.step
         if self._regular():
             self.updater.schedule.after_validation(scores["loss"])
-            progress.waited += 1
+            progress.bad_validations += 1
             if self._better(value, progress.regular_best):
-                progress.regular_best, progress.waited = value, 0
+                progress.regular_best, progress.bad_validations = value, 0
         progress.validated = progress.step
         self.report({"kind": "validation", **self._now(), **scores, "best": better})
 
@@ -239,7 +248,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.progress.seconds = time.perf_counter() - self._began
-        state = distributed.joined(self.comm.gather(distributed.to_cpu(self.updater.state)))
+        state = distributed.gather_state(self.comm.gather(distributed.to_cpu(self.updater.state)))
         if self.comm.rank == 0:
             kept = self.updater.kept(state)
             with self.updater.average.in_place():
@@ -247,14 +256,14 @@ class Trainer:
 
     def _restore(self) -> None:
         # The first worker chooses, and nobody writes before everybody knows.
-        chosen = checkpoint.newest_whole(self.run.checkpoints) if self.comm.rank == 0 else (None, [])
+        chosen = checkpoint.newest_intact(self.run.checkpoints) if self.comm.rank == 0 else (None, [])
         newest, damaged = self.comm.gather(chosen)[0]
         if newest is None:
             self._begin()
             return
         checkpoint.load_model([newest], self.model)
         kept = checkpoint.load_training(newest)
-        self.updater.load(kept, distributed.part(kept["state"], self.comm.rank, self.comm.size, self.device))
+        self.updater.load(kept, distributed.shard_state(kept["state"], self.comm.rank, self.comm.size, self.device))
         self.progress = checkpoint.read_progress(newest)
         if self.comm.rank == 0:
             self.run.rewind(self.progress.step)
@@ -263,7 +272,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """Takes over the weights of the run to start from, if there is one."""
-        (chosen, *_) = self.comm.gather(start(self.config) if self.comm.rank == 0 else None)
+        (chosen, *_) = self.comm.gather(initial_weights(self.config) if self.comm.rank == 0 else None)
         if chosen is not None:
             checkpoint.load_model(chosen.folders, self.model)
             self.updater.average.restart()
@@ -283,7 +292,7 @@ class _Since:
     layers: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
-    def add(self, update: Update) -> None:
+    def add(self, update: StepResult) -> None:
         self.tokens += update.tokens
         if not update.made:
             self.skipped += 1
@@ -313,7 +322,7 @@ def fit(task: Task, data: Prepared, run: RunDir, config: Config, comm: Comm, **o
 
 
 @contextmanager
-def stopping(run: RunDir, console: Console) -> Iterator[None]:
+def handle_stop_signals(run: RunDir, console: Console) -> Iterator[None]:
     """While open, the first signal asks the workers to end after their step; the second one interrupts at once.
 
     Outside the main thread, where Python delivers no signals, nothing changes.
@@ -323,7 +332,7 @@ def stopping(run: RunDir, console: Console) -> Iterator[None]:
     def handle(_number: int, _frame: FrameType | None) -> None:
         if run.stop_file.exists():
             raise KeyboardInterrupt
-        with writing(run.stop_file, RunFailed, KEPT):
+        with explain_write_errors(run.stop_file, RunFailed, CHECKPOINTS_KEPT):
             run.stop_file.touch()
         console.say("stopping after this step, with a checkpoint (once more: stop at once)")
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from unrolled.training.console import Console, duration, written
+from unrolled.training.console import Console, format_duration, format_score
 from unrolled.training.loggers import TensorBoard
 from unrolled.training.run_dir import RunDir
 from unrolled.tuning.samplers import count
@@ -67,7 +67,7 @@ class SweepProgress:
 
     def _heading(self) -> str:
         states = [record["state"] for record in self._records]
-        parts = [f"{self._ended()} of {self._count or '…'} trials", duration(self._ledger.seconds)]
+        parts = [f"{self._ended()} of {self._count or '…'} trials", format_duration(self._ledger.seconds)]
         parts += [f"{states.count(state)} {state}" for state in (RUNNING, STOPPED, DIVERGED, FAILED) if state in states]
         return "  ".join(parts)
 
@@ -83,7 +83,7 @@ class SweepProgress:
         parts = [f"{record['name']}  {record['state']:<8}"]
         parts += [score(name, (scores or row)[name]) for name in self._ledger.metrics if name in (scores or row)]
         if steps := record.get("steps", row.get("step")):
-            parts.append(f"{steps:,} steps in {duration(record.get('seconds') or row.get('seconds', 0.0))}")
+            parts.append(f"{steps:,} steps in {format_duration(record.get('seconds') or row.get('seconds', 0.0))}")
         return "  ".join([*parts, shown({self._short[key]: value for key, value in record["parameters"].items()})])
 
 
@@ -108,7 +108,7 @@ def conclusion(ledger: Ledger, *, whole: bool) -> Iterator[str]:
     """Says what was found, and what to do with it."""
     records, best, path = list(ledger.records.values()), ledger.best(), ledger.sweep.path
     ended = sum(record["state"] != RUNNING for record in records)
-    yield f"{'searched' if whole else 'stopped'}: {ended:,} trials in {duration(ledger.seconds)}"
+    yield f"{'searched' if whole else 'stopped'}: {ended:,} trials in {format_duration(ledger.seconds)}"
     if best is not None:
         scores = "  ".join(score(name, best["scores"][name]) for name in ledger.metrics)
         yield f"best: {best['name']}  {scores}  {shown(best['parameters'])}"
@@ -120,7 +120,7 @@ def conclusion(ledger: Ledger, *, whole: bool) -> Iterator[str]:
 
 def score(name: str, value: float) -> str:
     """Returns `loss 1.532` or `12,345 tokens/s`."""
-    return f"{value:,.0f} tokens/s" if name == SPEED else written(name, value)
+    return f"{value:,.0f} tokens/s" if name == SPEED else format_score(name, value)
 
 
 def shown(parameters: dict[str, Any]) -> str:

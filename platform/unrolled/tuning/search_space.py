@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from unrolled.config import Config, Parameter
-from unrolled.config.load import changed_config, keys
-from unrolled.errors import UserError, nearest
+from unrolled.config.load import all_keys, replace_keys
+from unrolled.errors import UserError, did_you_mean
 
 Space = Mapping[str, Parameter]
 Point = dict[str, Any]
@@ -109,14 +109,14 @@ def check_point(config: Config, point: Point) -> Config:
         UserError: there is none; says which values do not go together.
     """
     try:
-        return changed_config(config, point, "tuning.space")
+        return replace_keys(config, point, "tuning.space")
     except UserError as error:
         shown = ", ".join(f"{key}={value}" for key, value in point.items())
         raise UserError(f"{str(error).removesuffix('.')} (at the point {shown}).") from None
 
 
 def _check_keys(config: Config, space: Space) -> None:
-    known = [key for key in keys(config) if key.partition(".")[0] not in RESERVED]
+    known = [key for key in all_keys(config) if key.partition(".")[0] not in RESERVED]
     for key in space:
         if key.partition(".")[0] in RESERVED:
             raise UserError(f"tuning.space: {key} cannot be varied; a sweep sets it itself.")
@@ -125,7 +125,7 @@ def _check_keys(config: Config, space: Space) -> None:
             if inside:
                 raise UserError(f"tuning.space: {key} is a section; vary a key of it, such as {inside[0]}.")
             by_end = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
-            hint = nearest(key, known) or (f" Did you mean {by_end[0]!r}?" if by_end else "")
+            hint = did_you_mean(key, known) or (f" Did you mean {by_end[0]!r}?" if by_end else "")
             raise UserError(f"tuning.space: {key} is not a key of a config of this task.{hint}")
 
 

@@ -22,16 +22,16 @@ from typing import Any
 
 from unrolled.config import Config
 from unrolled.config.load import (
-    changed_config,
     dump_config,
     first_difference,
     load_config,
     locate,
+    replace_keys,
     runs_folder,
     value_at,
 )
 from unrolled.errors import UserError
-from unrolled.files import read_json_lines, write_whole, writing
+from unrolled.files import explain_write_errors, read_json_lines, write_atomic
 from unrolled.metrics import metric
 from unrolled.training import checkpoint
 from unrolled.training.run_dir import RunDir
@@ -98,18 +98,18 @@ class SweepDir:
 
     def start(self, config: Config, *, resume: bool) -> None:
         """Writes what is searched; without `resume`, what stood there before is gone."""
-        with writing(self.path):
+        with explain_write_errors(self.path):
             if not resume and self.path.exists():
                 shutil.rmtree(self.path)
             self.trials.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.scratch, ignore_errors=True)
             # Without a line that a killed process left half written, to which the next would be added.
-            write_whole(self._rows, "".join(json.dumps(row) + "\n" for row in self.recorded()))
-            write_whole(self.path / CONFIG, dump_config(config))
+            write_atomic(self._rows, "".join(json.dumps(row) + "\n" for row in self.recorded()))
+            write_atomic(self.path / CONFIG, dump_config(config))
 
     def record(self, row: dict[str, Any]) -> None:
         """Adds what is now known of a trial to trials.jsonl, the truth from which a sweep is resumed."""
-        with writing(self._rows), self._rows.open("a", encoding="utf-8") as file:
+        with explain_write_errors(self._rows), self._rows.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def recorded(self) -> list[dict[str, Any]]:
@@ -131,11 +131,11 @@ def source_of(config: str | Path, overrides: Sequence[str]) -> tuple[Path, list[
     return place / CONFIG, [*overrides, f"storage={place.parent}", f"name={place.name}"]
 
 
-def trial_config(config: Config, sweep: SweepDir, order: TrialConfig, *, tiny: bool) -> Config:
-    """Returns the config of a trial's run; `tiny`: few examples, few steps."""
+def trial_config(config: Config, sweep: SweepDir, order: TrialConfig, *, smoke: bool) -> Config:
+    """Returns the config of a trial's run; `smoke`: few examples, few steps."""
     own = {"name": order.name, "storage": str(sweep.trials), "seed": order.seed, "tuning": None}
-    own_config = changed_config(config, order.parameters | own, "tuning.space")
-    return own_config.smoke() if tiny else own_config
+    own_config = replace_keys(config, order.parameters | own, "tuning.space")
+    return own_config.smoke_version() if smoke else own_config
 
 
 def resolve_sweep_dir(config: Config, *, resume: bool, overwrite: bool) -> SweepDir:
@@ -411,7 +411,7 @@ class Ledger:
 
     def _best_config(self, parameters: dict[str, Any]) -> str:
         own = {"name": f"{self.config.name}-best", "storage": str(runs_folder(self.config)), "tuning": None}
-        return dump_config(changed_config(self.config, parameters | own, "tuning.space"))
+        return dump_config(replace_keys(self.config, parameters | own, "tuning.space"))
 
     def write(self) -> dict[str, Any]:
         """Writes sweep.json and best.yaml; returns what the former holds."""
@@ -420,10 +420,10 @@ class Ledger:
 
     def _write(self) -> dict[str, Any]:
         summary = self.summary()
-        with writing(self.sweep.path):
-            write_whole(self.sweep.summary, json.dumps(summary, indent=1))
+        with explain_write_errors(self.sweep.path):
+            write_atomic(self.sweep.summary, json.dumps(summary, indent=1))
             if summary["best_config"]:
-                write_whole(self.sweep.best, summary["best_config"])
+                write_atomic(self.sweep.best, summary["best_config"])
         return summary
 
     def _note(self, record: Record) -> None:

@@ -22,11 +22,11 @@ import torch
 
 from unrolled.config import Config
 from unrolled.errors import Diverged, RunFailed, UserError
-from unrolled.files import write_whole
+from unrolled.files import write_atomic
 from unrolled.tasks import prepare
 from unrolled.training import checkpoint
 from unrolled.training.distributed import SingleWorker
-from unrolled.training.ray_train import launch
+from unrolled.training.ray_train import train_on_ray
 from unrolled.training.trainer import train_worker
 from unrolled.tuning.sweep_dir import (
     DIVERGED,
@@ -63,7 +63,7 @@ class TrialSpec:
     metric: str
     unit: float
     latest: bool
-    tiny: bool
+    smoke: bool
     workers: int
     cpus: int
     gpu: bool
@@ -88,7 +88,7 @@ class Training:
     def _own_config(self) -> Config:
         if (self.run.path / "config.yaml").is_file():  # also where another trial's checkpoint came with other values
             return self.run.config()
-        return trial_config(self.sweep.config(), self.sweep, self.order, tiny=self.errand.tiny)
+        return trial_config(self.sweep.config(), self.sweep, self.order, smoke=self.errand.smoke)
 
     def next(self) -> dict[str, Any]:
         """Returns what the next validation says, or how the training ended.
@@ -121,10 +121,10 @@ class Training:
     def give(self, folder: Path) -> None:
         """Copies the newest checkpoint for another trial."""
         self.halt()
-        newest, _ = checkpoint.newest_whole(self.run.checkpoints)
+        newest, _ = checkpoint.newest_intact(self.run.checkpoints)
         if newest is not None:
             shutil.copytree(newest, folder / newest.name)
-        write_whole(folder / GIVER, json.dumps({"name": self.order.name, "step": newest and newest.name}))
+        write_atomic(folder / GIVER, json.dumps({"name": self.order.name, "step": newest and newest.name}))
 
     def take(self, folder: Path) -> None:
         """Goes on from what `give` left there, if another trial did, with the values that this one has now."""
@@ -132,9 +132,9 @@ class Training:
         if giver["name"] == self.order.name or giver["step"] is None:
             return
         self.halt()
-        for old in checkpoint.everything(self.run.checkpoints):
+        for old in checkpoint.list_checkpoints(self.run.checkpoints):
             shutil.rmtree(old)
-        self._config = trial_config(self.sweep.config(), self.sweep, self.order, tiny=self.errand.tiny)
+        self._config = trial_config(self.sweep.config(), self.sweep, self.order, smoke=self.errand.smoke)
         self._start()
         shutil.copytree(folder / giver["step"], self.run.checkpoints / giver["step"])
 
@@ -167,7 +167,7 @@ class Training:
                     self.run, errand.fingerprint, SingleWorker(), device=device, threads=errand.cpus, show=self._show
                 )
             else:
-                progress = launch(
+                progress = train_on_ray(
                     self.run,
                     errand.fingerprint,
                     self._show,
@@ -183,7 +183,7 @@ class Training:
         deadline = time.monotonic() + HELD_SECONDS
         while True:
             try:
-                stack.enter_context(self.run.held())
+                stack.enter_context(self.run.lock())
                 return
             except UserError:
                 if time.monotonic() > deadline:

@@ -198,9 +198,9 @@ class Room(Protocol):
     def free_cpus(self) -> float: ...
     @property
     def free_gpus(self) -> float: ...
-    def room(self, cpus: float, gpus: float) -> int: ...
+    def capacity(self, cpus: float, gpus: float) -> int: ...
     def require(self, workers: int) -> None: ...
-    def share(self, workers: int) -> tuple[int, bool]: ...
+    def per_worker(self, workers: int) -> tuple[int, bool]: ...
 
 
 @dataclass(frozen=True)
@@ -226,14 +226,14 @@ def share(resources: Room, tuning: Tuning, workers: int) -> Share:
         UserError: it cannot hold one trial, now or ever.
     """
     resources.require(workers)
-    most = (resources.room(1, 1) or resources.room(1, 0)) // workers
+    most = (resources.capacity(1, 1) or resources.capacity(1, 0)) // workers
     most = min(most, tuning.concurrent or most)
     try:
-        return Share(most, workers, *resources.share(most * workers))
+        return Share(most, workers, *resources.per_worker(most * workers))
     except UserError:  # others use a part of it
         free = int(resources.free_gpus or resources.free_cpus) // workers
         some = max(1, min(most, free))
-        return Share(some, workers, *resources.share(some * workers))
+        return Share(some, workers, *resources.per_worker(some * workers))
 
 
 class PlanSearcher(Searcher):  # type: ignore[misc]
@@ -320,12 +320,12 @@ class Search:
     """A search that is ready to run.
 
     Args:
-        tiny: whether trials are the tiny versions of themselves.
+        smoke: whether trials are the smoke versions of themselves.
     """
 
-    def __init__(self, ledger: Ledger, plan: Plan, config: Config, share: Share, *, tiny: bool) -> None:
+    def __init__(self, ledger: Ledger, plan: Plan, config: Config, share: Share, *, smoke: bool) -> None:
         assert config.tuning is not None
-        self.ledger, self.plan, self.config, self.share, self.tiny = ledger, plan, config, share, tiny
+        self.ledger, self.plan, self.config, self.share, self.smoke = ledger, plan, config, share, smoke
         self.tuning: Tuning = config.tuning
         self.watch = TrialCallback(ledger, plan)
         self._scheduler = build_scheduler(self.tuning, mode(ledger.metrics[0]), config.seed)
@@ -336,13 +336,13 @@ class Search:
                     replay(self._scheduler, record["name"], self._results(record))
 
     @classmethod
-    def of(cls, ledger: Ledger, config: Config, share: Share, *, tiny: bool) -> Self:
+    def of(cls, ledger: Ledger, config: Config, share: Share, *, smoke: bool) -> Self:
         """A search of the config's space that goes on where the ledger stands."""
         assert config.tuning is not None
         ways = ["minimize" if mode(name) == "min" else "maximize" for name in ledger.metrics]
         sampler = build_sampler(config.tuning, ways, config.seed)
         plan = Plan(config.tuning, sampler, ledger, count=count(config.tuning), seed=config.seed)
-        return cls(ledger, plan, config, share, tiny=tiny)
+        return cls(ledger, plan, config, share, smoke=smoke)
 
     @property
     def count(self) -> int | None:
@@ -440,11 +440,11 @@ class Search:
         return TrialSpec(
             sweep=str(sweep.path),
             order=asdict(order),
-            fingerprint=self._fingerprints(trial_config(self.config, sweep, order, tiny=self.tiny)),
+            fingerprint=self._fingerprints(trial_config(self.config, sweep, order, smoke=self.smoke)),
             metric=self.ledger.metrics[0],
             unit=self.tuning.grace,
             latest=self._latest,
-            tiny=self.tiny,
+            smoke=self.smoke,
             workers=self.share.workers,
             cpus=self.share.cpus,
             gpu=self.share.gpu,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.config import Config, Tuning
-from unrolled.errors import UserError, listing, nearest
+from unrolled.errors import UserError, did_you_mean, listing
 from unrolled.tasks import make_task, prepare
 from unrolled.tuning.samplers import build_sampler, count
 from unrolled.tuning.search_space import Point, check, check_point
@@ -42,11 +42,11 @@ class Fingerprints:
 
 
 TINY = 3
-"""Points of a tiny sweep."""
+"""Points of a smoke sweep."""
 EXAMPLE = "tuning: {space: {training.optimizer.learning_rate: {loguniform: [1e-4, 1e-1]}}}"
 
 
-def check_sweep(config: Config, *, trials: int | None, workers: int, tiny: bool) -> tuple[Config, Tuning, list[str]]:
+def check_sweep(config: Config, *, trials: int | None, workers: int, smoke: bool) -> tuple[Config, Tuning, list[str]]:
     """Returns the config and its tuning section as they will be used, and the scores that rank.
 
     Args:
@@ -61,10 +61,10 @@ def check_sweep(config: Config, *, trials: int | None, workers: int, tiny: bool)
         if trials < 1:
             raise UserError(f"--trials {trials}: give 1 or more.")
         tuning = tuning.model_copy(update={"trials": trials})
-    if tiny:
+    if smoke:
         tuning = tuning.model_copy(update={"trials": min(TINY, tuning.trials or TINY), "minutes": None})
     metrics = _metrics(config, tuning)
-    _check_points(config, tuning, tiny=tiny)
+    _check_points(config, tuning, smoke=smoke)
     return config.model_copy(update={"tuning": tuning}), tuning, metrics
 
 
@@ -84,10 +84,10 @@ def _tuning(config: Config, workers: int) -> Tuning:
 
 def _check_population(config: Config, tuning: Tuning) -> None:
     for key in tuning.space:
-        if any(f"{key}.".startswith(f"{fixed}.") for fixed in config.fixed):
+        if any(f"{key}.".startswith(f"{fixed}.") for fixed in config.frozen_keys):
             raise UserError(
                 f"tuning.scheduler is pbt, which moves checkpoints between trials, but {key} cannot change in a "
-                f"trained model: vary other keys than {listing(config.fixed)}, or take another scheduler."
+                f"trained model: vary other keys than {listing(config.frozen_keys)}, or take another scheduler."
             )
 
 
@@ -97,9 +97,8 @@ def _metrics(config: Config, tuning: Tuning) -> list[str]:
     known = [*_reported(config), SPEED]
     for name in metrics:
         if name not in known:
-            raise UserError(
-                f"tuning.metric: {name} is no score of this training, which has {listing(known)}.{nearest(name, known)}"
-            )
+            hint = did_you_mean(name, known)
+            raise UserError(f"tuning.metric: {name} is no score of this training, which has {listing(known)}.{hint}")
         if metrics.count(name) > 1:
             raise UserError(f"tuning.metric: {name} is named twice.")
     if not metrics:
@@ -120,13 +119,13 @@ def _reported(config: Config) -> list[str]:
         return list(dict.fromkeys(["loss", *make_task(config, folder).shown]))
 
 
-def _check_points(config: Config, tuning: Tuning, *, tiny: bool) -> None:
+def _check_points(config: Config, tuning: Tuning, *, smoke: bool) -> None:
     """Builds the config of every point that can be known now, and makes its data ready."""
     check(config, tuning.space)
     fingerprints = Fingerprints()
     for point in _known_points(config, tuning):
         whole = check_point(config, point)
-        fingerprints(whole.smoke() if tiny else whole)
+        fingerprints(whole.smoke_version() if smoke else whole)
 
 
 def _known_points(config: Config, tuning: Tuning) -> Iterator[Point]:
