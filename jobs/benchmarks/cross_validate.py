@@ -25,7 +25,7 @@ from unrolled.data.question_readers import LEARNED, open_asked
 from unrolled.data.questions import joined
 from unrolled.errors import UserError
 from unrolled.files import write_atomic
-from unrolled.metrics import metric, share_interval
+from unrolled.metrics import metric_info, proportion_interval
 from unrolled.run import Run, evaluate, load
 
 NAME = "multiple_choice"
@@ -58,11 +58,14 @@ def cross_validate(options: argparse.Namespace) -> list[str]:
         print(f"fold {fold + 1}: {_share(own)} of {len(own)} questions", flush=True)
         rows += own
     drawn = 100 * sum(1 / len(row["candidates"]) for row in rows) / len(rows)
-    table = [f"{'':22}{metric(NAME).label:>16}  95 % interval", f"{'Chance':22}{metric(NAME).text(drawn):>16}"]
+    table = [
+        f"{'':22}{metric_info(NAME).label:>16}  95 % interval",
+        f"{'Chance':22}{metric_info(NAME).format(drawn):>16}",
+    ]
     chosen = _baselines(whole.data) | {"This model": [row["chosen"] == row["answer"] for row in rows]}
     for name, right in chosen.items():
-        low, high = (metric(NAME).text(100 * end) for end in share_interval(sum(right), len(right)))
-        table.append(f"{name:22}{metric(NAME).text(100 * sum(right) / len(right)):>16}  {low}–{high}")
+        low, high = (metric_info(NAME).format(100 * end) for end in proportion_interval(sum(right), len(right)))
+        table.append(f"{name:22}{metric_info(NAME).format(100 * sum(right) / len(right)):>16}  {low}–{high}")
     path = Path(whole.storage) / f"{whole.name}-{options.folds}-folds.jsonl"
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return [*table, f"predictions: {path}"]
@@ -100,7 +103,7 @@ def _baselines(data: Any) -> dict[str, list[bool]]:
 
 
 def _share(rows: list[dict[str, Any]]) -> str:
-    return metric(NAME).text(100 * sum(row["chosen"] == row["answer"] for row in rows) / len(rows))
+    return metric_info(NAME).format(100 * sum(row["chosen"] == row["answer"] for row in rows) / len(rows))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from unrolled.config.load import load_config
 from unrolled.data.tokenizer import BEGIN, END, PAD, SPECIAL, UNKNOWN
 from unrolled.decoding import Beam, Greedy, Sample, Strategy, decode
 from unrolled.errors import UserError
-from unrolled.evaluation.ensemble import Member
-from unrolled.evaluation.predictor import Trained
+from unrolled.evaluation.ensemble import EnsembleMember
+from unrolled.evaluation.predictor import Predictor
 from unrolled.models import EncoderDecoder, EncoderOutput
 from unrolled.recurrence import state as nest
 from unrolled.training.run_dir import choose_checkpoint, open_run
@@ -132,7 +132,7 @@ def _trained(quick: bool) -> Iterator[Figure]:
     try:
         run = open_run(RUN)
         config = load_config(run.path / "config.yaml", ["decoding.precision=float32"])
-        trained = Trained([Member(run, config, choose_checkpoint(run, "best"))])
+        trained = Predictor([EnsembleMember(run, config, choose_checkpoint(run, "best"))])
         inputs = trained.task.texts("test")[0][: 2 * ROWS if quick else None]  # type: ignore[union-attr]
     except UserError as error:
         print(f"decoding: nothing of a trained model, as there is none in {RUN} ({error})", file=sys.stderr)

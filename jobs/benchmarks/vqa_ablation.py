@@ -25,7 +25,7 @@ from unrolled.config.vqa import QuestionAnsweringConfig
 from unrolled.data.blind_baselines import chance, most_frequent, naive_bayes
 from unrolled.data.question_readers import open_asked
 from unrolled.errors import UserError
-from unrolled.metrics import mean_interval, paired_bootstrap
+from unrolled.metrics import mean_interval, paired_bootstrap_test
 from unrolled.run import Run, load
 
 SEES = {
@@ -109,7 +109,7 @@ def table(rows: dict[str, Scores], free: dict[str, float]) -> list[str]:
     ]
     for name, scores in rows.items():
         low, high = mean_interval(scores)
-        p = "–" if name in (BLIND, "chance") else f"{paired_bootstrap(scores, rows[BLIND]):.4f}"
+        p = "–" if name in (BLIND, "chance") else f"{paired_bootstrap_test(scores, rows[BLIND]):.4f}"
         between = "–" if name == "chance" else f"{low:.1f}–{high:.1f}"
         freely = f"{free[name]:.1f}" if name in free else "–"
         lines.append(f"| {name} | {sum(scores) / len(scores):.1f} | {between} | {p} | {freely} |")

@@ -30,7 +30,7 @@ import unrolled
 from unrolled.cluster.ray_session import connect
 from unrolled.config import Config
 from unrolled.config.load import load_config
-from unrolled.decoding import USUAL
+from unrolled.decoding import DEFAULT_STRATEGIES
 from unrolled.errors import UserError
 from unrolled.features.extract import Compute, compute_here, has_features, make_splits, works_of
 from unrolled.reports.sweep_report import write_report
@@ -193,7 +193,11 @@ def _conclude(console: Console, config: Config, run: RunDir, progress: Progress,
         console.say(f"continue with: unrolled train {run.path / 'config.yaml'} --resume")
         return
     console.say(f"trained: {done}")
-    options = f"--split test --decode {','.join(USUAL)}" if isinstance(task, Seq2SeqTask) else "--split validation"
+    options = (
+        f"--split test --decode {','.join(DEFAULT_STRATEGIES)}"
+        if isinstance(task, Seq2SeqTask)
+        else "--split validation"
+    )
     console.say(f"evaluate with: unrolled evaluate {run.path} {options}")
 
 

@@ -240,8 +240,8 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from unrolled.decoding import split
-    from unrolled.evaluation.results import together
+    from unrolled.decoding import split_spellings
+    from unrolled.evaluation.results import merge_tables
     from unrolled.run import evaluate, load
     from unrolled.training.console import Console
 
@@ -259,7 +259,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     reports = evaluate(
         [load(run) for run in runs],
         options.split.split(","),
-        split(options.decode) if options.decode else (),
+        split_spellings(options.decode) if options.decode else (),
         ensemble=[load(run) for run in options.ensemble],
         overrides=options.overrides,
         checkpoint=options.checkpoint,
@@ -268,13 +268,13 @@ def _evaluate(options: argparse.Namespace) -> int:
         address=options.address,
         console=console,
     )
-    lines = reports[0].lines if len(reports) == 1 else together(reports)
+    lines = reports[0].lines if len(reports) == 1 else merge_tables(reports)
     console.conclude([report.scores for report in reports], lines, [report.path for report in reports])
     return 0
 
 
 def _score(options: argparse.Namespace) -> int:
-    from unrolled.evaluation.results import score_files, table
+    from unrolled.evaluation.results import score_files, score_table
 
     given = {"a run": options.runs, "overrides": options.overrides, "--decode": options.decode}
     given["--ensemble"] = options.ensemble
@@ -287,7 +287,7 @@ def _score(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"scores": scores, "comparisons": comparisons}, ensure_ascii=False))
     else:
-        print(*table(metrics, scores), sep="\n")
+        print(*score_table(metrics, scores), sep="\n")
     return 0
 
 

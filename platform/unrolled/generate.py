@@ -9,8 +9,8 @@ from pathlib import Path
 
 from unrolled.data.visual7w_io import read_boxes
 from unrolled.errors import UserError
-from unrolled.evaluation.ensemble import members
-from unrolled.evaluation.predictor import Trained
+from unrolled.evaluation.ensemble import ensemble_members
+from unrolled.evaluation.predictor import Predictor
 from unrolled.reports.gallery import check_name, save_strips
 from unrolled.run import Run, load
 from unrolled.tasks import ImageInputTask
@@ -50,8 +50,8 @@ def generate(options: Namespace) -> Iterator[str]:
         check_name(Path(options.attention))
     outputs = run.generate(inputs, options.decode, **given)
     if options.attention:
-        joined = members(run.folder, [other.folder for other in ensemble], options.set, options.checkpoint)
-        _draw(Trained(joined), inputs, outputs, Path(options.attention))
+        joined = ensemble_members(run.folder, [other.folder for other in ensemble], options.set, options.checkpoint)
+        _draw(Predictor(joined), inputs, outputs, Path(options.attention))
     yield from _named(run, inputs, outputs)
 
 
@@ -97,7 +97,7 @@ def _replies(run: Run, ensemble: Sequence[Run], options: Namespace) -> Iterator[
         yield from (f"{share:.4f}\t{choice}" for share, choice in ranked)
 
 
-def _draw(trained: Trained, photos: Sequence[str], captions: Sequence[str], path: Path) -> None:
+def _draw(trained: Predictor, photos: Sequence[str], captions: Sequence[str], path: Path) -> None:
     """Draws where the model looks at photographs while it writes captions."""
     if not isinstance(trained.task, ImageInputTask):
         raise UserError(f"--attention: a run of task {trained.config.task} looks at no photographs.")

@@ -11,11 +11,11 @@ from pathlib import Path
 import unrolled
 from unrolled.cluster.ray_session import connect
 from unrolled.data.questions import Box
-from unrolled.decoding import Candidate, Strategy, choose
+from unrolled.decoding import Candidate, Strategy, parse_strategies
 from unrolled.errors import UserError
-from unrolled.evaluation.ensemble import Member, check, members
-from unrolled.evaluation.evaluate import Conduct, Evaluation, Report, prepare_evaluation
-from unrolled.evaluation.predictor import Trained
+from unrolled.evaluation.ensemble import EnsembleMember, check_strategy, ensemble_members
+from unrolled.evaluation.evaluate import Conduct, Evaluation, EvaluationReport, prepare_evaluation
+from unrolled.evaluation.predictor import Predictor
 from unrolled.evaluation.worker_pool import LocalPool, RayPool, WorkerPool
 from unrolled.features.extract import compute_here, has_features, make_splits, works_of
 from unrolled.tasks import (
@@ -61,7 +61,7 @@ class Run:
         local: bool = False,
         address: str | None = None,
         console: Console | None = None,
-    ) -> Report:
+    ) -> EvaluationReport:
         """Scores the run on a split and writes the report: of a task that answers in text, every strategy of
         `decode`; of any other, what its model makes of the data themselves.
 
@@ -164,18 +164,18 @@ class Run:
         task = trained.task
         if not isinstance(task, VQATask):
             raise UserError(f"{self.path}: a run of task {trained.config.task} answers no questions.")
-        strategy = choose([decode], task.decoding)[decode] if decode else None
+        strategy = parse_strategies([decode], task.decoding)[decode] if decode else None
         return [task.ask(trained.model, photo, question, choices, strategy) for question in questions]
 
-    def _strategy(self, trained: Trained, decode: str | None) -> Strategy:
+    def _strategy(self, trained: Predictor, decode: str | None) -> Strategy:
         """Returns the strategy asked for, checked."""
         if not isinstance(trained.task, Writer):
             raise UserError(f"{self.path}: a run of task {trained.config.task} writes no text.")
         spelling = decode or trained.task.default_strategy
-        strategy = choose([spelling], trained.task.decoding)[spelling]
+        strategy = parse_strategies([spelling], trained.task.decoding)[spelling]
         if isinstance(trained.task, Seq2SeqTask):
             trained.task.check(strategy)
-            check(trained.members[1:], strategy)
+            check_strategy(trained.members[1:], strategy)
         return strategy
 
     @property
@@ -209,8 +209,8 @@ class Run:
             raise UserError(f"--explain: a run of task {trained.config.task} has no explanation of its steps.")
         return trained.task.explain(trained.model, text)
 
-    def _trained(self, overrides: Sequence[str], checkpoint: str, ensemble: Sequence[Run] = ()) -> Trained:
-        return Trained(members(self.folder, [run.folder for run in ensemble], overrides, checkpoint))
+    def _trained(self, overrides: Sequence[str], checkpoint: str, ensemble: Sequence[Run] = ()) -> Predictor:
+        return Predictor(ensemble_members(self.folder, [run.folder for run in ensemble], overrides, checkpoint))
 
 
 def evaluate(
@@ -225,7 +225,7 @@ def evaluate(
     local: bool = False,
     address: str | None = None,
     console: Console | None = None,
-) -> list[Report]:
+) -> list[EvaluationReport]:
     """Evaluates every run on every split; a report each. Arguments and errors as in `Run.evaluate`: all is checked
     before work begins."""
     console = console or Console()
@@ -233,7 +233,9 @@ def evaluate(
         raise UserError(f"--ensemble: goes with one run, not with {len(runs)}; name the others behind it.")
     others = [run.folder for run in ensemble]
     plans = [
-        _plan(members(run.folder, others, overrides, checkpoint), splits, decode, overrides, checkpoint, console)
+        _plan(
+            ensemble_members(run.folder, others, overrides, checkpoint), splits, decode, overrides, checkpoint, console
+        )
         for run in runs
     ]
     reports = []
@@ -254,7 +256,7 @@ def evaluate(
 
 
 def _plan(
-    joined: Sequence[Member],
+    joined: Sequence[EnsembleMember],
     splits: Sequence[str],
     decode: Sequence[str],
     overrides: Sequence[str],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from unrolled.config.translation import Decoding
 from unrolled.data.parallel_corpus import Longest
-from unrolled.decoding import as_trained, choose, length_limits
+from unrolled.decoding import length_limits, parse_strategies, resolve_auto
 
 
 @given(
@@ -33,8 +33,8 @@ def test_it_is_kept_beside_the_vocabularies(tmp_path: Path) -> None:
 
 
 def test_auto_is_what_training_says_where_it_says_anything() -> None:
-    assert as_trained(Decoding(), "auto", 1.5).length_factor == 1.5
-    assert as_trained(Decoding(), "auto").length_factor is None
-    assert as_trained(Decoding(length_factor=3.0), "auto", 1.5).length_factor == 3.0
-    beam = choose(["beam"], as_trained(Decoding(), "float32", 1.5))["beam"]
+    assert resolve_auto(Decoding(), "auto", 1.5).length_factor == 1.5
+    assert resolve_auto(Decoding(), "auto").length_factor is None
+    assert resolve_auto(Decoding(length_factor=3.0), "auto", 1.5).length_factor == 3.0
+    beam = parse_strategies(["beam"], resolve_auto(Decoding(), "float32", 1.5))["beam"]
     assert length_limits(beam, None, [4, 200], 2) == [16, 100]

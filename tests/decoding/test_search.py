@@ -23,7 +23,7 @@ from search_oracles import (
     run,
     table,
 )
-from unrolled.decoding import Beam, Decoded, Greedy, Sample, Strategy
+from unrolled.decoding import Beam, DecodeResult, Greedy, Sample, Strategy
 from unrolled.errors import RunFailed, UserError
 from unrolled.models import Rows
 
@@ -148,7 +148,7 @@ def test_precision_device_and_inference_mode_change_nothing(strategy: Strategy, 
 
 def test_no_sentences_decode_to_nothing() -> None:
     model = Network(5, 1)
-    assert run(model, model.memory(0), Beam()) == Decoded([])
+    assert run(model, model.memory(0), Beam()) == DecodeResult([])
 
 
 @pytest.mark.parametrize(

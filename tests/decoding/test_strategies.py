@@ -16,32 +16,36 @@ from unrolled.config.common import Decoding
 from unrolled.decoding import (
     MBR,
     Beam,
-    Best,
+    BestOfN,
     Ensemble,
+    EnsembleInputs,
     Greedy,
-    Memories,
     Sample,
     Strategy,
-    choose,
     decode,
-    outputs_of,
-    split,
+    make_outputs,
+    parse_strategies,
+    split_spellings,
 )
 from unrolled.decoding.mbr import bleu, chrf, least_risk
 from unrolled.errors import UserError
 
 
 def test_options_go_on_after_a_comma() -> None:
-    assert split("greedy") == ["greedy"]
-    assert split("greedy,sample:temperature=0.7,top_k=20,beam") == ["greedy", "sample:temperature=0.7,top_k=20", "beam"]
-    assert split("beam:size=4,groups=2,diversity=1,mbr") == ["beam:size=4,groups=2,diversity=1", "mbr"]
+    assert split_spellings("greedy") == ["greedy"]
+    assert split_spellings("greedy,sample:temperature=0.7,top_k=20,beam") == [
+        "greedy",
+        "sample:temperature=0.7,top_k=20",
+        "beam",
+    ]
+    assert split_spellings("beam:size=4,groups=2,diversity=1,mbr") == ["beam:size=4,groups=2,diversity=1", "mbr"]
 
 
 def test_spelled_options_come_before_those_of_the_config() -> None:
     config = Decoding.model_validate(
         {"max_length": 30, "samples": 9, "precision": "float32", "beam": {"size": 3}, "sample": {"top_k": 4}}
     )
-    chosen = choose(
+    chosen = parse_strategies(
         ["greedy", "beam", "beam:size=10,length_penalty=average", "mbr:samples=7,top_p=0.9,utility=bleu"], config
     )
     assert list(chosen.values()) == [
@@ -50,8 +54,10 @@ def test_spelled_options_come_before_those_of_the_config() -> None:
         Beam(10, "average", max_length=30),
         MBR(top_k=4, top_p=0.9, samples=7, utility="bleu", max_length=30),
     ]
-    assert choose(["best"], config) == {"best": Best(top_k=4, samples=9, max_length=30)}
-    assert choose(["sample:length_factor=null"], config)["sample:length_factor=null"] == Sample(top_k=4, max_length=30)
+    assert parse_strategies(["best"], config) == {"best": BestOfN(top_k=4, samples=9, max_length=30)}
+    assert parse_strategies(["sample:length_factor=null"], config)["sample:length_factor=null"] == Sample(
+        top_k=4, max_length=30
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,7 @@ def test_spelled_options_come_before_those_of_the_config() -> None:
 )
 def test_what_cannot_be_meant_is_refused(spelling: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        choose([spelling], Decoding())
+        parse_strategies([spelling], Decoding())
     assert message in str(error.value)
 
 
@@ -87,7 +93,7 @@ def test_what_cannot_be_meant_is_refused(spelling: str, message: str) -> None:
 def test_an_ensemble_averages_probabilities() -> None:
     one = table([0.0, 0.5, 0.1, 0.4], *[[0.0, 1.0, 0.0, 0.0]] * 3)
     other = table([0.0, 0.1, 0.5, 0.4], *[[0.0, 1.0, 0.0, 0.0]] * 3)
-    memory = Memories((Network(4, 1).memory(2), Network(4, 1).memory(2)))
+    memory = EnsembleInputs((Network(4, 1).memory(2), Network(4, 1).memory(2)))
     found = decode(Ensemble([one, other]), memory, Greedy(), begin=BEGIN, end=END)
     assert found.tokens == [[3], [3]]
     assert found.scores == pytest.approx([np.log(0.4)] * 2)
@@ -99,7 +105,7 @@ def test_an_ensemble_of_equals_is_each_of_them(strategy: Strategy) -> None:
     memory = model.memory(10)
     alone = run(model, memory, strategy, max_length=12)
     together = decode(
-        Ensemble([model, model, model]), Memories((memory,) * 3), strategy, begin=BEGIN, end=END, max_length=12
+        Ensemble([model, model, model]), EnsembleInputs((memory,) * 3), strategy, begin=BEGIN, end=END, max_length=12
     )
     assert together.tokens == alone.tokens
     assert together.scores == pytest.approx(alone.scores)
@@ -120,7 +126,7 @@ def test_samples_of_a_sentence_are_streams_of_their_own() -> None:
 def test_best_is_the_most_probable_of_the_samples() -> None:
     model = Network(12, 4, spread=1.0)
     memory = model.memory(8)
-    best = run(model, memory, Best(samples=6), max_length=10)
+    best = run(model, memory, BestOfN(samples=6), max_length=10)
     for i, (hypotheses, samples) in enumerate(
         zip(best.hypotheses, run(model, memory, Sample(samples=6), max_length=10).hypotheses, strict=True)
     ):
@@ -174,6 +180,6 @@ def test_mbr_writes_the_text_of_least_risk(utility: Any) -> None:
     decoded = run(model, model.memory(9), strategy, max_length=10)
     written = [write([one.tokens for one in hypotheses]) for hypotheses in decoded.hypotheses]
     limits = [strategy.max_length] * len(decoded.hypotheses)
-    chosen = [answer.text for answer in outputs_of(decoded, strategy, write, limits)]
+    chosen = [answer.text for answer in make_outputs(decoded, strategy, write, limits)]
     assert chosen == [own[least_risk(own, utility)] for own in written] != [own[0] for own in written]
-    assert [answer.text for answer in outputs_of(decoded, Sample(), write, limits)] == [own[0] for own in written]
+    assert [answer.text for answer in make_outputs(decoded, Sample(), write, limits)] == [own[0] for own in written]

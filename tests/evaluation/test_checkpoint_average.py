@@ -11,15 +11,17 @@ import unrolled
 from training_runs import train, weights
 from unrolled.cli import main
 from unrolled.errors import UserError
-from unrolled.evaluation.ensemble import Member
-from unrolled.evaluation.predictor import load
+from unrolled.evaluation.ensemble import EnsembleMember
+from unrolled.evaluation.predictor import load_task_and_model
 from unrolled.training.run_dir import choose_checkpoint
 
 OPTIONS = ["training.epochs=99", "training.max_steps=8", "training.validate_every=2"]
 
 
 def loaded(run, which):
-    _, model = load([Member(run, run.config(), choose_checkpoint(run, which))], torch.device("cpu"))
+    _, model = load_task_and_model(
+        [EnsembleMember(run, run.config(), choose_checkpoint(run, which))], torch.device("cpu")
+    )
     return model.state_dict()
 
 

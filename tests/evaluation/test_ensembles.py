@@ -16,8 +16,8 @@ from unrolled.cli import main
 from unrolled.cluster.ray_session import connect
 from unrolled.data.batching import collate_inputs
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
-from unrolled.decoding import MeanScorer
-from unrolled.evaluation.predictor import load
+from unrolled.decoding import EnsembleScorer
+from unrolled.evaluation.predictor import load_task_and_model
 from unrolled.models.heads import Scorer
 
 TEXTS = ["3 March 2025", "5. Mai 1999", "Monday 12 July 2010"]
@@ -94,7 +94,7 @@ def test_every_greedy_step_takes_the_best_mean_probability(runs, others):
     found = one.candidates(
         TEXTS, 1, "greedy:length_factor=null", ensemble=more, overrides=["decoding.precision=float32"]
     )
-    loaded = [load(run._trained((), "best").members, torch.device("cpu")) for run in (one, *more)]
+    loaded = [load_task_and_model(run._trained((), "best").members, torch.device("cpu")) for run in (one, *more)]
     vocabularies = loaded[0][0].vocabularies
     for text, (candidate,) in zip(TEXTS, found, strict=True):
         padded, mask = collate_inputs(vocabularies.input.encode([text]))
@@ -126,7 +126,7 @@ def test_the_mean_scorer_means_what_its_scorers_say(precision):
     ]
     each = [scorer.logits(part)[1].double().softmax(1) for scorer, part in zip(scorers, parts, strict=True)]
     want = (sum(each) / 3).log()
-    mean, outputs, never = MeanScorer(scorers), torch.cat(parts, 1), torch.zeros(30, dtype=torch.bool)
+    mean, outputs, never = EnsembleScorer(scorers), torch.cat(parts, 1), torch.zeros(30, dtype=torch.bool)
     never[int(want[0].argmax())] = True
     sums, logits = mean.logits(outputs)
     torch.testing.assert_close(logits - sums[:, None], want, atol=1e-5, rtol=0, check_dtype=False)

@@ -14,7 +14,7 @@ from small_configs import TINY
 from unrolled import api
 from unrolled.cli import main
 from unrolled.errors import RunFailed
-from unrolled.evaluation.results import f1_by_frequency, table
+from unrolled.evaluation.results import f1_by_frequency, score_table
 from unrolled.evaluation.worker_pool import chunks
 from unrolled.metrics import score
 
@@ -301,7 +301,7 @@ def test_the_table_fits_the_console():
     metrics = ["bleu", "chrf", "chrf++", "ter", "exact_match"]
     row = dict.fromkeys(metrics, 100.0) | {"signatures": {}, "sentences_per_second": 12345.6}
     row |= {"intervals": {name: [99.9, 100.0] for name in metrics}, "letters": dict.fromkeys(metrics, "abc")}
-    lines = table(metrics, {"greedy": row, "sample:temperature=0.7,top_k=10,samples=20": row})
+    lines = score_table(metrics, {"greedy": row, "sample:temperature=0.7,top_k=10,samples=20": row})
     assert max(map(len, lines)) <= 100 and "12,346" in lines[1]
     assert lines[2] == "sample:temperature=0.7,top_k=10,samples=20" and lines[3].startswith("      ")
-    assert "99.9–100.0" in "\n".join(table(metrics[:2], {"greedy": row}))
+    assert "99.9–100.0" in "\n".join(score_table(metrics[:2], {"greedy": row}))

@@ -10,8 +10,8 @@ from torch import nn
 
 import unrolled
 from unrolled.cli import main
-from unrolled.evaluation.ensemble import members
-from unrolled.evaluation.predictor import load
+from unrolled.evaluation.ensemble import ensemble_members
+from unrolled.evaluation.predictor import load_task_and_model
 from vqa_runs import COLOURS, settings, visual7w_folder
 
 WAYS = ("classes", "vectors", "words")
@@ -56,7 +56,9 @@ def test_candidates_have_the_mean_of_their_probabilities(runs, folder, way):
 @pytest.mark.parametrize("way", ["classes", "vectors"])
 def test_the_free_answer_is_that_of_the_best_mean_probability(runs, folder, way):
     pair, photo = [runs[f"{way}-{seed}"] for seed in (1, 2)], str(folder / "images" / "v7w_13.jpg")
-    task, both = load(members(pair[0].folder, [pair[1].folder], (), "best"), torch.device("cpu"))
+    task, both = load_task_and_model(
+        ensemble_members(pair[0].folder, [pair[1].folder], (), "best"), torch.device("cpu")
+    )
     assert isinstance(both, nn.ModuleList) and len(both) == 2
     batch = task._one(photo, QUESTION)
     with torch.no_grad():

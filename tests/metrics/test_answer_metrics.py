@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.errors import UserError
-from unrolled.metrics import Distinct, VqaAccuracy, normalised_answer, score
+from unrolled.metrics import Distinct, VqaAccuracy, normalize_vqa_answer, score
 
 # What the official evaluation (vqaEval.py of GT-Vision-Lab/VQA, 2021) says of an answer to one question.
 OFFICIAL = [
@@ -58,7 +58,7 @@ def test_accuracy_of_several_questions_is_their_mean() -> None:
     ],
 )
 def test_answers_are_normalised(answer: str, normalised: str) -> None:
-    assert normalised_answer(answer) == normalised
+    assert normalize_vqa_answer(answer) == normalised
 
 
 @given(st.lists(st.sampled_from(["yes", "no", "2", "red"]), min_size=4, max_size=10), st.sampled_from(["yes", "red"]))

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from repository import GOLDEN
 from unrolled.metrics import CiderD, Meteor, RougeL, score
-from unrolled.metrics.captioning import common_subsequence, fewest_chunks
-from unrolled.metrics.words import caption_words
+from unrolled.metrics.captioning import lcs_length, min_chunks
+from unrolled.metrics.words import tokenize_caption
 
 EXPECTED = json.loads((GOLDEN / "captions.json").read_text(encoding="utf-8"))
 CAPTIONS = EXPECTED["predictions"], EXPECTED["references"]
@@ -85,7 +85,7 @@ def test_chunks_are_the_fewest_of_all_matchings(ours: list[str], theirs: list[st
         return found
 
     if matches <= 4:
-        assert fewest_chunks(ours, theirs) == min(counts())
+        assert min_chunks(ours, theirs) == min(counts())
 
 
 @given(WORDS, WORDS)
@@ -94,7 +94,7 @@ def test_common_subsequence_is_that_of_the_table(ours: list[str], theirs: list[s
     for i, j in itertools.product(range(len(ours)), range(len(theirs))):
         same = ours[i] == theirs[j]
         table[i + 1][j + 1] = table[i][j] + 1 if same else max(table[i][j + 1], table[i + 1][j])
-    assert common_subsequence(ours, theirs) == table[-1][-1]
+    assert lcs_length(ours, theirs) == table[-1][-1]
 
 
 def test_rouge_l_worked_by_hand() -> None:
@@ -149,4 +149,4 @@ def test_bleu_of_captions_takes_the_nearest_length_and_every_reference() -> None
     ],
 )
 def test_words_of_captions_are_those_of_the_penn_treebank(text: str, words: str) -> None:
-    assert list(caption_words(text)) == words.split()
+    assert list(tokenize_caption(text)) == words.split()

@@ -17,14 +17,14 @@ from unrolled.metrics import (
     METRICS,
     SummedMetric,
     bootstrap_interval,
-    compact_letters,
+    compact_letter_display,
     compare,
-    holm,
+    holm_correction,
     mean_interval,
-    paired_bootstrap,
-    randomization,
+    paired_bootstrap_test,
+    proportion_interval,
+    randomization_test,
     score,
-    share_interval,
 )
 
 FIVE = (
@@ -123,7 +123,7 @@ def test_randomization_of_bleu_is_that_of_sacrebleu() -> None:
 
 def test_randomization_finds_five_percent_of_differences_that_are_none() -> None:
     scores = np.random.default_rng(1).exponential(size=(150, 60))
-    p_values = randomization(_mean, np.stack([scores, np.ones_like(scores)], axis=-1), shuffles=500)
+    p_values = randomization_test(_mean, np.stack([scores, np.ones_like(scores)], axis=-1), shuffles=500)
     pairs = p_values[np.triu_indices(60, k=1)]
     assert 0.03 < np.mean(pairs <= 0.05) < 0.07
     assert 0.45 < np.mean(pairs <= 0.5) < 0.55
@@ -163,20 +163,20 @@ def test_what_is_no_sum_over_sentences_is_refused() -> None:
 def test_holm_worked_by_hand() -> None:
     # Three pairs: the smallest times 3, the next times 2, and the last, times 1, not below the one before it.
     p_values = np.array([[1, 0.01, 0.04], [0.01, 1, 0.03], [0.04, 0.03, 1]])
-    assert holm(p_values) == pytest.approx(np.array([[1, 0.03, 0.06], [0.03, 1, 0.06], [0.06, 0.06, 1]]))
-    assert holm(np.array([[1, 0.7], [0.7, 1]]))[0, 1] == 0.7
-    assert holm(np.full((3, 3), 0.6))[0, 1] == 1
-    assert holm(np.ones((1, 1))).tolist() == [[1]]
+    assert holm_correction(p_values) == pytest.approx(np.array([[1, 0.03, 0.06], [0.03, 1, 0.06], [0.06, 0.06, 1]]))
+    assert holm_correction(np.array([[1, 0.7], [0.7, 1]]))[0, 1] == 0.7
+    assert holm_correction(np.full((3, 3), 0.6))[0, 1] == 1
+    assert holm_correction(np.ones((1, 1))).tolist() == [[1]]
 
 
 def test_letters_of_a_line_of_systems() -> None:
     different = np.zeros((4, 4), dtype=bool)
     for one, other in ((0, 2), (0, 3), (1, 3)):
         different[one, other] = different[other, one] = True
-    assert compact_letters(different, [4, 3, 2, 1]) == ["a", "ab", "bc", "c"]
-    assert compact_letters(different, [1, 2, 3, 4]) == ["c", "bc", "ab", "a"]
-    assert compact_letters(np.zeros((3, 3), dtype=bool), [1, 1, 1]) == ["a", "a", "a"]
-    assert compact_letters(~np.eye(3, dtype=bool), [2, 3, 1]) == ["b", "a", "c"]
+    assert compact_letter_display(different, [4, 3, 2, 1]) == ["a", "ab", "bc", "c"]
+    assert compact_letter_display(different, [1, 2, 3, 4]) == ["c", "bc", "ab", "a"]
+    assert compact_letter_display(np.zeros((3, 3), dtype=bool), [1, 1, 1]) == ["a", "a", "a"]
+    assert compact_letter_display(~np.eye(3, dtype=bool), [2, 3, 1]) == ["b", "a", "c"]
 
 
 @settings(max_examples=200)
@@ -186,7 +186,7 @@ def test_letters_are_shared_by_those_that_do_not_differ_and_no_others(drawn: tup
     different = np.zeros((systems, systems), dtype=bool)
     for one, other in pairs:
         different[one, other] = different[other, one] = one != other
-    letters = compact_letters(different, np.arange(systems)[::-1])
+    letters = compact_letter_display(different, np.arange(systems)[::-1])
     assert "a" in letters[0]
     for one, other in itertools.combinations(range(systems), 2):
         assert bool(set(letters[one]) & set(letters[other])) is not bool(different[one, other])
@@ -195,8 +195,8 @@ def test_letters_are_shared_by_those_that_do_not_differ_and_no_others(drawn: tup
 
 def test_wilsons_interval_as_published() -> None:
     # Newcombe, Two-sided confidence intervals for the single proportion, 1998, table I: 81 of 263, 0 of 20.
-    assert share_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert share_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert proportion_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert proportion_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
 
 
 def test_the_paired_bootstrap_knows_the_binomial_law():
@@ -204,7 +204,7 @@ def test_the_paired_bootstrap_knows_the_binomial_law():
     shows no difference if it has none of the 12, which is (1 - 12/400)^400."""
     one = [1.0] * 12 + [0.0] * 388
     expected = 2 * (1 - 12 / 400) ** 400
-    assert paired_bootstrap(one, [0.0] * 400, samples=20_000) == pytest.approx(expected, abs=3e-4)
-    assert paired_bootstrap([0.0] * 400, one, samples=2000) < 0.01
-    assert paired_bootstrap(one, one, samples=200) == 1.0
-    assert paired_bootstrap([1.0, 0.0] * 50, [0.0, 1.0] * 50, samples=2000) > 0.5
+    assert paired_bootstrap_test(one, [0.0] * 400, samples=20_000) == pytest.approx(expected, abs=3e-4)
+    assert paired_bootstrap_test([0.0] * 400, one, samples=2000) < 0.01
+    assert paired_bootstrap_test(one, one, samples=200) == 1.0
+    assert paired_bootstrap_test([1.0, 0.0] * 50, [0.0, 1.0] * 50, samples=2000) > 0.5

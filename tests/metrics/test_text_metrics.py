@@ -29,7 +29,7 @@ from unrolled.metrics import (
     Ter,
     bootstrap_interval,
     compare,
-    metric,
+    metric_info,
     score,
     wordnet_folder,
 )
@@ -147,7 +147,9 @@ def test_perfect_output_scores_the_maximum(texts: list[str], generator: random.R
     references = [[text] * 4 for text in texts]
     for name in SUMMED:
         perfect, other = (_summed(name, outputs, references) for outputs in (texts, worse))
-        assert name == "length_ratio" or perfect == pytest.approx(other) or metric(name).better(perfect, other), name
+        assert name == "length_ratio" or perfect == pytest.approx(other) or metric_info(name).better(perfect, other), (
+            name
+        )
 
 
 def test_equal_texts_score_one_hundred() -> None:
@@ -196,13 +198,13 @@ def test_every_metric_is_one_of_evaluate_and_adds_batches(name: str) -> None:
 
 @pytest.mark.parametrize("name", HERE)
 def test_every_metric_has_a_label_and_an_explanation(name: str) -> None:
-    assert metric(name).about
+    assert metric_info(name).about
     references = corpus(30)[1]
     worse = score([name], ["x y z"] * 30, [[text] * 4 for text in references])[name]
     best = score([name], references, [[text] * 4 for text in references])[name]
     assert METRICS[name]().key == name
     if name != "length_ratio":
-        assert metric(name).better(best, worse)
+        assert metric_info(name).better(best, worse)
 
 
 @pytest.mark.parametrize("name", SUMMED)

@@ -6,7 +6,7 @@ import pytest
 
 from unrolled.errors import UserError
 from unrolled.metrics import score, wordnet_folder
-from unrolled.metrics.answers import VARIABLE, Nouns, nearness, nouns
+from unrolled.metrics.answers import WORDNET_VARIABLE, WordNetNouns, word_similarity, wordnet_nouns
 
 KINDS = {
     "entity": (),
@@ -41,7 +41,7 @@ def folder(tmp_path):
 
 
 def test_nearness_is_that_of_wu_and_palmer(folder):
-    read = Nouns(folder)
+    read = WordNetNouns(folder)
     one = {noun: read.synsets(noun)[0] for noun in KINDS}
     assert read.wup(one["chair"], one["chair"]) == 1
     assert read.wup(one["chair"], one["sofa"]) == 2 * 4 / (5 + 5)  # both are seats, the fourth from the root
@@ -51,7 +51,7 @@ def test_nearness_is_that_of_wu_and_palmer(folder):
 
 
 def test_nouns_are_found_as_people_write_them(folder):
-    read = Nouns(folder)
+    read = WordNetNouns(folder)
     assert read.synsets("Chairs") == read.synsets("chair") and len(read.synsets("chair")) == 2
     assert read.synsets("men") == read.synsets("man") and read.synsets("garbage bins") == read.synsets("thing")
     assert read.synsets("red") == ()
@@ -59,10 +59,10 @@ def test_nouns_are_found_as_people_write_them(folder):
 
 @pytest.fixture
 def small(folder, monkeypatch):
-    monkeypatch.setenv(VARIABLE, str(folder))
-    nearness.cache_clear()
+    monkeypatch.setenv(WORDNET_VARIABLE, str(folder))
+    word_similarity.cache_clear()
     yield
-    nearness.cache_clear()
+    word_similarity.cache_clear()
 
 
 def test_scores(small):
@@ -80,8 +80,8 @@ def test_scores(small):
 
 
 def test_without_wordnet_one_sentence_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setenv(VARIABLE, str(tmp_path))
-    nearness.cache_clear()
+    monkeypatch.setenv(WORDNET_VARIABLE, str(tmp_path))
+    word_similarity.cache_clear()
     assert wordnet_folder() is None
     with pytest.raises(UserError, match=r"WUPS needs WordNet.*apt-get install wordnet-base.*WNSEARCHDIR"):
         score(["wups@0.9"], ["chair"], ["sofa"])
@@ -89,10 +89,10 @@ def test_without_wordnet_one_sentence_says_what_to_install(tmp_path, monkeypatch
 
 @pytest.mark.skipif(wordnet_folder() is None, reason="WordNet is not installed")
 def test_the_real_wordnet():
-    read = nouns()
+    read = wordnet_nouns()
     # As printed in NLTK's documentation of WordNet: dog.n.01 and cat.n.01.
     assert read.wup(read.synsets("dog")[0], read.synsets("cat")[0]) == pytest.approx(0.857142, abs=1e-6)
-    assert nearness("television", "tv") == 1 and nearness("garbage cans", "trash can") == 1
-    assert nearness("women", "woman") == 1
+    assert word_similarity("television", "tv") == 1 and word_similarity("garbage cans", "trash can") == 1
+    assert word_similarity("women", "woman") == 1
     for one, other in (("chair", "sofa"), ("table", "desk"), ("wall", "cup")):
-        assert nearness(one, other) == nearness(other, one) < 1
+        assert word_similarity(one, other) == word_similarity(other, one) < 1

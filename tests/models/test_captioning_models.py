@@ -77,7 +77,7 @@ def test_step_equals_window(variant, cell, layers):
     expected, after = model.decoder(memory, tokens, model.start(memory))
     state = model.start(memory)
     for t in range(tokens.shape[1]):
-        output, state, _ = model.outputs(tokens[:, t], state, memory)
+        output, state, _ = model.step_outputs(tokens[:, t], state, memory)
         torch.testing.assert_close(output, expected[:, t])
     torch.testing.assert_close(state, after)
 
@@ -100,8 +100,8 @@ def test_hypotheses_share_their_memory(variant):
     memory, owners = model.encode(pictures()), torch.tensor([0, 0, 0, 1, 2, 2])
     tokens, copied = torch.randint(0, WORDS, (6,)), memory.select(owners)
     rows = Rows.of(owners, torch.tensor([3, 1, 2]))
-    shared, after, looked = model.outputs(tokens, nest.select(model.start(memory), owners), memory, rows)
-    separate, wanted, weights = model.outputs(tokens, model.start(copied), copied)
+    shared, after, looked = model.step_outputs(tokens, nest.select(model.start(memory), owners), memory, rows)
+    separate, wanted, weights = model.step_outputs(tokens, model.start(copied), copied)
     torch.testing.assert_close(shared, separate)
     torch.testing.assert_close(after, wanted)
     assert (weights is not None) == model.attends

@@ -120,8 +120,10 @@ def test_examples_may_have_uneven_rows(variant):
     torch.testing.assert_close(shared, separate)
     torch.testing.assert_close(after, wanted)
     if model.attends:
-        _, _, weights = model.look(tokens, model.start(copied), memory, Rows.of(owners, torch.tensor([3, 1, 2])))
-        torch.testing.assert_close(weights, model.look(tokens, model.start(copied), copied)[2])
+        _, _, weights = model.step_with_attention(
+            tokens, model.start(copied), memory, Rows.of(owners, torch.tensor([3, 1, 2]))
+        )
+        torch.testing.assert_close(weights, model.step_with_attention(tokens, model.start(copied), copied)[2])
         torch.testing.assert_close(weights.sum(1), torch.ones(6))
 
 

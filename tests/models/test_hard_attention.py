@@ -124,7 +124,7 @@ def test_in_the_end_it_looks_at_the_likeliest_place(cell):
     state = model.start(memory)
     for t in range(5):
         soft = model.decoder.attention.weigh(state[0][-1][0][0][:, None], memory)[:, 0]
-        output, state, weights = model.outputs(tokens[:, t], state, memory)
+        output, state, weights = model.step_outputs(tokens[:, t], state, memory)
         torch.testing.assert_close(output, window.outputs[:, t])
         assert torch.equal(weights.argmax(1), soft.argmax(1))
 

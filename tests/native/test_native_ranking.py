@@ -14,7 +14,7 @@ from search_oracles import DEVICES, EVERY_STRATEGY, IDS
 from unrolled import native
 from unrolled.config.common import Decoding
 from unrolled.config.translation import Decoder, Encoder, TranslationModel
-from unrolled.decoding import Beam, Greedy, Strategy, as_trained, choose, decode
+from unrolled.decoding import Beam, Greedy, Strategy, decode, parse_strategies, resolve_auto
 from unrolled.errors import RunFailed, UserError
 from unrolled.models import EncoderDecoder, build_translator
 from unrolled.models.heads import Precision, Scorer
@@ -137,7 +137,12 @@ class Plain:
     """The same model without a scorer."""
 
     def __init__(self, model: EncoderDecoder) -> None:
-        self.start, self.step, self.look, self.attends = model.start, model.step, model.look, model.attends
+        self.start, self.step, self.step_with_attention, self.attends = (
+            model.start,
+            model.step,
+            model.step_with_attention,
+            model.attends,
+        )
 
 
 def search(model: EncoderDecoder, strategy: Strategy, *, plain: bool = False, **settings: Any) -> Any:
@@ -185,10 +190,10 @@ def test_a_model_that_gives_nan_is_refused_by_name() -> None:
 
 def test_precision_is_spelled_and_follows_the_training() -> None:
     config = Decoding.model_validate({"precision": "bfloat16"})
-    chosen = choose(["greedy", "beam:precision=int8"], config)
+    chosen = parse_strategies(["greedy", "beam:precision=int8"], config)
     assert [one.precision for one in chosen.values()] == ["bfloat16", "int8"]
     for trained, expected in (("bfloat16", "bfloat16"), ("float32", "float32"), ("float64", "float32")):
-        assert choose(["beam"], as_trained(Decoding(), trained))["beam"].precision == expected
-    assert choose(["beam"], as_trained(config, "float32"))["beam"].precision == "bfloat16"
+        assert parse_strategies(["beam"], resolve_auto(Decoding(), trained))["beam"].precision == expected
+    assert parse_strategies(["beam"], resolve_auto(config, "float32"))["beam"].precision == "bfloat16"
     with pytest.raises(UserError, match=r"greedy\.precision is 'int4'; accepted is float32, bfloat16 or int8"):
-        choose(["greedy:precision=int4"], config)
+        parse_strategies(["greedy:precision=int4"], config)

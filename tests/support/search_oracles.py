@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unrolled.decoding import Beam, Best, Decoded, Greedy, Sample, Strategy, decode
+from unrolled.decoding import Beam, BestOfN, DecodeResult, Greedy, Sample, Strategy, decode
 from unrolled.models import Rows
 
 BEGIN, END = 0, 1
@@ -25,7 +25,7 @@ EVERY_STRATEGY = [
     Greedy(),
     Sample(temperature=0.8, top_k=4, top_p=0.9, seed=3),
     Sample(temperature=1.3, typical=0.9),
-    Best(samples=3),
+    BestOfN(samples=3),
     Beam(4, 1.0, best=2),
     Beam(3, 0.0),
     Beam(4, "average", groups=2, diversity=0.7),
@@ -109,9 +109,11 @@ class Looking(Network):
         return super().start(Vectors(memory.values[:, 0]))
 
     def step(self, tokens: Tensor, state: Any, memory: Positions, rows: Rows) -> tuple[Tensor, Any]:
-        return self.look(tokens, state, memory, rows)[:2]
+        return self.step_with_attention(tokens, state, memory, rows)[:2]
 
-    def look(self, tokens: Tensor, state: Any, memory: Positions, rows: Rows) -> tuple[Tensor, Any, Tensor]:
+    def step_with_attention(
+        self, tokens: Tensor, state: Any, memory: Positions, rows: Rows
+    ) -> tuple[Tensor, Any, Tensor]:
         scores = (memory.values[rows.owners] @ state[0][:, :, None])[:, :, 0]
         weights = scores.masked_fill(~memory.mask[rows.owners], -math.inf).softmax(1)
         seen = (weights[:, None] @ memory.values[rows.owners])[:, 0]
@@ -137,7 +139,7 @@ def table(*rows: list[float]) -> Table:
     return Table(torch.tensor(rows, dtype=torch.float64).log())
 
 
-def run(model: Any, memory: Any, strategy: Strategy, **settings: Any) -> Decoded:
+def run(model: Any, memory: Any, strategy: Strategy, **settings: Any) -> DecodeResult:
     return decode(model, memory, strategy, begin=BEGIN, end=END, **settings)
 
 
@@ -159,7 +161,7 @@ class Hypothesis:
         last, one = torch.tensor([self.written[-1] if self.written else BEGIN]), Rows.even(1, 1, torch.device("cpu"))
         weights = None
         if isinstance(model, Looking):
-            logits, state, weights = model.look(last, self.state, memory, one)
+            logits, state, weights = model.step_with_attention(last, self.state, memory, one)
             weights = weights if self.attended is None else weights + self.attended
         else:
             logits, state = model.step(last, self.state, memory, one)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evaluation_report_samples import some_outputs, some_results, strategy
-from unrolled.metrics import compact_letters, holm
+from unrolled.metrics import compact_letter_display, holm_correction
 
 BEAMS = {1: 35.1, 2: 37.4, 5: 38.2, 10: 38.4, 20: 37.9}
 MODEL_SCORES = {1: -0.552, 2: -0.519, 5: -0.497, 10: -0.486, 20: -0.478}
@@ -52,9 +52,9 @@ def _compare(results: dict[str, Any], name: str) -> None:
     rows = results["strategies"]
     scores = np.array([row[name] for row in rows.values()])
     p = np.maximum(np.exp(-5.5 * np.abs(scores[:, None] - scores)), 1e-4)
-    corrected = holm(p)
+    corrected = holm_correction(p)
     results["comparisons"][name] = {"systems": list(rows), "p": p.tolist(), "corrected": corrected.tolist()}
-    for row, letters in zip(rows.values(), compact_letters(corrected <= 0.05, scores), strict=True):
+    for row, letters in zip(rows.values(), compact_letter_display(corrected <= 0.05, scores), strict=True):
         row.setdefault("letters", {})[name] = letters
 
 

@@ -18,7 +18,7 @@ from unrolled.config.load import load_config
 from unrolled.data.caption_readers import open_captioned
 from unrolled.data.images import CROP, View, drawn_view, read_image, seen
 from unrolled.errors import UserError
-from unrolled.evaluation.ensemble import members
+from unrolled.evaluation.ensemble import ensemble_members
 from unrolled.features import build_backbone, make_backbone
 from unrolled.files import cache_folder
 from unrolled.tasks.captioning import Captioning
@@ -121,7 +121,7 @@ def test_a_run_describes_with_the_network_it_trained_and_without_files_of_featur
     photo.write_bytes(open_captioned(run.folder.config().data, "validation").images[7])
     by_place, by_file = run.generate(["validation:7", str(photo)])
     assert by_place == by_file
-    (member,) = members(run.folder, (), (), "last")
+    (member,) = ensemble_members(run.folder, (), (), "last")
     kept = {name: value for name, value in weights(run.folder).items() if name.startswith(NETWORK)}
     assert all(torch.equal(member.load().state_dict()[name], value) for name, value in kept.items())
     assert set(cache_folder().glob("features-*")) == made_before

@@ -22,8 +22,8 @@ from unrolled.data.lm_corpus import Lanes, plan_windows
 from unrolled.data.sources import read_text
 from unrolled.data.tokenizer import Symbols, learn_symbols
 from unrolled.errors import UserError
-from unrolled.evaluation.ensemble import Member
-from unrolled.evaluation.predictor import load
+from unrolled.evaluation.ensemble import EnsembleMember
+from unrolled.evaluation.predictor import load_task_and_model
 from unrolled.models import build_language_model
 from unrolled.recurrence import state as nest
 from unrolled.tasks import prepare
@@ -242,7 +242,7 @@ def test_another_number_of_workers_continues_a_run(config):
 def test_the_state_is_carried_and_begins_anew_with_each_epoch(config):
     """Repeats a run with one rate of zero: its training loss must be the loss of whole lanes, window after window."""
     run, _ = train(config, *EXACT, "training.optimizer.learning_rate=1e-300", "training.log_every=1")
-    _, model = load([Member(run, run.config(), choose_checkpoint(run))], torch.device("cpu"))
+    _, model = load_task_and_model([EnsembleMember(run, run.config(), choose_checkpoint(run))], torch.device("cpu"))
     stream = prepare(run.config()).split("train")
     cut = Lanes.whole(stream, 5)
     window = cut.windows(range(5), 0, cut.steps)
@@ -262,7 +262,9 @@ def test_lanes_of_a_run_are_kept(config):
 def test_validation_is_the_loss_of_one_long_reading(config):
     run, _ = train(config, *EXACT)
     row = [row for row in run.history() if row["kind"] == "validation"][-1]
-    _, model = load([Member(run, run.config(), choose_checkpoint(run, "last"))], torch.device("cpu"))
+    _, model = load_task_and_model(
+        [EnsembleMember(run, run.config(), choose_checkpoint(run, "last"))], torch.device("cpu")
+    )
     units = torch.from_numpy(prepare(run.config()).split("validation").astype(np.int64))[None]
     loss = model.losses(units[:, :-1], units[:, 1:], None)[0].mean().item()
     assert row["loss"] == pytest.approx(loss, abs=1e-12)
@@ -273,7 +275,7 @@ def test_validation_is_the_loss_of_one_long_reading(config):
 def test_lanes_of_an_examination_do_not_depend_on_who_reads_them(config, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT * 5, encoding="utf-8")
     run, _ = train(config, *EXACT, "training.max_steps=2", "evaluation.lanes=3", "data.validation_share=0.5")
-    task, model = load([Member(run, run.config(), choose_checkpoint(run))], torch.device("cpu"))
+    task, model = load_task_and_model([EnsembleMember(run, run.config(), choose_checkpoint(run))], torch.device("cpu"))
     units = task.open("validation")
     together = task.examine(model, units, 0, 1)
     assert task.shares(units) == len(together) == 3

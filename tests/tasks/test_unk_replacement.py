@@ -77,7 +77,7 @@ def test_an_unknown_word_is_the_one_that_attention_looked_at(tmp_path: Path, str
             memory = model.encode(given, given >= 0)  # type: ignore[operator]
             state, copied = model.start(memory), []  # type: ignore[operator]
             for last in [BEGIN, *[UNKNOWN] * 4]:
-                _, state, weights = model.look(torch.tensor([last]), state, memory)  # type: ignore[operator]
+                _, state, weights = model.step_with_attention(torch.tensor([last]), state, memory)  # type: ignore[operator]
                 copied.append(units[int(weights[0, : len(units)].argmax())])
         assert answer.text == known.join(copied)
         assert "<unk>" not in answer.text

@@ -12,7 +12,7 @@ import torch
 from unrolled.cli import main
 from unrolled.data.visual7w_io import read_results
 from unrolled.errors import UserError
-from unrolled.metrics.answers import VARIABLE
+from unrolled.metrics.answers import WORDNET_VARIABLE
 from unrolled.tasks.image_inputs import address
 from unrolled.tasks.vqa_results import check_scores
 from vqa_runs import learned, made, model_of, settings, visual7w_folder
@@ -177,7 +177,7 @@ def test_without_candidates_multiple_choice_is_refused(photos, tmp_path):
 
 @pytest.mark.parametrize("command", ["train", "tune"])
 def test_wups_without_wordnet_is_refused_before_the_data_is_read(tmp_path, monkeypatch, capsys, command):
-    monkeypatch.setenv(VARIABLE, str(tmp_path))  # a folder without WordNet's files
+    monkeypatch.setenv(WORDNET_VARIABLE, str(tmp_path))  # a folder without WordNet's files
     config = tmp_path / "config.yaml"
     text = "task: question_answering\ndata: {source: missing}\nmodel: {features: {backbone: small}}\n"
     text += "evaluation: {metrics: ['wups@0.9']}\ntuning: {space: {seed: {choice: [1, 2]}}}\n"

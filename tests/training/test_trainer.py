@@ -194,14 +194,14 @@ def test_foreign_and_damaged_checkpoints_are_named(tiny):
     small = choose_checkpoint(run)
     folder = small.folders[0]
     other, _ = train(tiny, "name=other", "training.max_steps=2", "model.encoder.hidden=13")
-    from unrolled.evaluation.ensemble import Member
-    from unrolled.evaluation.predictor import load
+    from unrolled.evaluation.ensemble import EnsembleMember
+    from unrolled.evaluation.predictor import load_task_and_model
 
     with pytest.raises(UserError, match=r"belongs to another model: .*\(12, 24\) there, \(12, 26\)"):
-        load([Member(other, other.config(), small)], torch.device("cpu"))
+        load_task_and_model([EnsembleMember(other, other.config(), small)], torch.device("cpu"))
     (folder / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"model\.safetensors: is damaged"):
-        load([Member(run, run.config(), small)], torch.device("cpu"))
+        load_task_and_model([EnsembleMember(run, run.config(), small)], torch.device("cpu"))
     (folder / "progress.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="not a checkpoint's progress"):
         choose_checkpoint(run)
@@ -233,14 +233,14 @@ def test_a_copied_run_folder_still_writes(tiny, tmp_path):
     import shutil
 
     from unrolled.decoding import Greedy
-    from unrolled.evaluation.ensemble import Member
-    from unrolled.evaluation.predictor import Trained
+    from unrolled.evaluation.ensemble import EnsembleMember
+    from unrolled.evaluation.predictor import Predictor
 
     run, _ = train(tiny, "training.max_steps=2")
     shutil.copytree(run.path, tmp_path / "elsewhere")
     texts = ["3 March 2025", "", "x" * 60]
     outputs = [
-        Trained([Member(folder, folder.config(), choose_checkpoint(folder))]).write(
+        Predictor([EnsembleMember(folder, folder.config(), choose_checkpoint(folder))]).write(
             Greedy(max_length=9), range(3), texts
         )
         for folder in (run, RunDir(tmp_path / "elsewhere"))

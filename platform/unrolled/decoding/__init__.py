@@ -5,50 +5,50 @@ One function, `decode`, and one frozen dataclass a strategy; `answers` makes its
 
 from __future__ import annotations
 
-from unrolled.decoding.ensemble import Ensemble, MeanScorer, Memories
-from unrolled.decoding.protocols import Attentive, Memory, Searchable
-from unrolled.decoding.search import Candidate, Decoded, Hypothesis, Output, decode, length_limits, outputs_of
+from unrolled.decoding.ensemble import Ensemble, EnsembleInputs, EnsembleScorer
+from unrolled.decoding.protocols import EncodedInputs, Searchable, SupportsAttention
+from unrolled.decoding.search import Candidate, DecodeResult, Hypothesis, Output, decode, length_limits, make_outputs
 from unrolled.decoding.strategies import (
+    DEFAULT_STRATEGIES,
     MBR,
     STRATEGIES,
-    USUAL,
     Beam,
-    Best,
+    BestOfN,
     Greedy,
     Sample,
     Strategy,
-    as_trained,
-    choose,
     n_best,
-    precision_of,
-    split,
+    parse_strategies,
+    resolve_auto,
+    resolve_precision,
+    split_spellings,
 )
 
 __all__ = [
+    "DEFAULT_STRATEGIES",
     "MBR",
     "STRATEGIES",
-    "USUAL",
-    "Attentive",
     "Beam",
-    "Best",
+    "BestOfN",
     "Candidate",
-    "Decoded",
+    "DecodeResult",
+    "EncodedInputs",
     "Ensemble",
+    "EnsembleInputs",
+    "EnsembleScorer",
     "Greedy",
     "Hypothesis",
-    "MeanScorer",
-    "Memories",
-    "Memory",
     "Output",
     "Sample",
     "Searchable",
     "Strategy",
-    "as_trained",
-    "choose",
+    "SupportsAttention",
     "decode",
     "length_limits",
+    "make_outputs",
     "n_best",
-    "outputs_of",
-    "precision_of",
-    "split",
+    "parse_strategies",
+    "resolve_auto",
+    "resolve_precision",
+    "split_spellings",
 ]

@@ -28,7 +28,7 @@ from unrolled.models.encoders import Rows
 
 
 @dataclass(frozen=True)
-class Worth:
+class HypothesisScorer:
     """The score of a hypothesis Y for an input X, log p(Y | X) / lp(|Y|) + β cp(X; Y) (Wu et al. 2016, eq. 14).
 
     Attributes:
@@ -122,7 +122,7 @@ def expand(rows: Rows, sums: Tensor, scored: Scored, strategy: Beam, end: int) -
     tokens = scored.tokens
     reached = sums[:, None] + (scored.values - scored.sums).clamp(max=0).double()
     every = torch.arange(len(rows), device=sums.device)[:, None].expand_as(tokens)
-    table = Candidates(rows.spread(reached, NEVER), rows.spread(tokens), rows.spread(every))
+    table = Candidates(rows.pad(reached, NEVER), rows.pad(tokens), rows.pad(every))
     ending: list[Candidates] = []
     growing: list[Candidates] = []
     for group in range(groups):
@@ -241,12 +241,12 @@ class Required:
         reached = sums[:, None] + (values - scored.sums).clamp(max=0).double()
         reached = reached.masked_fill((tokens == end) & ~whole, NEVER)
 
-        spread = (rows.spread(reached, NEVER), rows.spread(tokens), rows.spread(every))
+        spread = (rows.pad(reached, NEVER), rows.pad(tokens), rows.pad(every))
         table = Candidates(*(each.flatten(1) for each in spread))
         order = table.sums.argsort(dim=1, descending=True)
         ranked = table.choose(order)
-        whole, banks = (rows.spread(each).flatten(1).gather(1, order) for each in (whole, banks))
-        total = rows.spread(self.lengths.sum(1))[:, 0]
+        whole, banks = (rows.pad(each).flatten(1).gather(1, order) for each in (whole, banks))
+        total = rows.pad(self.lengths.sum(1))[:, 0]
         alike = banks[:, :, None] == torch.arange(int(total.max()) + 1, device=sums.device)
         rank = alike.cumsum(1).gather(2, banks[:, :, None])[:, :, 0] - 1
         own_place = rank < (size // (total + 1)).clamp(min=1)[:, None]
@@ -291,7 +291,7 @@ def beam_search(problem: SearchSpec[M], strategy: Beam, required: Required | Non
         Tokens `(n, best, length)`, filled up with the end token, and scores `(n, best)`; -inf where there are not as
         many hypotheses.
     """
-    worth = Worth(strategy.length_penalty, strategy.coverage_penalty)
+    worth = HypothesisScorer(strategy.length_penalty, strategy.coverage_penalty)
     live, limits = problem.first(), problem.limits
     n, longest = len(limits), int(limits.max())
     tokens = torch.full((n, strategy.best, longest), problem.end, device=limits.device)

@@ -17,7 +17,7 @@ from unrolled.recurrence.state import Nest
 
 
 @dataclass(frozen=True)
-class Memories(Generic[M]):
+class EnsembleInputs(Generic[M]):
     """What each model of an ensemble made of the same n sentences."""
 
     each: tuple[M, ...]
@@ -32,23 +32,23 @@ class Memories(Generic[M]):
         mask: Tensor = first.mask
         return mask
 
-    def select(self, rows: Tensor) -> Memories[M]:
+    def select(self, rows: Tensor) -> EnsembleInputs[M]:
         """Takes the sentences `rows` `(m,)`."""
-        return Memories(tuple(memory.select(rows) for memory in self.each))
+        return EnsembleInputs(tuple(memory.select(rows) for memory in self.each))
 
 
 @dataclass(frozen=True)
 class Ensemble(Generic[M]):
     """A searchable model whose p(token) is the mean of its models' (Sutskever et al. 2014, section 3.6). All have the
-    same vocabulary; its memories are `Memories`."""
+    same vocabulary; its encoded inputs are `EnsembleInputs`."""
 
     models: Sequence[Searchable[M]]
 
-    def start(self, memory: Memories[M]) -> Nest:
+    def start(self, memory: EnsembleInputs[M]) -> Nest:
         """The states of all models."""
         return tuple(model.start(own) for model, own in zip(self.models, memory.each, strict=True))
 
-    def step(self, tokens: Tensor, state: Nest, memory: Memories[M], rows: Rows) -> tuple[Tensor, Nest]:
+    def step(self, tokens: Tensor, state: Nest, memory: EnsembleInputs[M], rows: Rows) -> tuple[Tensor, Nest]:
         """The logarithm of the mean probabilities, and the states of all models."""
         states: list[Nest] = []
 
@@ -61,7 +61,7 @@ class Ensemble(Generic[M]):
         return log_mean(scored()), tuple(states)
 
 
-class MeanScorer:
+class EnsembleScorer:
     """The scorers of several models as one, as `Ensemble` has it.
 
     Args:

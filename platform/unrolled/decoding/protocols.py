@@ -11,7 +11,7 @@ from unrolled.models.heads import Precision
 from unrolled.recurrence.state import Nest
 
 
-class Memory(Protocol):
+class EncodedInputs(Protocol):
     """What an encoder made of n sentences (or photos, questions, …); the search never looks inside."""
 
     def __len__(self) -> int:
@@ -23,8 +23,8 @@ class Memory(Protocol):
         ...
 
 
-M = TypeVar("M", bound=Memory)
-M_contra = TypeVar("M_contra", bound=Memory, contravariant=True)
+M = TypeVar("M", bound=EncodedInputs)
+M_contra = TypeVar("M_contra", bound=EncodedInputs, contravariant=True)
 
 
 class Searchable(Protocol[M_contra]):
@@ -53,7 +53,7 @@ class Searchable(Protocol[M_contra]):
 
 
 @runtime_checkable
-class Attentive(Protocol):
+class SupportsAttention(Protocol):
     """What some searchable models offer besides: a step that says where it looked.
 
     Their memory has a `mask` `(n, positions)`, False on padding.
@@ -64,7 +64,9 @@ class Attentive(Protocol):
         """Returns whether this model looks at its memory at all."""
         ...
 
-    def look(self, tokens: Tensor, state: Nest, memory: Memory, rows: Rows) -> tuple[Tensor, Nest, Tensor]:
+    def step_with_attention(
+        self, tokens: Tensor, state: Nest, memory: EncodedInputs, rows: Rows
+    ) -> tuple[Tensor, Nest, Tensor]:
         """As `step`, and the weights of each hypothesis over the positions `(rows, positions)`, which sum to 1."""
         ...
 
@@ -81,13 +83,15 @@ class OutputScorer(Protocol):
 
 
 @runtime_checkable
-class Scoring(Protocol):
+class SupportsScorer(Protocol):
     """What some searchable models offer besides: a step in two parts, so that the search finds the best tokens while
     their logits are made, in a precision of its choice."""
 
-    def outputs(self, tokens: Tensor, state: Nest, memory: Memory, rows: Rows) -> tuple[Tensor, Nest, Tensor | None]:
+    def step_outputs(
+        self, tokens: Tensor, state: Nest, memory: EncodedInputs, rows: Rows
+    ) -> tuple[Tensor, Nest, Tensor | None]:
         """As `step`, but instead of logits what the scorer makes them of `(rows, features)`; and if the model
-        `attends`, the weights of `Attentive.look`, else `None`."""
+        `attends`, the weights of `SupportsAttention.step_with_attention`, else `None`."""
         ...
 
     def scorer(self, precision: Precision) -> OutputScorer:

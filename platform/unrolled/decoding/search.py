@@ -14,12 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unrolled.decoding.beam import Required, Worth, beam_search
+from unrolled.decoding.beam import HypothesisScorer, Required, beam_search
 from unrolled.decoding.mbr import least_risk
-from unrolled.decoding.protocols import Attentive, M, Scoring, Searchable
+from unrolled.decoding.protocols import M, Searchable, SupportsAttention, SupportsScorer
 from unrolled.decoding.sampling import greedy, sample
 from unrolled.decoding.step import Rules, SearchSpec, phrases, prefix_table
-from unrolled.decoding.strategies import MBR, Beam, Best, Greedy, Sample, Strategy
+from unrolled.decoding.strategies import MBR, Beam, BestOfN, Greedy, Sample, Strategy
 from unrolled.errors import UserError
 from unrolled.recurrence import state as nest
 
@@ -33,7 +33,7 @@ class Hypothesis(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodeResult:
     """What a search found, in the order of the memory's sentences.
 
     Attributes:
@@ -69,7 +69,7 @@ def decode(
     banned: Sequence[Sequence[int]] = (),
     prefixes: Sequence[Sequence[int]] | None = None,
     required: Sequence[Sequence[Sequence[int]]] | None = None,
-) -> Decoded:
+) -> DecodeResult:
     """Decodes every sentence of `memory`; how they are batched changes no result.
 
     Args:
@@ -100,12 +100,12 @@ def decode(
     if required is not None and (not isinstance(strategy, Beam) or strategy.groups > 1):
         raise UserError("required phrases want a beam search with one group.")
     if n == 0:
-        return Decoded([])
+        return DecodeResult([])
     state = model.start(memory)
     device = _device(state)
     single, longer = phrases(banned, device)
     never = torch.tensor(sorted({*forbidden, *single} - {-1}), dtype=torch.long, device=device)
-    scorer = model.scorer(strategy.precision) if isinstance(model, Scoring) else None
+    scorer = model.scorer(strategy.precision) if isinstance(model, SupportsScorer) else None
     rules = Rules(end, never, longer, strategy.min_length, strategy.no_repeat, prefix_table(prefixes, limits, device))
     problem = SearchSpec(model, memory, state, begin, end, ids, torch.tensor(limits, device=device), rules, scorer)
     match strategy:
@@ -118,7 +118,7 @@ def decode(
             tokens, scores = beam_search(problem, strategy, phrased)
         case _:
             raise TypeError(f"no search for {strategy!r}")
-    return Decoded(_hypotheses(tokens, scores, end, sort=isinstance(strategy, Best)))
+    return DecodeResult(_hypotheses(tokens, scores, end, sort=isinstance(strategy, BestOfN)))
 
 
 def _hypotheses(tokens: Tensor, scores: Tensor, end: int, *, sort: bool) -> list[list[Hypothesis]]:
@@ -161,7 +161,7 @@ def _ids(sentence_ids: Sequence[int] | None, n: int) -> list[int]:
 
 
 def _check_attention(model: object) -> None:
-    if not isinstance(model, Attentive) or not model.attends:
+    if not isinstance(model, SupportsAttention) or not model.attends:
         raise UserError(
             "beam.coverage_penalty wants to know where the model looks in its input, but this model has no attention; "
             "set it to 0."
@@ -207,8 +207,8 @@ class Output:
         return self.candidates[0].text
 
 
-def outputs_of(
-    decoded: Decoded, strategy: Strategy, write: Callable[[list[list[int]]], list[str]], limits: Sequence[int]
+def make_outputs(
+    decoded: DecodeResult, strategy: Strategy, write: Callable[[list[list[int]]], list[str]], limits: Sequence[int]
 ) -> list[Output]:
     """Returns an answer for every sentence.
 
@@ -229,7 +229,7 @@ def outputs_of(
 def _told(candidates: list[Candidate], first: int, strategy: Strategy) -> list[Candidate]:
     if isinstance(strategy, MBR):
         return [candidates[first]]
-    if isinstance(strategy, Beam | Best):
+    if isinstance(strategy, Beam | BestOfN):
         different = {one.text: one for one in reversed(candidates)}
         return [one for one in candidates if different[one.text] is one]
     return candidates
@@ -241,4 +241,4 @@ def _log_probability(hypothesis: Hypothesis, strategy: Strategy, limit: int) -> 
         return hypothesis.score / length
     if strategy.coverage_penalty > 0:
         return None
-    return hypothesis.score * float(Worth(strategy.length_penalty, 0.0).divisor(length)) / length
+    return hypothesis.score * float(HypothesisScorer(strategy.length_penalty, 0.0).divisor(length)) / length

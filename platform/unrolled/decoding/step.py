@@ -218,10 +218,10 @@ class SearchSpec(Generic[M]):
         model = cast(Any, self.model)
         given = live.last, live.state, live.memory, live.rows
         if self.scorer is None:
-            logits, state, *weights = model.look(*given) if look else model.step(*given)
+            logits, state, *weights = model.step_with_attention(*given) if look else model.step(*given)
             return self._by_rules(live, logits, log_sums(logits), count, state, weights[0] if look else None)
         scorer = self.scorer
-        outputs, state, weights = model.outputs(*given)
+        outputs, state, weights = model.step_outputs(*given)
         never = None if whole else self.rules.never(live.written.shape[1], scorer.vocabulary)
         if never is None:
             sums, logits = scorer.logits(outputs)

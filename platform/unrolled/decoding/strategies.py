@@ -117,10 +117,14 @@ class Sample(Strategy):
 
 
 @dataclass(frozen=True)
-class Best(Sample):
+class BestOfN(Sample):
     """The most probable of several samples."""
 
     samples: int = 20
+
+    @classmethod
+    def name(cls) -> str:
+        return "best"
 
 
 @dataclass(frozen=True)
@@ -184,13 +188,13 @@ class Beam(Strategy):
             )
 
 
-STRATEGIES: dict[str, type[Strategy]] = {each.name(): each for each in (Greedy, Sample, Beam, Best, MBR)}
+STRATEGIES: dict[str, type[Strategy]] = {each.name(): each for each in (Greedy, Sample, Beam, BestOfN, MBR)}
 C = TypeVar("C", bound=Decoding)
-USUAL = ("greedy", "sample", "beam")
+DEFAULT_STRATEGIES = ("greedy", "sample", "beam")
 """What an evaluation compares if nothing else is asked for."""
 
 
-def split(text: str) -> list[str]:
+def split_spellings(text: str) -> list[str]:
     """Splits `greedy,beam:size=10,length_penalty=0.6` into strategies: options go on after a comma."""
     spellings: list[str] = []
     for piece in text.split(","):
@@ -201,7 +205,7 @@ def split(text: str) -> list[str]:
     return spellings
 
 
-def choose(spellings: Sequence[str], config: Decoding) -> dict[str, Strategy]:
+def parse_strategies(spellings: Sequence[str], config: Decoding) -> dict[str, Strategy]:
     """Returns strategies by their spellings: the settings of the config's `decoding` section, but the options spelled.
 
     Raises:
@@ -215,7 +219,7 @@ def choose(spellings: Sequence[str], config: Decoding) -> dict[str, Strategy]:
     return chosen
 
 
-def as_trained(config: C, precision: str, length_factor: float | None = None) -> C:
+def resolve_auto(config: C, precision: str, length_factor: float | None = None) -> C:
     """Returns the settings of a trained model with what `auto` stands for.
 
     Args:
@@ -230,7 +234,7 @@ def as_trained(config: C, precision: str, length_factor: float | None = None) ->
     return config.model_copy(update=settled)
 
 
-def precision_of(config: Decoding) -> Precision:
+def resolve_precision(config: Decoding) -> Precision:
     """Returns what a strategy's precision is; `auto`: bfloat16 where the hardware has units for it, as in training."""
     if config.precision != "auto":
         return config.precision
@@ -258,10 +262,10 @@ def _strategy(spelling: str, config: Decoding) -> Strategy:
 def _configured(kind: type[Strategy], config: Decoding) -> dict[str, Any]:
     """Returns the settings that the config gives a strategy: what may be spelled, too."""
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Strategy)}
-    settings["precision"] = precision_of(config)
+    settings["precision"] = resolve_precision(config)
     if issubclass(kind, Sample):
         settings |= config.sample.model_dump()
-        settings["samples"] = config.samples if issubclass(kind, Best | MBR) else 1
+        settings["samples"] = config.samples if issubclass(kind, BestOfN | MBR) else 1
     if issubclass(kind, MBR):
         settings["utility"] = MBR.utility
     if issubclass(kind, Beam):
@@ -305,7 +309,7 @@ def n_best(strategy: Strategy, count: int) -> Strategy:
         _check(count, strategy.size, f"{name} keeps {strategy.size} hypotheses", f"size, as in {name}:size={count}")
         # All that it keeps, for several of them may be one text.
         return replace(strategy, best=strategy.size)
-    if isinstance(strategy, Best):
+    if isinstance(strategy, BestOfN):
         draws = f"{name} draws {strategy.samples} samples"
         _check(count, strategy.samples, draws, f"number of samples, as in {name}:samples={count}")
         return strategy

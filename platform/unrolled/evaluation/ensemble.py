@@ -19,7 +19,7 @@ from unrolled.training.run_dir import ChosenCheckpoint, RunDir, choose_checkpoin
 
 
 @dataclass(frozen=True)
-class Member:
+class EnsembleMember:
     """A run and what of it is evaluated: with the others of an ensemble, or alone.
 
     Attributes:
@@ -48,7 +48,9 @@ class Member:
         return {path.name: sha256(path) for path in paths}
 
 
-def members(run: RunDir, others: Sequence[RunDir], overrides: Sequence[str], checkpoint: str) -> tuple[Member, ...]:
+def ensemble_members(
+    run: RunDir, others: Sequence[RunDir], overrides: Sequence[str], checkpoint: str
+) -> tuple[EnsembleMember, ...]:
     """Returns a run and the others, which decode with its settings.
 
     Args:
@@ -58,7 +60,7 @@ def members(run: RunDir, others: Sequence[RunDir], overrides: Sequence[str], che
     Raises:
         UserError: one has no such checkpoint, or they cannot be one model.
     """
-    first = Member(run, load_config(run.path / "config.yaml", overrides), choose_checkpoint(run, checkpoint))
+    first = EnsembleMember(run, load_config(run.path / "config.yaml", overrides), choose_checkpoint(run, checkpoint))
     if not others:
         return (first,)
     task = first.task()
@@ -67,7 +69,7 @@ def members(run: RunDir, others: Sequence[RunDir], overrides: Sequence[str], che
     return first, *(_joining(first, task, other, overrides, checkpoint) for other in others)
 
 
-def check(others: Sequence[Member], strategy: Strategy) -> None:
+def check_strategy(others: Sequence[EnsembleMember], strategy: Strategy) -> None:
     """Raises `UserError` if the model of one does not go with the strategy."""
     for member in others:
         task = member.task()
@@ -78,7 +80,9 @@ def check(others: Sequence[Member], strategy: Strategy) -> None:
             raise UserError(f"--ensemble {member.run.path}: {error}") from None
 
 
-def _joining(first: Member, task: Task, run: RunDir, overrides: Sequence[str], checkpoint: str) -> Member:
+def _joining(
+    first: EnsembleMember, task: Task, run: RunDir, overrides: Sequence[str], checkpoint: str
+) -> EnsembleMember:
     """Returns a run that can decode with the first one; `task` is that of the first."""
     refused, name = f"--ensemble: {run.path} and {first.run.path} cannot answer together", run.config().task
     if name != first.config.task:
@@ -86,7 +90,7 @@ def _joining(first: Member, task: Task, run: RunDir, overrides: Sequence[str], c
     config = load_config(run.path / "config.yaml", overrides)
     if isinstance(task, Seq2SeqTask | VQATask):
         config = config.model_copy(update={"decoding": task.decoding})
-    member = Member(run, config, choose_checkpoint(run, checkpoint))
+    member = EnsembleMember(run, config, choose_checkpoint(run, checkpoint))
     other = member.task()
     if isinstance(task, Seeing) and isinstance(other, Seeing):
         for key in task.alike:

@@ -25,23 +25,23 @@ from PIL import Image
 
 from unrolled.config import Config
 from unrolled.config.load import dump_config
-from unrolled.decoding import USUAL, Beam, Best, Output, Strategy, choose
+from unrolled.decoding import DEFAULT_STRATEGIES, Beam, BestOfN, Output, Strategy, parse_strategies
 from unrolled.errors import UserError
 from unrolled.evaluation.decode_cache import DecodeCache, fingerprint, forget_others
-from unrolled.evaluation.ensemble import Member, check
+from unrolled.evaluation.ensemble import EnsembleMember, check_strategy
 from unrolled.evaluation.results import (
     ATTENDED,
     compare_all,
     f1_by_frequency,
     output_rows,
+    score_table,
     strategy_results,
-    table,
     write_json,
     write_lines,
 )
 from unrolled.evaluation.worker_pool import Advance, WorkerPool, chunks, examine, write
 from unrolled.files import explain_write_errors, write_atomic
-from unrolled.metrics import References, grouped, metric
+from unrolled.metrics import References, as_reference_lists, metric_info
 from unrolled.reports.evaluation_report import training_charts, write_report
 from unrolled.reports.gallery import SIDE, Picture, choose_examples, embedded, question_gallery
 from unrolled.reports.page import Card, facts, size_and_training, write_page
@@ -63,7 +63,7 @@ class Evaluation:
         say: told what a person should know besides.
     """
 
-    members: Sequence[Member]
+    members: Sequence[EnsembleMember]
     split: str
     command: str
     version: str
@@ -130,7 +130,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Report:
+class EvaluationReport:
     """A finished evaluation.
 
     Attributes:
@@ -176,7 +176,7 @@ def evaluate_decoded(
     task: Seq2SeqTask,
     strategies: dict[str, Strategy],
     texts: tuple[list[str], References],
-) -> Report:
+) -> EvaluationReport:
     """Decodes a split with each strategy and writes `evaluation/<split>/` of the run.
 
     What an earlier evaluation that was cut off had decoded is not decoded again.
@@ -208,7 +208,7 @@ def evaluate_decoded(
         "by_frequency": _by_frequency(task, outputs, references),
         **({"unreadable": task.unreadable(evaluation.split)} if isinstance(task, ImageInputTask) else {}),
     }
-    ranked = [name for name, strategy in strategies.items() if isinstance(strategy, Beam | Best)]
+    ranked = [name for name, strategy in strategies.items() if isinstance(strategy, Beam | BestOfN)]
     rows = output_rows(inputs, references, answers, ranked)
     leader = ranking(results, metrics[0])[0]
     pictures: dict[int, Picture] = {}
@@ -225,7 +225,7 @@ def evaluate_decoded(
     page = evaluation.folder / "report.html"
     write_report(results, rows, evaluation.history, evaluation.config_yaml, page, pictures)
     forget_others(evaluation.decoded, kept.values())
-    return Report(scores, page, evaluation.of, table(metrics, scores))
+    return EvaluationReport(scores, page, evaluation.of, score_table(metrics, scores))
 
 
 def _kept(
@@ -268,14 +268,14 @@ def _by_frequency(
 ) -> dict[str, list[dict[str, Any]]]:
     """Returns scores of words by their frequency in the training split; nothing where that is not at hand, or where
     several references leave open which words were wanted."""
-    wanted = grouped(references)
+    wanted = as_reference_lists(references)
     if any(len(each) > 1 for each in wanted):
         return {}
     try:
         _, training = task.texts("train")
     except UserError:
         return {}
-    learned = [text for each in grouped(training) for text in each]
+    learned = [text for each in as_reference_lists(training) for text in each]
     return f1_by_frequency(learned, outputs, [text for (text,) in wanted])
 
 
@@ -298,7 +298,9 @@ def _add_attention(workforce: WorkerPool, rows: Sequence[dict[str, Any]], strate
             rows[place]["attention"] = {"strategy": strategy, **attended._asdict()}
 
 
-def evaluate_examined(evaluation: Evaluation, workforce: WorkerPool, *, task: MetricTask, data: Any) -> Report:
+def evaluate_examined(
+    evaluation: Evaluation, workforce: WorkerPool, *, task: MetricTask, data: Any
+) -> EvaluationReport:
     """Examines a split and writes `evaluation/<split>/` of the run.
 
     Args:
@@ -326,7 +328,7 @@ def evaluate_examined(evaluation: Evaluation, workforce: WorkerPool, *, task: Me
     page = evaluation.folder / "report.html"
     gallery = question_gallery(findings.shown, cast(VQATask, task).photo, SIDE) if findings.shown else []
     _write_report(evaluation, results, findings, gallery)
-    return Report(findings.scores, page, evaluation.of, _lines(findings))
+    return EvaluationReport(findings.scores, page, evaluation.of, _lines(findings))
 
 
 def _lines(findings: Findings) -> list[str]:
@@ -340,7 +342,7 @@ def _lines(findings: Findings) -> list[str]:
 def _interval(findings: Findings, name: str) -> str:
     if name not in findings.intervals:
         return ""
-    low, high = (metric(name).text(end) for end in findings.intervals[name])
+    low, high = (metric_info(name).format(end) for end in findings.intervals[name])
     return f"{low}–{high}"
 
 
@@ -350,10 +352,10 @@ def _write_report(
     history = evaluation.history
     scores = [
         {
-            "label": metric(name).label,
-            "text": metric(name).text(value),
+            "label": metric_info(name).label,
+            "text": metric_info(name).format(value),
             "interval": _interval(findings, name),
-            "about": metric(name).about,
+            "about": metric_info(name).about,
         }
         for name, value in findings.scores.items()
     ]
@@ -380,10 +382,10 @@ def _write_report(
     )
 
 
-Conduct = Callable[[Evaluation, WorkerPool], Report]
+Conduct = Callable[[Evaluation, WorkerPool], EvaluationReport]
 
 
-def prepare_evaluation(task: Task, members: Sequence[Member], split: str, decode: Sequence[str]) -> Conduct:
+def prepare_evaluation(task: Task, members: Sequence[EnsembleMember], split: str, decode: Sequence[str]) -> Conduct:
     """Opens the split and returns what conducts the evaluation.
 
     Args:
@@ -395,10 +397,10 @@ def prepare_evaluation(task: Task, members: Sequence[Member], split: str, decode
             not decoded.
     """
     if isinstance(task, Seq2SeqTask):
-        strategies = choose(decode or USUAL, task.decoding)
+        strategies = parse_strategies(decode or DEFAULT_STRATEGIES, task.decoding)
         for strategy in strategies.values():
             task.check(strategy)
-            check(members[1:], strategy)
+            check_strategy(members[1:], strategy)
         texts = task.texts(split)
         return partial(evaluate_decoded, task=task, strategies=strategies, texts=texts)
     if decode:

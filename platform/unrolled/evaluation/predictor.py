@@ -14,15 +14,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unrolled.decoding import Beam, Best, Candidate, Ensemble, MeanScorer, Memories, Output, Strategy, n_best
-from unrolled.evaluation.ensemble import Member
+from unrolled.decoding import (
+    Beam,
+    BestOfN,
+    Candidate,
+    Ensemble,
+    EnsembleInputs,
+    EnsembleScorer,
+    Output,
+    Strategy,
+    n_best,
+)
+from unrolled.evaluation.ensemble import EnsembleMember
 from unrolled.models import EncoderDecoder, EncoderOutput, Rows
 from unrolled.models.heads import Precision
 from unrolled.recurrence.state import Nest
 from unrolled.tasks import Attended, Findings, MetricTask, Seq2SeqTask, Task, Writer
 
 
-class Together(nn.Module):
+class EnsembleModel(nn.Module):
     """Models with the same vocabularies as one model, searched as each of them is: an `Ensemble` with encoders."""
 
     def __init__(self, models: Sequence[EncoderDecoder]) -> None:
@@ -30,15 +40,17 @@ class Together(nn.Module):
         self.registered = nn.ModuleList(models)
         self._models, self._ensemble = models, Ensemble(models)
 
-    def encode(self, *inputs: Tensor) -> Memories[EncoderOutput]:
+    def encode(self, *inputs: Tensor) -> EnsembleInputs[EncoderOutput]:
         """The inputs of one encoder → the memories of all models."""
-        return Memories(tuple(model.encode(*inputs) for model in self._models))
+        return EnsembleInputs(tuple(model.encode(*inputs) for model in self._models))
 
-    def start(self, memory: Memories[EncoderOutput]) -> Nest:
+    def start(self, memory: EnsembleInputs[EncoderOutput]) -> Nest:
         """The states of all models."""
         return self._ensemble.start(memory)
 
-    def step(self, tokens: Tensor, state: Nest, memory: Memories[EncoderOutput], rows: Rows) -> tuple[Tensor, Nest]:
+    def step(
+        self, tokens: Tensor, state: Nest, memory: EnsembleInputs[EncoderOutput], rows: Rows
+    ) -> tuple[Tensor, Nest]:
         """The logarithm of the mean probabilities `(rows, vocabulary)`, and the states."""
         return self._ensemble.step(tokens, state, memory, rows)
 
@@ -47,34 +59,34 @@ class Together(nn.Module):
         """Whether all models look at the input, and so have a mean of where they look."""
         return all(model.attends for model in self._models)
 
-    def look(
-        self, tokens: Tensor, state: Nest, memory: Memories[EncoderOutput], rows: Rows | None = None
+    def step_with_attention(
+        self, tokens: Tensor, state: Nest, memory: EnsembleInputs[EncoderOutput], rows: Rows | None = None
     ) -> tuple[Tensor, Nest, Tensor]:
         """As `step`, and the mean weights of attention `(rows, positions)`."""
-        outputs, states, weights = self.outputs(tokens, state, memory, rows)
+        outputs, states, weights = self.step_outputs(tokens, state, memory, rows)
         assert weights is not None
         return self.scorer("float32").logits(outputs)[1], states, weights
 
-    def outputs(
-        self, tokens: Tensor, state: Nest, memory: Memories[EncoderOutput], rows: Rows | None = None
+    def step_outputs(
+        self, tokens: Tensor, state: Nest, memory: EnsembleInputs[EncoderOutput], rows: Rows | None = None
     ) -> tuple[Tensor, Nest, Tensor | None]:
-        """As `EncoderDecoder.outputs`: the outputs of all models side by side, and the mean of their weights."""
+        """As `EncoderDecoder.step_outputs`: the outputs of all models side by side, and the mean of their weights."""
         each = zip(self._models, memory.each, state, strict=True)
-        found = [model.outputs(tokens, own, part, rows) for model, part, own in each]
+        found = [model.step_outputs(tokens, own, part, rows) for model, part, own in each]
         outputs, states, weights = zip(*found, strict=True)
         seen = torch.stack(weights).mean(0) if self.attends else None
         return torch.cat(outputs, dim=1), states, seen
 
-    def scorer(self, precision: Precision) -> MeanScorer:
+    def scorer(self, precision: Precision) -> EnsembleScorer:
         """The heads of all models, made ready for the steps of a search."""
-        return MeanScorer([model.scorer(precision) for model in self._models])
+        return EnsembleScorer([model.scorer(precision) for model in self._models])
 
 
 KEPT = 5
 """Candidates that an evaluation keeps of a list of the best."""
 
 
-def load(members: Sequence[Member], device: torch.device) -> tuple[Task, nn.Module]:
+def load_task_and_model(members: Sequence[EnsembleMember], device: torch.device) -> tuple[Task, nn.Module]:
     """Returns the task of the first run, and its model, or that which all runs are together.
 
     Raises:
@@ -84,10 +96,10 @@ def load(members: Sequence[Member], device: torch.device) -> tuple[Task, nn.Modu
     task = members[0].task()
     if len(models) == 1:
         return task, models[0]
-    return task, Together(models) if isinstance(task, Seq2SeqTask) else nn.ModuleList(models)
+    return task, EnsembleModel(models) if isinstance(task, Seq2SeqTask) else nn.ModuleList(models)
 
 
-class Trained:
+class Predictor:
     """A task and its trained model, or several models that decode together.
 
     Args:
@@ -95,12 +107,12 @@ class Trained:
         threads: of torch; `None` leaves its own choice.
     """
 
-    def __init__(self, members: Sequence[Member], threads: int | None = None) -> None:
+    def __init__(self, members: Sequence[EnsembleMember], threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         self.members, self.config = members, members[0].config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.task, self.model = load(members, self.device)
+        self.task, self.model = load_task_and_model(members, self.device)
 
     def ready(self) -> None:
         """Returns once the model is loaded."""
@@ -114,7 +126,7 @@ class Trained:
         """As `write`, with everything that the search tells of an output, but `KEPT` of a list of the best at most."""
         assert isinstance(self.task, Seq2SeqTask)
         found = self.task.answers(self.model, inputs, strategy, numbers)
-        if not isinstance(strategy, Beam | Best):
+        if not isinstance(strategy, Beam | BestOfN):
             return found
         return [replace(answer, candidates=answer.candidates[:KEPT]) for answer in found]
 

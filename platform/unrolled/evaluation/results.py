@@ -26,11 +26,11 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from unrolled.decoding import Output, Sample, Strategy
 from unrolled.errors import RunFailed, UserError
 from unrolled.files import explain_write_errors, write_atomic
-from unrolled.metrics import METRICS, ChrF, References, SummedMetric, compare, metric, score
+from unrolled.metrics import METRICS, ChrF, References, SummedMetric, compare, metric_info, score
 from unrolled.tasks import ImageInputTask, Seq2SeqTask
 
 if TYPE_CHECKING:
-    from unrolled.evaluation.evaluate import Report
+    from unrolled.evaluation.evaluate import EvaluationReport
 
 
 BANDS = 5
@@ -285,7 +285,7 @@ NAME = 28
 """The widest name that stands beside its numbers; a wider one stands above them."""
 
 
-def table(metrics: Sequence[str], systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def score_table(metrics: Sequence[str], systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Returns a row a system and the signatures behind the scores.
 
     Scores come with 95 % intervals, where the line has room for them, and with letters where several systems are
@@ -304,7 +304,7 @@ def table(metrics: Sequence[str], systems: Mapping[str, Mapping[str, Any]]) -> l
     return [*lines, *([several] if _lettered(systems) else []), *signatures]
 
 
-def together(reports: Sequence[Report]) -> list[str]:
+def merge_tables(reports: Sequence[EvaluationReport]) -> list[str]:
     """Returns the lines of several reports: one table, where all were decoded and scored alike."""
     systems: dict[str, dict[str, Any]] = {}
     kinds = set()
@@ -316,7 +316,7 @@ def together(reports: Sequence[Report]) -> list[str]:
             # Tests were made within each report, so letters of different ones say nothing of each other.
             systems[" ".join((*report.of, name))] = {key: value for key, value in row.items() if key != "letters"}
     if len(kinds) == 1 and len(systems) == sum(len(report.scores) for report in reports):
-        return table(list(kinds.pop()), systems)
+        return score_table(list(kinds.pop()), systems)
     return [line for report in reports for line in (" ".join(report.of), *report.lines)]
 
 
@@ -338,7 +338,7 @@ def _cells(
 
 def _score(name: str, row: Mapping[str, Any], *, letters: bool, interval: bool) -> str:
     def text(value: float) -> str:
-        return metric(name).text(value).rstrip("\N{NO-BREAK SPACE}%")
+        return metric_info(name).format(value).rstrip("\N{NO-BREAK SPACE}%")
 
     if samples := row.get("samples"):
         parts = [f"{text(samples['mean'][name])} ± {text(samples['deviation'][name])}"]

@@ -12,8 +12,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from unrolled.decoding import Output, Strategy
 from unrolled.errors import RunFailed, UserError
 from unrolled.evaluation.decode_cache import CachedChunk, DecodeCache
-from unrolled.evaluation.ensemble import Member
-from unrolled.evaluation.predictor import Trained
+from unrolled.evaluation.ensemble import EnsembleMember
+from unrolled.evaluation.predictor import Predictor
 
 CHUNK = 128
 """Examples that a worker takes at a time: small enough to share evenly, large enough for full batches."""
@@ -25,13 +25,13 @@ Advance = Callable[[int], None]
 class LocalPool:
     """Works in this process."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        self._trained = Trained(members)
+    def __init__(self, members: Sequence[EnsembleMember]) -> None:
+        self._trained = Predictor(members)
         self.device = self._trained.device.type
         self.workers = 1
 
     def each(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
-        """Calls a method of `Trained` with each of these arguments; yields each call's place and result as they come.
+        """Calls a method of `Predictor` with each of these arguments; yields each call's place and result as they come.
 
         Raises:
             RunFailed: the model gave something that cannot be used, or workers died too often.
@@ -46,8 +46,8 @@ class LocalPool:
 class RayPool:
     """Works in Ray actors, each with the model, or all models of an ensemble, in memory. Ray must be initialised."""
 
-    def __init__(self, members: Sequence[Member], *, workers: int, cpus: int, gpu: bool) -> None:
-        actor = ray.remote(Trained).options(num_cpus=cpus, num_gpus=int(gpu), max_restarts=2, max_task_retries=2)
+    def __init__(self, members: Sequence[EnsembleMember], *, workers: int, cpus: int, gpu: bool) -> None:
+        actor = ray.remote(Predictor).options(num_cpus=cpus, num_gpus=int(gpu), max_restarts=2, max_task_retries=2)
         self._actors = [actor.remote(members, cpus) for _ in range(workers)]
         self.device = "cuda" if gpu else "cpu"
         self.workers = workers

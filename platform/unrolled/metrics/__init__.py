@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from unrolled.metrics.answers import AnswerAccuracy, ExactMatch, VqaAccuracy, Wups, normalised_answer, wordnet_folder
-from unrolled.metrics.base import CorpusMetric, References, SummedMetric, grouped
+from unrolled.metrics.answers import AnswerAccuracy, ExactMatch, VqaAccuracy, Wups, normalize_vqa_answer, wordnet_folder
+from unrolled.metrics.base import CorpusMetric, References, SummedMetric, as_reference_lists
 from unrolled.metrics.captioning import CaptionBleu, CiderD, CiderReward, Meteor, RougeL
 from unrolled.metrics.likelihood import BitsPerCharacter, Perplexity
-from unrolled.metrics.registry import METRICS, Metric, metric, score
+from unrolled.metrics.registry import METRICS, MetricInfo, metric_info, score
 from unrolled.metrics.significance import (
     Comparison,
     bootstrap_interval,
-    compact_letters,
+    compact_letter_display,
     compare,
-    holm,
+    holm_correction,
     mean_interval,
-    paired_bootstrap,
-    randomization,
-    share_interval,
+    paired_bootstrap_test,
+    proportion_interval,
+    randomization_test,
 )
 from unrolled.metrics.translation import Bleu, ChrF, ChrFPlusPlus, Ter
 from unrolled.metrics.words import Distinct, LengthRatio
@@ -37,7 +37,7 @@ __all__ = [
     "ExactMatch",
     "LengthRatio",
     "Meteor",
-    "Metric",
+    "MetricInfo",
     "Perplexity",
     "References",
     "RougeL",
@@ -45,17 +45,17 @@ __all__ = [
     "Ter",
     "VqaAccuracy",
     "Wups",
+    "as_reference_lists",
     "bootstrap_interval",
-    "compact_letters",
+    "compact_letter_display",
     "compare",
-    "grouped",
-    "holm",
+    "holm_correction",
     "mean_interval",
-    "metric",
-    "normalised_answer",
-    "paired_bootstrap",
-    "randomization",
+    "metric_info",
+    "normalize_vqa_answer",
+    "paired_bootstrap_test",
+    "proportion_interval",
+    "randomization_test",
     "score",
-    "share_interval",
     "wordnet_folder",
 ]

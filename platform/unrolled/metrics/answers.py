@@ -21,9 +21,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from unrolled.errors import UserError
-from unrolled.metrics.base import MeanMetric, References, Texts, grouped, own_signature
+from unrolled.metrics.base import MeanMetric, References, Texts, as_reference_lists, format_signature
 
-FEWEST_ANSWERS = 4
+MIN_ANSWERS = 4
 """With one answer left out, three people must still be there to agree."""
 
 
@@ -34,7 +34,9 @@ class ExactMatch(MeanMetric):
     description = "The percentage of predictions that equal a reference in every character."
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        return [100.0 * (text in truths) for text, truths in zip(predictions, grouped(references), strict=True)]
+        return [
+            100.0 * (text in truths) for text, truths in zip(predictions, as_reference_lists(references), strict=True)
+        ]
 
 
 class AnswerAccuracy(MeanMetric):
@@ -50,7 +52,7 @@ class AnswerAccuracy(MeanMetric):
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
         return [
             100.0 * self._right(_one_line(text).lower(), [_one_line(truth).lower() for truth in truths])
-            for text, truths in zip(predictions, grouped(references), strict=True)
+            for text, truths in zip(predictions, as_reference_lists(references), strict=True)
         ]
 
     def _right(self, answer: str, people: list[str]) -> bool:
@@ -74,23 +76,23 @@ class VqaAccuracy(MeanMetric):
     citation = "Antol et al., VQA: Visual Question Answering, 2015, https://arxiv.org/abs/1505.00468"
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        pairs = enumerate(zip(predictions, grouped(references), strict=True), start=1)
+        pairs = enumerate(zip(predictions, as_reference_lists(references), strict=True), start=1)
         return [self._score(number, answer, people) for number, (answer, people) in pairs]
 
     def _score(self, number: int, answer: str, people: list[str]) -> float:
-        if len(people) < FEWEST_ANSWERS:
+        if len(people) < MIN_ANSWERS:
             raise UserError(
-                f"vqa_accuracy compares with what several people answered, {FEWEST_ANSWERS} at least (VQA has ten): "
+                f"vqa_accuracy compares with what several people answered, {MIN_ANSWERS} at least (VQA has ten): "
                 f"question {number} has {len(people)}."
             )
         answer, people = _one_line(answer), [_one_line(each) for each in people]
         if len(set(people)) > 1:
-            answer, people = normalised_answer(answer), [normalised_answer(each) for each in people]
+            answer, people = normalize_vqa_answer(answer), [normalize_vqa_answer(each) for each in people]
         others = [people.count(answer) - (each == answer) for each in people]
         return 100 * sum(min(agreeing / 3, 1.0) for agreeing in others) / len(people)
 
     def signature(self, references: References) -> str:
-        return own_signature("answers:vqa-normalised|leave-one-out:yes", references)
+        return format_signature("answers:vqa-normalised|leave-one-out:yes", references)
 
 
 def _one_line(answer: str) -> str:
@@ -98,7 +100,7 @@ def _one_line(answer: str) -> str:
 
 
 @lru_cache(maxsize=100_000)
-def normalised_answer(answer: str) -> str:
+def normalize_vqa_answer(answer: str) -> str:
     """Returns an answer as the VQA evaluation compares it: ``"The 2 dogs, dont"`` is ``"2 dogs don't"``."""
     words = [NUMBERS.get(word, word) for word in _without_punctuation(answer).lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
@@ -144,7 +146,7 @@ CONTRACTIONS = {
 }
 
 
-VARIABLE = "WNSEARCHDIR"
+WORDNET_VARIABLE = "WNSEARCHDIR"
 FILES = ("index.noun", "data.noun", "noun.exc")
 FOLDERS = ("/usr/share/wordnet", "/usr/local/WordNet-3.0/dict", "~/nltk_data/corpora/wordnet")
 ENDINGS = (
@@ -157,23 +159,23 @@ HYPERNYMS = ("@", "@i")
 
 def wordnet_folder() -> Path | None:
     """Returns the folder that has WordNet's nouns, `None` where there is none."""
-    named = os.environ.get(VARIABLE)
+    named = os.environ.get(WORDNET_VARIABLE)
     folders = [Path(folder).expanduser() for folder in ((named,) if named else FOLDERS)]
     return next((folder for folder in folders if all((folder / name).is_file() for name in FILES)), None)
 
 
-def nouns() -> Nouns:
+def wordnet_nouns() -> WordNetNouns:
     """Returns WordNet's nouns, read once a process; raises `UserError` where there is no WordNet."""
     folder = wordnet_folder()
     if folder is None:
         raise UserError(
             f"WUPS needs WordNet, which is not here: `apt-get install wordnet-base`, or name the folder of its files "
-            f"in {VARIABLE}."
+            f"in {WORDNET_VARIABLE}."
         )
     return _nouns(folder)
 
 
-class Nouns:
+class WordNetNouns:
     """Synsets are told by the place of their line in `data.noun`."""
 
     def __init__(self, folder: Path) -> None:
@@ -239,15 +241,15 @@ class Nouns:
         return self._known[place]
 
 
-_nouns = lru_cache(maxsize=2)(Nouns)
+_nouns = lru_cache(maxsize=2)(WordNetNouns)
 
 
 @lru_cache(maxsize=100_000)
-def nearness(one: str, other: str) -> float:
+def word_similarity(one: str, other: str) -> float:
     """Returns the `wup` of the nearest two senses of two words, 0 where either is no noun, 1 for equal words."""
     if one == other:
         return 1.0
-    known = nouns()
+    known = wordnet_nouns()
     pairs = [(a, b) for a in known.synsets(one) for b in known.synsets(other)]
     return max((known.wup(a, b) for a, b in pairs), default=0.0)
 
@@ -276,11 +278,11 @@ class Wups(MeanMetric):
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
         return [
             100 * max(self._score(_things(text), _things(truth)) for truth in truths)
-            for text, truths in zip(predictions, grouped(references), strict=True)
+            for text, truths in zip(predictions, as_reference_lists(references), strict=True)
         ]
 
     def signature(self, references: References) -> str:
-        return own_signature(f"threshold:{self._threshold:.1f}|below:{FAR}|senses:nouns,nearest", references)
+        return format_signature(f"threshold:{self._threshold:.1f}|below:{FAR}|senses:nouns,nearest", references)
 
     def _score(self, ours: list[str], theirs: list[str]) -> float:
         return min(self._covered(ours, theirs), self._covered(theirs, ours))
@@ -289,7 +291,7 @@ class Wups(MeanMetric):
         return math.prod(max(self._near(thing, other) for other in by) for thing in things)
 
     def _near(self, one: str, other: str) -> float:
-        found = nearness(one, other)
+        found = word_similarity(one, other)
         return found if found >= self._threshold else FAR * found
 
 

@@ -104,23 +104,23 @@ class MeanMetric(SummedMetric):
         return np.stack([np.asarray(scores, dtype=np.float64), np.ones(len(scores))], axis=1)
 
     def from_statistics(self, totals: Statistics) -> Statistics:
-        return divided(totals[..., 0], totals[..., 1])
+        return safe_divide(totals[..., 0], totals[..., 1])
 
 
-def divided(numerator: Statistics, denominator: Statistics, otherwise: float = 0.0) -> Statistics:
+def safe_divide(numerator: Statistics, denominator: Statistics, otherwise: float = 0.0) -> Statistics:
     """Returns the quotient, element by element, and `otherwise` where the denominator is 0."""
     known = denominator != 0
     return np.where(known, numerator / np.where(known, denominator, 1.0), otherwise)
 
 
-def grouped(references: References) -> list[list[str]]:
+def as_reference_lists(references: References) -> list[list[str]]:
     """Returns the references as a list to each prediction."""
     return [[each] if isinstance(each, str) else list(each) for each in references]
 
 
-def own_signature(settings: str, references: References) -> str:
+def format_signature(settings: str, references: References) -> str:
     """Returns the signature of a metric computed here, in the manner of sacrebleu's; `settings` are key:value|…"""
-    counts = {len(each) for each in grouped(references)}
+    counts = {len(each) for each in as_reference_lists(references)}
     return f"nrefs:{counts.pop() if len(counts) == 1 else 'var'}|{settings}"
 
 

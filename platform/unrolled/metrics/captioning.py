@@ -25,12 +25,12 @@ from unrolled.metrics.base import (
     Statistics,
     SummedMetric,
     Texts,
-    divided,
-    grouped,
-    own_signature,
+    as_reference_lists,
+    format_signature,
+    safe_divide,
 )
 from unrolled.metrics.translation import brevity_penalty
-from unrolled.metrics.words import WORDS, Ngrams, caption_words, ngrams
+from unrolled.metrics.words import TOKENIZER_SIGNATURE, Ngrams, ngrams, tokenize_caption
 
 
 class CaptionBleu(SummedMetric):
@@ -48,12 +48,15 @@ class CaptionBleu(SummedMetric):
         super().__init__()
 
     def sentence_statistics(self, predictions: Texts, references: References) -> Statistics:
-        rows = [self._compared(text, truths) for text, truths in zip(predictions, grouped(references), strict=True)]
+        rows = [
+            self._compared(text, truths)
+            for text, truths in zip(predictions, as_reference_lists(references), strict=True)
+        ]
         return np.array(rows, dtype=np.float64)
 
     def _compared(self, prediction: str, references: list[str]) -> list[int]:
         """Returns the words predicted and expected, the n-grams of each length that are right, and all of them."""
-        words, truths = caption_words(prediction), [caption_words(text) for text in references]
+        words, truths = tokenize_caption(prediction), [tokenize_caption(text) for text in references]
         expected = min((abs(len(truth) - len(words)), len(truth)) for truth in truths)[1]
         most: Ngrams = Counter()
         for truth in truths:
@@ -65,11 +68,11 @@ class CaptionBleu(SummedMetric):
 
     def from_statistics(self, totals: Statistics) -> Statistics:
         right, written = totals[..., 2 : 2 + self.order], totals[..., 2 + self.order :]
-        precision: Statistics = np.prod(divided(right, written), axis=-1) ** (1 / self.order)
+        precision: Statistics = np.prod(safe_divide(right, written), axis=-1) ** (1 / self.order)
         return 100 * brevity_penalty(totals[..., 0], totals[..., 1]) * precision
 
     def signature(self, references: References) -> str:
-        return own_signature(f"{WORDS}|length:closest|smooth:none", references)
+        return format_signature(f"{TOKENIZER_SIGNATURE}|length:closest|smooth:none", references)
 
 
 class RougeL(MeanMetric):
@@ -86,13 +89,15 @@ class RougeL(MeanMetric):
     BETA = 1.2
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        return [self._score(text, truths) for text, truths in zip(predictions, grouped(references), strict=True)]
+        return [
+            self._score(text, truths) for text, truths in zip(predictions, as_reference_lists(references), strict=True)
+        ]
 
     def _score(self, prediction: str, references: list[str]) -> float:
-        words, truths = caption_words(prediction), [caption_words(text) for text in references]
+        words, truths = tokenize_caption(prediction), [tokenize_caption(text) for text in references]
         if words in truths:
             return 100.0
-        common = [common_subsequence(words, truth) for truth in truths]
+        common = [lcs_length(words, truth) for truth in truths]
         if not any(common):
             return 0.0
         precision = max(common) / len(words)
@@ -101,10 +106,10 @@ class RougeL(MeanMetric):
         return 100 * (1 + weight) * precision * recall / (recall + weight * precision)
 
     def signature(self, references: References) -> str:
-        return own_signature(f"{WORDS}|beta:{self.BETA}|refs:best-precision-best-recall", references)
+        return format_signature(f"{TOKENIZER_SIGNATURE}|beta:{self.BETA}|refs:best-precision-best-recall", references)
 
 
-def common_subsequence(ours: Sequence[str], theirs: Sequence[str]) -> int:
+def lcs_length(ours: Sequence[str], theirs: Sequence[str]) -> int:
     """Returns the length of the longest common subsequence, a row of the table in one integer (Hyyrö 2004)."""
     places: dict[str, int] = defaultdict(int)
     for place, word in enumerate(ours):
@@ -120,7 +125,7 @@ def common_subsequence(ours: Sequence[str], theirs: Sequence[str]) -> int:
 LONGEST, SIGMA = 4, 6.0
 """Words of the longest n-grams, and the standard deviation of the penalty for another length."""
 END = "</s>"
-"""Stands behind the words of a caption that is rewarded for ending; `caption_words` never gives it."""
+"""Stands behind the words of a caption that is rewarded for ending; `tokenize_caption` never gives it."""
 
 
 class CiderD(MeanMetric):
@@ -137,15 +142,20 @@ class CiderD(MeanMetric):
     citation = "Vedantam et al., CIDEr, 2015, https://arxiv.org/abs/1411.5726"
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        counted = [[ngrams(caption_words(text), LONGEST) for text in texts] for texts in grouped(references)]
-        rarity = Rarity(counted)
+        counted = [
+            [ngrams(tokenize_caption(text), LONGEST) for text in texts] for texts in as_reference_lists(references)
+        ]
+        rarity = IdfWeights(counted)
         return [
-            1000 * likeness(rarity.weigh(ngrams(caption_words(text), LONGEST)), [rarity.weigh(each) for each in truths])
+            1000
+            * cider_similarity(
+                rarity.weigh(ngrams(tokenize_caption(text), LONGEST)), [rarity.weigh(each) for each in truths]
+            )
             for text, truths in zip(predictions, counted, strict=True)
         ]
 
     def signature(self, references: References) -> str:
-        return own_signature(f"{WORDS}|n:{LONGEST}|sigma:{SIGMA:g}|df:references|stem:no", references)
+        return format_signature(f"{TOKENIZER_SIGNATURE}|n:{LONGEST}|sigma:{SIGMA:g}|df:references|stem:no", references)
 
 
 class CiderReward:
@@ -156,12 +166,12 @@ class CiderReward:
     the end of sequence token in the self-critical sequence training").
 
     Args:
-        references: of every picture, as `caption_words` takes them.
+        references: of every picture, as `tokenize_caption` takes them.
     """
 
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
         self._references = references
-        self._rarity = Rarity([_ended(text) for text in texts] for texts in references)
+        self._rarity = IdfWeights([_ended(text) for text in texts] for texts in references)
 
     def __call__(self, picture: int, captions: Sequence[str], ended: Sequence[bool]) -> list[float]:
         """Rewards captions of one picture.
@@ -171,14 +181,14 @@ class CiderReward:
         """
         truths = [self._rarity.weigh(_ended(text)) for text in self._references[picture]]
         written = (_ended(text, end) for text, end in zip(captions, ended, strict=True))
-        return [10 * likeness(self._rarity.weigh(counts), truths) for counts in written]
+        return [10 * cider_similarity(self._rarity.weigh(counts), truths) for counts in written]
 
 
 def _ended(text: str, end: bool = True) -> Ngrams:
-    return ngrams((*caption_words(text), END) if end else caption_words(text), LONGEST)
+    return ngrams((*tokenize_caption(text), END) if end else tokenize_caption(text), LONGEST)
 
 
-class Weighted:
+class TfIdfVector:
     """A caption as a vector: the weight of every n-gram, the vector's norm for each n, and its words."""
 
     def __init__(self, counts: Ngrams, weights: dict[tuple[str, ...], float], unknown: float) -> None:
@@ -192,7 +202,7 @@ class Weighted:
         self.norms = [math.sqrt(square) for square in squares]
 
 
-class Rarity:
+class IdfWeights:
     """What n-grams weigh: the logarithm of one over the share of pictures in whose references they stand.
 
     Args:
@@ -209,17 +219,17 @@ class Rarity:
         # Those of one picture, most of them, weigh as much as those of none.
         self._weights = {ngram: self._rarest - math.log(count) for ngram, count in pictures.items() if count > 1}
 
-    def weigh(self, counts: Ngrams) -> Weighted:
+    def weigh(self, counts: Ngrams) -> TfIdfVector:
         """Returns a caption, given by its n-grams, as a vector."""
-        return Weighted(counts, self._weights, self._rarest)
+        return TfIdfVector(counts, self._weights, self._rarest)
 
 
-def likeness(ours: Weighted, truths: Sequence[Weighted]) -> float:
+def cider_similarity(ours: TfIdfVector, truths: Sequence[TfIdfVector]) -> float:
     """Returns the mean over the references of how like a caption is to them, 0 to 1."""
     return sum(_likeness(ours, truth) for truth in truths) / len(truths)
 
 
-def _likeness(ours: Weighted, theirs: Weighted) -> float:
+def _likeness(ours: TfIdfVector, theirs: TfIdfVector) -> float:
     """Returns the mean over n of the clipped cosine of two captions, less for different lengths, 0 to 1."""
     products = [0.0] * LONGEST
     for ngram in ours.vector.keys() & theirs.vector.keys():
@@ -257,7 +267,7 @@ class Meteor(SummedMetric):
 
     def sentence_statistics(self, predictions: Texts, references: References) -> Statistics:
         rows = []
-        for text, truths in zip(predictions, grouped(references), strict=True):
+        for text, truths in zip(predictions, as_reference_lists(references), strict=True):
             stems = _stems(text)
             against = [_compared(stems, _stems(truth)) for truth in truths]
             scores = self.from_statistics(np.array(against, dtype=np.float64))
@@ -269,28 +279,28 @@ class Meteor(SummedMetric):
     def from_statistics(self, totals: Statistics) -> Statistics:
         matches, chunks, written, expected = (totals[..., column] for column in range(4))
         # F in numbers of words: P = matches / written, R = matches / expected.
-        mean = divided(matches, ALPHA * expected + (1 - ALPHA) * written)
-        return 100 * mean * (1 - GAMMA * divided(chunks, matches) ** BETA)
+        mean = safe_divide(matches, ALPHA * expected + (1 - ALPHA) * written)
+        return 100 * mean * (1 - GAMMA * safe_divide(chunks, matches) ** BETA)
 
     def signature(self, references: References) -> str:
         parameters = f"alpha:{ALPHA}|beta:{BETA:g}|gamma:{GAMMA}"
-        return own_signature(
-            f"variant:banerjee-lavie-2005|modules:exact,stem|stemmer:snowball-english|{parameters}|chunks:fewest|{WORDS}",
+        return format_signature(
+            f"variant:banerjee-lavie-2005|modules:exact,stem|stemmer:snowball-english|{parameters}|chunks:fewest|{TOKENIZER_SIGNATURE}",
             references,
         )
 
 
 def _stems(text: str) -> tuple[str, ...]:
-    return tuple(_stem(word) for word in caption_words(text))
+    return tuple(_stem(word) for word in tokenize_caption(text))
 
 
 def _compared(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, int, int, int]:
     """Returns matches, chunks, and the words of both."""
     matches = (Counter(ours) & Counter(theirs)).total()
-    return matches, fewest_chunks(ours, theirs), len(ours), len(theirs)
+    return matches, min_chunks(ours, theirs), len(ours), len(theirs)
 
 
-def fewest_chunks(ours: Sequence[str], theirs: Sequence[str]) -> int:
+def min_chunks(ours: Sequence[str], theirs: Sequence[str]) -> int:
     """Returns in how many runs, consecutive on both sides, all words that can be matched are matched at best.
 
     A beam search over our words from left to right: the `BEAM` best matchings so far are kept, which is all

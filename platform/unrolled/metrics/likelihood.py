@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import datasets
 import numpy as np
 
-from unrolled.metrics.base import Statistics, SummedMetric, divided
+from unrolled.metrics.base import Statistics, SummedMetric, safe_divide
 
 LARGEST = 700.0
 """Larger mean losses in nats give the perplexity of this one: e to its power is still a float."""
@@ -30,7 +30,7 @@ class _Likelihood(SummedMetric):
         return np.stack([np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)], axis=1)
 
     def from_statistics(self, totals: Statistics) -> Statistics:
-        scores: Statistics = self.of_loss(divided(totals[..., 0], totals[..., 1], math.nan))
+        scores: Statistics = self.of_loss(safe_divide(totals[..., 0], totals[..., 1], math.nan))
         return scores
 
     @staticmethod

@@ -21,7 +21,7 @@ from unrolled.metrics.words import Distinct, LengthRatio
 
 
 @dataclass(frozen=True)
-class Metric:
+class MetricInfo:
     """A score as a reader meets it; `unit` follows the number, `about` is one sentence for a learner."""
 
     label: str
@@ -30,7 +30,7 @@ class Metric:
     higher_is_better: bool = True
     digits: int = 1
 
-    def text(self, value: float | None) -> str:
+    def format(self, value: float | None) -> str:
         """Returns the value as printed everywhere, ``–`` where there is none."""
         return "–" if value is None else f"{value:.{self.digits}f}{self.unit}"
 
@@ -40,73 +40,73 @@ class Metric:
 
 
 PERCENT = "\N{NO-BREAK SPACE}%"
-NAMED = {
-    "bleu": Metric(
+METRIC_INFO = {
+    "bleu": MetricInfo(
         "BLEU",
         "BLEU counts the runs of one to four words that the outputs share with their references and lowers the "
         "score when the outputs are too short. 0 is worst, 100 best.",
     ),
-    "chrf": Metric(
+    "chrf": MetricInfo(
         "chrF",
         "chrF compares runs of characters instead of words, so a word with a nearly right ending still earns "
         "credit. 0 is worst, 100 best.",
     ),
-    "chrf++": Metric(
+    "chrf++": MetricInfo(
         "chrF++",
         "chrF++ is chrF that also counts the words and word pairs that the outputs share with their references. "
         "0 is worst, 100 best.",
     ),
-    "ter": Metric(
+    "ter": MetricInfo(
         "Translation edit rate",
         "TER counts the words to insert, delete, replace or move until an output equals its reference, in percent of "
         "the reference's words. 0 is best.",
         higher_is_better=False,
     ),
-    "exact_match": Metric(
+    "exact_match": MetricInfo(
         "Exact match", "The share of outputs that equal their reference, character by character.", PERCENT
     ),
     **{
-        f"bleu_{order}": Metric(
+        f"bleu_{order}": MetricInfo(
             f"BLEU-{order}",
             f"BLEU-{order} of captions: how many runs of up to {order} words, case and punctuation aside, stand in "
             "some reference too, less when the outputs are too short. 0 is worst, 100 best.",
         )
         for order in (1, 2, 3, 4)
     },
-    "rouge_l": Metric(
+    "rouge_l": MetricInfo(
         "ROUGE-L",
         "ROUGE-L measures the longest row of words, gaps allowed, that an output shares with a reference. "
         "0 is worst, 100 best.",
     ),
-    "meteor": Metric(
+    "meteor": MetricInfo(
         "METEOR (without synonyms)",
         "METEOR pairs words with the same stem, weighs the words found in the reference most, and lowers the score "
         "when they come in many pieces. 0 is worst, 100 best.",
     ),
-    "cider_d": Metric(
+    "cider_d": MetricInfo(
         "CIDEr-D",
         "CIDEr-D compares runs of one to four words and lets those count most that few pictures have in their "
         "references: saying what is special pays. 0 is worst; good captions score around 100.",
     ),
-    "vqa_accuracy": Metric(
+    "vqa_accuracy": MetricInfo(
         "VQA accuracy", "An answer is wholly right if three of the other people asked gave it, too.", PERCENT
     ),
-    "multiple_choice": Metric(
+    "multiple_choice": MetricInfo(
         "Multiple choice", "The share of questions of whose candidates the right one was the likeliest.", PERCENT
     ),
-    "wups@0.9": Metric(
+    "wups@0.9": MetricInfo(
         "WUPS at 0.9",
         "Right answers, and nearly as right those that WordNet puts next to them: what means the same counts.",
         PERCENT,
     ),
-    "wups@0.0": Metric(
+    "wups@0.0": MetricInfo(
         "WUPS at 0.0",
         "As right as an answer is near the right one in WordNet, which puts kinds of one thing together: 'armchair' "
         "for 'sofa' is mostly right.",
         PERCENT,
     ),
     **{
-        f"distinct_{order}": Metric(
+        f"distinct_{order}": MetricInfo(
             f"Distinct-{order}",
             f"The share of all {('words', 'word pairs')[order - 1]} written that are different ones: low where a model "
             "repeats itself.",
@@ -114,20 +114,22 @@ NAMED = {
         )
         for order in (1, 2)
     },
-    "length_ratio": Metric("Length ratio", "Words written over words of the references; 1 is equal length.", digits=2),
-    "accuracy": Metric("Accuracy", "The share of examples with the right answer.", PERCENT),
-    "mse": Metric(
+    "length_ratio": MetricInfo(
+        "Length ratio", "Words written over words of the references; 1 is equal length.", digits=2
+    ),
+    "accuracy": MetricInfo("Accuracy", "The share of examples with the right answer.", PERCENT),
+    "mse": MetricInfo(
         "Mean squared error", "The mean of the squared distance from the target; lower is better.", "", False, 4
     ),
-    "perplexity": Metric(
+    "perplexity": MetricInfo(
         "Perplexity",
         "Between how many equally likely words the model hesitates at each step; lower is better.",
         higher_is_better=False,
     ),
-    "loss": Metric(
+    "loss": MetricInfo(
         "Loss", "Cross-entropy: the mean of −log p of what comes next, in nats; lower is better.", "", False, 3
     ),
-    "bits_per_character": Metric(
+    "bits_per_character": MetricInfo(
         "Bits per character",
         "The loss in bits: what the best code that knows the model needs for a character; lower is better.",
         "",
@@ -137,9 +139,9 @@ NAMED = {
 }
 
 
-def metric(name: str) -> Metric:
+def metric_info(name: str) -> MetricInfo:
     """Returns the metric as known to readers, or one made from its name."""
-    return NAMED.get(name) or Metric(name.replace("_", " ").capitalize())
+    return METRIC_INFO.get(name) or MetricInfo(name.replace("_", " ").capitalize())
 
 
 METRICS: dict[str, Callable[[], CorpusMetric]] = {
@@ -160,7 +162,7 @@ METRICS: dict[str, Callable[[], CorpusMetric]] = {
 }
 
 
-def text_metric(name: str) -> CorpusMetric:
+def make_metric(name: str) -> CorpusMetric:
     """Returns a new metric of that name; raises `UserError` for a name that `METRICS` has not."""
     if name not in METRICS:
         raise UserError(f"There is no metric {name!r}: it may be {listing(METRICS)}.{did_you_mean(name, METRICS)}")
@@ -187,7 +189,7 @@ def score(names: Iterable[str], predictions: Texts, references: References) -> d
     check_pairs(predictions, references)
     scores: dict[str, Any] = {}
     signatures: dict[str, str] = {}
-    for name, metric in {name: text_metric(name) for name in names}.items():
+    for name, metric in {name: make_metric(name) for name in names}.items():
         result = metric.compute(predictions=list(predictions), references=list(references))
         scores[name] = result[name]
         if "signature" in result:

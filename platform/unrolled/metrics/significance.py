@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from unrolled.errors import UserError
 from unrolled.metrics.base import References, Statistics, SummedMetric, Texts, check_pairs
-from unrolled.metrics.registry import metric as named
-from unrolled.metrics.registry import text_metric
+from unrolled.metrics.registry import make_metric, metric_info
 
 LETTERS = string.ascii_letters + "αβγδεζηθικλμνξοπρστυφχψω"
 
 
-def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
+def holm_correction(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns the p-values of all pairs, corrected for their number (Holm 1979).
 
     The smallest is multiplied by the number of pairs, the next by one less, and so on; none becomes smaller than
@@ -47,7 +46,7 @@ def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     return corrected
 
 
-def compact_letters(different: NDArray[np.bool_], merits: Sequence[float] | NDArray[np.float64]) -> list[str]:
+def compact_letter_display(different: NDArray[np.bool_], merits: Sequence[float] | NDArray[np.float64]) -> list[str]:
     """Returns significance letters: systems that share a letter do not differ, those that share none do.
 
     Piepho, An Algorithm for a Letter-Based Representation of All-Pairwise Comparisons, 2004 (insert, absorb and
@@ -113,7 +112,7 @@ def mean_interval(values: Sequence[float], samples: int = SAMPLES, seed: int = 1
     return low, high
 
 
-def paired_bootstrap(one: Sequence[float], other: Sequence[float], samples: int = 10_000, seed: int = 1) -> float:
+def paired_bootstrap_test(one: Sequence[float], other: Sequence[float], samples: int = 10_000, seed: int = 1) -> float:
     """Returns the two-sided p-value of the paired bootstrap test of two systems (Koehn 2004): examples are drawn anew,
     and p is twice how often the mean that is better on all of them is not better on those drawn.
 
@@ -129,7 +128,7 @@ def paired_bootstrap(one: Sequence[float], other: Sequence[float], samples: int 
     return min(1.0, 2 * (float((drawn <= EQUAL).sum()) + 1) / (samples + 1))
 
 
-def share_interval(count: int, total: int) -> tuple[float, float]:
+def proportion_interval(count: int, total: int) -> tuple[float, float]:
     """Returns the 95 % interval of a share (Wilson 1927), which is honest at 0 and at 1 too."""
     z = 1.959964
     share = count / total
@@ -190,13 +189,13 @@ class Comparison:
 
     def corrected(self) -> NDArray[np.float64]:
         """Returns the p-values corrected by Holm for the number of pairs, `(systems, systems)`."""
-        return holm(self.p_values)
+        return holm_correction(self.p_values)
 
     def letters(self, level: float = 0.05) -> dict[str, str]:
         """Returns each system's significance letters, ``a`` for the best: two that share a letter do not differ
         significantly at `level`, after Holm's correction; two that share none do."""
         merits = self.scores if self.higher_is_better else -self.scores
-        return dict(zip(self.systems, compact_letters(self.corrected() <= level, merits), strict=True))
+        return dict(zip(self.systems, compact_letter_display(self.corrected() <= level, merits), strict=True))
 
 
 def compare(
@@ -238,12 +237,12 @@ def compare(
         tuple(outputs),
         metric.from_statistics(statistics.sum(axis=0)),
         np.percentile(drawn, [2.5, 97.5], axis=0).T,
-        randomization(metric.from_statistics, statistics, shuffles, seed),
-        named(name).higher_is_better,
+        randomization_test(metric.from_statistics, statistics, shuffles, seed),
+        metric_info(name).higher_is_better,
     )
 
 
-def randomization(
+def randomization_test(
     score: Callable[[Statistics], Statistics], statistics: Statistics, shuffles: int = SHUFFLES, seed: int = 1
 ) -> NDArray[np.float64]:
     """Returns the p-value of the paired approximate randomization test of every two systems.
@@ -309,7 +308,7 @@ def _interval(scores: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _summed(name: str) -> SummedMetric:
-    metric = text_metric(name)
+    metric = make_metric(name)
     if not isinstance(metric, SummedMetric):
         raise UserError(f"{name} is no function of sums over sentences, so resampling sentences says nothing of it.")
     return metric

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import sacrebleu
 
-from unrolled.metrics.base import References, Statistics, SummedMetric, Texts, divided, grouped
+from unrolled.metrics.base import References, Statistics, SummedMetric, Texts, as_reference_lists, safe_divide
 
 
 class _SacrebleuMetric(SummedMetric):
@@ -21,7 +21,7 @@ class _SacrebleuMetric(SummedMetric):
     scorer: sacrebleu.BLEU | sacrebleu.CHRF | sacrebleu.TER
 
     def sentence_statistics(self, predictions: Texts, references: References) -> Statistics:
-        streams = list(zip_longest(*grouped(references)))
+        streams = list(zip_longest(*as_reference_lists(references)))
         return np.array(self.scorer._extract_corpus_statistics(predictions, streams), dtype=np.float64)
 
     def signature(self, references: References) -> str:
@@ -47,7 +47,7 @@ class Bleu(_SacrebleuMetric):
         predicted, expected, right, written = totals[..., 0], totals[..., 1], totals[..., 2:6], totals[..., 6:10]
         # Where no n-gram of a length is right, half a one counts, a quarter at the next such length, and so on.
         smoothed = 0.5 ** np.cumsum(right == 0, axis=-1)
-        precisions = divided(np.where(right == 0, smoothed, right), written, 1.0)
+        precisions = safe_divide(np.where(right == 0, smoothed, right), written, 1.0)
         scores = 100 * brevity_penalty(predicted, expected) * np.exp(np.log(precisions).mean(axis=-1))
         return np.where(right.any(axis=-1) & written.all(axis=-1), scores, 0.0)
 
@@ -74,10 +74,10 @@ class ChrF(_SacrebleuMetric):
         written, expected, right = totals[..., 0::3], totals[..., 1::3], totals[..., 2::3]
         known = (written > 0) & (expected > 0)
         lengths = known.sum(axis=-1)
-        precision = divided((known * divided(right, written)).sum(axis=-1), lengths)
-        recall = divided((known * divided(right, expected)).sum(axis=-1), lengths)
+        precision = safe_divide((known * safe_divide(right, written)).sum(axis=-1), lengths)
+        recall = safe_divide((known * safe_divide(right, expected)).sum(axis=-1), lengths)
         weight = self.scorer.beta**2
-        return divided(100 * (1 + weight) * precision * recall, weight * precision + recall)
+        return safe_divide(100 * (1 + weight) * precision * recall, weight * precision + recall)
 
 
 class ChrFPlusPlus(ChrF):
@@ -112,10 +112,10 @@ class Ter(_SacrebleuMetric):
 
     def from_statistics(self, totals: Statistics) -> Statistics:
         edits, words = totals[..., 0], totals[..., 1]
-        return 100 * np.where(words > 0, divided(edits, words), edits > 0)
+        return 100 * np.where(words > 0, safe_divide(edits, words), edits > 0)
 
 
 def brevity_penalty(predicted: Statistics, expected: Statistics) -> Statistics:
     """Returns BLEU's factor, 0 to 1, for so many words predicted where so many were expected."""
-    ratio = divided(expected, predicted, np.inf)
+    ratio = safe_divide(expected, predicted, np.inf)
     return np.where(predicted < expected, np.exp(1 - ratio), 1.0)

@@ -16,12 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from unrolled.metrics.base import CorpusMetric, References, Statistics, SummedMetric, Texts, divided, grouped
+from unrolled.metrics.base import (
+    CorpusMetric,
+    References,
+    Statistics,
+    SummedMetric,
+    Texts,
+    as_reference_lists,
+    safe_divide,
+)
 
 Ngrams = Counter[tuple[str, ...]]
 
-WORDS = "tok:ptb-lower-nopunct"
-"""What `caption_words` is called in signatures."""
+TOKENIZER_SIGNATURE = "tok:ptb-lower-nopunct"
+"""What `tokenize_caption` is called in signatures."""
 
 _CUT = (
     "can(?=not\\b)|(?:gon|wan)(?=na\\b)|got(?=ta\\b)|(?:lem|gim)(?=me\\b)"  # one word in writing, two to the Treebank
@@ -40,7 +48,7 @@ _DROPPED = re.compile(r"""[.?!,:;'"`“”„‘’…–—-]+""")
 
 
 @lru_cache(maxsize=100_000)
-def caption_words(text: str) -> tuple[str, ...]:
+def tokenize_caption(text: str) -> tuple[str, ...]:
     """Returns the words of a text in lower case, without punctuation.
 
     The convention is that of the COCO caption evaluation (Chen et al. 2015): Penn Treebank tokens, which cut
@@ -79,10 +87,10 @@ class Distinct(CorpusMetric):
         super().__init__()
 
     def _compute(self, predictions: Texts, references: Sequence[Any]) -> dict[str, Any]:
-        texts = [caption_words(text) for text in predictions]
+        texts = [tokenize_caption(text) for text in predictions]
         every = [words[start : start + self.order] for words in texts for start in range(len(words) - self.order + 1)]
         score = 100 * len(set(every)) / len(every) if every else 0.0
-        return {self.key: score, "signature": f"{WORDS}|n:{self.order}|per:ngrams"}
+        return {self.key: score, "signature": f"{TOKENIZER_SIGNATURE}|n:{self.order}|per:ngrams"}
 
 
 class LengthRatio(SummedMetric):
@@ -97,11 +105,11 @@ class LengthRatio(SummedMetric):
 
     def sentence_statistics(self, predictions: Texts, references: References) -> Statistics:
         rows = []
-        for text, truths in zip(predictions, grouped(references), strict=True):
+        for text, truths in zip(predictions, as_reference_lists(references), strict=True):
             written, lengths = len(text.split()), [len(truth.split()) for truth in truths]
             rows.append((written, min((abs(length - written), length) for length in lengths)[1]))
         return np.array(rows, dtype=np.float64)
 
     def from_statistics(self, totals: Statistics) -> Statistics:
         written, expected = totals[..., 0], totals[..., 1]
-        return np.where(expected > 0, divided(written, expected), np.where(written > 0, np.inf, 1.0))
+        return np.where(expected > 0, safe_divide(written, expected), np.where(written > 0, np.inf, 1.0))

@@ -254,11 +254,11 @@ class ContextFeeding(nn.Module):
 
     def forward(self, look: Look, hidden: Tensor, memory: EncoderOutput, rows: Rows) -> tuple[Tensor, Tensor]:
         """`hidden` h_{t−1} `(rows, hidden)` → ẑ_t `(rows, memory_size)` and α_t `(rows, positions)`."""
-        seen, weights = look(rows.spread(hidden), memory)
-        context = rows.gather(seen)
+        seen, weights = look(rows.pad(hidden), memory)
+        context = rows.unpad(seen)
         if self.gate is not None:
             context = torch.sigmoid(self.gate(hidden)) * context
-        return context, rows.gather(weights)
+        return context, rows.unpad(weights)
 
     def run(
         self,

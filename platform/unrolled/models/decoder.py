@@ -333,8 +333,8 @@ class Decoder(nn.Module):
             beside = None if beside is None else beside[:, 0]
         hidden, after = self.stack.step(inputs, own, beside)
         if look is not None and context is None:
-            seen, looked = look(rows.spread(hidden), memory)
-            context, weights = rows.gather(seen), rows.gather(looked)
+            seen, looked = look(rows.pad(hidden), memory)
+            context, weights = rows.unpad(seen), rows.unpad(looked)
         if self.visual is not None:
             remembered, beyond = self.visual.stack.step(embedded, beyond)
         output = self._read_out(hidden, context, embedded, remembered, glance)

@@ -116,7 +116,7 @@ class EncoderDecoder(nn.Module):
         """
         logs = self.log_likelihoods(memory, before, after, mask)
         _, owners, counts = torch.unique_consecutive(examples, return_inverse=True, return_counts=True)
-        table = Rows.of(owners, counts).spread(logs, fill=-math.inf)
+        table = Rows.of(owners, counts).pad(logs, fill=-math.inf)
         return (table.logsumexp(1) - logs[right]).sum()
 
     def loss(
@@ -187,23 +187,23 @@ class EncoderDecoder(nn.Module):
         self, tokens: Tensor, state: DecoderState, memory: EncoderOutput, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState]:
         """Logits `(rows, vocabulary)` of the tokens that follow `tokens` `(rows,)`; rows as in `Decoder.step`."""
-        output, state, _ = self.outputs(tokens, state, memory, rows)
+        output, state, _ = self.step_outputs(tokens, state, memory, rows)
         return self.head.logits(output), state
 
     @property
     def attends(self) -> bool:
-        """Whether `look` is to be had: whether the decoder looks at the memory."""
+        """Whether the decoder attends to the encoder output, so that `step_with_attention` can be called."""
         return self.decoder.attention is not None
 
-    def look(
+    def step_with_attention(
         self, tokens: Tensor, state: DecoderState, memory: EncoderOutput, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState, Tensor]:
         """As `step`, and attention's weights `(rows, positions)`."""
-        output, state, weights = self.outputs(tokens, state, memory, rows)
+        output, state, weights = self.step_outputs(tokens, state, memory, rows)
         assert weights is not None
         return self.head.logits(output), state, weights
 
-    def outputs(
+    def step_outputs(
         self, tokens: Tensor, state: DecoderState, memory: EncoderOutput, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState, Tensor | None]:
         """What the head, or a `scorer`, turns into logits, `(rows, features)`; the state after it; and if the decoder

@@ -115,7 +115,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.owners)
 
-    def spread(self, values: Tensor, fill: float = 0.0) -> Tensor:
+    def pad(self, values: Tensor, fill: float = 0.0) -> Tensor:
         """`(rows, …)` → `(n, width, …)`; `fill` stands where an example has fewer rows."""
         shape = (self.examples, self.width, *values.shape[1:])
         if len(self) == self.examples * self.width:
@@ -123,8 +123,8 @@ class Rows:
         table = values.new_full((self.examples * self.width, *values.shape[1:]), fill)
         return table.index_copy_(0, self._cells(), values).view(shape)
 
-    def gather(self, table: Tensor) -> Tensor:
-        """`(n, width, …)` → `(rows, …)`: undoes `spread`."""
+    def unpad(self, table: Tensor) -> Tensor:
+        """`(n, width, …)` → `(rows, …)`: undoes `pad`."""
         flat = table.flatten(0, 1)
         return flat if len(self) == len(flat) else flat.index_select(0, self._cells())
 

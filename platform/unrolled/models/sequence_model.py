@@ -110,10 +110,10 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, StackState]:
         """Logits `(rows, vocabulary)` of the units that follow `tokens` `(rows,)`, where `PRIME` stands for the prime
         text's last unit; rows as in `Decoder.step`."""
-        output, state, _ = self.outputs(tokens, state, memory, rows)
+        output, state, _ = self.step_outputs(tokens, state, memory, rows)
         return self.head.logits(output), state
 
-    def outputs(
+    def step_outputs(
         self, tokens: Tensor, state: StackState, memory: Primed, rows: Rows | None = None
     ) -> tuple[Tensor, StackState, None]:
         """What the head, or a `scorer`, turns into logits, `(rows, hidden)`, and the state after it."""

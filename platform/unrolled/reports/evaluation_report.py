@@ -16,8 +16,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from unrolled.metrics import METRICS, metric
-from unrolled.metrics.words import WORDS
+from unrolled.metrics import METRICS, metric_info
+from unrolled.metrics.words import TOKENIZER_SIGNATURE
 from unrolled.reports.examples import BESIDE_PHOTOS, BYTES, page_rows
 from unrolled.reports.gallery import Picture, attention_charts, gallery
 from unrolled.reports.page import (
@@ -68,7 +68,7 @@ def group_charts(results: Results) -> list[Chart]:
 
 
 def _score_chart(results: Results, name: str) -> Chart:
-    known, strategies = metric(name), scored(results, name)
+    known, strategies = metric_info(name), scored(results, name)
     many = len(strategies) >= MANY
     figure = go.Figure(
         layout=layout(56 + (34 if many else 52) * len(strategies), showlegend=False, hovermode="closest")
@@ -83,7 +83,7 @@ def _score_chart(results: Results, name: str) -> Chart:
             x=[value],
             y=[title(strategy)],
             mode="markers+text",
-            text=[f"<b>{known.text(value)}</b>"],
+            text=[f"<b>{known.format(value)}</b>"],
             textposition="top center",
             textfont={"color": "var(--ink)", "size": 11 if many else 13},
             cliponaxis=False,
@@ -97,12 +97,12 @@ def _score_chart(results: Results, name: str) -> Chart:
                 "thickness": 2,
                 "width": 4 if many else 6,
             },
-            hovertemplate=f"{title(strategy)}: {known.text(value)}<br>{low:.1f} to {high:.1f}<extra></extra>",
+            hovertemplate=f"{title(strategy)}: {known.format(value)}<br>{low:.1f} to {high:.1f}<extra></extra>",
         )
     margin = 0.12 * (max(ends) - min(ends)) or 1.0
     figure.update_xaxes(range=[min(ends) - margin, max(ends) + margin], nticks=5, tickangle=0)
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
-    values = joined([f"{short(s)} {known.text(results['strategies'][s][name])}" for s in strategies])
+    values = joined([f"{short(s)} {known.format(results['strategies'][s][name])}" for s in strategies])
     return Chart(f"score-{name}", known.label, f"Dot chart of {known.label}: {values}.", known.about, as_json(figure))
 
 
@@ -112,7 +112,7 @@ def _length_chart(results: Results) -> Chart | None:
     names = [name for name in metric_names(results) if any(name in b for rows in buckets.values() for b in rows)]
     if not names:
         return None
-    known = metric(names[0])
+    known = metric_info(names[0])
     strategies = first_of_kinds([one for one in ranking(results, names[0]) if one in buckets])
     figure = go.Figure(layout=layout(380))
     for strategy in strategies:
@@ -204,12 +204,12 @@ def _learning_chart(train: Rows, validation: Rows, headline: str, best: float | 
     names = (headline, "bleu", "exact_match", "accuracy")
     scores = [name for name in names if name != "loss" and any(name in row for row in validation)]
     unit = "squared error" if any("mse" in row for row in validation) else "nats per token"
-    titles = [f"Loss ({unit})", *(f"Validation {metric(name).label}" for name in scores[:1])]
+    titles = [f"Loss ({unit})", *(f"Validation {metric_info(name).label}" for name in scores[:1])]
     figure = _panels(titles, heights=[0.58, 0.42] if scores else [1.0], height=480 if scores else 320)
     _curve(figure, train, "loss", "Training loss", "var(--muted)", row=1)
     _curve(figure, validation, "loss", "Validation loss", "var(--series-greedy)", row=1, markers=True)
     for name in scores[:1]:
-        _curve(figure, validation, name, metric(name).label, "var(--series-beam)", row=2, markers=True)
+        _curve(figure, validation, name, metric_info(name).label, "var(--series-beam)", row=2, markers=True)
         figure.data[-1].showlegend = False  # its panel is named
     if best is not None:
         figure.add_vline(x=best, line={"color": "var(--ink)", "width": 1, "dash": "dot"})
@@ -352,12 +352,12 @@ def write_report(
         examples=examples | {"best": [], "worst": []} if photos else examples,
         gallery=photos,
         gazes={card["index"]: card["gaze"] for group in photos for card in group["cards"] if card["gaze"]},
-        headline_metric=metric(results["headline"]).label if photos else "",
+        headline_metric=metric_info(results["headline"]).label if photos else "",
         several=any(len(row.get("references") or ()) > 1 for row in outputs),
         unreadable=results.get("unreadable") or {},
         strategies=[{"name": name, "title": title(name), "colour": colour(name)} for name in strategies],
         signatures=signatures,
-        of_captions=any(WORDS in signature["text"] for signature in signatures),
+        of_captions=any(TOKENIZER_SIGNATURE in signature["text"] for signature in signatures),
         facts=facts(results),
         config_yaml=config_yaml,
     )
@@ -376,7 +376,7 @@ def _cards(results: Results, history: Sequence[Mapping[str, Any]], leader: str) 
         best = ranking(results, name)[0]
         row = results["strategies"][best]
         notes = [note for note in (short(best), interval(row, name)) if note]
-        cards.append(Card(metric(name).label, metric(name).text(row[name]), notes))
+        cards.append(Card(metric_info(name).label, metric_info(name).format(row[name]), notes))
     if speed := finite(results["strategies"][leader].get("sentences_per_second")):
         cards.append(Card("Speed", f"{speed:,.0f}", ["outputs a second", short(leader)]))
     return cards + size_and_training(results, history)
@@ -390,6 +390,6 @@ def _signatures(results: Results) -> list[dict[str, str]]:
             users.setdefault((name, signature), []).append(title(strategy))
     count = len(results["strategies"])
     return [
-        {"label": metric(name).label, "text": text, "users": "" if len(who) == count else ", ".join(who)}
+        {"label": metric_info(name).label, "text": text, "users": "" if len(who) == count else ", ".join(who)}
         for (name, text), who in users.items()
     ]

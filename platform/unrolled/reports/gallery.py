@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from unrolled.errors import UserError
 from unrolled.files import explain_write_errors
-from unrolled.metrics import METRICS, ChrF, References, SummedMetric, metric
+from unrolled.metrics import METRICS, ChrF, References, SummedMetric, metric_info
 from unrolled.reports.page import Chart, as_json, colour, layout
 from unrolled.reports.text import finite, short, title
 from unrolled.tasks import Attended, Shown
@@ -55,7 +55,7 @@ def choose_examples(
     """
     scores = {strategy: _scores(name, texts, references) for strategy, texts in outputs.items()}
     likeness = ChrF().sentence_scores(outputs[leader], references).tolist()
-    sign = 1 if metric(name).higher_is_better else -1
+    sign = 1 if metric_info(name).higher_is_better else -1
     order = sorted(range(len(likeness)), key=lambda place: (-sign * scores[leader][place], -likeness[place]))
     count = min(EACH, len(order) // 3)
     best, worst, rest = order[:count], order[len(order) - count :][::-1], order[count : len(order) - count]
@@ -145,7 +145,7 @@ def _card(row: Mapping[str, Any], picture: Picture, name: str, strategies: Seque
             {
                 "by": [{"title": title(one), "colour": colour(one)} for one in by],
                 "text": text,
-                "score": metric(name).text(finite(scores.get(by[0]))),
+                "score": metric_info(name).format(finite(scores.get(by[0]))),
             }
             for text, by in said.items()
         ],

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from unrolled.config.load import flatten, format_value
 from unrolled.errors import UserError
-from unrolled.metrics import metric
+from unrolled.metrics import metric_info
 from unrolled.reports.page import Chart, Rows, as_json, layout, look, thin, write_page
 from unrolled.reports.text import finite, joined
 from unrolled.tasks import Baselined, make_task
@@ -82,7 +82,9 @@ def _curve(name: str, run: RunDir, score: str) -> Curve:
     history, config = run.history(), run.config()
     validation = [row for row in history if row["kind"] == "validation" and finite(row.get(score)) is not None]
     if not validation:
-        raise UserError(f"{run.path}: has no validation with {metric(score).label} yet; there is no curve to draw.")
+        raise UserError(
+            f"{run.path}: has no validation with {metric_info(score).label} yet; there is no curve to draw."
+        )
     task = make_task(config, run.vocabulary)
     baseline = task.baseline.get(score) if isinstance(task, Baselined) else None
     training = [row for row in history if row["kind"] == "train"]
@@ -93,7 +95,7 @@ def table(comparison: Comparison) -> list[str]:
     """Returns a line a run: its best score, when it came, how long the run took, and what sets it apart."""
     heading = {
         "name": "RUN",
-        "best": metric(comparison.metric).label.upper(),
+        "best": metric_info(comparison.metric).label.upper(),
         "step": "AT STEP",
         "time": "TIME",
         "settings": "SETTINGS",
@@ -105,7 +107,7 @@ def table(comparison: Comparison) -> list[str]:
 
 def write_comparison(comparison: Comparison, *, version: str) -> None:
     """Writes `comparison.page` as one self-contained HTML file."""
-    known, rows = metric(comparison.metric), _rows(comparison)
+    known, rows = metric_info(comparison.metric), _rows(comparison)
     values = [_best(curve)[comparison.metric] for curve in comparison.curves]
     leader = rows[values.index(max(values) if known.higher_is_better else min(values))]
     write_page(
@@ -127,7 +129,7 @@ def _rows(comparison: Comparison) -> list[dict[str, str]]:
     return [
         {
             "name": curve.name,
-            "best": metric(comparison.metric).text(row[comparison.metric]),
+            "best": metric_info(comparison.metric).format(row[comparison.metric]),
             "step": f"{row['step']:,}",
             "time": format_duration(curve.validation[-1]["seconds"]),
             "settings": " ".join(_settings_apart(curve, comparison.curves)) or "–",
@@ -149,7 +151,7 @@ def _settings_apart(curve: Curve, curves: Sequence[Curve]) -> list[str]:
 
 
 def _score_chart(comparison: Comparison, axis: str, title: str) -> Chart:
-    known = metric(comparison.metric)
+    known = metric_info(comparison.metric)
     figure = _figure(title)
     for number, curve in enumerate(comparison.curves):
         _line(figure, curve.name, curve.validation, axis, comparison.metric, number)

@@ -25,7 +25,7 @@ from plotly.offline import get_plotlyjs
 
 from unrolled.errors import RunFailed
 from unrolled.files import explain_write_errors, write_atomic
-from unrolled.metrics import metric
+from unrolled.metrics import metric_info
 from unrolled.reports.text import Results, differ, finite, kind, letters, metric_names, samples, scored, spelled, title
 from unrolled.training.console import format_duration
 
@@ -201,7 +201,7 @@ def strategy_table(results: Results, names: Sequence[str]) -> dict[str, Any]:
     measured = [key for key in MEASURED if any(finite(row.get(key)) is not None for row in rows.values())]
     shared = _shared(results)
     return {
-        "columns": [metric(name).label for name in metrics] + [MEASURED[key][0] for key in measured],
+        "columns": [metric_info(name).label for name in metrics] + [MEASURED[key][0] for key in measured],
         "rows": [
             {
                 "title": title(name),
@@ -229,13 +229,13 @@ def interval(row: Mapping[str, Any], name: str) -> str:
 
 
 def _score(results: Results, name: str, strategy: str) -> dict[str, Any]:
-    known, row = metric(name), results["strategies"][strategy]
+    known, row = metric_info(name), results["strategies"][strategy]
     value = finite(row.get(name))
     ranked = scored(results, name)
     top = finite(results["strategies"][ranked[0]].get(name))
-    same = known.text(value) == known.text(top) or differ(results, name, ranked[0], strategy) is False
+    same = known.format(value) == known.format(top) or differ(results, name, ranked[0], strategy) is False
     return {
-        "text": known.text(value),
+        "text": known.format(value),
         "value": value,
         "interval": interval(row, name),
         "letters": letters(results, strategy, name),

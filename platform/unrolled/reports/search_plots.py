@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import plotly.graph_objects as go
 
-from unrolled.metrics import metric
+from unrolled.metrics import metric_info
 from unrolled.reports.page import DASHES, Chart, as_json, colour, layout, symbol
 from unrolled.reports.text import Results, differ, finite, joined, kind, metric_names, samples, spelled, title
 
@@ -45,7 +45,7 @@ def sweeps(results: Results, name: str, setting: str, kinds: Iterable[str]) -> l
 
 def curse(results: Results, name: str, sweep: Sweep) -> str:
     """Returns what a sweep of beam sizes with model scores shows: whether likelier outputs are better ones."""
-    rows, known = results["strategies"], metric(name)
+    rows, known = results["strategies"], metric_info(name)
     (small, first), (large, last) = sweep[0], sweep[-1]
     before, after = (rows[one]["model_score"] for one in (first, last))
     rises = after > before
@@ -57,8 +57,8 @@ def curse(results: Results, name: str, sweep: Sweep) -> str:
     for size, strategy in sweep[1:]:
         if known.better(rows[strategy][name], than=rows[top][name]):
             peak, top = size, strategy
-    score = known.text(rows[top][name])
-    if score == known.text(rows[last][name]):
+    score = known.format(rows[top][name])
+    if score == known.format(rows[last][name]):
         return (
             f"{begin}, and {_word(name)} at the largest size is as good as at any ({score}): no beam-search curse here."
         )
@@ -69,14 +69,14 @@ def curse(results: Results, name: str, sweep: Sweep) -> str:
         None: "a difference that was not tested for significance.",
     }[differ(results, name, top, last)]
     return (
-        f"{begin}, while {_word(name)} is best at {peak:g} ({score}) and {known.text(rows[last][name])} at {large:g}: "
-        f"{verdict}"
+        f"{begin}, while {_word(name)} is best at {peak:g} ({score}) and {known.format(rows[last][name])} "
+        f"at {large:g}: {verdict}"
     )
 
 
 def _word(name: str) -> str:
     """Returns a metric's label as it stands inside a sentence: ``exact match``, but ``BLEU``."""
-    label = metric(name).label
+    label = metric_info(name).label
     return label[0].lower() + label[1:] if label[1:2].islower() else label
 
 
@@ -92,8 +92,8 @@ def _size_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | None
     figure.update_xaxes(type="log", tickmode="array", ticktext=[f"{size:g}" for size in sizes])
     return Chart(
         "by-size",
-        f"{metric(name).label} by beam size",
-        f"Line chart: {metric(name).label} by beam size, {_spoken(results, name, beams[0])}.",
+        f"{metric_info(name).label} by beam size",
+        f"Line chart: {metric_info(name).label} by beam size, {_spoken(results, name, beams[0])}.",
         f"Whiskers are 95 % intervals. {_best_of(results, name, beams[0], 'beam size')} "
         "A beam of 1 is greedy decoding; the work grows with the size.",
         as_json(figure),
@@ -108,8 +108,8 @@ def _temperature_chart(results: Results, name: str, temperatures: list[Sweep]) -
     several = any(samples(row, name) for row in drawn)
     return Chart(
         "by-temperature",
-        f"{metric(name).label} by temperature",
-        f"Line chart: {metric(name).label} by temperature, {_spoken(results, name, temperatures[0])}.",
+        f"{metric_info(name).label} by temperature",
+        f"Line chart: {metric_info(name).label} by temperature, {_spoken(results, name, temperatures[0])}.",
         ("Means over the samples of each sentence, whiskers one standard deviation. " if several else "")
         + _best_of(results, name, temperatures[0], "temperature")
         + " A low temperature sharpens the model’s choice of words, towards greedy decoding; at 1 it speaks as it "
@@ -125,13 +125,13 @@ def _lines(results: Results, name: str, drawn: list[Sweep], axis: str) -> tuple[
         _sweep_line(figure, results, name, sweep, number, len(drawn))
     values = sorted({value for sweep in drawn for value, _ in sweep})
     figure.update_xaxes(tickvals=values, showgrid=False, title={"text": axis, "font": {"size": 13}})
-    figure.update_yaxes(ticksuffix=metric(name).unit)
+    figure.update_yaxes(ticksuffix=metric_info(name).unit)
     figure.update_layout(showlegend=len(drawn) > 1)
     return figure, values
 
 
 def _curse_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | None:
-    rows, known = results["strategies"], metric(name)
+    rows, known = results["strategies"], metric_info(name)
     modelled = [
         [(size, one) for size, one in sweep if finite(rows[one].get("model_score")) is not None] for sweep in beams
     ]
@@ -139,7 +139,7 @@ def _curse_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | Non
         sweep
         for sweep in modelled
         # Where nothing moves there is nothing to see.
-        if len({(minus(rows[one]["model_score"]), known.text(rows[one][name])) for _, one in sweep}) > 1
+        if len({(minus(rows[one]["model_score"]), known.format(rows[one][name])) for _, one in sweep}) > 1
     ]
     if not modelled:
         return None
@@ -199,7 +199,7 @@ def _sweep_line(figure: go.Figure, results: Results, name: str, sweep: Sweep, nu
         line={"color": paint, "width": 2, "dash": DASHES[number % len(DASHES)]},
         marker={"color": paint, "size": 9, "symbol": symbol(sweep[0][1])},
         error_y={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": paint, "thickness": 1.5},
-        hovertemplate="%{y:.1f}" + metric(name).unit,
+        hovertemplate="%{y:.1f}" + metric_info(name).unit,
     )
 
 
@@ -212,12 +212,14 @@ def _series(sweep: Sweep) -> str:
 
 
 def _spoken(results: Results, name: str, sweep: Sweep) -> str:
-    return joined([f"{metric(name).text(results['strategies'][one][name])} at {value:g}" for value, one in sweep])
+    return joined(
+        [f"{metric_info(name).format(results['strategies'][one][name])} at {value:g}" for value, one in sweep]
+    )
 
 
 def _best_of(results: Results, name: str, sweep: Sweep, setting: str) -> str:
     """Returns the sentence that says which value scores best, and whether the runner-up differs by more than chance."""
-    known, rows = metric(name), results["strategies"]
+    known, rows = metric_info(name), results["strategies"]
 
     def worth(strategy: str) -> float:
         several = samples(rows[strategy], name)
@@ -225,7 +227,7 @@ def _best_of(results: Results, name: str, sweep: Sweep, setting: str) -> str:
         return -value if known.higher_is_better else value
 
     what = title(kind(sweep[0][1]))
-    if len({known.text(abs(worth(one))) for _, one in sweep}) == 1:
+    if len({known.format(abs(worth(one))) for _, one in sweep}) == 1:
         return f"{what} scores the same at every {setting}."
     ranked = sorted(sweep, key=lambda pair: worth(pair[1]))
     (value, best), others = ranked[0], ranked[1:]

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from unrolled.metrics import metric
+from unrolled.metrics import metric_info
 from unrolled.reports.sweep_points import (
     WORDS,
     Entry,
@@ -293,7 +293,7 @@ def summary(
     parts.append(f"{trials}{spread}: {joined(counts)}.")
     for front in fronts:
         ends = [one for one in front["points"] if one["front"]]
-        x, y = (metric(front[axis]).label.lower() for axis in ("x", "y"))
+        x, y = (metric_info(front[axis]).label.lower() for axis in ("x", "y"))
         verb = "is" if len(ends) == 1 else "are"
         parts.append(f"Of {len(front['points'])} points {len(ends)} {verb} on the Pareto front of {y} and {x}.")
     return " ".join(parts)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from unrolled.config.load import format_value
-from unrolled.metrics import metric
-from unrolled.metrics.registry import NAMED
+from unrolled.metrics import metric_info
+from unrolled.metrics.registry import METRIC_INFO
 from unrolled.reports.text import finite
 
 Entry = Mapping[str, Any]
@@ -145,7 +145,7 @@ class Objective:
     @property
     def label(self) -> str:
         """Its name for readers."""
-        return metric(self.name).label
+        return metric_info(self.name).label
 
     @property
     def word(self) -> str:
@@ -154,8 +154,8 @@ class Objective:
 
     def text(self, value: float | None) -> str:
         """Returns a score, or a difference of scores, as printed everywhere."""
-        if value is None or self.name in NAMED:
-            text: str = metric(self.name).text(value)
+        if value is None or self.name in METRIC_INFO:
+            text: str = metric_info(self.name).format(value)
         else:
             text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
         return text.replace("-", "−")

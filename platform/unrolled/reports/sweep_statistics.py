@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import fisher_exact, t
 
-from unrolled.metrics import compact_letters, holm, mean_interval, share_interval
+from unrolled.metrics import compact_letter_display, holm_correction, mean_interval, proportion_interval
 from unrolled.reports.sweep_points import Objective, Parameter, Point, common_step, identity
 from unrolled.reports.text import LEVEL
 
@@ -192,8 +192,8 @@ def _tested(rows: Sequence[dict[str, Any]], values: Sequence[Sequence[float]], g
     for i, one in enumerate(places):
         for j, other in enumerate(places[:i]):
             p_values[i, j] = p_values[j, i] = p_of_difference(values[one], values[other])
-    corrected = holm(p_values)
-    letters = compact_letters(corrected <= LEVEL, [-goal.loss(rows[place]["mean"]) for place in places])
+    corrected = holm_correction(p_values)
+    letters = compact_letter_display(corrected <= LEVEL, [-goal.loss(rows[place]["mean"]) for place in places])
     for i, place in enumerate(places):
         rows[place]["letters"] = letters[i]
         if i:
@@ -294,7 +294,7 @@ def p_of_shares(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def _share(diverged: int, trials: int) -> dict[str, Any]:
-    share = {"share": diverged / trials, "interval": share_interval(diverged, trials)}
+    share = {"share": diverged / trials, "interval": proportion_interval(diverged, trials)}
     return {"trials": trials, "diverged": diverged, **share}
 
 

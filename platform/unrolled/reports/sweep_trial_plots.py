@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from unrolled.metrics import metric
+from unrolled.metrics import metric_info
 from unrolled.reports.page import Chart, as_json, layout
 from unrolled.reports.sweep_plots import BEST, LOST, OTHER, QUIET, View, axes, paint, panels, text, ticks_of_logarithm
 from unrolled.reports.sweep_points import SPEED, Parameter
@@ -385,7 +385,7 @@ def front_charts(view: View) -> list[Chart]:
 def _front_chart(view: View, front: dict[str, Any]) -> Chart:
     by = view.colours()
     parameters = {row["point"]: row["parameters"] for row in view.found["ranking"]}
-    x, y = (metric(front[axis]) for axis in ("x", "y"))
+    x, y = (metric_info(front[axis]) for axis in ("x", "y"))
     figure = panels([y.label], [360])
     ends = [one for one in front["points"] if one["front"]]
     figure.add_scatter(

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unrolled.metrics import metric
+from unrolled.metrics import metric_info
 
 Results = Mapping[str, Any]  # the content of results.json
 
@@ -103,7 +103,7 @@ def metric_names(results: Results) -> list[str]:
 
 def ranking(results: Results, name: str) -> list[str]:
     """Returns the strategies from best to worst by metric `name`; those without a score come last."""
-    sign = -1.0 if metric(name).higher_is_better else 1.0
+    sign = -1.0 if metric_info(name).higher_is_better else 1.0
 
     def key(strategy: str) -> float:
         value = finite(results["strategies"][strategy].get(name))
@@ -158,7 +158,7 @@ def tables(results: Results) -> list[dict[str, Any]]:
         for one in systems:
             cells = [_cell(results, name, one, other) if other != one else None for other in systems]
             rows.append({"title": title(one), "cells": cells})
-        found.append({"label": metric(name).label, "rows": rows})
+        found.append({"label": metric_info(name).label, "rows": rows})
     return found
 
 
@@ -221,7 +221,7 @@ def summary(results: Results) -> str:
     names = metric_names(results)
     best = scored(results, names[0])[0] if names else next(iter(results["strategies"]))
     if names and (interval := (results["strategies"][best].get("intervals") or {}).get(names[0])):
-        low, high = (metric(names[0]).text(end) for end in interval)
+        low, high = (metric_info(names[0]).format(end) for end in interval)
         parts.append(f"With 95 % confidence the score lies between {low} and {high}.")
     parts += _significance(results, names[0]) if names else []
     parts += _speed(results, best, _level(results, names[0]) if names else [])
@@ -269,12 +269,12 @@ def _level(results: Results, name: str) -> list[str]:
 
 def _claim(results: Results, name: str, best: str) -> str:
     """Returns the first half of the headline, with a verb that suits the metric."""
-    known, score = metric(name), results["strategies"][best][name]
+    known, score = metric_info(name), results["strategies"][best][name]
     if name == "exact_match":
-        return f"{title(best)} gets {known.text(score)} of the outputs exactly right"
+        return f"{title(best)} gets {known.format(score)} of the outputs exactly right"
     if known.higher_is_better and not known.unit:
-        return f"{title(best)} scores {known.text(score)} {known.label}"
-    return f"{title(best)} reaches {known.label.lower()} {known.text(score)}"
+        return f"{title(best)} scores {known.format(score)} {known.label}"
+    return f"{title(best)} reaches {known.label.lower()} {known.format(score)}"
 
 
 def _lead(results: Results, name: str, other: str) -> str:
@@ -284,11 +284,11 @@ def _lead(results: Results, name: str, other: str) -> str:
 
 
 def _distance(results: Results, name: str, other: str) -> str:
-    best, known = scored(results, name)[0], metric(name)
+    best, known = scored(results, name)[0], metric_info(name)
     one, two = (round(results["strategies"][each][name], known.digits) for each in (best, other))
     distance = round(abs(one - two), known.digits)
     return f"{distance:.{known.digits}f}{' points' if known.unit else ''}" if distance else ""
 
 
 def _side(name: str) -> str:
-    return "above" if metric(name).higher_is_better else "below"
+    return "above" if metric_info(name).higher_is_better else "below"

@@ -25,16 +25,16 @@ from unrolled.decoding import (
     Greedy,
     Output,
     Strategy,
-    as_trained,
     decode,
     length_limits,
-    outputs_of,
-    precision_of,
+    make_outputs,
+    resolve_auto,
+    resolve_precision,
 )
 from unrolled.errors import UserError
 from unrolled.features import Backbone, build_backbone, load_pretrained, make_backbone
 from unrolled.metrics import Perplexity, References, score
-from unrolled.metrics.words import caption_words
+from unrolled.metrics.words import tokenize_caption
 from unrolled.models import EncoderDecoder, Penalties, build_captioner
 from unrolled.models.attention_feeding import cut_ragged_window, steps_of
 from unrolled.recurrence.state import Nest
@@ -50,7 +50,7 @@ Share = tuple[float, int, list[str], list[list[str]]]
 
 def normal(caption: str) -> str:
     """A caption as the field compares it."""
-    return " ".join(caption_words(caption))
+    return " ".join(tokenize_caption(caption))
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Captioning:
     def __init__(self, config: CaptioningConfig, folder: Path) -> None:
         self.config, self.vocabulary = config, Vocabulary.load(folder / VOCABULARY)
         self.shape, self.shown = Shape.load(folder), config.evaluation.metrics
-        self.decoding = as_trained(config.decoding, config.training.precision)
+        self.decoding = resolve_auto(config.decoding, config.training.precision)
         self.pictures = _pictures(config)
         self.critic = None if config.training.self_critical is None else SelfCritical(config, self.vocabulary)
 
@@ -240,7 +240,7 @@ class Captioning:
         corpus, missing = data.split("validation"), data.pictures.features("validation").missing
         total, tokens = self._validation_loss(model, data, rank, size)
         rows = [row for row in range(len(corpus.names)) if row not in missing][rank::size]
-        strategy = Greedy(max_length=self.decoding.max_length, precision=precision_of(self.decoding))
+        strategy = Greedy(max_length=self.decoding.max_length, precision=resolve_precision(self.decoding))
         addresses = [address("validation", row, corpus.names[row]) for row in rows]
         references = corpus.texts()
         return total, tokens, self.predict(model, addresses, strategy), [references[row] for row in rows]
@@ -335,7 +335,7 @@ class Captioning:
                 sentence_ids=ids[chosen],
                 banned=banned,
             )
-            found += outputs_of(
+            found += make_outputs(
                 decoded, strategy, self.vocabulary.decode, length_limits(strategy, None, None, len(memory))
             )
         return found
@@ -351,7 +351,7 @@ class Captioning:
         (written,) = self.vocabulary.encode([output])
         state, weights = model.start(memory), []
         for token in (BEGIN, *written):
-            _, state, seen = model.look(torch.tensor([token], device=device), state, memory)
+            _, state, seen = model.step_with_attention(torch.tensor([token], device=device), state, memory)
             weights.append([round(weight, 3) for weight in seen[0].tolist()])
         side = math.isqrt(self.shape.positions)
         places = [f"{row + 1},{column + 1}" for row in range(side) for column in range(side)]

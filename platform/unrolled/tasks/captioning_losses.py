@@ -27,7 +27,7 @@ from unrolled.config.captioning import CaptioningConfig
 from unrolled.data.batching import pad
 from unrolled.data.caption_corpus import CaptionBatch, CaptionCorpus
 from unrolled.data.tokenizer import BEGIN, END, Vocabulary
-from unrolled.decoding import Greedy, Hypothesis, Sample, Strategy, as_trained, decode, precision_of
+from unrolled.decoding import Greedy, Hypothesis, Sample, Strategy, decode, resolve_auto, resolve_precision
 from unrolled.metrics import CiderReward
 from unrolled.models import EncoderDecoder, EncoderOutput
 from unrolled.recurrence.state import Nest
@@ -139,7 +139,7 @@ class SelfCritical:
         assert settings is not None
         self.settings, self.seed, self.truncate = settings, config.seed, training.truncate
         self._vocabulary, self._most = vocabulary, config.decoding.max_length
-        self._precision = precision_of(as_trained(type(config.decoding)(), training.precision))
+        self._precision = resolve_precision(resolve_auto(type(config.decoding)(), training.precision))
         self._reward: CiderReward | None = None
 
     def plan(self, corpus: CaptionCorpus, pictures: Pictures, epoch: int) -> list[Photographs]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unrolled.decoding import Sample, precision_of
+from unrolled.decoding import Sample, resolve_precision
 from unrolled.models import LanguageModel
 from unrolled.tasks.base import Findings, Table
 
@@ -30,7 +30,7 @@ from unrolled.config.language_modeling import LanguageModelingConfig
 from unrolled.data.lm_corpus import Lanes, PreparedText, Window, Windows, plan_windows, prepare_text
 from unrolled.data.sources import read_text
 from unrolled.data.tokenizer import Symbols
-from unrolled.decoding import Strategy, as_trained, decode, outputs_of
+from unrolled.decoding import Strategy, decode, make_outputs, resolve_auto
 from unrolled.errors import UserError
 from unrolled.metrics import BitsPerCharacter, Perplexity
 from unrolled.models import build_language_model
@@ -121,7 +121,7 @@ def _samples(task: LanguageModeling, model: LanguageModel, data: np.ndarray) -> 
     prime = settings.prime or task.symbols.decode(data[:PRIME_UNITS].tolist())
     decoding = task.decoding
     chosen = decoding.sample.model_dump()
-    chosen |= {"max_length": decoding.max_length, "precision": precision_of(decoding)}
+    chosen |= {"max_length": decoding.max_length, "precision": resolve_precision(decoding)}
     return [
         (f"Temperature {t:g}", task.predict(model, [prime], Sample(**chosen | {"temperature": t}))[0])
         for t in settings.temperatures
@@ -238,7 +238,7 @@ class LanguageModeling:
 
     def __init__(self, config: LanguageModelingConfig, folder: Path) -> None:
         self.config, self.symbols = config, Symbols.load(folder / "symbols.json")
-        self.decoding = as_trained(config.decoding, config.training.precision)
+        self.decoding = resolve_auto(config.decoding, config.training.precision)
         self.shown = ["bits_per_character", "perplexity"] if self.symbols.characters else ["perplexity"]
 
     @classmethod
@@ -350,7 +350,7 @@ class LanguageModeling:
                 sentence_ids=[number],
                 banned=banned,
             )
-            (answer,) = outputs_of(decoded, strategy, write, [strategy.max_length])
+            (answer,) = make_outputs(decoded, strategy, write, [strategy.max_length])
             outputs.append(text + answer.text)
         return outputs
 

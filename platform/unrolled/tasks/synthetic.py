@@ -13,7 +13,7 @@ from torch import Tensor
 from unrolled.config.synthetic import MemoryConfig
 from unrolled.data.synthetic_tasks import PROBLEMS, Examples, Problem
 from unrolled.errors import UserError, did_you_mean
-from unrolled.metrics import mean_interval, metric
+from unrolled.metrics import mean_interval, metric_info
 from unrolled.models.builders import build_dropout, build_stack
 from unrolled.models.sequence_model import SequenceModel
 from unrolled.recurrence.state import Nest
@@ -88,7 +88,7 @@ class Memory:
         layers = f"{settings.layers} layers of " if settings.layers > 1 else ""
         reach = "the whole sequence" if window is None else f"windows of {window:,} steps"
         name = self.problem.metric
-        guess = f"{metric(name).label.lower()} {metric(name).text(self.baseline[name])}"
+        guess = f"{metric_info(name).label.lower()} {metric_info(name).format(self.baseline[name])}"
         return (
             f"{layers}{settings.cell} {settings.hidden}, gradients through {reach}",
             f"{self.config.data.problem}: new sequences of {self.problem.steps:,} steps, "
@@ -155,7 +155,11 @@ class Memory:
                     "Without memory: the best answer that looks at no input, in closed form.",
                     ["Score", "This model", "Without memory"],
                     [
-                        [metric(score).label, metric(score).text(value), metric(score).text(self.baseline[score])]
+                        [
+                            metric_info(score).label,
+                            metric_info(score).format(value),
+                            metric_info(score).format(self.baseline[score]),
+                        ]
                         for score, value in scores.items()
                     ],
                 )

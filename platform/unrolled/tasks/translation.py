@@ -25,15 +25,15 @@ from unrolled.data.sources import pairs
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import (
     Beam,
-    Decoded,
+    DecodeResult,
     Greedy,
     Output,
     Strategy,
-    as_trained,
     decode,
     length_limits,
-    outputs_of,
-    precision_of,
+    make_outputs,
+    resolve_auto,
+    resolve_precision,
 )
 from unrolled.errors import UserError
 from unrolled.metrics import Perplexity, References, score
@@ -43,7 +43,11 @@ from unrolled.tasks.base import Attended, WindowLoss, interleaved
 
 
 def copying(
-    model: EncoderDecoder, memory: EncoderOutput, inputs: Sequence[str], decoded: Decoded, vocabularies: Vocabularies
+    model: EncoderDecoder,
+    memory: EncoderOutput,
+    inputs: Sequence[str],
+    decoded: DecodeResult,
+    vocabularies: Vocabularies,
 ) -> Callable[[Sequence[Sequence[int]]], list[str]]:
     """Returns what turns the tokens of all that was decoded, in order, into texts without unknown words.
 
@@ -87,7 +91,7 @@ def _looked(
     outside = torch.arange(own.mask.shape[1], device=device) >= torch.tensor(lengths, device=device)[:, None]
     state, found = model.start(own), []
     for step in range(longest):
-        _, state, weights = model.outputs(before[:, step], state, own)
+        _, state, weights = model.step_outputs(before[:, step], state, own)
         assert weights is not None
         found.append(weights.masked_fill(outside, -1).argmax(1))
     return torch.stack(found, dim=1)
@@ -119,7 +123,7 @@ class Translation:
         self.shown = config.evaluation.metrics
         longest = Longest.load(folder)
         factor = None if longest is None else longest.factor(config.decoding.length_offset)
-        self.decoding = as_trained(config.decoding, config.training.precision, factor)
+        self.decoding = resolve_auto(config.decoding, config.training.precision, factor)
 
     @classmethod
     def prepare(cls, config: TranslationConfig, fingerprint: str | None = None) -> PreparedPairs:
@@ -179,7 +183,7 @@ class Translation:
         corpus = data.split("validation")
         total, tokens = self._validation_loss(model, corpus, rank, size)
         inputs, references = (texts[rank::size] for texts in corpus.texts())
-        strategy = Greedy(max_length=self.decoding.max_length, precision=precision_of(self.decoding))
+        strategy = Greedy(max_length=self.decoding.max_length, precision=resolve_precision(self.decoding))
         outputs = self.predict(model, inputs, strategy)
         return total, tokens, outputs, references
 
@@ -272,7 +276,7 @@ class Translation:
             copies = settings.replace_unknown
             texts = [inputs[i] for i in chosen]
             write = copying(model, memory, texts, decoded, self.vocabularies) if copies else target.decode
-            outputs |= zip(chosen, outputs_of(decoded, strategy, write, limits), strict=True)
+            outputs |= zip(chosen, make_outputs(decoded, strategy, write, limits), strict=True)
         return [outputs[i] for i in range(len(inputs))]
 
     @torch.inference_mode()
@@ -287,7 +291,7 @@ class Translation:
         memory = model.encode(padded.to(device), mask.to(device))
         state, weights = model.start(memory), []
         for token in (BEGIN, *written):
-            _, state, seen = model.look(torch.tensor([token], device=device), state, memory)
+            _, state, seen = model.step_with_attention(torch.tensor([token], device=device), state, memory)
             weights.append([round(weight, 3) for weight in seen[0].tolist()])
         names = self.vocabularies.input.tokens(padded[0].tolist()), self.vocabularies.target.tokens([*written, END])
         return Attended(*names, weights)

@@ -26,7 +26,7 @@ from unrolled.data.question_corpus import ANSWERS, VOCABULARY, QuestionCorpus, Q
 from unrolled.data.question_readers import open_asked
 from unrolled.data.questions import Question
 from unrolled.data.tokenizer import Vocabulary
-from unrolled.decoding import Strategy, as_trained
+from unrolled.decoding import Strategy, resolve_auto
 from unrolled.errors import UserError
 from unrolled.features import Backbone, build_backbone, load_pretrained, make_backbone
 from unrolled.files import write_atomic
@@ -138,7 +138,7 @@ class QuestionAnswering:
     def __init__(self, config: QuestionAnsweringConfig, folder: Path) -> None:
         self.config, self.vocabulary = config, Vocabulary.load(folder / VOCABULARY)
         self.shape, self.shown = Shape.load(folder), config.evaluation.metrics
-        self.decoding = as_trained(config.decoding, config.training.precision)
+        self.decoding = resolve_auto(config.decoding, config.training.precision)
         self.pictures = _pictures(config)
         self.respondent: AnswerHead
         if config.model.answers == "words":

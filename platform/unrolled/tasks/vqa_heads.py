@@ -28,14 +28,14 @@ from unrolled.data.questions import Question
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN, Vocabulary
 from unrolled.decoding import (
     Ensemble,
+    EnsembleInputs,
     Greedy,
-    Memories,
     Strategy,
-    as_trained,
     decode,
     length_limits,
-    outputs_of,
-    precision_of,
+    make_outputs,
+    resolve_auto,
+    resolve_precision,
 )
 from unrolled.errors import UserError
 from unrolled.models import EncoderDecoder
@@ -292,7 +292,7 @@ class Words:
 
     def __init__(self, config: QuestionAnsweringConfig, vocabulary: Vocabulary, normal: Normal) -> None:
         self._config, self._vocabulary, self._normal = config, vocabulary, normal
-        self._decoding = as_trained(config.decoding, config.training.precision)
+        self._decoding = resolve_auto(config.decoding, config.training.precision)
         self._reads = config.model.sees != "picture"
 
     def build(self, shape: Shape, network: nn.Module | None) -> EncoderDecoder:
@@ -364,7 +364,7 @@ class Words:
             return None
         memory = self._memory(model, batch)
         begin = torch.full((len(batch),), BEGIN, device=batch.owners.device)
-        _, _, weights = model.look(begin, model.start(memory), memory)
+        _, _, weights = model.step_with_attention(begin, model.start(memory), memory)
         return weights
 
     def _memory(self, model: EncoderDecoder, batch: QuestionBatch) -> EncoderOutput:
@@ -387,14 +387,14 @@ class Words:
     def _written(
         self, models: Sequence[EncoderDecoder], memories: Sequence[EncoderOutput], strategy: Strategy | None
     ) -> list[str]:
-        strategy = strategy or Greedy(max_length=self._decoding.max_length, precision=precision_of(self._decoding))
+        strategy = strategy or Greedy(max_length=self._decoding.max_length, precision=resolve_precision(self._decoding))
         symbols: dict[str, Any] = {"begin": BEGIN, "end": END, "forbidden": (PAD, BEGIN, UNKNOWN)}
         if len(models) == 1:
             decoded = decode(models[0], memories[0], strategy, **symbols)
         else:
-            decoded = decode(Ensemble(models), Memories(tuple(memories)), strategy, **symbols)
+            decoded = decode(Ensemble(models), EnsembleInputs(tuple(memories)), strategy, **symbols)
         limits = length_limits(strategy, None, None, len(memories[0]))
-        return [answer.text for answer in outputs_of(decoded, strategy, self._vocabulary.decode, limits)]
+        return [answer.text for answer in make_outputs(decoded, strategy, self._vocabulary.decode, limits)]
 
     def _tokens(self, answers: Sequence[str]) -> list[np.ndarray]:
         encoded = self._vocabulary.encode([self._normal(answer) for answer in answers])

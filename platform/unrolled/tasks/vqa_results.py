@@ -20,8 +20,8 @@ from unrolled.data.image_sets import Region
 from unrolled.data.questions import Asked, Question
 from unrolled.data.visual7w_io import results
 from unrolled.errors import UserError
-from unrolled.metrics import METRICS, SummedMetric, mean_interval, metric, share_interval
-from unrolled.metrics.answers import FEWEST_ANSWERS, nouns
+from unrolled.metrics import METRICS, SummedMetric, mean_interval, metric_info, proportion_interval
+from unrolled.metrics.answers import MIN_ANSWERS, wordnet_nouns
 from unrolled.tasks.base import Findings, Option, Shown, Table
 from unrolled.tasks.vqa_heads import Replied
 
@@ -48,7 +48,7 @@ def score_replies(names: Sequence[str], replied: Sequence[Replied]) -> dict[str,
 def check_wordnet(config: QuestionAnsweringConfig) -> None:
     """Raises `UserError` where a score needs WordNet, which is not there."""
     if any(name.startswith("wups") for name in config.evaluation.metrics):
-        nouns()
+        wordnet_nouns()
 
 
 def check_scores(config: QuestionAnsweringConfig, questions: Sequence[Question]) -> None:
@@ -58,8 +58,8 @@ def check_scores(config: QuestionAnsweringConfig, questions: Sequence[Question])
     for question in questions:
         if CHOSEN in names and not question.choices:
             lacks, name = "has no candidates", CHOSEN
-        elif "vqa_accuracy" in names and len(question.answers) < FEWEST_ANSWERS:
-            lacks, name = f"has {len(question.answers)} answers and not {FEWEST_ANSWERS} or more", "vqa_accuracy"
+        elif "vqa_accuracy" in names and len(question.answers) < MIN_ANSWERS:
+            lacks, name = f"has {len(question.answers)} answers and not {MIN_ANSWERS} or more", "vqa_accuracy"
         else:
             continue
         raise UserError(
@@ -120,15 +120,15 @@ def _baselines(replied: Sequence[Replied], learned: Sequence[Question]) -> Table
         "Naive Bayes on the question": naive_bayes(learned, asked),
         "This model": [one.reply.chosen for one in replied],
     }
-    rows = [["Chance", metric(CHOSEN).text(100 * chance(asked)), "–"]]
+    rows = [["Chance", metric_info(CHOSEN).format(100 * chance(asked)), "–"]]
     for name, places in chosen.items():
         right = sum(place == question.right for place, question in zip(places, asked, strict=True))
-        low, high = (metric(CHOSEN).text(100 * end) for end in share_interval(right, len(asked)))
-        rows.append([name, metric(CHOSEN).text(100 * right / len(asked)), f"{low}–{high}"])
+        low, high = (metric_info(CHOSEN).format(100 * end) for end in proportion_interval(right, len(asked)))
+        rows.append([name, metric_info(CHOSEN).format(100 * right / len(asked)), f"{low}–{high}"])
     note = (
         "Most frequent answer: the candidate that most training questions have. Naive Bayes knows the question's words."
     )
-    return Table("With and without looking", note, ["Chosen by", metric(CHOSEN).label, "95 % interval"], rows)
+    return Table("With and without looking", note, ["Chosen by", metric_info(CHOSEN).label, "95 % interval"], rows)
 
 
 def _row(split: Split, one: Replied) -> dict[str, Any]:
@@ -157,10 +157,10 @@ def _by_kind(replied: Sequence[Replied], scored: dict[str, list[float]]) -> Tabl
         row = [kind, f"{len(places):,}"]
         for name, each in scored.items():
             own = [each[place] for place in places]
-            low, high = (metric(name).text(end) for end in mean_interval(own))
-            row += [metric(name).text(sum(own) / len(own)), f"{low}–{high}"]
+            low, high = (metric_info(name).format(end) for end in mean_interval(own))
+            row += [metric_info(name).format(sum(own) / len(own)), f"{low}–{high}"]
         rows.append(row)
-    columns = [column for name in scored for column in (metric(name).label, "95 % interval")]
+    columns = [column for name in scored for column in (metric_info(name).label, "95 % interval")]
     return Table(
         "By kind of question", "A kind is the question's first word of its sort.", ["Kind", "Questions", *columns], rows
     )
@@ -224,13 +224,13 @@ def without_learning(asked: Asked, replied: Sequence[Replied]) -> Table:
     chosen = {"This model": [one.reply.chosen for one in replied]}
     if asked.boxes:
         chosen = {"The largest region": largest_region(asked)} | chosen
-    rows = [["Chance", metric(CHOSEN).text(100 * chance(asked.questions)), "–"]]
+    rows = [["Chance", metric_info(CHOSEN).format(100 * chance(asked.questions)), "–"]]
     for name, places in chosen.items():
         right = sum(place == question.right for place, question in zip(places, asked.questions, strict=True))
-        low, high = (metric(CHOSEN).text(100 * end) for end in share_interval(right, len(places)))
-        rows.append([name, metric(CHOSEN).text(100 * right / len(places)), f"{low}–{high}"])
+        low, high = (metric_info(CHOSEN).format(100 * end) for end in proportion_interval(right, len(places)))
+        rows.append([name, metric_info(CHOSEN).format(100 * right / len(places)), f"{low}–{high}"])
     note = "The largest region: the candidate with the most pixels, whatever is asked."
-    return Table("With and without looking", note, ["Chosen by", metric(CHOSEN).label, "95 % interval"], rows)
+    return Table("With and without looking", note, ["Chosen by", metric_info(CHOSEN).label, "95 % interval"], rows)
 
 
 def _told(shown: Shown, regions: Mapping[str, Region]) -> Shown:

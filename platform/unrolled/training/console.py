@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from unrolled.config import Config
-from unrolled.metrics import metric
+from unrolled.metrics import metric_info
 
 QUIET_SECONDS = 90.0
 """Without a terminal a progress line appears only after this long without any other line."""
@@ -146,7 +146,7 @@ class Console:
 
 def format_score(name: str, value: float) -> str:
     """Returns a score as a line of text has it: `exact match 99.8`."""
-    return f"{name.replace('_', ' ')} {value:.{metric(name).digits}f}"
+    return f"{name.replace('_', ' ')} {value:.{metric_info(name).digits}f}"
 
 
 def format_duration(seconds: float) -> str:

@@ -30,7 +30,7 @@ import torch
 from unrolled.config import Config
 from unrolled.errors import Diverged, RunFailed
 from unrolled.files import explain_write_errors
-from unrolled.metrics import metric
+from unrolled.metrics import metric_info
 from unrolled.tasks import GlobalBatch, Prepared, Task, make_task, prepare
 from unrolled.training import checkpoint, distributed
 from unrolled.training.checkpoint import CheckpointWriter, Progress, Snapshot
@@ -227,7 +227,7 @@ class Trainer:
         self.report({"kind": "validation", **self._now(), **scores, "best": better})
 
     def _better(self, value: float, best: float | None) -> bool:
-        return best is None or metric(self.training.metric).better(value, best)
+        return best is None or metric_info(self.training.metric).better(value, best)
 
     def _epochs(self) -> float:
         return self.progress.epoch + self.progress.batch / self._batches

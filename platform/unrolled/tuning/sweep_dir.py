@@ -32,7 +32,7 @@ from unrolled.config.load import (
 )
 from unrolled.errors import UserError
 from unrolled.files import explain_write_errors, read_json_lines, write_atomic
-from unrolled.metrics import metric
+from unrolled.metrics import metric_info
 from unrolled.training import checkpoint
 from unrolled.training.run_dir import RunDir
 from unrolled.tuning.search_space import Point
@@ -202,7 +202,7 @@ Row = dict[str, Any]
 
 def better(name: str, value: float, than: float) -> bool:
     """Returns whether `value` is the better score; more speed is better than less."""
-    return value > than if name == SPEED else metric(name).better(value, than)
+    return value > than if name == SPEED else metric_info(name).better(value, than)
 
 
 def mode(name: str) -> str:
