@@ -45,7 +45,12 @@ myst_heading_anchors = 3
 
 default_role = "code"  # `name` in a docstring
 autodoc_class_signature = "separated"
-autodoc_default_options = {"members": True, "imported-members": True, "show-inheritance": True}
+autodoc_default_options = {
+    "members": True,
+    "imported-members": True,
+    "exclude-members": "__new__",
+    "show-inheritance": True,
+}
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
@@ -108,6 +113,8 @@ def to_rst(*arguments: Any) -> None:
     section or equations, all other lines have lost their indentation.
     """
     lines: list[str] = arguments[-1]
+    if lines and lines[0].startswith("Alias for field number"):  # of a named tuple
+        lines.clear()
     first, *rest = lines or [""]
     if SECTION.match(first) or (first.endswith(":") and len(rest) > 1 and not rest[0]):
         rest = [f"    {line}" if line and not SECTION.match(line) else line for line in rest]
@@ -121,7 +128,7 @@ def to_rst(*arguments: Any) -> None:
             result += [".. code-block:: text", ""]
         result.append(line if literal else re.sub(r"`[^`]*`|\|", _escaped, line))
         before = line or before
-    lines[:] = result
+    lines[:] = result if lines else []
 
 
 def setup(app: Sphinx) -> None:

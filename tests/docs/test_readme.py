@@ -36,6 +36,7 @@ def commands(first):
         for block in blocks(page, "", "bash", "console")
         for line in block.replace("\\\n", "").splitlines()
     ]
+    lines += re.findall(r"\| `([^`]+)` \|", README)  # in its table of tasks
     return list(dict.fromkeys(line for line in lines if line.startswith(f"{first} ")))
 
 
@@ -111,7 +112,8 @@ def test_every_python_example_is_run_here():
     examples = {name for name, page in PAGES.items() if blocks(page, "python")} - {"docs/bptt.md"}
     ours = {"README.md", "docs/tutorials/first_run.md", *(f"docs/tutorials/{page}.md" for page in EXAMPLES)}
     assert examples == ours
-    assert blocks(PAGES["docs/tutorials/first_run.md"], "python") == blocks(README, "python")
+    first_run = PAGES["docs/tutorials/first_run.md"]
+    assert blocks(first_run, "python", "text") == blocks(README, "python", "text")
 
 
 EXAMPLES = {"language_modeling": "hello", "sweep": "Run("}
