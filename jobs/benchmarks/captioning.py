@@ -139,7 +139,7 @@ def gemms(config: CaptioningConfig, batch: CaptionBatch) -> Products:
     """The products of an update; recurrent ones a step at a time, for the captions that go on. Additive scores are
     none."""
     encoder, decoder = config.model.encoder, config.model.decoder
-    rows, writes, (photos, places, _) = len(batch.mask), int(batch.mask.sum()), batch.pictures.shape
+    rows, writes, (photos, places, _) = len(batch.mask), int(batch.mask.sum()), batch.photos.shape
     steps = tuple(batch.mask.sum(0).tolist())
     gates = CELLS[decoder.cell].gates * decoder.hidden
     memory = encoder.size or CHANNELS

@@ -21,8 +21,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[2] / "platform")
 from unrolled.api import train
 from unrolled.config.load import load_config
 from unrolled.data.blind_baselines import largest_region
-from unrolled.data.question_readers import LEARNED, open_asked
-from unrolled.data.questions import joined
+from unrolled.data.question_readers import FOLD_SPLITS, open_questions
+from unrolled.data.questions import join_question_sets
 from unrolled.errors import UserError
 from unrolled.files import write_atomic
 from unrolled.metrics import metric_info, proportion_interval
@@ -95,11 +95,11 @@ def _answers(run: Run, options: argparse.Namespace) -> list[dict[str, Any]]:
 def _baselines(data: Any) -> dict[str, list[bool]]:
     """Which questions the largest region answers, where candidates are regions."""
     whole = data.model_copy(update={"folds": None, "fold": 0})
-    asked = joined([open_asked(whole, split) for split in LEARNED])
+    asked = join_question_sets([open_questions(whole, split) for split in FOLD_SPLITS])
     if not asked.boxes:
         return {}
     places = largest_region(asked)
-    return {"The largest region": [p == each.right for p, each in zip(places, asked.questions, strict=True)]}
+    return {"The largest region": [p == each.answer_index for p, each in zip(places, asked.questions, strict=True)]}
 
 
 def _share(rows: list[dict[str, Any]]) -> str:

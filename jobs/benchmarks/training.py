@@ -128,7 +128,7 @@ class _Captions:
     def losses(self, model: EncoderDecoder, part: Batch, state: Any) -> Iterator[WindowLoss]:
         memory = model.encode(part.inputs, part.input_mask)
         yield WindowLoss(
-            model.loss(memory, part.before, part.after, part.target_mask, self.smoothing), state, last=True
+            model.loss(memory, part.decoder_inputs, part.targets, part.target_mask, self.smoothing), state, last=True
         )
 
 
@@ -197,13 +197,13 @@ class PlainTranslator(nn.Module):
         ends = last[0] if isinstance(last, tuple) else last
         summary = torch.cat([ends[0], ends[1]], dim=-1)
         first = tuple(torch.tanh(bridge(summary))[None].contiguous() for bridge in self.bridges)
-        embedded = functional.dropout(self.writing(batch.before), self.dropout_out, self.training)
+        embedded = functional.dropout(self.writing(batch.decoder_inputs), self.dropout_out, self.training)
         hidden, _ = self.decoder(embedded, first if len(first) > 1 else first[0])
         scores = hidden @ self.key(states).transpose(1, 2) / hidden.shape[-1] ** 0.5
         weights = scores.masked_fill(~batch.input_mask[:, None], float("-inf")).softmax(-1)
         outputs = torch.tanh(self.readout(torch.cat([hidden, weights @ states], dim=-1)))
         logits = self.output(functional.dropout(outputs, self.dropout_out, self.training))
-        targets = batch.after.masked_fill(~batch.target_mask, PAD)
+        targets = batch.targets.masked_fill(~batch.target_mask, PAD)
         return functional.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=PAD, label_smoothing=smoothing
         )

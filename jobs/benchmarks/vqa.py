@@ -16,7 +16,7 @@ from training import Gemm
 from unrolled.config.load import load_config
 from unrolled.config.vqa import QuestionAnsweringConfig, VQAModel
 from unrolled.data.batching import pad
-from unrolled.data.question_batching import AnswerClass, QuestionBatch, plan_photographs, plan_questions
+from unrolled.data.question_batching import AnswerClasses, QuestionBatch, plan_by_photo, plan_questions
 from unrolled.models.builders import build_classifier
 from unrolled.models.vqa import AnswerClassifier
 from unrolled.recurrence import CELLS
@@ -78,7 +78,7 @@ def question_batches(name: str, tokens: int, count: int) -> list[QuestionBatch]:
     lengths = np.clip(generator.normal(8.7, 2.5, size=len(photos)), 4, 28).astype(int)
     limits: dict[str, Any] = {"batch_tokens": tokens, "seed": 1, "epoch": 0}
     together, padded = config.training.together, lengths + 3  # an answer's words, which count too
-    planned = plan_photographs(padded, photos, **limits) if together else plan_questions(padded, **limits)
+    planned = plan_by_photo(padded, photos, **limits) if together else plan_questions(padded, **limits)
     batches = []
     for places in planned[:count]:
         _, owners = np.unique(photos[places], return_inverse=True)
@@ -86,7 +86,7 @@ def question_batches(name: str, tokens: int, count: int) -> list[QuestionBatch]:
         words, mask = pad([generator.integers(4, sizes.vocabulary, size=length) for length in lengths[places]])
         candidates = torch.from_numpy(generator.integers(sizes.answers, size=(len(places), CHOICES)))
         texts = answer_texts(len(places), CHOICES, sizes.vocabulary) if config.model.answers == "vectors" else None
-        target = AnswerClass(candidates[:, 0], candidates, texts)
+        target = AnswerClasses(candidates[:, 0], candidates, texts)
         batches.append(QuestionBatch(pictures, torch.from_numpy(owners), words, mask, target))
     return batches
 
@@ -131,11 +131,11 @@ def gemms(name: str, batch: QuestionBatch) -> Products:
     made = [Gemm(reads, size, gates) for size in inputs]
     made += [Gemm(rows, question.hidden, gates, round(reads / rows)) for _ in inputs]
     made += [Gemm(rows, question.hidden, joint), Gemm(rows, joint, sizes.answers)]
-    seen, learned = batch.pictures.shape[0] * batch.pictures.shape[1], model.encoder.size
+    seen, learned = batch.photos.shape[0] * batch.photos.shape[1], model.encoder.size
     given = [Gemm(seen, sizes.channels, learned)] if learned else []
     (made if learned else given).append(Gemm(seen, learned or sizes.channels, joint))
     if model.attends:
-        made += _looks(model, rows, *batch.pictures.shape[:2])
+        made += _looks(model, rows, *batch.photos.shape[:2])
     return made, given
 
 

@@ -22,8 +22,8 @@ if __name__ == "__main__":  # in place of this folder, whose evaluate.py would h
 from unrolled.api import train
 from unrolled.config.load import load_config
 from unrolled.config.vqa import QuestionAnsweringConfig
-from unrolled.data.blind_baselines import chance, most_frequent, naive_bayes
-from unrolled.data.question_readers import open_asked
+from unrolled.data.blind_baselines import chance_accuracy, most_frequent, naive_bayes
+from unrolled.data.question_readers import open_questions
 from unrolled.errors import UserError
 from unrolled.metrics import mean_interval, paired_bootstrap_test
 from unrolled.run import Run, load
@@ -71,13 +71,13 @@ def _options() -> argparse.Namespace:
 
 def without_learning(config: QuestionAnsweringConfig, split: str) -> dict[str, Scores]:
     """Returns the scores of chance, of the most frequent candidate and of naive Bayes on the question."""
-    learned, asked = open_asked(config.data, "train").questions, open_asked(config.data, split).questions
+    learned, asked = open_questions(config.data, "train").questions, open_questions(config.data, split).questions
     chosen = {
         "most frequent answer": most_frequent(learned, asked),
         "naive Bayes on the question": naive_bayes(learned, asked),
     }
-    right = [each.right for each in asked]
-    found = {"chance": [100 * chance([each]) for each in asked]}
+    right = [each.answer_index for each in asked]
+    found = {"chance": [100 * chance_accuracy([each]) for each in asked]}
     for name, places in chosen.items():
         found[name] = [100.0 * (place == truth) for place, truth in zip(places, right, strict=True)]
     return found

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pictures import RED, encoded
 from unrolled.config.captioning import CaptionData, Columns
-from unrolled.data.caption_readers import open_captioned
+from unrolled.data.caption_readers import open_captions
 from unrolled.data.images import read_image
 from unrolled.errors import UserError
 
@@ -24,7 +24,7 @@ def photos(folder, *names):
 
 
 def opened(folder, split="train", **options):
-    return open_captioned(CaptionData(source=str(folder), **options), split)
+    return open_captions(CaptionData(source=str(folder), **options), split)
 
 
 def check(captioned, names, captions):
@@ -106,14 +106,14 @@ def test_tables(tmp_path):
 
 
 def test_scenes():
-    found = open_captioned(CaptionData(source="scenes", limit=5), "validation")
+    found = open_captions(CaptionData(source="scenes", limit=5), "validation")
     assert len(found) == 5 and read_image(found.images[4]).size == (56, 56)
     with pytest.raises(UserError, match="no split 'odd'"):
-        open_captioned(CaptionData(source="scenes"), "odd")
+        open_captions(CaptionData(source="scenes"), "odd")
 
 
 def test_flickr8k(shared_data):
-    found = open_captioned(CaptionData(source=str(shared_data / "flickr8k")), "validation")
+    found = open_captions(CaptionData(source=str(shared_data / "flickr8k")), "validation")
     assert len(found) == 1000 and {len(texts) for texts in found.captions} == {5}
     assert read_image(found.images[999]).size == (224, 224)
     assert found.names[0].endswith(".jpg") and found.dropped == []

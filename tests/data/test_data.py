@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unrolled.config.translation import TranslationData, Vocabulary
-from unrolled.data.batching import collate, padding, plan
+from unrolled.data.batching import collate, padding_fraction, plan
 from unrolled.data.parallel_corpus import prepare_pairs
-from unrolled.data.sources import open_split, pairs
+from unrolled.data.sources import open_split, read_pairs
 from unrolled.data.tokenizer import BEGIN, END, UNKNOWN, learn_vocabulary
 from unrolled.data.tokenizer import Vocabulary as Learned
 from unrolled.errors import UserError
@@ -54,23 +54,23 @@ def data(source, **options):
 def test_a_folder_of_any_kind_reads_alike(tmp_path, kind):
     source = data(write(tmp_path / "d", kind))
     for split, examples in ROWS.items():
-        assert list(zip(*pairs(source, split), strict=True)) == examples
+        assert list(zip(*read_pairs(source, split), strict=True)) == examples
 
 
 def test_splits_are_found_under_their_other_names(tmp_path):
     folder = write(tmp_path / "d", "text")
     for suffix in ("en", "de"):
         (folder / f"validation.{suffix}").rename(folder / f"dev.{suffix}")
-    assert pairs(data(folder), "validation") == (["two"], ["zwei"])
+    assert read_pairs(data(folder), "validation") == (["two"], ["zwei"])
 
 
 def test_real_multi30k_opens(shared_data):
-    inputs, targets = pairs(data(shared_data / "multi30k"), "test")
+    inputs, targets = read_pairs(data(shared_data / "multi30k"), "test")
     assert len(inputs) == len(targets) == 1000
 
 
 def test_limit_takes_the_first(tmp_path):
-    assert pairs(data(write(tmp_path / "d", "csv"), limit=1), "train") == (["one two"], ["eins zwei"])
+    assert read_pairs(data(write(tmp_path / "d", "csv"), limit=1), "train") == (["one two"], ["eins zwei"])
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "text"])
@@ -79,7 +79,7 @@ def test_a_missing_column_is_named(tmp_path, kind):
         update={"columns": TranslationData(source="x", columns={"input": "en", "target": "fr"}).columns}
     )
     with pytest.raises(UserError, match=r"fr"):
-        pairs(source, "train")
+        read_pairs(source, "train")
 
 
 def test_an_empty_split_is_named(tmp_path):
@@ -98,7 +98,7 @@ def test_mismatched_pairs_are_counted(tmp_path):
     folder = write(tmp_path / "d", "text")
     (folder / "train.de").write_text("eins zwei\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train\.en has 2 lines but .*train\.de has 1"):
-        pairs(data(folder), "train")
+        read_pairs(data(folder), "train")
 
 
 @pytest.mark.parametrize("kind", ["text", "csv"])
@@ -107,14 +107,14 @@ def test_text_that_is_not_utf8_is_named(tmp_path, kind):
     name = "train.de" if kind == "text" else "train.csv"
     (folder / name).write_bytes("en,de\na,fünf\n".encode("latin-1"))
     with pytest.raises(UserError, match="not UTF-8"):
-        pairs(data(folder), "train")
+        read_pairs(data(folder), "train")
 
 
 def test_values_that_are_not_text_are_named(tmp_path):
     folder = write(tmp_path / "d", "jsonl")
     (folder / "train.jsonl").write_text('{"en": "a", "de": "b"}\n{"en": "c", "de": null}\n', encoding="utf-8")
     with pytest.raises(UserError, match="row 1: column 'de' holds nothing"):
-        pairs(data(folder), "train")
+        read_pairs(data(folder), "train")
 
 
 @pytest.mark.parametrize("source", ["nowhere", "./nowhere", "date"])
@@ -127,14 +127,14 @@ def test_a_damaged_file_is_refused(tmp_path):
     folder = write(tmp_path / "d", "parquet")
     next(folder.glob("train*")).write_bytes(b"not parquet")
     with pytest.raises(UserError, match="cannot be read"):
-        pairs(data(folder), "train")
+        read_pairs(data(folder), "train")
 
 
 def test_mixed_files_are_refused(tmp_path):
     folder = write(tmp_path / "d", "csv")
     (folder / "train.jsonl").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="mixes"):
-        pairs(data(folder), "train")
+        read_pairs(data(folder), "train")
 
 
 @pytest.mark.parametrize("kind", ["bpe", "word", "character"])
@@ -223,7 +223,7 @@ def test_padding_is_what_batches_hold_beside_tokens(lengths):
     texts = [[[np.full(length - 1, 7) for length in side] for side in array[batch].T] for batch in batches]
     masks = [mask for both in texts for mask in attrgetter("input_mask", "target_mask")(collate(*both))]
     empty, places = sum(int((~mask).sum()) for mask in masks), sum(mask.numel() for mask in masks)
-    assert padding(array, batches) == pytest.approx(empty / places)
+    assert padding_fraction(array, batches) == pytest.approx(empty / places)
 
 
 def test_pairs_that_are_all_too_long_are_refused():
@@ -253,6 +253,6 @@ def test_like_lengths_stand_together():
 def test_collate_places_begin_and_end():
     batch = collate([np.array([5, 6]), np.array([7])], [np.array([8]), np.array([9, 10])])
     assert batch.inputs.tolist() == [[5, 6, END], [7, END, 0]]
-    assert batch.before.tolist() == [[BEGIN, 8, 0], [BEGIN, 9, 10]]
-    assert batch.after.tolist() == [[8, END, 0], [9, 10, END]]
+    assert batch.decoder_inputs.tolist() == [[BEGIN, 8, 0], [BEGIN, 9, 10]]
+    assert batch.targets.tolist() == [[8, END, 0], [9, 10, END]]
     assert batch.target_mask.tolist() == [[True, True, False], [True, True, True]]

@@ -66,7 +66,7 @@ def test_broken_pictures_are_told(tmp_path):
 
 
 def test_bombs_are_refused(monkeypatch):
-    monkeypatch.setattr(images, "LARGEST", 5_000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 5_000)
     with pytest.raises(UnreadableImage, match=r"100 × 100 pixels, more than 5,000"):
         read_image(encoded(Image.new("RGB", (100, 100))))
 

@@ -7,44 +7,50 @@ import json
 import pytest
 
 from unrolled.config.vqa import PointingData, QuestionData
-from unrolled.data.blind_baselines import chance, commonest, largest_region, most_frequent, naive_bayes
-from unrolled.data.question_readers import open_asked
-from unrolled.data.questions import Asked, ask
+from unrolled.data.blind_baselines import (
+    chance_accuracy,
+    largest_region,
+    most_common_answer,
+    most_frequent,
+    naive_bayes,
+)
+from unrolled.data.question_readers import open_questions
+from unrolled.data.questions import QuestionSet, make_question
 from unrolled.data.visual7w_io import read_results, write_results
 from unrolled.errors import UserError
 from unrolled.metrics import score
 
 TRAIN = [
-    ask("1", 0, "What is on the wall?", ["picture"]),
-    ask("2", 0, "What hangs on the wall?", ["picture"]),
-    ask("3", 0, "What stands on the floor?", ["sofa"]),
-    ask("4", 0, "What do we sit on?", ["sofa"]),
-    ask("5", 0, "What is it?", ["sofa"]),
+    make_question("1", 0, "What is on the wall?", ["picture"]),
+    make_question("2", 0, "What hangs on the wall?", ["picture"]),
+    make_question("3", 0, "What stands on the floor?", ["sofa"]),
+    make_question("4", 0, "What do we sit on?", ["sofa"]),
+    make_question("5", 0, "What is it?", ["sofa"]),
 ]
 ASKED = [
-    ask("6", 0, "What is on that wall?", ["picture"], ["sofa", "whale"]),
-    ask("7", 0, "What stands?", ["sofa"], ["picture"]),
+    make_question("6", 0, "What is on that wall?", ["picture"], ["sofa", "whale"]),
+    make_question("7", 0, "What stands?", ["sofa"], ["picture"]),
 ]
 
 
 def share(chosen, asked):
-    return sum(place == each.right for place, each in zip(chosen, asked, strict=True)) / len(asked)
+    return sum(place == each.answer_index for place, each in zip(chosen, asked, strict=True)) / len(asked)
 
 
 def test_baselines():
-    assert chance(ASKED) == pytest.approx((1 / 3 + 1 / 2) / 2)
-    assert commonest(TRAIN) == "sofa"
+    assert chance_accuracy(ASKED) == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert most_common_answer(TRAIN) == "sofa"
     assert [each.choices[place] for place, each in zip(most_frequent(TRAIN, ASKED), ASKED, strict=True)] == ["sofa"] * 2
     assert share(naive_bayes(TRAIN, ASKED), ASKED) == 1
     boxes = {"1": (0.0, 0.0, 4.0, 4.0), "2": (5.0, 5.0, 2.0, 9.0)}
-    (place,) = largest_region(Asked([b""], ["a"], [ask("1", 0, "Which?", ["1"], ["2"])], boxes))
-    assert place == ask("1", 0, "Which?", ["1"], ["2"]).choices.index("2")
+    (place,) = largest_region(QuestionSet([b""], ["a"], [make_question("1", 0, "Which?", ["1"], ["2"])], boxes))
+    assert place == make_question("1", 0, "Which?", ["1"], ["2"]).choices.index("2")
 
 
 def test_baselines_on_the_real_data_are_as_its_readme_says(shared_data):
     data = QuestionData(source=str(shared_data / "daquar_telling"))
-    train, asked = (open_asked(data, split).questions for split in ("train", "validation"))
-    assert chance(asked) == pytest.approx(0.25, abs=1e-3)
+    train, asked = (open_questions(data, split).questions for split in ("train", "validation"))
+    assert chance_accuracy(asked) == pytest.approx(0.25, abs=1e-3)
     assert share(most_frequent(train, asked), asked) == pytest.approx(0.293, abs=0.003)  # ties fall either way
     assert share(naive_bayes(train, asked), asked) == pytest.approx(0.486, abs=0.003)
     unknown = {each.answer for each in asked} - {each.answer for each in train}
@@ -53,10 +59,10 @@ def test_baselines_on_the_real_data_are_as_its_readme_says(shared_data):
 
 def test_the_largest_region_of_the_real_data(shared_data):
     data = PointingData(source=str(shared_data / "coco_pointing"))
-    splits = [open_asked(data, split) for split in ("train", "validation")]
+    splits = [open_questions(data, split) for split in ("train", "validation")]
     right = sum(round(share(largest_region(each), each.questions) * len(each.questions)) for each in splits)
     assert (right, sum(len(each.questions) for each in splits)) == (93, 252)
-    folds = [open_asked(data.model_copy(update={"folds": 5, "fold": fold}), "validation") for fold in range(5)]
+    folds = [open_questions(data.model_copy(update={"folds": 5, "fold": fold}), "validation") for fold in range(5)]
     assert sum(len(each.questions) for each in folds) == 252
 
 
@@ -91,7 +97,7 @@ def toolkit_accuracy(dataset, results, split):
 @pytest.mark.parametrize("name", ["daquar_telling", "coco_pointing"])
 def test_the_toolkit_counts_as_we_do(shared_data, tmp_path, name):
     pointing = name == "coco_pointing"
-    asked = open_asked(
+    asked = open_questions(
         (PointingData if pointing else QuestionData)(source=str(shared_data / name)), "validation"
     ).questions
     answers = [[each.choices[0]] for each in asked]

@@ -15,7 +15,7 @@ from unrolled import api
 from unrolled.cluster.ray_session import connect
 from unrolled.config import Config, Section, vqa
 from unrolled.config.captioning import CaptionData, CaptioningConfig, FeatureConfig
-from unrolled.data.image_sets import view_of
+from unrolled.data.image_sets import view_split
 from unrolled.data.images import read_image
 from unrolled.errors import UserError
 from unrolled.features import extract, make_backbone, open_features
@@ -181,7 +181,7 @@ def test_an_epoch_draws_one_of_the_views_that_are_kept(cache):
     assert [work.split for work in works] == ["train", "validation", "view 1 of train", "view 2 of train"]
     rows, pictures = list(range(40)), Pictures(settings, grid=True)
     views = torch.stack(
-        [open_features(settings, view_of("train", view)).grids(torch.tensor(rows)) for view in range(3)]
+        [open_features(settings, view_split("train", view)).grids(torch.tensor(rows)) for view in range(3)]
     )
     assert not torch.equal(views[1], views[2])
     epochs = [pictures.of("train", rows, epoch) for epoch in range(12)]

@@ -195,7 +195,7 @@ def test_the_plain_translator_computes_the_same_loss(name):
             parameter.copy_(value)
         (batch,) = training.caption_batches(config, 100, count=1)
         memory = ours.encode(batch.inputs, batch.input_mask)
-        loss = ours.loss(memory, batch.before, batch.after, batch.target_mask, smoothing=0.1)
+        loss = ours.loss(memory, batch.decoder_inputs, batch.targets, batch.target_mask, smoothing=0.1)
         torch.testing.assert_close(plain.loss(batch, 0.1), loss / batch.target_mask.sum())
 
 
@@ -222,15 +222,20 @@ def test_the_products_of_captioning_are_those_of_the_model(name, together):
     config = captioning.configured(name, "model.engine=bptt", f"training.together={str(together).lower()}")
     (batch,) = captioning.caption_batches(config, 30, count=1)
     steps = int(batch.mask.sum(1).min())  # without padding
-    batch = replace(batch, before=batch.before[:, :steps], after=batch.after[:, :steps], mask=batch.mask[:, :steps])
-    rows, owners = len(batch.mask), batch.owners if name == "show_attend_tell" else None
+    batch = replace(
+        batch,
+        decoder_inputs=batch.decoder_inputs[:, :steps],
+        targets=batch.targets[:, :steps],
+        mask=batch.mask[:, :steps],
+    )
+    rows, owners = len(batch.mask), batch.photo_index if name == "show_attend_tell" else None
     places = captioning.positions(config)
     model = build_captioner(config.model, captioning.CHANNELS, places, captioning.VOCABULARY, Penalties())
     model = model.double().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        memory = model.encode(batch.pictures.double())
-        state = nest.select(model.start(memory), batch.owners)
-        hidden = model.decoder.window(memory, batch.before, state, owners).outputs
+        memory = model.encode(batch.photos.double())
+        state = nest.select(model.start(memory), batch.photo_index)
+        hidden = model.decoder.window(memory, batch.decoder_inputs, state, owners).outputs
         model.head.log_probabilities(hidden.flatten(0, 1))
     gates = 2 * rows * steps * config.model.decoder.hidden if name == "show_attend_tell" else 0  # β: one number a row
     made, given = captioning.gemms(config, batch)
@@ -245,7 +250,7 @@ def test_the_products_of_question_answering_are_those_of_the_model(name):
     batch = replace(batch, tokens=torch.randint(4, 900, batch.tokens.shape), mask=torch.ones_like(batch.mask))
     model = vqa.classifier(config, vqa.SIZES[name]).double().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        joined = model(batch.pictures.double(), batch.owners, batch.tokens, batch.mask)
+        joined = model(batch.photos.double(), batch.photo_index, batch.tokens, batch.mask)
         model.log_probabilities(joined)
     made, given = vqa.gemms(name, batch)
     assert counter.get_total_flops() == sum(gemm.flops for gemm in [*made, *given])
@@ -256,7 +261,7 @@ def test_batches_are_like_the_training_loops():
     batches = training.caption_batches(config, 400, count=3)
     assert len(batches) == 3
     for batch in batches:
-        assert max(batch.inputs.numel(), batch.after.numel()) <= 400
+        assert max(batch.inputs.numel(), batch.targets.numel()) <= 400
         assert int(batch.inputs.max()) < config.data.vocabulary.size
 
 

@@ -8,7 +8,7 @@ import torch
 
 from gradient_check import gradcheck
 from unrolled.config.vqa import VQAModel
-from unrolled.data.question_batching import answer_texts, plan_photographs
+from unrolled.data.question_batching import join_answers, plan_by_photo
 from unrolled.decoding import Greedy, decode
 from unrolled.models.builders import build_classifier, build_teller
 from unrolled.models.encoders import ImageEncoder
@@ -127,12 +127,16 @@ def test_one_window_and_reading_first_give_the_same_likelihood(attention):
     asked = [tokens[row][mask[row]].numpy() for row in range(3)]
     answers = [np.array([4, 5]), np.array([6]), np.array([7, 8, 9])]
     memory = model.encode(pictures).select(owners)
-    whole = answer_texts(asked, answers)
-    at_once = model.log_likelihoods(memory, whole.before, whole.after, whole.asked)
-    behind = answer_texts([np.empty(0, dtype=np.int32)] * 3, answers)
+    whole = join_answers(asked, answers)
+    at_once = model.log_likelihoods(memory, whole.decoder_inputs, whole.targets, whole.answer_mask)
+    behind = join_answers([np.empty(0, dtype=np.int32)] * 3, answers)
     read = model.read(memory, tokens, mask)
-    torch.testing.assert_close(model.log_likelihoods(read, behind.before, behind.after, behind.asked), at_once)
-    torch.testing.assert_close(-at_once.sum(), model.loss(memory, whole.before, whole.after, whole.asked))
+    torch.testing.assert_close(
+        model.log_likelihoods(read, behind.decoder_inputs, behind.targets, behind.answer_mask), at_once
+    )
+    torch.testing.assert_close(
+        -at_once.sum(), model.loss(memory, whole.decoder_inputs, whole.targets, whole.answer_mask)
+    )
 
 
 def test_a_likelihood_is_the_product_of_the_steps():
@@ -144,8 +148,10 @@ def test_a_likelihood_is_the_product_of_the_steps():
     for before, after in zip([1, *answer[:-1]], answer, strict=True):
         logits, state = model.step(torch.full((3,), before), state, memory)
         total += logits.log_softmax(-1)[:, after]
-    text = answer_texts([np.empty(0, dtype=np.int32)] * 3, [np.array(answer[:-1])] * 3)
-    torch.testing.assert_close(model.log_likelihoods(memory, text.before, text.after, text.asked), total)
+    text = join_answers([np.empty(0, dtype=np.int32)] * 3, [np.array(answer[:-1])] * 3)
+    torch.testing.assert_close(
+        model.log_likelihoods(memory, text.decoder_inputs, text.targets, text.answer_mask), total
+    )
 
 
 def test_the_answer_depends_on_picture_and_question():
@@ -172,8 +178,8 @@ def test_gradients_are_those_of_finite_differences(answers, attention):
     def loss(seen):
         if answers != "words":
             return model.loss(model(seen, owners, tokens, mask), torch.tensor([1, 5, 0]))
-        text = answer_texts([tokens[row][mask[row]].numpy() for row in range(3)], [np.array([4, 5])] * 3)
-        return model.loss(model.encode(seen).select(owners), text.before, text.after, text.asked)
+        text = join_answers([tokens[row][mask[row]].numpy() for row in range(3)], [np.array([4, 5])] * 3)
+        return model.loss(model.encode(seen).select(owners), text.decoder_inputs, text.targets, text.answer_mask)
 
     assert gradcheck(loss, pictures.requires_grad_())
 
@@ -181,10 +187,10 @@ def test_gradients_are_those_of_finite_differences(answers, attention):
 def test_questions_on_a_photograph_stay_together_and_each_comes_once():
     photos = np.random.default_rng(1).integers(0, 9, size=60)
     lengths = np.random.default_rng(2).integers(3, 8, size=60)
-    batches = plan_photographs(lengths, photos, batch_tokens=100, seed=1, epoch=0)
+    batches = plan_by_photo(lengths, photos, batch_tokens=100, seed=1, epoch=0)
     assert sorted(np.concatenate(batches).tolist()) == list(range(60))
     seen = [set(photos[batch].tolist()) for batch in batches]
     assert sum(map(len, seen)) == len(set(photos.tolist()))
     assert all(lengths[batch].max() * len(batch) <= 100 for batch in batches)
-    again = plan_photographs(lengths, photos, batch_tokens=100, seed=1, epoch=0)
+    again = plan_by_photo(lengths, photos, batch_tokens=100, seed=1, epoch=0)
     assert all((one == other).all() for one, other in zip(batches, again, strict=True))

@@ -8,8 +8,8 @@ import torch
 
 from unrolled.api import train
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.data.caption_corpus import CaptionCorpus, prepare_captions
-from unrolled.data.caption_readers import Captioned, open_captioned
+from unrolled.data.caption_corpus import CaptionSplit, prepare_captions
+from unrolled.data.caption_readers import CaptionSet, open_captions
 from unrolled.decoding import Beam, Greedy
 from unrolled.errors import UserError
 from unrolled.tasks.captioning import Captioning, normal
@@ -53,14 +53,14 @@ def test_an_epoch_uses_every_caption_once_and_no_batch_is_too_large(tmp_path):
 def test_captions_of_a_photograph_can_stay_together(tmp_path, monkeypatch):
     photos = 40
     texts = [[" ".join(["word"] * (1 + (photo * caption) % 7)) for caption in range(5)] for photo in range(photos)]
-    read = Captioned([b""] * photos, [f"{photo}.jpg" for photo in range(photos)], texts)
-    monkeypatch.setattr("unrolled.data.caption_corpus.open_captioned", lambda data, split: read)
+    read = CaptionSet([b""] * photos, [f"{photo}.jpg" for photo in range(photos)], texts)
+    monkeypatch.setattr("unrolled.data.caption_corpus.open_captions", lambda data, split: read)
     task, data = made(settings(training={"together": True}, data={"limit": 40}), tmp_path)
     corpus = data.split("train")
     batches = task.plan(data, 0)
     assert captions_of(batches) == list(range(5 * photos)) and len(batches) > 3
     for batch in batches:
-        assert all(count == 5 for count in np.unique(corpus.photos[batch.indices], return_counts=True)[1])
+        assert all(count == 5 for count in np.unique(corpus.photo_index[batch.indices], return_counts=True)[1])
         assert batch.tokens <= 120
     assert any(len(set(corpus.lengths[batch.indices])) > 3 for batch in batches)
 
@@ -70,7 +70,7 @@ def test_captions_of_an_unreadable_photograph_are_left_out(tmp_path, monkeypatch
     monkeypatch.setattr(data.pictures.features("train"), "missing", {3, 5}, raising=False)
     corpus = data.split("train")
     learned = captions_of(task.plan(data, 0))
-    assert set(corpus.photos[learned].tolist()) == set(range(len(corpus.names))) - {3, 5}
+    assert set(corpus.photo_index[learned].tolist()) == set(range(len(corpus.names))) - {3, 5}
 
 
 def test_parts_hold_each_photograph_once_and_together_the_batch(tmp_path):
@@ -78,13 +78,13 @@ def test_parts_hold_each_photograph_once_and_together_the_batch(tmp_path):
     corpus, features = data.split("train"), data.pictures.features("train")
     (batch, *_) = task.plan(data, 0)
     for rank in range(2):
-        photos = np.unique(corpus.photos[batch.indices])[rank::2]
-        part, mine = batch.part(rank, 2), batch.indices[np.isin(corpus.photos[batch.indices], photos)]
-        torch.testing.assert_close(part.pictures, features.grids(torch.from_numpy(photos)))
-        assert (photos[part.owners] == corpus.photos[mine]).all()
+        photos = np.unique(corpus.photo_index[batch.indices])[rank::2]
+        part, mine = batch.part(rank, 2), batch.indices[np.isin(corpus.photo_index[batch.indices], photos)]
+        torch.testing.assert_close(part.photos, features.grids(torch.from_numpy(photos)))
+        assert (photos[part.photo_index] == corpus.photo_index[mine]).all()
         for row, tokens in enumerate(corpus.tokens(mine)):
-            assert part.before[row, 1 : len(tokens) + 1].tolist() == part.after[row, : len(tokens)].tolist()
-            assert part.after[row, : len(tokens)].tolist() == tokens.tolist()
+            assert part.decoder_inputs[row, 1 : len(tokens) + 1].tolist() == part.targets[row, : len(tokens)].tolist()
+            assert part.targets[row, : len(tokens)].tolist() == tokens.tolist()
             assert int(part.mask[row].sum()) == len(tokens) + 1
     assert batch.part(len(batch.indices), len(batch.indices) + 1) is None
 
@@ -117,12 +117,12 @@ def test_validation_does_not_depend_on_the_number_of_workers(tmp_path):
 def test_a_photograph_may_have_several_captions(tmp_path, monkeypatch):
     captions = [["A dog.", "the Dog runs!"], ["a cat"], ["two cats", "A cat sits, alone.", "cats"]]
 
-    read = Captioned([b"", b"", b""], ["a.jpg", "b.jpg", "c.jpg"], captions)
-    monkeypatch.setattr("unrolled.data.caption_corpus.open_captioned", lambda data, split: read)
+    read = CaptionSet([b"", b"", b""], ["a.jpg", "b.jpg", "c.jpg"], captions)
+    monkeypatch.setattr("unrolled.data.caption_corpus.open_captions", lambda data, split: read)
     folder = prepare_captions(settings().data, normal)
     corpus = folder.split("train")
-    assert isinstance(corpus, CaptionCorpus) and len(corpus) == 6
-    assert corpus.photos.tolist() == [0, 0, 1, 2, 2, 2]
+    assert isinstance(corpus, CaptionSplit) and len(corpus) == 6
+    assert corpus.photo_index.tolist() == [0, 0, 1, 2, 2, 2]
     assert corpus.lengths.tolist() == [3, 4, 3, 3, 5, 2]
     assert corpus.texts() == [["a dog", "the dog runs"], ["a cat"], ["two cats", "a cat sits alone", "cats"]]
     assert folder.vocabulary.decode([corpus.tokens([4])[0].tolist()]) == ["a cat sits alone"]
@@ -149,7 +149,7 @@ def test_attention_tells_a_weight_for_every_position(conditioning, tmp_path):
 def test_photographs_are_named_by_their_place_or_their_file(tmp_path):
     task, _ = made(settings(), tmp_path)
     photo = tmp_path / "photo.png"
-    photo.write_bytes(open_captioned(task.config.data, "validation").images[7])
+    photo.write_bytes(open_captions(task.config.data, "validation").images[7])
     torch.manual_seed(0)
     model, strategy = task.build_model(), Greedy(max_length=8)
     by_place, _, by_file = task.predict(model, ["validation:7", "validation:8", str(photo)], strategy)

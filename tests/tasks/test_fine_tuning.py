@@ -15,8 +15,8 @@ from training_runs import train, train_together, weights
 from unrolled import api
 from unrolled.config.captioning import CaptioningConfig, FeatureConfig
 from unrolled.config.load import load_config
-from unrolled.data.caption_readers import open_captioned
-from unrolled.data.images import CROP, View, drawn_view, read_image, seen
+from unrolled.data.caption_readers import open_captions
+from unrolled.data.images import CROP, View, random_view, read_image, to_pixels
 from unrolled.errors import UserError
 from unrolled.evaluation.ensemble import ensemble_members
 from unrolled.features import build_backbone, make_backbone
@@ -118,7 +118,7 @@ def test_a_run_describes_with_the_network_it_trained_and_without_files_of_featur
     report = run.evaluate("validation", ["greedy"], local=True)
     assert "exact_match" in report.scores["greedy"]
     photo = tmp_path / "photo.png"
-    photo.write_bytes(open_captioned(run.folder.config().data, "validation").images[7])
+    photo.write_bytes(open_captions(run.folder.config().data, "validation").images[7])
     by_place, by_file = run.generate(["validation:7", str(photo)])
     assert by_place == by_file
     (member,) = ensemble_members(run.folder, (), (), "last")
@@ -132,21 +132,21 @@ def test_a_run_describes_with_the_network_it_trained_and_without_files_of_featur
 
 
 def test_views_are_drawn_from_seed_epoch_and_photograph_alone():
-    views = {(seed, epoch, row): drawn_view(seed, epoch, row) for seed in (1, 2) for epoch in (0, 1) for row in (0, 1)}
+    views = {(seed, epoch, row): random_view(seed, epoch, row) for seed in (1, 2) for epoch in (0, 1) for row in (0, 1)}
     assert len(set(views.values())) == len(views)
-    assert views == {place: drawn_view(*place) for place in views}
-    sides = [drawn_view(1, 0, row).mirrored for row in range(400)]
+    assert views == {place: random_view(*place) for place in views}
+    sides = [random_view(1, 0, row).mirrored for row in range(400)]
     assert 160 < sum(sides) < 240
 
 
 def test_a_view_is_a_part_of_the_photograph_or_its_mirror_image():
     ramp = np.broadcast_to(np.arange(160, dtype=np.uint8)[None, :, None], (80, 160, 3))
     image = Image.fromarray(np.ascontiguousarray(ramp))
-    whole, right = seen(image, 40), seen(image, 40, View(1.0, 0.0, False))
+    whole, right = to_pixels(image, 40), to_pixels(image, 40, View(1.0, 0.0, False))
     assert whole.shape == (40, 40, 3) and whole.dtype == torch.uint8
     columns = right[20, :, 0].float()
     assert columns[0] == pytest.approx(160 * (1 - CROP), abs=4) and columns[-1] > 155
-    assert torch.equal(seen(image, 40, View(1.0, 0.0, True)), right.flip(1))
+    assert torch.equal(to_pixels(image, 40, View(1.0, 0.0, True)), right.flip(1))
 
 
 def test_a_batch_has_all_captions_of_its_photographs_in_the_views_of_its_epoch(tmp_path, photographs):
@@ -157,7 +157,7 @@ def test_a_batch_has_all_captions_of_its_photographs_in_the_views_of_its_epoch(t
     }
     assert "1 of them unreadable (3.jpg)" in task.introduce(data)[1]
     first, again, later = task.plan(data, 0), task.plan(data, 0), task.plan(data, 1)
-    in_batches = [set(corpus.photos[batch.indices].tolist()) for batch in first]
+    in_batches = [set(corpus.photo_index[batch.indices].tolist()) for batch in first]
     assert sum(map(len, in_batches)) == 11 and set().union(*in_batches) == set(range(12)) - {3}
     assert sorted(np.concatenate([batch.indices for batch in first]).tolist()) == corpus.without({3}).tolist()
     whole = views(first, 0, 1)
@@ -168,24 +168,24 @@ def test_a_batch_has_all_captions_of_its_photographs_in_the_views_of_its_epoch(t
         assert torch.equal(halves[photo], pixels) and not torch.equal(other[photo], pixels)
         assert torch.equal(pixels, data.pictures.of("train", [photo], 0)[0])
     untouched = data.pictures.of("validation", [2])[0].permute(1, 2, 0)
-    assert torch.equal(untouched, seen(task.photo("validation:2"), 224))
+    assert torch.equal(untouched, to_pixels(task.photo("validation:2"), 224))
 
 
 def views(batches, rank, size):
     """What a worker sees of every photograph."""
     found = {}
     for batch in batches:
-        photos = np.unique(batch.corpus.photos[batch.indices])[rank::size].tolist()
+        photos = np.unique(batch.corpus.photo_index[batch.indices])[rank::size].tolist()
         part = batch.part(rank, size)
         if part is not None:
-            assert part.pictures.dtype == torch.uint8 and len(part.pictures) == len(photos)
-            found |= zip(photos, part.pictures, strict=True)
+            assert part.photos.dtype == torch.uint8 and len(part.photos) == len(photos)
+            found |= zip(photos, part.photos, strict=True)
     return found
 
 
 def test_scenes_are_seen_as_they_are(tmp_path):
     task, data = made(tmp_path, "scenes", backbone="small")
-    drawn = read_image(open_captioned(task.config.data, "train").images[5])
+    drawn = read_image(open_captions(task.config.data, "train").images[5])
     assert torch.equal(data.pictures.of("train", [5], 3)[0].permute(1, 2, 0), torch.from_numpy(np.array(drawn)))
 
 

@@ -17,9 +17,9 @@ from unrolled.cli import main
 from unrolled.config import PointingConfig
 from unrolled.config.load import load_config
 from unrolled.config.vqa import PointingData
-from unrolled.data.image_sets import crops, open_photographs, regions_of
-from unrolled.data.question_batching import candidates_of
-from unrolled.data.question_readers import open_asked
+from unrolled.data.image_sets import candidate_regions, open_photos, region_crops
+from unrolled.data.question_batching import find_candidates
+from unrolled.data.question_readers import open_questions
 from unrolled.data.visual7w_io import read_boxes
 from unrolled.errors import UserError
 from unrolled.models.region_pointer import RegionEncoder, Regions
@@ -93,7 +93,7 @@ def test_shuffled_candidates_never_change_a_choice(folder, tmp_path, model):
     for question in opened.asked.questions:
         order = generator.sample(range(len(question.choices)), len(question.choices))
         choices = tuple(question.choices[place] for place in order)
-        shuffled.append(replace(question, choices=choices, right=choices.index(question.answer)))
+        shuffled.append(replace(question, choices=choices, answer_index=choices.index(question.answer)))
     again = task.examine(net, replace(opened, asked=replace(opened.asked, questions=shuffled)), 0, 1)
     for one, other in zip(first, again, strict=True):
         assert one.chosen == other.chosen
@@ -106,7 +106,7 @@ def test_equal_regions_are_chosen_alike_in_every_order(folder, tmp_path):
     torch.nn.init.zeros_(net.regions.map.weight)
     opened = task.open("train")
     turned = [
-        replace(each, choices=each.choices[::-1], right=each.choices[::-1].index(each.answer))
+        replace(each, choices=each.choices[::-1], answer_index=each.choices[::-1].index(each.answer))
         for each in opened.asked.questions
     ]
     again = task.examine(net, replace(opened, asked=replace(opened.asked, questions=turned)), 0, 1)
@@ -122,7 +122,7 @@ def test_padding_candidates_never_change_a_probability(folder, tmp_path):
         (alone,) = task.examine(net, replace(opened, asked=replace(opened.asked, questions=[question])), 0, 1)
         assert alone.reply.probabilities == pytest.approx(together[place].reply.probabilities, abs=1e-12)
     assert {len(one.question.choices) for one in together} == {3, 4}
-    losses = [-torch.tensor(one.reply.probabilities[one.question.right]).log() for one in together]
+    losses = [-torch.tensor(one.reply.probabilities[one.question.answer_index]).log() for one in together]
     for batch in task.plan(data, 0):
         (piece,) = task.losses(net, batch.part(0, 1), None)
         ids = {question.id for question in batch.corpus.questions(batch.rows)}
@@ -185,16 +185,16 @@ def test_a_region_is_read_off_its_place_of_the_grid():
 
 
 def test_candidates_are_found_among_the_regions():
-    found = candidates_of([("b", "a"), ("c", "a", "b")], [1, -1], ["a", "b", "c"])
-    assert found.places.tolist() == [[1, 0, 0], [2, 0, 1]]
-    assert found.there.tolist() == [[True, True, False], [True, True, True]]
-    assert found.right.tolist() == [1, 0]
+    found = find_candidates([("b", "a"), ("c", "a", "b")], [1, -1], ["a", "b", "c"])
+    assert found.indices.tolist() == [[1, 0, 0], [2, 0, 1]]
+    assert found.mask.tolist() == [[True, True, False], [True, True, True]]
+    assert found.correct.tolist() == [1, 0]
 
 
 def test_crops_show_their_region_alone(folder):
-    asked = open_asked(PointingData(source=str(folder)), "train")
-    cut = crops(asked, 0.0)
-    regions = regions_of(asked)
+    asked = open_questions(PointingData(source=str(folder)), "train")
+    cut = region_crops(asked, 0.0)
+    regions = candidate_regions(asked)
     assert list(cut.names) == list(regions)
     content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     names = {str(box["box_id"]): box["name"] for box in content["boxes"]}
@@ -202,7 +202,7 @@ def test_crops_show_their_region_alone(folder):
         photo = Image.open(io.BytesIO(image))
         assert photo.size == (20, 15)
         assert photo.getpixel((10, 7)) == Image.new("RGB", (1, 1), names[name]).getpixel((0, 0))
-    wider = crops(asked, 0.1)
+    wider = region_crops(asked, 0.1)
     assert wider.fingerprint != cut.fingerprint
     assert Image.open(io.BytesIO(wider.images[0])).size[0] > 20
 
@@ -210,7 +210,7 @@ def test_crops_show_their_region_alone(folder):
 def test_folds_share_the_regions(folder):
     data = PointingData(source=str(folder), splits={"train": "train", "validation": "val", "test": "val"}, folds=3)
     folds = [data.model_copy(update={"fold": fold}) for fold in range(3)]
-    assert len({open_photographs(fold, "regions of train").fingerprint for fold in folds}) == 1
+    assert len({open_photos(fold, "regions of train").fingerprint for fold in folds}) == 1
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import unrolled
 from repository import JOBS
 from unrolled.config.load import load_config
 from unrolled.config.vqa import PointingData
-from unrolled.data.caption_readers import open_captioned
-from unrolled.data.question_readers import open_asked
+from unrolled.data.caption_readers import open_captions
+from unrolled.data.question_readers import open_questions
 from unrolled.errors import UserError
 from unrolled.tasks import prepare
 
@@ -108,7 +108,7 @@ def squares(place, words) -> Path:
 
 def test_questions_of_captions(place):
     data = PointingData(source=str(place / "photos"), captions=True)
-    asked = open_asked(data, "train")
+    asked = open_questions(data, "train")
     assert {each.question for each in asked.questions if each.photo == 0} == {
         f"which region shows the {words}?" for words in ("red", "wall", "red wall")
     }
@@ -116,16 +116,16 @@ def test_questions_of_captions(place):
         assert each.answer == asked.names[each.photo]
         assert len(each.choices) == 4
         assert set(each.choices) <= set(asked.names)
-        assert each.choices[each.right] == each.answer
-    assert open_asked(data, "train").questions == asked.questions
-    assert asked.fingerprint == open_captioned_fingerprint(place)
+        assert each.choices[each.answer_index] == each.answer
+    assert open_questions(data, "train").questions == asked.questions
+    assert asked.fingerprint == caption_set_fingerprint(place)
 
 
-def open_captioned_fingerprint(place: Path) -> str:
+def caption_set_fingerprint(place: Path) -> str:
     """Of the same photographs with their captions: features of both are the same ones."""
     from unrolled.config.captioning import CaptionData
 
-    return open_captioned(CaptionData(source=str(place / "photos")), "train").fingerprint
+    return open_captions(CaptionData(source=str(place / "photos")), "train").fingerprint
 
 
 def test_words_of_captions_choose_regions(words, squares):

@@ -53,9 +53,9 @@ def part_of(task, data, rank=0, size=1, photographs=None):
     part = (
         part
         if photographs is None
-        else part.__class__(part.pictures[:photographs], part.rows[:photographs], part.seed, part.reward)
+        else part.__class__(part.photos[:photographs], part.rows[:photographs], part.seed, part.reward)
     )
-    return part.__class__(part.pictures.double(), part.rows, part.seed, part.reward)
+    return part.__class__(part.photos.double(), part.rows, part.seed, part.reward)
 
 
 def gradients(model, losses):
@@ -107,14 +107,14 @@ def test_losses_are_the_formula(first, baseline, model):
     for photo in range(3):
         rows = slice(5 * photo, 5 * photo + 5)
         lengths = drawn.captions.mask[rows].sum(1).tolist()
-        written = [row[:length].tolist() for row, length in zip(drawn.captions.after[rows], lengths, strict=True)]
+        written = [row[:length].tolist() for row, length in zip(drawn.captions.targets[rows], lengths, strict=True)]
         texts = task.vocabulary.decode([[token for token in row if token != END] for row in written])
         rewards = torch.tensor(part.reward(part.rows[photo], texts, [row[-1] == END for row in written])).double()
         torch.testing.assert_close(rewards, drawn.rewards[rows])
         if baseline == "others":
             expected_baseline = torch.stack([rewards[[j for j in range(5) if j != i]].mean() for i in range(5)])
             torch.testing.assert_close(rewards - expected_baseline, drawn.advantages[rows])
-        logs = log_probabilities(model, part.pictures[photo : photo + 1], written)
+        logs = log_probabilities(model, part.photos[photo : photo + 1], written)
         expected = expected - (drawn.advantages[rows] * logs).sum()
     assert loss == pytest.approx(-float(drawn.rewards.sum()))
     model.zero_grad()
@@ -137,7 +137,7 @@ def test_the_mean_estimate_is_the_gradient_of_the_expected_reward(first, baselin
     every = [[END], *([a, b] for a, b in itertools.product(words, words) if a != END)]
     texts = task.vocabulary.decode([[token for token in row if token != END] for row in every])
     rewards = torch.tensor(part.reward(part.rows[0], texts, [row[-1] == END for row in every])).double()
-    p = log_probabilities(model, part.pictures, every).exp()
+    p = log_probabilities(model, part.photos, every).exp()
     assert p.sum().item() == pytest.approx(1)
     model.zero_grad()
     expected = -(p * rewards).sum()

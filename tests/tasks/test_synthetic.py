@@ -14,7 +14,7 @@ from torch.nn import functional
 from training_runs import train, train_together, weights
 from unrolled.cli import main
 from unrolled.config.load import load_config
-from unrolled.data.synthetic_tasks import BLANK, DELIMITER, PROBLEMS, SYMBOLS, Adding, Copy, DelayedXOR
+from unrolled.data.synthetic_tasks import BLANK, DELIMITER, NUM_SYMBOLS, PROBLEMS, Adding, Copy, DelayedXOR
 from unrolled.errors import UserError
 from unrolled.models.sequence_model import SequenceModel
 from unrolled.recurrence import CELLS, Stack
@@ -57,7 +57,7 @@ def test_copy_is_symbols_silence_delimiter_and_room_for_the_answer(length, seed,
     assert torch.equal(drawn.inputs.sum(2), torch.ones(1, length + 20))
     read, wanted = drawn.inputs[0].argmax(1).tolist(), drawn.targets[0].tolist()
     symbols = read[:10]
-    assert all(symbol < SYMBOLS for symbol in symbols)
+    assert all(symbol < NUM_SYMBOLS for symbol in symbols)
     assert read == [*symbols, *[BLANK] * (length - 1), DELIMITER, *[BLANK] * 10]
     assert wanted == [*[BLANK] * (length + 10), *symbols]
 
@@ -88,9 +88,9 @@ def test_the_baseline_is_what_the_best_constant_answer_reaches(problem):
     elif problem == "delayed_xor":
         constant = torch.zeros(1, 1, 2)
     else:  # certain of the blanks, and of nothing among the symbols
-        constant = torch.full((1, made.steps, SYMBOLS + 1), -1e4)
+        constant = torch.full((1, made.steps, NUM_SYMBOLS + 1), -1e4)
         constant[:, :-10, BLANK] = 0
-        constant[:, -10:, :SYMBOLS] = 0
+        constant[:, -10:, :NUM_SYMBOLS] = 0
     outputs = constant.expand(4000, -1, -1)
     assert float(made.loss(outputs, drawn.targets).mean()) == pytest.approx(made.baseline["loss"], rel=0.05)
     merit = made.merit(made.answers(outputs), drawn.targets)

@@ -49,7 +49,7 @@ def test_a_photograph_is_read_once_however_many_questions_it_has(photos, tmp_pat
     task, data = made(settings(photos, training={"together": True}), tmp_path)
     for batch in task.plan(data, 0):
         part = batch.part(0, 1)
-        assert len(part.pictures) == len(part.owners) // 2 == len(set(part.owners.tolist()))
+        assert len(part.photos) == len(part.photo_index) // 2 == len(set(part.photo_index.tolist()))
 
 
 @pytest.mark.parametrize(("answers", "attention"), WAYS)
@@ -63,7 +63,7 @@ def test_two_workers_have_the_loss_of_one(photos, tmp_path, answers, attention):
 
 
 def _double(batch):
-    return replace(batch, pictures=batch.pictures.double())
+    return replace(batch, photos=batch.photos.double())
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_the_order_of_candidates_never_changes_a_choice(photos, tmp_path, seen, 
     model, corpus = model_of(task), data.split("validation")
     seen(task)
     asked = corpus.questions(range(len(corpus)))
-    unknown = [replace(each, choices=("zebra", "ostrich", *each.choices), right=-1) for each in asked]
+    unknown = [replace(each, choices=("zebra", "ostrich", *each.choices), answer_index=-1) for each in asked]
     generator = random.Random(1)
     for questions in (asked, unknown):
         before = replies(task, model, questions)
@@ -125,11 +125,11 @@ def test_the_loss_among_candidates_is_that_of_a_softmax_over_them(photos, tmp_pa
     task, data = made(settings(photos, answers="classes", training={"candidates": 0.9}), tmp_path)
     model, corpus = model_of(task), data.split("train")
     batch = _double(task.plan(data, 0)[0].part(0, 1))
-    joined = model(batch.pictures, batch.owners, batch.tokens, batch.mask)
+    joined = model(batch.photos, batch.photo_index, batch.tokens, batch.mask)
     logits, expected = model.head.logits(joined.vector), 0.0
-    for row, right, own in zip(logits, batch.target.right, batch.target.candidates, strict=True):
+    for row, right, own in zip(logits, batch.target.correct, batch.target.candidates, strict=True):
         expected -= (row[right] - row[own[own >= 0]].logsumexp(0)).item()
-    found = model.choice_loss(joined, batch.target.right, batch.target.candidates)
+    found = model.choice_loss(joined, batch.target.correct, batch.target.candidates)
     assert found.item() == pytest.approx(expected)
     assert (batch.target.candidates >= 0).any() and len(corpus)
 
@@ -153,7 +153,7 @@ def test_the_loss_among_candidates_is_that_of_their_likelihoods(photos, tmp_path
     alone = task.respondent.loss(model, part).item()
     seen(task)
     replied = task._replied(model, "train", corpus.questions(batch.rows))
-    chosen = -sum(np.log(one.reply.probabilities[one.question.right]) for one in replied)
+    chosen = -sum(np.log(one.reply.probabilities[one.question.answer_index]) for one in replied)
     model.train()
     assert task.respondent.loss(model, part).item() == pytest.approx((1 - share) * alone + share * chosen)
 
@@ -163,14 +163,14 @@ def test_baselines_do_without_what_they_do_not_see(photos, tmp_path, sees):
     task, data = made(settings(photos, answers="words", sees=sees, attention=False), tmp_path)
     (batch, *_) = task.plan(data, 0)
     part = batch.part(0, 1)
-    assert (part.pictures.abs().sum() == 0) == (sees == "question")
-    asked = part.target.before.shape[1] > 3
+    assert (part.photos.abs().sum() == 0) == (sees == "question")
+    asked = part.target.decoder_inputs.shape[1] > 3
     assert asked == (sees == "question")
 
 
 def test_without_candidates_multiple_choice_is_refused(photos, tmp_path):
     task, _ = made(settings(photos), tmp_path)
-    bare = [replace(each, choices=(), right=-1) for each in task.open("validation").questions]
+    bare = [replace(each, choices=(), answer_index=-1) for each in task.open("validation").questions]
     with pytest.raises(UserError, match=f"multiple_choice, but question {bare[0].id} .* has no candidates"):
         check_scores(task.config, bare)
 

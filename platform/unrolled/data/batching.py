@@ -33,8 +33,8 @@ class Batch:
 
     inputs: Tensor
     input_mask: Tensor
-    before: Tensor
-    after: Tensor
+    decoder_inputs: Tensor
+    targets: Tensor
     target_mask: Tensor
 
     def to(self, device: torch.device) -> Self:
@@ -78,7 +78,7 @@ def _cuts(lengths: np.ndarray, budget: int) -> list[int]:
     return cuts
 
 
-def padding(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
+def padding_fraction(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
     """The share of padding in planned batches, both sides together; arguments as `plan` has and returns them."""
     padded = sum(len(batch) * int(lengths[batch].max(0).sum()) for batch in batches)
     return 1 - sum(int(lengths[batch].sum()) for batch in batches) / padded

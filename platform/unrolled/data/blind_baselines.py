@@ -10,18 +10,18 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from unrolled.data.questions import Asked, Question
+from unrolled.data.questions import Question, QuestionSet
 
 ADDED = 0.01
 """Counts that every word has with every answer: few, for most answers have few words."""
 
 
-def chance(asked: Sequence[Question]) -> float:
+def chance_accuracy(asked: Sequence[Question]) -> float:
     """Returns the share of questions, all with candidates, that drawing one of these gets right on average."""
     return sum(1 / len(each.choices) for each in asked) / len(asked)
 
 
-def commonest(train: Sequence[Question]) -> str:
+def most_common_answer(train: Sequence[Question]) -> str:
     """Returns the answer that most questions have: the best that is said to all of them."""
     return Counter(each.answer for each in train).most_common(1)[0][0]
 
@@ -58,7 +58,7 @@ def naive_bayes(train: Sequence[Question], asked: Sequence[Question]) -> list[in
     return chosen
 
 
-def largest_region(asked: Asked) -> list[int]:
+def largest_region(asked: QuestionSet) -> list[int]:
     """Returns for each question of a pointing split the candidate, by its place, whose box has the most pixels."""
 
     def area(box: str) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unrolled.config.captioning import CaptionData
 from unrolled.data.batching import pad
-from unrolled.data.caption_readers import open_captioned
+from unrolled.data.caption_readers import open_captions
 from unrolled.data.tokenizer import BEGIN, END, Vocabulary, learn_vocabulary
 from unrolled.errors import UserError
 from unrolled.files import build_cached
@@ -25,11 +25,11 @@ FORMAT = 1
 VOCABULARY = "words.json"
 SPLITS = ("train", "validation")
 
-Normal = Callable[[str], str]
+Normalize = Callable[[str], str]
 """Makes of a caption as people wrote it what is learned and compared."""
 
 
-class CaptionCorpus:
+class CaptionSplit:
     """One split, memory-mapped.
 
     Attributes:
@@ -45,7 +45,7 @@ class CaptionCorpus:
         photos = table.column("tokens").combine_chunks()
         captions = photos.values
         self._values, self._offsets = captions.values.to_numpy(), captions.offsets.to_numpy()
-        self.photos = np.repeat(np.arange(len(photos)), np.diff(photos.offsets.to_numpy()))
+        self.photo_index = np.repeat(np.arange(len(photos)), np.diff(photos.offsets.to_numpy()))
         self.lengths = np.diff(self._offsets).astype(np.int64) + 1
 
     def __len__(self) -> int:
@@ -67,15 +67,15 @@ class CaptionCorpus:
         after, _ = pad([np.concatenate((row, [END])) for row in rows])
         return before, after, mask
 
-    def by_photograph(self, captions: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    def group_by_photo(self, captions: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         """Returns these captions, which rise, those of each photograph together; and how many tokens each
         photograph's have."""
-        _, starts = np.unique(self.photos[captions], return_index=True)
+        _, starts = np.unique(self.photo_index[captions], return_index=True)
         return np.split(captions, starts[1:]), np.add.reduceat(self.lengths[captions], starts)
 
     def without(self, photos: set[int]) -> np.ndarray:
         """Returns the captions of all photographs but these."""
-        return np.flatnonzero(~np.isin(self.photos, list(photos)))
+        return np.flatnonzero(~np.isin(self.photo_index, list(photos)))
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,16 @@ class CaptionBatch:
         before, after, mask: as `CaptionCorpus.padded` gives them, `(batch, time)`.
     """
 
-    pictures: Tensor
-    owners: Tensor
-    before: Tensor
-    after: Tensor
+    photos: Tensor
+    photo_index: Tensor
+    decoder_inputs: Tensor
+    targets: Tensor
     mask: Tensor
 
-    def taken(self, captions: Tensor) -> CaptionBatch:
+    def select(self, captions: Tensor) -> CaptionBatch:
         """Takes some of the captions, by number, in this order."""
-        rows = (values[captions] for values in (self.owners, self.before, self.after, self.mask))
-        return CaptionBatch(self.pictures, *rows)
+        rows = (values[captions] for values in (self.photo_index, self.decoder_inputs, self.targets, self.mask))
+        return CaptionBatch(self.photo_index, *rows)
 
     def to(self, device: torch.device) -> CaptionBatch:
         """Moves every tensor."""
@@ -105,7 +105,7 @@ class CaptionBatch:
 
 
 @dataclass(frozen=True)
-class CaptionFolder:
+class CaptionCorpus:
     """A folder of the cache with the vocabulary and both splits."""
 
     folder: Path
@@ -115,12 +115,12 @@ class CaptionFolder:
         """Opens the vocabulary."""
         return Vocabulary.load(self.folder / VOCABULARY)
 
-    def split(self, name: str) -> CaptionCorpus:
+    def split(self, name: str) -> CaptionSplit:
         """Opens `train` or `validation`."""
-        return CaptionCorpus(self.folder / f"{name}.arrow")
+        return CaptionSplit(self.folder / f"{name}.arrow")
 
 
-def prepare_captions(data: CaptionData, normal: Normal, fingerprint: str | None = None) -> CaptionFolder:
+def prepare_captions(data: CaptionData, normal: Normalize, fingerprint: str | None = None) -> CaptionCorpus:
     """Learns the vocabulary on the training split and tokenises training and validation, unless that was done.
 
     Args:
@@ -134,7 +134,7 @@ def prepare_captions(data: CaptionData, normal: Normal, fingerprint: str | None 
     if fingerprint is None:
         texts = _read(data)
         fingerprint = _fingerprint(data, texts)
-    made = CaptionFolder(build_cached(fingerprint, lambda folder: _build(folder, data, normal, texts or _read(data))))
+    made = CaptionCorpus(build_cached(fingerprint, lambda folder: _build(folder, data, normal, texts or _read(data))))
     shortest = int(made.split("train").lengths.min())
     if shortest > data.max_length:
         raise UserError(
@@ -147,7 +147,7 @@ def prepare_captions(data: CaptionData, normal: Normal, fingerprint: str | None 
 def _read(data: CaptionData) -> dict[str, tuple[list[str], list[list[str]]]]:
     found = {}
     for split in SPLITS:
-        captioned = open_captioned(data, split)
+        captioned = open_captions(data, split)
         found[split] = list(captioned.names), captioned.captions
     return found
 
@@ -160,7 +160,7 @@ def _fingerprint(data: CaptionData, texts: dict[str, tuple[list[str], list[list[
 
 
 def _build(
-    folder: Path, data: CaptionData, normal: Normal, texts: dict[str, tuple[list[str], list[list[str]]]]
+    folder: Path, data: CaptionData, normal: Normalize, texts: dict[str, tuple[list[str], list[list[str]]]]
 ) -> None:
     learned = {split: [[normal(text) for text in own] for own in captions] for split, (_, captions) in texts.items()}
     vocabulary = learn_vocabulary([text for own in learned["train"] for text in own], data.vocabulary)

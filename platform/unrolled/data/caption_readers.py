@@ -30,10 +30,10 @@ from datasets import Dataset
 
 from unrolled.config.captioning import CaptionData
 from unrolled.data.images import (
-    Chosen,
-    Drawn,
-    Photographs,
-    Stored,
+    EncodedPhoto,
+    PhotoSet,
+    ScenePhotos,
+    Selected,
     examples,
     photo_paths,
     quantity,
@@ -41,7 +41,7 @@ from unrolled.data.images import (
     read_lines,
 )
 from unrolled.data.scenes import NAME, SIZES, scenes
-from unrolled.data.sources import names_of, one_of, open_split
+from unrolled.data.sources import get_split, open_split, split_aliases
 from unrolled.errors import UserError, listing
 
 
@@ -64,7 +64,7 @@ def karpathy(data: CaptionData, split: str) -> Photos | None:
     if len(files) > 1:
         raise UserError(f"data.source: {folder} has {listing(file.name for file in files)}; keep one of them.")
     rows = read_json(files[0])["images"]
-    wanted = {name for part in split.split("+") for name in names_of(part)}
+    wanted = {name for part in split.split("+") for name in split_aliases(part)}
     chosen = [row for row in rows if row.get("split") in wanted]
     if not chosen:
         there = sorted({str(row.get("split")) for row in rows})
@@ -82,7 +82,7 @@ def coco(data: CaptionData, split: str) -> Photos | None:
         return None
     known = {file.stem.removeprefix("captions_"): file for file in files}
     chosen = next(
-        (fitting for name in names_of(split) if (fitting := [key for key in known if _is_year(key, name)])), []
+        (fitting for name in split_aliases(split) if (fitting := [key for key in known if _is_year(key, name)])), []
     )
     if len(chosen) != 1:
         what = "several files" if chosen else "no captions"
@@ -105,7 +105,7 @@ def flickr(data: CaptionData, split: str) -> Photos | None:
     if not tokens:
         return None
     written = _token_file(tokens[0])
-    patterns = [pattern for name in names_of(split) for pattern in (f"*{name}Images.txt", f"{name}.txt")]
+    patterns = [pattern for name in split_aliases(split) for pattern in (f"*{name}Images.txt", f"{name}.txt")]
     lists = [file for pattern in patterns for file in sorted(folder.rglob(pattern))]
     if not lists:
         raise UserError(
@@ -123,7 +123,7 @@ def metadata(data: CaptionData, split: str) -> Photos | None:
         return None
     tables = [
         table
-        for name in names_of(split)
+        for name in split_aliases(split)
         for ending in ("csv", "jsonl")
         if (table := folder / name / f"metadata.{ending}").is_file()
     ]
@@ -211,7 +211,7 @@ def _text(value: object, file: Path) -> str:
     return value
 
 
-class Table(Sequence[Stored]):
+class PhotoTable(Sequence[EncodedPhoto]):
     """The photographs of one split of a table, a row each.
 
     Args:
@@ -233,7 +233,7 @@ class Table(Sequence[Stored]):
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, row: int) -> Stored:  # type: ignore[override]
+    def __getitem__(self, row: int) -> EncodedPhoto:  # type: ignore[override]
         """Returns the encoded photograph of a row, or the path of its file; raises `UserError` where the column holds
         something else."""
         value = self._images[row][self._column]
@@ -249,14 +249,14 @@ class Table(Sequence[Stored]):
         raise UserError(f"{self._place}, row {row}: column {self._column!r} holds no photograph.")
 
 
-def open_table(data: CaptionData, split: str) -> tuple[Table, list[list[str]]]:
+def open_table(data: CaptionData, split: str) -> tuple[PhotoTable, list[list[str]]]:
     """Opens one split: its photographs, and the captions of each; raises `UserError` as `sources.open_split`, or where
     captions are not text."""
     captions = _listed(data.columns.captions)
     columns = {"columns.image": data.columns.image}
     columns |= {f"columns.captions{f'.{n}' if n else ''}": column for n, column in enumerate(captions)}
     rows, place = open_split(data.source, split, columns), f"{data.source}, split {split!r}"
-    return Table(rows, data.columns.image, data.images or data.source, place), _captions(rows, data, place)
+    return PhotoTable(rows, data.columns.image, data.images or data.source, place), _captions(rows, data, place)
 
 
 def _name(row: int, value: object) -> str:
@@ -281,7 +281,7 @@ def _listed(columns: str | Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Captioned(Photographs):
+class CaptionSet(PhotoSet):
     """One split. `captions`: of each photograph one or more, none of them empty."""
 
     captions: list[list[str]]
@@ -295,7 +295,7 @@ class _Kept(NamedTuple):
     dropped: list[str]
 
 
-def open_captioned(data: CaptionData, split: str) -> Captioned:
+def open_captions(data: CaptionData, split: str) -> CaptionSet:
     """Opens one split.
 
     Args:
@@ -316,18 +316,24 @@ def open_captioned(data: CaptionData, split: str) -> Captioned:
     return _captioned(table, table.names, captions, data, name)
 
 
-def _scenes(split: str, limit: int | None) -> Captioned:
-    one_of(SIZES, split, NAME)
+def _scenes(split: str, limit: int | None) -> CaptionSet:
+    get_split(SIZES, split, NAME)
     captions = [[scene.caption] for scene in scenes()[split][:limit]]
     names = [f"{NAME}/{split}/{row}.png" for row in range(len(captions))]
-    return Captioned(Chosen(Drawn(split), range(len(captions))), names, captions)
+    return CaptionSet(Selected(ScenePhotos(split), range(len(captions))), names, captions)
 
 
 def _captioned(
-    images: Sequence[Stored], names: Sequence[str], captions: Sequence[Sequence[str]], data: CaptionData, split: str
-) -> Captioned:
+    images: Sequence[EncodedPhoto],
+    names: Sequence[str],
+    captions: Sequence[Sequence[str]],
+    data: CaptionData,
+    split: str,
+) -> CaptionSet:
     kept = _keep(names, captions, data, split)
-    return Captioned(Chosen(images, kept.rows), [names[row] for row in kept.rows], kept.captions, dropped=kept.dropped)
+    return CaptionSet(
+        Selected(images, kept.rows), [names[row] for row in kept.rows], kept.captions, dropped=kept.dropped
+    )
 
 
 def _keep(names: Sequence[str], captions: Sequence[Sequence[str]], data: CaptionData, split: str) -> _Kept:

@@ -18,10 +18,10 @@ from typing import NamedTuple
 from PIL import Image
 
 from unrolled.config import captioning, vqa
-from unrolled.data.caption_readers import open_captioned
-from unrolled.data.images import Photographs, Stored, UnreadableImage, image_size, read_image
-from unrolled.data.question_readers import open_asked
-from unrolled.data.questions import Asked
+from unrolled.data.caption_readers import open_captions
+from unrolled.data.images import EncodedPhoto, PhotoSet, UnreadableImage, image_size, read_image
+from unrolled.data.question_readers import open_questions
+from unrolled.data.questions import QuestionSet
 
 
 class Region(NamedTuple):
@@ -34,7 +34,7 @@ class Region(NamedTuple):
     bottom: float
 
 
-def regions_of(asked: Asked) -> dict[str, Region]:
+def candidate_regions(asked: QuestionSet) -> dict[str, Region]:
     """Returns the candidates of all questions by their ids, in the order of the questions. Where a split has no boxes,
     candidates are names of photographs, and mean all of these."""
     if not asked.boxes:
@@ -58,7 +58,7 @@ def regions_of(asked: Asked) -> dict[str, Region]:
 
 
 @dataclass(frozen=True)
-class Crops(Photographs):
+class RegionCrops(PhotoSet):
     """The regions of a split as photographs of their own.
 
     Attributes:
@@ -72,15 +72,15 @@ class Crops(Photographs):
         return hashlib.sha256(self.made_of.encode()).hexdigest()[:20]
 
 
-def crops(asked: Asked, margin: float) -> Crops:
+def region_crops(asked: QuestionSet, margin: float) -> RegionCrops:
     """Cuts out every region of a split; `margin` is the share of its longer side that is added on each side, as far as
     the photograph reaches. The names are the regions' ids."""
-    found = regions_of(asked)
+    found = candidate_regions(asked)
     made_of = f"{asked.fingerprint} {margin} {list(found.values())}"
-    return Crops(_Cut(asked, list(found.values()), margin), list(found), dropped=asked.dropped, made_of=made_of)
+    return RegionCrops(_Cut(asked, list(found.values()), margin), list(found), dropped=asked.dropped, made_of=made_of)
 
 
-def cut(photo: Image.Image, region: Region, margin: float) -> Image.Image:
+def crop_region(photo: Image.Image, region: Region, margin: float) -> Image.Image:
     """Returns what a photograph shows in a region, a pixel at least."""
     left, right = region.left * photo.width, region.right * photo.width
     top, bottom = region.top * photo.height, region.bottom * photo.height
@@ -92,17 +92,17 @@ def cut(photo: Image.Image, region: Region, margin: float) -> Image.Image:
     )
 
 
-class _Cut(Sequence[Stored]):
+class _Cut(Sequence[EncodedPhoto]):
     """Pictures of regions, cut out when they are asked for; the photograph of the last one is kept for the next."""
 
-    def __init__(self, asked: Asked, regions: Sequence[Region], margin: float) -> None:
+    def __init__(self, asked: QuestionSet, regions: Sequence[Region], margin: float) -> None:
         self._asked, self._regions, self._margin = asked, regions, margin
         self._row, self._photo = -1, Image.new("RGB", (1, 1))
 
     def __len__(self) -> int:
         return len(self._regions)
 
-    def __getitem__(self, place: int) -> Stored:  # type: ignore[override]
+    def __getitem__(self, place: int) -> EncodedPhoto:  # type: ignore[override]
         region = self._regions[place]
         if region.photo != self._row:
             try:
@@ -110,7 +110,7 @@ class _Cut(Sequence[Stored]):
             except UnreadableImage:
                 return self._asked.images[region.photo]  # which says once more why
         stream = io.BytesIO()
-        cut(self._photo, region, self._margin).save(stream, "BMP")
+        crop_region(self._photo, region, self._margin).save(stream, "BMP")
         return stream.getvalue()
 
 
@@ -118,35 +118,35 @@ PhotoData = captioning.CaptionData | vqa.QuestionData
 """The section `data` of a task on photographs."""
 
 
-REGIONS = "regions of "
+REGIONS_PREFIX = "regions of "
 """Before the name of a split: its regions, cut out, in place of its photographs."""
 
 
 _VIEW = re.compile(r"view (\d+) of ")
 
 
-def view_of(split: str, view: int) -> str:
+def view_split(split: str, view: int) -> str:
     """Returns the name of a split whose photographs are seen in another way: all of each for view 0."""
     return f"view {view} of {split}" if view else split
 
 
-def seen_split(split: str) -> tuple[str, int]:
+def parse_view_split(split: str) -> tuple[str, int]:
     """Returns split and view of what `view_of` names."""
     found = _VIEW.match(split)
     return (split[found.end() :], int(found[1])) if found else (split, 0)
 
 
-def open_photographs(data: PhotoData, split: str) -> Photographs:
-    """Opens one split, whatever the view of it, or its regions; raises as `open_captioned` and `open_asked`."""
-    split, _ = seen_split(split)
+def open_photos(data: PhotoData, split: str) -> PhotoSet:
+    """Opens one split, whatever the view of it, or its regions; raises as `open_captions` and `open_questions`."""
+    split, _ = parse_view_split(split)
     if not isinstance(data, vqa.QuestionData):
-        return open_captioned(data, split)
-    if not split.startswith(REGIONS):
-        return open_asked(data, split)
+        return open_captions(data, split)
+    if not split.startswith(REGIONS_PREFIX):
+        return open_questions(data, split)
     assert isinstance(data, vqa.PointingData)
-    return crops(open_asked(as_split(data), split.removeprefix(REGIONS)), data.margin)
+    return region_crops(open_questions(without_folds(data), split.removeprefix(REGIONS_PREFIX)), data.margin)
 
 
-def as_split(data: vqa.PointingData) -> vqa.PointingData:
+def without_folds(data: vqa.PointingData) -> vqa.PointingData:
     """Returns the same data without folds, so that what is made of a region serves all folds."""
     return data if data.folds is None else data.model_copy(update={"folds": None, "fold": 0, "limit": None})

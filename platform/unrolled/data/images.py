@@ -30,9 +30,9 @@ from torch import Tensor
 from unrolled.data.scenes import scenes
 from unrolled.errors import UserError, listing
 
-LARGEST = 100_000_000
+MAX_PIXELS = 100_000_000
 """Pixels of a picture that is still opened: a few kilobytes can hold billions, which would fill the memory."""
-ADDRESSES = ("http://", "https://")
+URL_PREFIXES = ("http://", "https://")
 """How the name of a picture begins that is fetched."""
 FETCHED_BYTES = 50 * 2**20
 FETCH_SECONDS = 20.0
@@ -56,13 +56,13 @@ def read_image(source: bytes | str | Path, least: int = 0) -> Image.Image:
     Raises:
         UnreadableImage: not a picture, a truncated one, too large a one, or no such file.
     """
-    if isinstance(source, str) and source.startswith(ADDRESSES):
+    if isinstance(source, str) and source.startswith(URL_PREFIXES):
         source = fetch(source)
     try:
         opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
         with opened as image:
-            if image.width * image.height > LARGEST:
-                raise UnreadableImage(f"{image.width:,} × {image.height:,} pixels, more than {LARGEST:,}")
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(f"{image.width:,} × {image.height:,} pixels, more than {MAX_PIXELS:,}")
             if least:
                 image.draft(None, (least, least))
             image.load()
@@ -115,7 +115,7 @@ def _reason(error: Exception, source: bytes | str | Path) -> str:
         empty = not source if isinstance(source, bytes) else Path(source).stat().st_size == 0
         return "is empty" if empty else "is not a picture"
     if isinstance(error, Image.DecompressionBombError):
-        return f"has more than {LARGEST:,} pixels"
+        return f"has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
     return f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
@@ -171,24 +171,24 @@ class View(NamedTuple):
     mirrored: bool
 
 
-def drawn_view(seed: int, epoch: int, row: int) -> View:
+def random_view(seed: int, epoch: int, row: int) -> View:
     """Draws what is seen of photograph `row` in an epoch; nothing else decides it, so that any number of workers and a
     resumed run see the same."""
     left, top, side = np.random.default_rng([seed, epoch, row]).random(3)
     return View(float(left), float(top), side < 0.5)
 
 
-def drawn(seed: int, epoch: int, row: int, views: int) -> int:
+def random_view_index(seed: int, epoch: int, row: int, views: int) -> int:
     """Draws which of the views that are kept of photograph `row` is seen in an epoch, as `drawn_view` does."""
     return int(np.random.default_rng([seed, epoch, row]).integers(views))
 
 
-def least(size: int, view: View | None) -> int:
+def required_side(size: int, view: View | None) -> int:
     """Returns how many pixels a side a photograph needs for a view of `size`."""
     return size if view is None else int(size / CROP)
 
 
-def seen(image: Image.Image, size: int, view: View | None = None) -> Tensor:
+def to_pixels(image: Image.Image, size: int, view: View | None = None) -> Tensor:
     """Returns the pixels of a picture or of a view of it, `(size, size, 3)`, 0 … 255 as bytes, squeezed to a square:
     nothing at the border is lost, and a position of a grid is the same share of every picture."""
     if view is None:
@@ -249,12 +249,12 @@ def read_lines(file: Path) -> list[str]:
 
 NAMED = 3
 """Examples that a sentence on what is left out names."""
-Stored = bytes | Path
+EncodedPhoto = bytes | Path
 """An encoded photograph, or the path of its file, which need not exist."""
 
 
 @dataclass(frozen=True)
-class Photographs:
+class PhotoSet:
     """Those of one split, each once. They stay encoded, and are read when they are asked for.
 
     Attributes:
@@ -263,7 +263,7 @@ class Photographs:
         dropped: what was left out, a sentence each.
     """
 
-    images: Sequence[Stored]
+    images: Sequence[EncodedPhoto]
     names: Sequence[str]
     dropped: list[str] = field(default_factory=list, kw_only=True)
 
@@ -287,29 +287,29 @@ class Photographs:
                 yield f"{name}\n{stat and (stat.st_size, stat.st_mtime_ns)}".encode("utf-8", "surrogatepass")
 
 
-class Chosen(Sequence[Stored]):
+class Selected(Sequence[EncodedPhoto]):
     """Some of the photographs of another sequence, by their rows."""
 
-    def __init__(self, images: Sequence[Stored], rows: Sequence[int]) -> None:
+    def __init__(self, images: Sequence[EncodedPhoto], rows: Sequence[int]) -> None:
         self._images, self._rows = images, rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, place: int) -> Stored:  # type: ignore[override]
+    def __getitem__(self, place: int) -> EncodedPhoto:  # type: ignore[override]
         return self._images[self._rows[place]]
 
 
-class Joined(Sequence[Stored]):
+class Concatenated(Sequence[EncodedPhoto]):
     """The photographs of several sequences, one after the other."""
 
-    def __init__(self, parts: Sequence[Sequence[Stored]]) -> None:
+    def __init__(self, parts: Sequence[Sequence[EncodedPhoto]]) -> None:
         self._parts = parts
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
-    def __getitem__(self, place: int) -> Stored:  # type: ignore[override]
+    def __getitem__(self, place: int) -> EncodedPhoto:  # type: ignore[override]
         for part in self._parts:
             if place < len(part):
                 return part[place]
@@ -317,7 +317,7 @@ class Joined(Sequence[Stored]):
         raise IndexError(place)
 
 
-class Drawn(Sequence[bytes]):
+class ScenePhotos(Sequence[bytes]):
     """The pictures of a split of `scenes`, drawn when they are asked for."""
 
     def __init__(self, split: str) -> None:

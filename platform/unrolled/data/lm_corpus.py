@@ -25,7 +25,7 @@ LANE = 1000
 
 
 @dataclass(frozen=True)
-class PreparedText:
+class TextCorpus:
     """A folder of the cache with everything that training reads.
 
     Args:
@@ -54,7 +54,7 @@ class PreparedText:
         return numbers[: self.limit]
 
 
-def prepare_text(config: LanguageModelingConfig, fingerprint: str | None = None) -> PreparedText:
+def prepare_text(config: LanguageModelingConfig, fingerprint: str | None = None) -> TextCorpus:
     """Learns the vocabulary on the training text and numbers training and validation text, unless that was done.
 
     Args:
@@ -70,7 +70,7 @@ def prepare_text(config: LanguageModelingConfig, fingerprint: str | None = None)
         texts = _read(config.data)
         fingerprint = _fingerprint(config.data, texts)
     folder = build_cached(fingerprint, lambda folder: _build(folder, config.data, texts or _read(config.data)))
-    prepared = PreparedText(folder, config.data.limit)
+    prepared = TextCorpus(folder, config.data.limit)
     _check(prepared, config)
     return prepared
 
@@ -98,7 +98,7 @@ def _build(folder: Path, data: TextData, texts: dict[str, str]) -> None:
     symbols.save(folder / "symbols.json")
 
 
-def _check(prepared: PreparedText, config: LanguageModelingConfig) -> None:
+def _check(prepared: TextCorpus, config: LanguageModelingConfig) -> None:
     units, source = len(prepared.split("train")), config.data.source
     lanes, truncate = config.training.lanes, config.training.truncate
     if units < lanes * truncate + 1:
@@ -114,7 +114,7 @@ def _check(prepared: PreparedText, config: LanguageModelingConfig) -> None:
 
 
 @dataclass(frozen=True)
-class Windows:
+class WindowBatch:
     """What some lanes read in one step of training or of an examination.
 
     Attributes:
@@ -125,14 +125,14 @@ class Windows:
     inputs: Tensor
     targets: Tensor
 
-    def split(self, steps: int) -> Iterator[Windows]:
+    def split(self, steps: int) -> Iterator[WindowBatch]:
         """Cuts them into shorter ones, the last as long as what is left."""
         for pair in zip(torch.split(self.inputs, steps, 1), torch.split(self.targets, steps, 1), strict=True):
-            yield Windows(*pair)
+            yield WindowBatch(*pair)
 
-    def to(self, device: torch.device) -> Windows:
+    def to(self, device: torch.device) -> WindowBatch:
         """Moves both."""
-        return Windows(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True))
+        return WindowBatch(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -155,17 +155,17 @@ class Lanes:
         count = max(1, min(count, len(units) // LANE))
         return cls(units, count, -(-(len(units) - 1) // count))
 
-    def windows(self, lanes: range, start: int, stop: int) -> Windows:
+    def windows(self, lanes: range, start: int, stop: int) -> WindowBatch:
         """The steps `start` to `stop` of some lanes."""
         places = np.arange(start, min(stop, self.steps)) + self.steps * np.array(lanes)[:, None]
         there = places + 1 < len(self.units)
         inputs = self.units[np.where(there, places, 0)]
         targets = np.where(there, self.units[np.where(there, places + 1, 0)], -1)
-        return Windows(torch.from_numpy(inputs.astype(np.int64)), torch.from_numpy(targets.astype(np.int64)))
+        return WindowBatch(torch.from_numpy(inputs.astype(np.int64)), torch.from_numpy(targets.astype(np.int64)))
 
 
 @dataclass(frozen=True)
-class Window:
+class PlannedWindow:
     """A global batch: the steps `start` to `stop` of all lanes."""
 
     lanes: Lanes
@@ -176,12 +176,12 @@ class Window:
     def tokens(self) -> int:
         return self.lanes.count * (self.stop - self.start)
 
-    def part(self, rank: int, size: int) -> Windows | None:
+    def part(self, rank: int, size: int) -> WindowBatch | None:
         mine = range(rank, self.lanes.count, size)
         return self.lanes.windows(mine, self.start, self.stop) if mine else None
 
 
-def plan_windows(units: np.ndarray, lanes: int, steps: int) -> list[Window]:
+def plan_windows(units: np.ndarray, lanes: int, steps: int) -> list[PlannedWindow]:
     """Plans an epoch: every lane read once from its beginning, `steps` at a time, the last window shorter."""
     cut = Lanes.whole(units, lanes)
-    return [Window(cut, start, min(start + steps, cut.steps)) for start in range(0, cut.steps, steps)]
+    return [PlannedWindow(cut, start, min(start + steps, cut.steps)) for start in range(0, cut.steps, steps)]

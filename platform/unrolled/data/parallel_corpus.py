@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from unrolled.config.translation import TranslationData
-from unrolled.data.sources import pairs
+from unrolled.data.sources import read_pairs
 from unrolled.data.tokenizer import Vocabulary, learn_vocabulary
 from unrolled.errors import UserError
 from unrolled.files import build_cached, write_atomic
@@ -26,13 +26,13 @@ FILE = "lengths.json"
 
 
 @dataclass(frozen=True)
-class Longest:
+class TargetLengths:
     """The longest target of training, in tokens with the end symbol, for each length of its input without it."""
 
     targets: Mapping[int, int]
 
     @classmethod
-    def of(cls, lengths: np.ndarray) -> Longest:
+    def of(cls, lengths: np.ndarray) -> TargetLengths:
         """Reads them off tokens of input and target, end symbols included, `(examples, 2)`."""
         inputs = lengths[:, 0] - 1
         longest = np.zeros(inputs.max() + 1, dtype=np.int64)
@@ -53,7 +53,7 @@ class Longest:
         write_atomic(folder / FILE, json.dumps(sorted(self.targets.items())))
 
     @classmethod
-    def load(cls, folder: Path) -> Longest | None:
+    def load(cls, folder: Path) -> TargetLengths | None:
         """Reads what `save` wrote; `None` where there is no such file."""
         path = folder / FILE
         return cls(dict(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else None
@@ -83,7 +83,7 @@ class Vocabularies:
         return cls(Vocabulary.load(folder / "input.json"), Vocabulary.load(folder / "target.json"))
 
 
-class Corpus:
+class ParallelSplit:
     """One tokenised split, memory-mapped: token numbers, lengths and raw texts of both sides.
 
     Attributes:
@@ -124,7 +124,7 @@ class _Ragged:
 
 
 @dataclass(frozen=True)
-class PreparedPairs:
+class ParallelCorpus:
     """A folder of the cache with everything that training reads."""
 
     folder: Path
@@ -140,14 +140,14 @@ class PreparedPairs:
     def save(self, folder: Path) -> None:
         """Writes the vocabularies, and how long targets are."""
         self.vocabularies.save(folder)
-        Longest.of(self.split("train").lengths).save(folder)
+        TargetLengths.of(self.split("train").lengths).save(folder)
 
-    def split(self, name: str) -> Corpus:
+    def split(self, name: str) -> ParallelSplit:
         """Opens `train` or `validation`."""
-        return Corpus(self.folder / f"{name}.arrow")
+        return ParallelSplit(self.folder / f"{name}.arrow")
 
 
-def prepare_pairs(data: TranslationData, fingerprint: str | None = None) -> PreparedPairs:
+def prepare_pairs(data: TranslationData, fingerprint: str | None = None) -> ParallelCorpus:
     """Learns the vocabularies on the training split and tokenises training and validation, unless that was done.
 
     Args:
@@ -161,7 +161,7 @@ def prepare_pairs(data: TranslationData, fingerprint: str | None = None) -> Prep
     if fingerprint is None:
         texts = _read(data)
         fingerprint = _fingerprint(data, texts)
-    prepared = PreparedPairs(build_cached(fingerprint, lambda folder: _build(folder, data, texts or _read(data))))
+    prepared = ParallelCorpus(build_cached(fingerprint, lambda folder: _build(folder, data, texts or _read(data))))
     shortest = int(prepared.split("train").lengths.max(1).min())
     if shortest > data.max_length:
         raise UserError(
@@ -172,7 +172,7 @@ def prepare_pairs(data: TranslationData, fingerprint: str | None = None) -> Prep
 
 
 def _read(data: TranslationData) -> dict[str, tuple[list[str], list[str]]]:
-    return {"train": pairs(data, data.splits.train), "validation": pairs(data, data.splits.validation)}
+    return {"train": read_pairs(data, data.splits.train), "validation": read_pairs(data, data.splits.validation)}
 
 
 def _fingerprint(data: TranslationData, texts: dict[str, tuple[list[str], list[str]]]) -> str:

@@ -30,24 +30,24 @@ class QuestionBatch:
         target: what is to be learned, an `AnswerClass` or an `AnswerText`; None where a model is only asked.
     """
 
-    pictures: Tensor
-    owners: Tensor
+    photos: Tensor
+    photo_index: Tensor
     tokens: Tensor
     mask: Tensor
-    target: AnswerClass | AnswerText | None = None
+    target: AnswerClasses | AnswerTexts | None = None
 
     def to(self, device: torch.device) -> QuestionBatch:
         """Moves every tensor."""
         target = None if self.target is None else self.target.to(device)
-        pictures, owners = self.pictures.to(device, non_blocking=True), self.owners.to(device, non_blocking=True)
+        pictures, owners = self.photos.to(device, non_blocking=True), self.photo_index.to(device, non_blocking=True)
         return QuestionBatch(pictures, owners, self.tokens.to(device), self.mask.to(device), target)
 
     def __len__(self) -> int:
-        return len(self.owners)
+        return len(self.photo_index)
 
 
 @dataclass(frozen=True)
-class AnswerClass:
+class AnswerClasses:
     """Answers by number.
 
     Attributes:
@@ -56,19 +56,19 @@ class AnswerClass:
         texts: their tokens, `(batch, most, words)`, padded with -1, where answers are known by their words.
     """
 
-    right: Tensor
+    correct: Tensor
     candidates: Tensor
     texts: Tensor | None = None
 
-    def to(self, device: torch.device) -> AnswerClass:
+    def to(self, device: torch.device) -> AnswerClasses:
         """Moves every tensor."""
         texts = None if self.texts is None else self.texts.to(device, non_blocking=True)
-        right, candidates = (each.to(device, non_blocking=True) for each in (self.right, self.candidates))
-        return AnswerClass(right, candidates, texts)
+        right, candidates = (each.to(device, non_blocking=True) for each in (self.correct, self.candidates))
+        return AnswerClasses(right, candidates, texts)
 
 
 @dataclass(frozen=True)
-class AnswerText:
+class AnswerTexts:
     """Questions with answers behind them, as one recurrent network reads and writes them.
 
     Attributes:
@@ -78,16 +78,18 @@ class AnswerText:
         candidates: the same of all candidates of the questions, where these are learned from.
     """
 
-    before: Tensor
-    after: Tensor
-    asked: Tensor
+    decoder_inputs: Tensor
+    targets: Tensor
+    answer_mask: Tensor
     candidates: CandidateTexts | None = None
 
-    def to(self, device: torch.device) -> AnswerText:
+    def to(self, device: torch.device) -> AnswerTexts:
         """Moves every tensor."""
         candidates = None if self.candidates is None else self.candidates.to(device)
-        before, after, asked = (each.to(device, non_blocking=True) for each in (self.before, self.after, self.asked))
-        return AnswerText(before, after, asked, candidates)
+        before, after, asked = (
+            each.to(device, non_blocking=True) for each in (self.decoder_inputs, self.targets, self.answer_mask)
+        )
+        return AnswerTexts(before, after, asked, candidates)
 
 
 @dataclass(frozen=True)
@@ -100,21 +102,21 @@ class CandidateTexts:
         right: which are the right ones, `(rows,)`, one a question.
     """
 
-    texts: AnswerText
+    texts: AnswerTexts
     questions: Tensor
-    right: Tensor
+    correct: Tensor
 
     def to(self, device: torch.device) -> CandidateTexts:
         """Moves every tensor."""
-        return CandidateTexts(self.texts.to(device), self.questions.to(device), self.right.to(device))
+        return CandidateTexts(self.texts.to(device), self.questions.to(device), self.correct.to(device))
 
 
-def answer_texts(questions: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> AnswerText:
+def join_answers(questions: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> AnswerTexts:
     """Joins tokens of questions, of which some may be empty, with those of their answers."""
     before, mask = pad([np.concatenate((q, [BEGIN], a)) for q, a in zip(questions, answers, strict=True)])
     after, _ = pad([np.concatenate((q, a, [END])) for q, a in zip(questions, answers, strict=True)])
     lengths = torch.tensor([len(question) for question in questions])
-    return AnswerText(before, after, mask & (torch.arange(mask.shape[1]) >= lengths[:, None]))
+    return AnswerTexts(before, after, mask & (torch.arange(mask.shape[1]) >= lengths[:, None]))
 
 
 def plan_questions(lengths: np.ndarray, *, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -131,7 +133,7 @@ def plan_questions(lengths: np.ndarray, *, batch_tokens: int, seed: int, epoch: 
     return plan(both, batch_tokens=batch_tokens, max_length=int(lengths.max()), seed=seed, epoch=epoch)
 
 
-def plan_photographs(
+def plan_by_photo(
     lengths: np.ndarray, photos: np.ndarray, *, batch_tokens: int, seed: int, epoch: int
 ) -> list[np.ndarray]:
     """Plans an epoch in which all questions on a photograph stand in one batch, even if they alone are more than
@@ -164,9 +166,9 @@ class Candidates:
         right: place of the right one in the row, `(batch,)`; 0 where it is not known.
     """
 
-    places: Tensor
-    there: Tensor
-    right: Tensor
+    indices: Tensor
+    mask: Tensor
+    correct: Tensor
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Candidates:
         """Moves every tensor."""
@@ -175,7 +177,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class PointingBatch:
+class GroundingBatch:
     """Questions, their photographs and candidates, each of these once.
 
     Attributes:
@@ -187,25 +189,25 @@ class PointingBatch:
         region_owners: the photograph of each region, by its place in `pictures`, `(regions,)`.
     """
 
-    pictures: Tensor
-    owners: Tensor
+    photos: Tensor
+    photo_index: Tensor
     tokens: Tensor
     mask: Tensor
     features: Tensor | None
     edges: Tensor
-    region_owners: Tensor
+    region_photo_index: Tensor
     candidates: Candidates
 
-    def to(self, device: torch.device) -> PointingBatch:
+    def to(self, device: torch.device) -> GroundingBatch:
         """Moves every tensor."""
         moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if value is not None}
         return replace(self, **moved)
 
     def __len__(self) -> int:
-        return len(self.owners)
+        return len(self.photo_index)
 
 
-def candidates_of(choices: Sequence[Sequence[str]], rights: Sequence[int], regions: Sequence[str]) -> Candidates:
+def find_candidates(choices: Sequence[Sequence[str]], rights: Sequence[int], regions: Sequence[str]) -> Candidates:
     """Finds the candidates of questions, given by their ids, among the regions of a batch.
 
     Args:

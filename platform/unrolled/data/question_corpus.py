@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from unrolled.config.vqa import PointingData, QuestionData
-from unrolled.data.question_readers import open_asked
-from unrolled.data.questions import Asked, Question
+from unrolled.data.question_readers import open_questions
+from unrolled.data.questions import Question, QuestionSet
 from unrolled.data.tokenizer import Vocabulary, learn_vocabulary
 from unrolled.errors import UserError
 from unrolled.files import build_cached
@@ -24,11 +24,11 @@ FORMAT = 1
 VOCABULARY, ANSWERS = "words.json", "answers.json"
 SPLITS = ("train", "validation")
 
-Normal = Callable[[str], str]
+Normalize = Callable[[str], str]
 """Makes of an answer as people gave it what is learned and compared."""
 
 
-class QuestionCorpus:
+class QuestionSplit:
     """One split, memory-mapped.
 
     Attributes:
@@ -44,13 +44,13 @@ class QuestionCorpus:
         self._tokens = {
             name: self._table.column(name).combine_chunks() for name in ("question_tokens", "answer_tokens")
         }
-        self.photos: np.ndarray = self._table.column("photo").to_numpy()
+        self.photo_index: np.ndarray = self._table.column("photo").to_numpy()
         self.names: list[str] = json.loads(self._table.schema.metadata[b"names"])
         questions, answers = (np.diff(each.offsets.to_numpy()) for each in self._tokens.values())
         self.lengths = np.stack([questions, answers + 1], axis=1)
 
     def __len__(self) -> int:
-        return len(self.photos)
+        return len(self.photo_index)
 
     def question_tokens(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Returns the tokens of these questions."""
@@ -71,7 +71,7 @@ class QuestionCorpus:
 
     def without(self, photos: set[int]) -> np.ndarray:
         """Returns the questions about all photographs but these."""
-        return np.flatnonzero(~np.isin(self.photos, list(photos)))
+        return np.flatnonzero(~np.isin(self.photo_index, list(photos)))
 
     def _of(self, name: str, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         column = self._tokens[name]
@@ -80,7 +80,7 @@ class QuestionCorpus:
 
 
 @dataclass(frozen=True)
-class QuestionFolder:
+class QuestionCorpus:
     """A folder of the cache with the vocabulary, the answers and both splits."""
 
     folder: Path
@@ -96,12 +96,12 @@ class QuestionFolder:
         found: list[str] = json.loads((self.folder / ANSWERS).read_text(encoding="utf-8"))
         return found
 
-    def split(self, name: str) -> QuestionCorpus:
+    def split(self, name: str) -> QuestionSplit:
         """Opens `train` or `validation`."""
-        return QuestionCorpus(self.folder / f"{name}.arrow")
+        return QuestionSplit(self.folder / f"{name}.arrow")
 
 
-def prepare_questions(data: QuestionData, normal: Normal, fingerprint: str | None = None) -> QuestionFolder:
+def prepare_questions(data: QuestionData, normal: Normalize, fingerprint: str | None = None) -> QuestionCorpus:
     """Learns the vocabulary on the training split and tokenises training and validation, unless that was done.
 
     Args:
@@ -111,18 +111,18 @@ def prepare_questions(data: QuestionData, normal: Normal, fingerprint: str | Non
     Raises:
         UserError: the data cannot be used, or the cache cannot be written.
     """
-    asked: dict[str, Asked] = {}
+    asked: dict[str, QuestionSet] = {}
     if fingerprint is None:
         asked = _read(data)
         fingerprint = _fingerprint(data, asked)
-    return QuestionFolder(build_cached(fingerprint, lambda folder: _build(folder, data, normal, asked or _read(data))))
+    return QuestionCorpus(build_cached(fingerprint, lambda folder: _build(folder, data, normal, asked or _read(data))))
 
 
-def _read(data: QuestionData) -> dict[str, Asked]:
-    return {split: open_asked(data, split) for split in SPLITS}
+def _read(data: QuestionData) -> dict[str, QuestionSet]:
+    return {split: open_questions(data, split) for split in SPLITS}
 
 
-def _fingerprint(data: QuestionData, asked: dict[str, Asked]) -> str:
+def _fingerprint(data: QuestionData, asked: dict[str, QuestionSet]) -> str:
     settings = [FORMAT, data.vocabulary.model_dump(), data.pointing, _also(data)]
     if (given := _given(data)) is not None:
         settings.append(given.read_text(encoding="utf-8"))
@@ -148,11 +148,11 @@ def _also(data: QuestionData) -> list[str]:
     if not isinstance(data, PointingData):
         return []
     others = [PointingData(source=source, splits=data.splits) for source in data.also]
-    opened = [open_asked(other, split) for other in others for split in SPLITS]
+    opened = [open_questions(other, split) for other in others for split in SPLITS]
     return [question.question for asked in opened for question in asked.questions]
 
 
-def _build(folder: Path, data: QuestionData, normal: Normal, asked: dict[str, Asked]) -> None:
+def _build(folder: Path, data: QuestionData, normal: Normalize, asked: dict[str, QuestionSet]) -> None:
     learned = asked["train"].questions
     answers = [normal(question.answer) for question in learned]
     texts = [question.question for question in learned] + ([] if data.pointing else answers)
@@ -165,7 +165,7 @@ def _build(folder: Path, data: QuestionData, normal: Normal, asked: dict[str, As
         _write(folder / f"{split}.arrow", each, vocabulary, normal)
 
 
-def _write(path: Path, asked: Asked, vocabulary: Vocabulary, normal: Normal) -> None:
+def _write(path: Path, asked: QuestionSet, vocabulary: Vocabulary, normal: Normalize) -> None:
     questions = sorted(asked.questions, key=lambda question: question.photo)
     tokens = {
         "question_tokens": vocabulary.encode([question.question for question in questions]),

@@ -45,17 +45,26 @@ from datasets import Dataset
 
 from unrolled.config.vqa import PointingData, QuestionData
 from unrolled.data import scenes
-from unrolled.data.caption_readers import Table
-from unrolled.data.images import Chosen, Drawn, UnreadableImage, image_size, photo_paths, read_json
-from unrolled.data.questions import KINDS, Asked, Box, Question, ask, caption_questions, checked, joined
+from unrolled.data.caption_readers import PhotoTable
+from unrolled.data.images import ScenePhotos, Selected, UnreadableImage, image_size, photo_paths, read_json
+from unrolled.data.questions import (
+    KINDS,
+    Box,
+    Question,
+    QuestionSet,
+    caption_questions,
+    drop_empty,
+    join_question_sets,
+    make_question,
+)
 from unrolled.data.scenes import SIZES, pointing, telling
-from unrolled.data.sources import names_of, one_of, open_split
+from unrolled.data.sources import get_split, open_split, split_aliases
 from unrolled.errors import UserError, did_you_mean, listing
 
 QUESTIONS, ANNOTATIONS = "_questions", "_annotations"
 
 
-def vqa(data: QuestionData, split: str) -> Asked | None:
+def vqa(data: QuestionData, split: str) -> QuestionSet | None:
     """Reads one split; `None` if the folder has no such files. Ten answers a question; `kind` is the answer's type."""
     folder = Path(data.source).expanduser()
     known = _files(folder, QUESTIONS)
@@ -75,10 +84,12 @@ def vqa(data: QuestionData, split: str) -> Asked | None:
         answers = [str(person.get("answer", "")) for person in annotation.get("answers", ())]
         kind = annotation.get("answer_type")
         text, wrong = str(each.get("question", "")), each.get("multiple_choices", ())
-        asked.append(ask(str(id), rows[each["image_id"]], text, answers or [""], [str(word) for word in wrong], kind))
+        asked.append(
+            make_question(str(id), rows[each["image_id"]], text, answers or [""], [str(word) for word in wrong], kind)
+        )
     asked.sort(key=lambda each: each.photo)
     names = [form.format(id) for id in images]
-    return Asked(photo_paths(data.source, data.images, names, subtype), names, asked)
+    return QuestionSet(photo_paths(data.source, data.images, names, subtype), names, asked)
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:
@@ -91,7 +102,7 @@ def _chosen(known: dict[str, Path], split: str, folder: Path) -> str:
     """A split is named by a file, or by a word in it with or without its year."""
     if split in known:
         return split
-    pattern = "|".join(map(re.escape, names_of(split)))
+    pattern = "|".join(map(re.escape, split_aliases(split)))
     fitting = [key for key in known if any(re.fullmatch(rf"({pattern})\d*", word) for word in key.split("_"))]
     if len(fitting) != 1:
         what = "several files" if fitting else "no questions"
@@ -130,7 +141,7 @@ EDGE = 2.0
 SIDES = ("x", "y", "width", "height")
 
 
-def visual7w(data: QuestionData, split: str) -> Asked | None:
+def visual7w(data: QuestionData, split: str) -> QuestionSet | None:
     """Reads one split; `None` if the folder has no such file."""
     folder = Path(data.source).expanduser()
     contents = {file: read_json(file) for file in sorted(folder.glob("dataset*.json"))}
@@ -155,9 +166,9 @@ class _File:
         self._boxes = self._read_boxes(content.get("boxes", []))
         self._pointing = "boxes" in content
 
-    def split(self, data: QuestionData, split: str) -> Asked:
+    def split(self, data: QuestionData, split: str) -> QuestionSet:
         """Returns the questions of one split."""
-        chosen = [image for image in self._images if image.get("split") in names_of(split)]
+        chosen = [image for image in self._images if image.get("split") in split_aliases(split)]
         if not chosen:
             there = sorted({str(image.get("split")) for image in self._images})
             raise UserError(f"data.splits: {self._file} has no split {split!r}; it has {listing(there)}.")
@@ -172,7 +183,7 @@ class _File:
         ]
         boxes = {box: at for box, (owner, at) in self._boxes.items() if owner in rows}
         self._check_inside(boxes, rows, paths)
-        return Asked(paths, names, questions, boxes)
+        return QuestionSet(paths, names, questions, boxes)
 
     def _question(self, pair: dict[str, Any], row: int, image: str) -> Question:
         id = str(self._value(pair, "qa_id", int | str, "a question"))
@@ -189,7 +200,7 @@ class _File:
             raise UserError(f"{self._file}, {place}: type {kind!r} is not known; accepted is {listing(KINDS)}.{close}")
         for candidate in [answer, *wrong]:
             self._check_candidate(candidate, image, place)
-        return ask(id, row, text, [str(answer)], [str(candidate) for candidate in wrong], kind)
+        return make_question(id, row, text, [str(answer)], [str(candidate) for candidate in wrong], kind)
 
     def _check_candidate(self, candidate: object, image: str, place: str) -> None:
         if not isinstance(candidate, str | int) or isinstance(candidate, bool):
@@ -272,7 +283,7 @@ VALIDATES = 10
 SHAPES, VERDICTS = ("circle", "rectangle", "triangle"), ("yes", "no")
 
 
-def easy_vqa(split: str) -> Asked:
+def easy_vqa(split: str) -> QuestionSet:
     """Reads one split; raises `UserError` where there is no such split or the package is not installed."""
     try:
         import easy_vqa as package
@@ -282,24 +293,24 @@ def easy_vqa(split: str) -> Asked:
         ) from None
     train = package.get_train_questions, package.get_train_image_paths
     test = package.get_test_questions, package.get_test_image_paths
-    questions, paths = one_of({"train": train, "validation": train, "test": test}, split, NAME)
+    questions, paths = get_split({"train": train, "validation": train, "test": test}, split, NAME)
     found: dict[int, str] = paths()
     ids = sorted(id for id in found if split == "test" or (id % VALIDATES == 0) == (split == "validation"))
     rows = {id: row for row, id in enumerate(ids)}
     asked = [
-        ask(f"{split}-{number}", rows[id], question, [answer], kind=_kind(answer))
+        make_question(f"{split}-{number}", rows[id], question, [answer], kind=_kind(answer))
         for number, (question, answer, id) in enumerate(zip(*questions(), strict=True))
         if id in rows
     ]
     asked.sort(key=lambda each: each.photo)
-    return Asked([Path(found[id]) for id in ids], [f"{NAME}/{split}/{id}.png" for id in ids], asked)
+    return QuestionSet([Path(found[id]) for id in ids], [f"{NAME}/{split}/{id}.png" for id in ids], asked)
 
 
 def _kind(answer: str) -> str:
     return "yes/no" if answer in VERDICTS else "shape" if answer in SHAPES else "colour"
 
 
-def question_table(data: QuestionData, split: str) -> Asked:
+def question_table(data: QuestionData, split: str) -> QuestionSet:
     """Opens one split, a question a row; rows with one photograph share it.
 
     Raises:
@@ -308,14 +319,14 @@ def question_table(data: QuestionData, split: str) -> Asked:
     named = {key: column for key, column in data.columns.model_dump().items() if column is not None}
     rows = open_split(data.source, split, {f"columns.{key}": column for key, column in named.items()})
     place = f"{data.source}, split {split!r}"
-    table = Table(rows, data.columns.image, data.images or data.source, place)
+    table = PhotoTable(rows, data.columns.image, data.images or data.source, place)
     owners, firsts = _photographs(table)
     asked = [
         _Row(cells, f"{place}, row {row}").question(f"{split}-{row}", owners[row])
         for row, cells in enumerate(_cells(rows, named))
     ]
     asked.sort(key=lambda each: each.photo)
-    return Asked(Chosen(table, firsts), [table.names[row] for row in firsts], asked)
+    return QuestionSet(Selected(table, firsts), [table.names[row] for row in firsts], asked)
 
 
 class _Row:
@@ -332,7 +343,7 @@ class _Row:
         (question,) = self._texts("question", self._cells["question"])
         answers = self._answers(wrong)
         known = None if kind is None else self._texts("kind", kind)[0]
-        return ask(id if given is None else str(given), photo, question, answers, wrong, known)
+        return make_question(id if given is None else str(given), photo, question, answers, wrong, known)
 
     def _answers(self, choices: list[str]) -> list[str]:
         """One answer or several; a number is the place among candidates."""
@@ -364,7 +375,7 @@ def _cells(rows: Dataset, named: dict[str, str]) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _photographs(table: Table) -> tuple[list[int], list[int]]:
+def _photographs(table: PhotoTable) -> tuple[list[int], list[int]]:
     """Returns each row's photograph, and each photograph's first row."""
     known: dict[bytes, int] = {}
     owners: list[int] = []
@@ -378,11 +389,11 @@ def _photographs(table: Table) -> tuple[list[int], list[int]]:
     return owners, firsts
 
 
-LEARNED = ("train", "validation")
+FOLD_SPLITS = ("train", "validation")
 """Splits that folds are dealt from."""
 
 
-def open_asked(data: QuestionData, split: str) -> Asked:
+def open_questions(data: QuestionData, split: str) -> QuestionSet:
     """Opens one split.
 
     Args:
@@ -393,14 +404,14 @@ def open_asked(data: QuestionData, split: str) -> Asked:
             that cannot be, or no question with an answer.
     """
     splits = data.splits.model_dump()
-    if data.folds is not None and split in LEARNED:
-        asked = _fold(data, data.folds, [splits[name] for name in LEARNED], validates=split == "validation")
+    if data.folds is not None and split in FOLD_SPLITS:
+        asked = _fold(data, data.folds, [splits[name] for name in FOLD_SPLITS], validates=split == "validation")
     else:
         asked = _whole(data, splits.get(split, split))
     return asked if data.limit is None else asked.part(range(min(data.limit, len(asked))))
 
 
-def _fold(data: QuestionData, folds: int, splits: Sequence[str], *, validates: bool) -> Asked:
+def _fold(data: QuestionData, folds: int, splits: Sequence[str], *, validates: bool) -> QuestionSet:
     """Joins splits and returns the photographs of `data.fold`, or all others. Photographs of one name stay together."""
     parts = [_whole(data, split) for split in dict.fromkeys(splits)]
     names = [name for part in parts for name in part.names]
@@ -409,28 +420,28 @@ def _fold(data: QuestionData, folds: int, splits: Sequence[str], *, validates: b
     rows = [row for row, name in enumerate(names) if (name in chosen) == validates]
     if not rows:
         raise UserError(f"data.folds: {folds} is more than the {len(dealt)} photographs of {data.source}.")
-    return checked(joined(parts), f"data.source: {data.source}").part(rows)
+    return drop_empty(join_question_sets(parts), f"data.source: {data.source}").part(rows)
 
 
-def _whole(data: QuestionData, split: str) -> Asked:
+def _whole(data: QuestionData, split: str) -> QuestionSet:
     place = f"data.source: {data.source}, split {split!r}"
     if isinstance(data, PointingData) and data.captions:
-        return checked(caption_questions(data, split), place)
+        return drop_empty(caption_questions(data, split), place)
     if data.source == scenes.NAME:
-        return checked(_scenes(data, split), place)
+        return drop_empty(_scenes(data, split), place)
     if Path(data.source).expanduser().is_dir() and (found := visual7w(data, split)):
-        return checked(found, place)
+        return drop_empty(found, place)
     if data.pointing:
         raise UserError(f"{place}: has no dataset.json with boxes, from which a pointing task learns.")
     if data.source == NAME:
-        return checked(easy_vqa(split), place)
+        return drop_empty(easy_vqa(split), place)
     if Path(data.source).expanduser().is_dir() and (found := vqa(data, split)):
-        return checked(found, place)
-    return checked(question_table(data, split), place)
+        return drop_empty(found, place)
+    return drop_empty(question_table(data, split), place)
 
 
-def _scenes(data: QuestionData, split: str) -> Asked:
-    one_of(SIZES, split, scenes.NAME)
+def _scenes(data: QuestionData, split: str) -> QuestionSet:
+    get_split(SIZES, split, scenes.NAME)
     questions: list[Question] = []
     boxes: dict[str, Box] = {}
     for row, scene in enumerate(scenes.scenes()[split]):
@@ -439,9 +450,11 @@ def _scenes(data: QuestionData, split: str) -> Asked:
                 ids = {box: f"{split}-{len(boxes) + place}" for place, box in enumerate(asked.choices)}
                 boxes |= {name: box for box, name in ids.items()}
                 own = f"{split}-{len(questions)}"
-                questions.append(ask(own, row, asked.question, [ids[asked.answer]], list(ids.values())))
+                questions.append(make_question(own, row, asked.question, [ids[asked.answer]], list(ids.values())))
         else:
             for told in telling(scene):
-                questions.append(ask(f"{split}-{len(questions)}", row, told.question, [told.answer], told.choices))
+                questions.append(
+                    make_question(f"{split}-{len(questions)}", row, told.question, [told.answer], told.choices)
+                )
     names = [f"{scenes.NAME}/{split}/{row}.png" for row in range(SIZES[split])]
-    return Asked(Drawn(split), names, questions, boxes)
+    return QuestionSet(ScenePhotos(split), names, questions, boxes)

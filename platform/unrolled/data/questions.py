@@ -19,8 +19,8 @@ from functools import lru_cache
 
 from unrolled.config import captioning
 from unrolled.config.vqa import PointingData
-from unrolled.data.caption_readers import open_captioned
-from unrolled.data.images import Chosen, Joined, Photographs, examples, quantity
+from unrolled.data.caption_readers import open_captions
+from unrolled.data.images import Concatenated, PhotoSet, Selected, examples, quantity
 from unrolled.errors import UserError
 
 KINDS = ("what", "where", "when", "who", "why", "how", "which")
@@ -35,12 +35,12 @@ class Question:
 
     Attributes:
         id: unique in the split, as text.
-        photo: row of the photograph in `Asked.names`.
+        photo: row of the photograph in `QuestionSet.names`.
         kind: its type, such as "what" or "which"; "" where there is no telling.
         answer: the right one in words; of a pointing question the right box's id.
         answers: what every person answered who was asked: ten in VQA, else the one answer.
         choices: all candidates, each once, the right one among them, in an order that does not tell; () without.
-        right: place of the answer among `choices`, -1 without.
+        answer_index: place of the answer among `choices`, -1 without.
     """
 
     id: str
@@ -50,11 +50,11 @@ class Question:
     answer: str
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()
-    right: int = -1
+    answer_index: int = -1
 
 
 @dataclass(frozen=True)
-class Asked(Photographs):
+class QuestionSet(PhotoSet):
     """One split.
 
     Attributes:
@@ -65,15 +65,15 @@ class Asked(Photographs):
     questions: list[Question]
     boxes: dict[str, Box] = field(default_factory=dict)
 
-    def part(self, rows: Sequence[int]) -> Asked:
+    def part(self, rows: Sequence[int]) -> QuestionSet:
         """Returns the questions of some photographs, given by rising rows."""
         new = {row: place for place, row in enumerate(rows)}
         names = [self.names[row] for row in rows]
         questions = [replace(each, photo=new[each.photo]) for each in self.questions if each.photo in new]
-        return Asked(Chosen(self.images, rows), names, questions, self.boxes, dropped=self.dropped)
+        return QuestionSet(Selected(self.images, rows), names, questions, self.boxes, dropped=self.dropped)
 
 
-def ask(
+def make_question(
     id: str, photo: int, question: str, answers: Sequence[str], wrong: Sequence[str] = (), kind: str | None = None
 ) -> Question:
     """Returns a question with its answers and candidates in order.
@@ -99,7 +99,7 @@ def kind_of(question: str) -> str:
     return next(found, "")
 
 
-def joined(parts: Sequence[Asked]) -> Asked:
+def join_question_sets(parts: Sequence[QuestionSet]) -> QuestionSet:
     """Returns splits of one source as one, their photographs one after the other."""
     questions: list[Question] = []
     boxes: dict[str, Box] = {}
@@ -110,10 +110,10 @@ def joined(parts: Sequence[Asked]) -> Asked:
         before += len(part)
     names = [name for part in parts for name in part.names]
     dropped = [sentence for part in parts for sentence in part.dropped]
-    return Asked(Joined([part.images for part in parts]), names, questions, boxes, dropped=dropped)
+    return QuestionSet(Concatenated([part.images for part in parts]), names, questions, boxes, dropped=dropped)
 
 
-def checked(asked: Asked, place: str) -> Asked:
+def drop_empty(asked: QuestionSet, place: str) -> QuestionSet:
     """Returns a split as its reader found it without the questions that cannot be learned from (no question or no
     answer), and then without the photographs that have none.
 
@@ -158,16 +158,16 @@ FUNCTION_WORDS = frozenset(
 """Words that stand for nothing that could be seen."""
 
 
-def caption_questions(data: PointingData, split: str) -> Asked:
+def caption_questions(data: PointingData, split: str) -> QuestionSet:
     """Makes the questions of one split; the candidates are names of photographs. Raises `UserError` as
-    `open_captioned`, or where captions have no words in common that could be asked for."""
+    `open_captions`, or where captions have no words in common that could be asked for."""
     return _made(data.source, data.images, split, data.limit)
 
 
 @lru_cache(maxsize=2)
-def _made(source: str, images: str | None, split: str, limit: int | None) -> Asked:
+def _made(source: str, images: str | None, split: str, limit: int | None) -> QuestionSet:
     """A task opens its data several times: for the questions, the photographs and the candidates."""
-    captioned = open_captioned(captioning.CaptionData(source=source, images=images, limit=limit), split)
+    captioned = open_captions(captioning.CaptionData(source=source, images=images, limit=limit), split)
     phrases = [sorted(set(_phrases(captions))) for captions in captioned.captions]
     counted = Counter(word for own in phrases for word in own)
     often = {row: [phrase for phrase in own if counted[phrase] >= OFTEN] for row, own in enumerate(phrases)}
@@ -181,8 +181,8 @@ def _made(source: str, images: str | None, split: str, limit: int | None) -> Ask
             drawn = generator.sample(rows, min(WRONG + 1, len(rows)))
             wrong = [names[other] for other in drawn if other != row][:WRONG]
             text = f"which region shows the {phrase}?"
-            questions.append(ask(f"{split}-{row}-{number}", row, text, [names[row]], wrong, "which"))
-    return Asked(captioned.images, names, questions, dropped=captioned.dropped)
+            questions.append(make_question(f"{split}-{row}-{number}", row, text, [names[row]], wrong, "which"))
+    return QuestionSet(captioned.images, names, questions, dropped=captioned.dropped)
 
 
 def _phrases(captions: Sequence[str]) -> Iterator[str]:

@@ -75,7 +75,7 @@ def column_texts(source: str, split: str, columns: Mapping[str, str], limit: int
     return found
 
 
-def pairs(data: TranslationData, split: str) -> tuple[list[str], list[str]]:
+def read_pairs(data: TranslationData, split: str) -> tuple[list[str], list[str]]:
     """Returns the texts of both columns of one split of parallel text; raises as `column_texts`."""
     columns = {"columns.input": data.columns.input, "columns.target": data.columns.target}
     inputs, targets = column_texts(data.source, split, columns, data.limit)
@@ -89,7 +89,7 @@ def _kind(value: object) -> str:
 def _open(source: str, split: str, columns: Sequence[str]) -> Dataset:
     if source in BUILT_IN:
         made = BUILT_IN[source]()
-        return Dataset.from_list(one_of(made, split, source))
+        return Dataset.from_list(get_split(made, split, source))
     if "://" in source:
         return _load(source, split, _reader(source), data_files={split: source.replace("{split}", split)})
     folder = Path(source).expanduser()
@@ -105,7 +105,7 @@ def _open(source: str, split: str, columns: Sequence[str]) -> Dataset:
     return _load(source, split, source)
 
 
-def one_of(splits: Mapping[str, Any], split: str, source: str) -> Any:
+def get_split(splits: Mapping[str, Any], split: str, source: str) -> Any:
     """Returns what the splits hold under that name; raises `UserError` where there is none."""
     if split not in splits:
         raise UserError(
@@ -117,7 +117,7 @@ def one_of(splits: Mapping[str, Any], split: str, source: str) -> Any:
 def _open_folder(folder: Path, split: str, columns: Sequence[str]) -> Dataset:
     """A folder of packed files (parquet, JSON lines, CSV), or of parallel text such as train.en and train.de."""
     packed = packed_files(folder)
-    for name in names_of(split):
+    for name in split_aliases(split):
         chosen = [file for file in packed if _belongs(file, name)]
         if chosen:
             return _open_packed(folder, split, chosen)
@@ -148,7 +148,7 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def names_of(split: str) -> tuple[str, ...]:
+def split_aliases(split: str) -> tuple[str, ...]:
     """Returns the names under which a split is looked for."""
     return (split, *OTHER_NAMES.get(split, ()))
 
@@ -187,7 +187,7 @@ def _reader(address: str) -> str:
 def _parallel_text(folder: Path, split: str, columns: Sequence[str]) -> Dataset:
     files = {}
     for column in columns:
-        found = [path for name in names_of(split) if (path := folder / f"{name}.{column}").is_file()]
+        found = [path for name in split_aliases(split) if (path := folder / f"{name}.{column}").is_file()]
         if not found:
             there = sorted(path.name for path in folder.iterdir())
             raise UserError(
@@ -263,7 +263,7 @@ def _cut(text: str, data: TextData, split: str) -> str:
 
 
 def _file(folder: Path, split: str) -> Path:
-    for name in names_of(split):
+    for name in split_aliases(split):
         for ending in (".txt", ""):
             if (path := folder / f"{name}{ending}").is_file():
                 return path

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}
-SYMBOLS, RECALLED = 8, 10
+NUM_SYMBOLS, RECALL_LENGTH = 8, 10
 """Of the copy problem: different symbols, and how many of them are to be recalled."""
-BLANK, DELIMITER = SYMBOLS, SYMBOLS + 1
+BLANK, DELIMITER = NUM_SYMBOLS, NUM_SYMBOLS + 1
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,11 @@ class Copy(_Classes):
     the symbols are wanted. Everywhere before, a blank is wanted. Inputs are one-hot: eight symbols, blank, delimiter.
     """
 
-    features, outputs, scored = SYMBOLS + 2, SYMBOLS + 1, RECALLED
+    features, outputs, scored = NUM_SYMBOLS + 2, NUM_SYMBOLS + 1, RECALL_LENGTH
 
     @property
     def steps(self) -> int:
-        return self.length + 2 * RECALLED
+        return self.length + 2 * RECALL_LENGTH
 
     @property
     def targets(self) -> int:
@@ -166,15 +166,15 @@ class Copy(_Classes):
     @property
     def baseline(self) -> dict[str, float]:
         """Blanks where they belong and a symbol at random in the last ten places."""
-        return {"loss": RECALLED * math.log(SYMBOLS) / self.steps, "accuracy": 100 / SYMBOLS}
+        return {"loss": RECALL_LENGTH * math.log(NUM_SYMBOLS) / self.steps, "accuracy": 100 / NUM_SYMBOLS}
 
     def draw(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        symbols = generator.integers(SYMBOLS, size=RECALLED)
+        symbols = generator.integers(NUM_SYMBOLS, size=RECALL_LENGTH)
         read = np.full(self.steps, BLANK)
-        read[:RECALLED] = symbols
-        read[-RECALLED - 1] = DELIMITER
+        read[:RECALL_LENGTH] = symbols
+        read[-RECALL_LENGTH - 1] = DELIMITER
         wanted = np.full(self.steps, BLANK)
-        wanted[-RECALLED:] = symbols
+        wanted[-RECALL_LENGTH:] = symbols
         return np.eye(self.features, dtype=np.float32)[read], wanted
 
 

@@ -24,7 +24,7 @@ from unrolled.errors import UserError
 from unrolled.files import write_atomic
 
 
-def results(asked: Sequence[Question], answers: Sequence[Sequence[str]], *, boxes: bool) -> str:
+def format_results(asked: Sequence[Question], answers: Sequence[Sequence[str]], *, boxes: bool) -> str:
     """Returns the text of a result file.
 
     Args:
@@ -44,7 +44,7 @@ def results(asked: Sequence[Question], answers: Sequence[Sequence[str]], *, boxe
 
 def write_results(path: Path, asked: Sequence[Question], answers: Sequence[Sequence[str]], *, boxes: bool) -> None:
     """Writes a result file; arguments as of `results`."""
-    write_atomic(path, results(asked, answers, boxes=boxes))
+    write_atomic(path, format_results(asked, answers, boxes=boxes))
 
 
 def read_results(path: Path, asked: Sequence[Question], split: str) -> list[list[str]]:

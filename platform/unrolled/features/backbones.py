@@ -28,7 +28,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 
 from unrolled.config.captioning import FeatureConfig
-from unrolled.data.images import seen
+from unrolled.data.images import to_pixels
 from unrolled.errors import UserError, did_you_mean, listing
 from unrolled.features import efficientnet_lite
 
@@ -239,7 +239,7 @@ class Backbone(nn.Module):
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """Returns the pixels of a picture, `(3, size, size)`, 0 … 255 as bytes; all of it, squeezed to a square."""
-        return seen(image, self.size).permute(2, 0, 1)
+        return to_pixels(image, self.size).permute(2, 0, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Returns the grids, `(n, positions, channels)`, of pixels `(n, 3, size, size)`, bytes or numbers 0 … 255."""

@@ -24,9 +24,9 @@ from filelock import FileLock
 from unrolled.config import Config, PointingConfig
 from unrolled.config import captioning as sections
 from unrolled.config.captioning import FeatureConfig
-from unrolled.data.image_sets import REGIONS, PhotoData, open_photographs, seen_split, view_of
-from unrolled.data.images import Photographs, UnreadableImage, drawn_view, least, read_image, seen
-from unrolled.data.question_readers import LEARNED
+from unrolled.data.image_sets import REGIONS_PREFIX, PhotoData, open_photos, parse_view_split, view_split
+from unrolled.data.images import PhotoSet, UnreadableImage, random_view, read_image, required_side, to_pixels
+from unrolled.data.question_readers import FOLD_SPLITS
 from unrolled.errors import UserError
 from unrolled.features.backbones import VERSION, make_backbone, weights_name
 from unrolled.features.store import BLOCK, Block, Features, Unfinished
@@ -42,11 +42,11 @@ class Extractor:
     """A network and the photographs of a split, opened once."""
 
     def __init__(
-        self, data: PhotoData, features: FeatureConfig, split: str, photographs: Photographs | None = None
+        self, data: PhotoData, features: FeatureConfig, split: str, photographs: PhotoSet | None = None
     ) -> None:
-        self.photographs = photographs or open_photographs(data, split)
+        self.photographs = photographs or open_photos(data, split)
         self.backbone = make_backbone(features).folded()
-        self._view = seen_split(split)[1]
+        self._view = parse_view_split(split)[1]
 
     def block(self, number: int) -> Block:
         """Computes one block."""
@@ -66,9 +66,9 @@ class Extractor:
         return Block(grids.half().numpy(), grids.mean(1).numpy(), unreadable)
 
     def _read(self, row: int, pixels: torch.Tensor) -> None:
-        view = drawn_view(0, self._view, row) if self._view else None
-        image = read_image(self.photographs.images[row], least=least(self.backbone.size, view))
-        pixels.copy_(seen(image, self.backbone.size, view))
+        view = random_view(0, self._view, row) if self._view else None
+        image = read_image(self.photographs.images[row], least=required_side(self.backbone.size, view))
+        pixels.copy_(to_pixels(image, self.backbone.size, view))
 
 
 Advance = Callable[[int, int], None]
@@ -86,7 +86,7 @@ class Work:
     data: PhotoData
     features: sections.FeatureConfig
     split: str
-    photographs: Photographs
+    photographs: PhotoSet
     folder: Path
 
 
@@ -102,14 +102,14 @@ def work_of(config: Config, split: str) -> Work:
     """
     given: Any = config
     data, features = given.data, given.model.features
-    if split.startswith(REGIONS):  # of which the mean alone is read
+    if split.startswith(REGIONS_PREFIX):  # of which the mean alone is read
         features = features.model_copy(update={"grid": 1})
-    photographs = open_photographs(data, split)
+    photographs = open_photos(data, split)
     network = [features.backbone, weights_name(features), features.grid]
     made_of: list[object] = [VERSION, BLOCK, photographs.fingerprint, *network]
     if features.size is not None:
         made_of.append(f"size {features.size}")
-    if view := seen_split(split)[1]:
+    if view := parse_view_split(split)[1]:
         made_of.append(f"view {view}")
     fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
     return Work(data, features, split, photographs, cache_folder() / f"features-{fingerprint}")
@@ -180,7 +180,7 @@ def works_of(config: Config, splits: Sequence[str]) -> list[Work]:
         raise UserError(f"features: a config of task {config.task} has no model.features.")
     if features.fine_tune:
         raise UserError("features: model.features.fine_tune is true: the network is trained, so nothing can be kept.")
-    views = [view_of("train", view) for view in range(1, getattr(features, "views", 1))] if "train" in splits else []
+    views = [view_split("train", view) for view in range(1, getattr(features, "views", 1))] if "train" in splits else []
     return [work_of(config, split) for split in (*splits, *views, *region_splits(config, splits))]
 
 
@@ -190,8 +190,10 @@ def region_splits(config: Config, splits: Sequence[str]) -> list[str]:
     if not isinstance(config, PointingConfig) or config.model.regions.by != "crop" or config.data.captions:
         return []
     if config.data.folds is not None:
-        splits = list(dict.fromkeys(part for split in splits for part in (LEARNED if split in LEARNED else (split,))))
-    return [f"{REGIONS}{split}" for split in splits]
+        splits = list(
+            dict.fromkeys(part for split in splits for part in (FOLD_SPLITS if split in FOLD_SPLITS else (split,)))
+        )
+    return [f"{REGIONS_PREFIX}{split}" for split in splits]
 
 
 def make_splits(works: Sequence[Work], compute: Compute, show: Show, say: Callable[[str], None]) -> None:
@@ -211,7 +213,7 @@ def make_splits(works: Sequence[Work], compute: Compute, show: Show, say: Callab
         seconds = time.monotonic() - began
         made = 0 if there or not counts else counts[-1] - counts[0]
         how = f"{made:,} made in {seconds:.0f} s" if made else "nothing to do"
-        noun = "regions" if work.split.startswith(REGIONS) else "photographs"
+        noun = "regions" if work.split.startswith(REGIONS_PREFIX) else "photographs"
         say(f"features of {work.split}: {len(features):,} {noun}, {how}: {work.folder}")
         for sentence in _unreadable(features, work.split):
             say(sentence)

@@ -26,8 +26,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from unrolled.config import Config
-from unrolled.data.image_sets import open_photographs
-from unrolled.data.images import Photographs, UnreadableImage, drawn_view, least, read_image, seen
+from unrolled.data.image_sets import open_photos
+from unrolled.data.images import PhotoSet, UnreadableImage, random_view, read_image, required_side, to_pixels
 from unrolled.errors import UserError
 from unrolled.features.backbones import SMALL, kind_of
 from unrolled.files import build_cached, write_atomic
@@ -185,7 +185,7 @@ class Pixels:
     """
 
     def __init__(
-        self, photographs: Photographs, unreadable: dict[int, tuple[str, str]], size: int, seed: int | None
+        self, photographs: PhotoSet, unreadable: dict[int, tuple[str, str]], size: int, seed: int | None
     ) -> None:
         self._photographs, self._size, self._seed = photographs, size, seed
         self.unreadable, self.missing = unreadable, set(unreadable)
@@ -204,12 +204,12 @@ class Pixels:
         """
         pixels = torch.empty(len(rows), self._size, self._size, 3, dtype=torch.uint8)
         for place, row in enumerate(rows):
-            view = None if epoch is None or self._seed is None else drawn_view(self._seed, epoch, row)
+            view = None if epoch is None or self._seed is None else random_view(self._seed, epoch, row)
             try:
-                image = read_image(self._photographs.images[row], least(self._size, view))
+                image = read_image(self._photographs.images[row], required_side(self._size, view))
             except UnreadableImage as error:
                 raise UserError(f"{self._photographs.names[row]}: {error}.") from None
-            pixels[place] = seen(image, self._size, view)
+            pixels[place] = to_pixels(image, self._size, view)
         return pixels.permute(0, 3, 1, 2)
 
 
@@ -223,7 +223,7 @@ def open_pixels(config: Config, split: str) -> Pixels:
     """
     given: Any = config
     features = given.model.features
-    photographs = open_photographs(given.data, split)
+    photographs = open_photos(given.data, split)
     digest = hashlib.sha256(f"photographs {VERSION} {photographs.fingerprint}".encode()).hexdigest()[:20]
     folder = build_cached(digest, lambda folder: _look_through(photographs, folder))
     found = json.loads((folder / UNREADABLE).read_text(encoding="utf-8"))
@@ -231,7 +231,7 @@ def open_pixels(config: Config, split: str) -> Pixels:
     return Pixels(photographs, unreadable, kind_of(features).size, None if features.backbone == SMALL else config.seed)
 
 
-def _look_through(photographs: Photographs, folder: Path) -> None:
+def _look_through(photographs: PhotoSet, folder: Path) -> None:
     unreadable = {}
     for row in range(len(photographs)):
         try:

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.data.batching import padding, plan
-from unrolled.data.caption_corpus import VOCABULARY, CaptionBatch, CaptionCorpus, CaptionFolder, prepare_captions
-from unrolled.data.caption_readers import open_captioned
+from unrolled.data.batching import padding_fraction, plan
+from unrolled.data.caption_corpus import VOCABULARY, CaptionBatch, CaptionCorpus, CaptionSplit, prepare_captions
+from unrolled.data.caption_readers import open_captions
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN, Vocabulary
 from unrolled.decoding import (
     Beam,
@@ -57,7 +57,7 @@ def normal(caption: str) -> str:
 class PreparedCaptions:
     """Captions and features, ready for training."""
 
-    captions: CaptionFolder
+    captions: CaptionCorpus
     pictures: Pictures
 
     @property
@@ -70,7 +70,7 @@ class PreparedCaptions:
         self.captions.vocabulary.save(folder / VOCABULARY)
         self.pictures.shape().save(folder)
 
-    def split(self, name: str) -> CaptionCorpus:
+    def split(self, name: str) -> CaptionSplit:
         """Opens `train` or `validation`."""
         return self.captions.split(name)
 
@@ -83,7 +83,7 @@ class Captions:
         epoch: in which they are learned from; `None`: they are not.
     """
 
-    corpus: CaptionCorpus
+    corpus: CaptionSplit
     pictures: Pictures
     split: str
     indices: np.ndarray
@@ -94,7 +94,7 @@ class Captions:
         return int(self.corpus.lengths[self.indices].sum())
 
     def part(self, rank: int, size: int) -> CaptionBatch | None:
-        photos, owners = np.unique(self.corpus.photos[self.indices], return_inverse=True)
+        photos, owners = np.unique(self.corpus.photo_index[self.indices], return_inverse=True)
         chosen = owners % size == rank
         if not chosen.any():
             return None
@@ -191,7 +191,7 @@ class Captioning:
         """The share of padding in the steps of batches that are taken."""
         decoder = self.config.model.decoder
         if decoder.conditioning != "attention" or not decoder.attention.fed or decoder.attention.hard:
-            return padding(_both(lengths), batches)
+            return padding_fraction(_both(lengths), batches)
         falling = [np.sort(lengths[batch])[::-1].tolist() for batch in batches]
         return 1 - sum(map(sum, falling)) / sum(steps_of(cut_ragged_window(each, each[0])) for each in falling)
 
@@ -216,7 +216,7 @@ class Captioning:
         groups: list[np.ndarray] | np.ndarray = usable[:, None]
         lengths = corpus.lengths[usable]
         if self.config.training.together or self.config.model.features.fine_tune:
-            groups, lengths = corpus.by_photograph(usable)
+            groups, lengths = corpus.group_by_photo(usable)
         limits = {"batch_tokens": self.config.training.batch_tokens, "max_length": int(lengths.max(initial=0))}
         planned = plan(_both(lengths), **limits, seed=seed, epoch=epoch)
         learned = epoch if split == "train" else None
@@ -232,7 +232,7 @@ class Captioning:
             assert self.critic is not None
             return self.critic.losses(model, part, state)
         truncate, smoothing = self.config.training.truncate, self.config.training.label_smoothing
-        return taught(model, model.encode(part.pictures), part, state, truncate, smoothing)
+        return taught(model, model.encode(part.photos), part, state, truncate, smoothing)
 
     def validate(self, model: EncoderDecoder, data: PreparedCaptions, rank: int, size: int) -> Share:
         """Loss under teacher forcing and its targets; what the model really writes, greedily, and the references."""
@@ -256,8 +256,8 @@ class Captioning:
         for batch in self._batches(data, "validation", there, int(corpus.lengths.max()), seed=0, epoch=0):
             if part := batch.part(rank, size):
                 part = part.to(device)
-                memory, owners, part, _ = arranged(model, model.encode(part.pictures), part)
-                total += float(model.loss(memory, part.before, part.after, part.mask, owners=owners).double())
+                memory, owners, part, _ = arranged(model, model.encode(part.photos), part)
+                total += float(model.loss(memory, part.decoder_inputs, part.targets, part.mask, owners=owners).double())
                 tokens += int(part.mask.sum())
         return total, tokens
 
@@ -275,7 +275,7 @@ class Captioning:
     def texts(self, split: str) -> tuple[list[str], list[list[str]]]:
         """Opens a split: addresses of the photographs that can be read, and the captions of each as the field compares
         them."""
-        captioned, missing = open_captioned(self.config.data, split), self.pictures.features(split).missing
+        captioned, missing = open_captions(self.config.data, split), self.pictures.features(split).missing
         rows = [row for row in range(len(captioned)) if row not in missing]
         if not rows:
             source = self.config.data.source

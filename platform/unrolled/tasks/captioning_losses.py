@@ -25,7 +25,7 @@ from torch import Tensor
 
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.data.batching import pad
-from unrolled.data.caption_corpus import CaptionBatch, CaptionCorpus
+from unrolled.data.caption_corpus import CaptionBatch, CaptionSplit
 from unrolled.data.tokenizer import BEGIN, END, Vocabulary
 from unrolled.decoding import Greedy, Hypothesis, Sample, Strategy, decode, resolve_auto, resolve_precision
 from unrolled.metrics import CiderReward
@@ -47,12 +47,12 @@ def taught(
     """Yields the summed cross-entropy of all words, in pieces where back-propagation through time is truncated.
 
     Args:
-        photographs: what the encoder made of `captions.pictures`.
+        photographs: what the encoder made of `captions.photos`.
         truncate: words of a window; `None`: all.
         weights: of the captions in the sum, `(batch,)`; `None`: 1 each.
     """
     memory, owners, captions, weights = arranged(model, photographs, captions, weights)
-    before, after, mask = captions.before, captions.after, captions.mask
+    before, after, mask = captions.decoder_inputs, captions.targets, captions.mask
     steps = before.shape[1]
     if truncate is None or truncate >= steps:
         (loss,) = model.window_losses(memory, before, after, mask, smoothing, steps, weights, owners)
@@ -70,10 +70,10 @@ def arranged(
     """What `window_losses` wants: of a decoder that shares memories these, their owners and the longest captions first,
     so that it can leave out the steps behind the ends of the others; else a memory a caption."""
     if not model.decoder.shares:
-        return photographs.select(captions.owners), None, captions, weights
+        return photographs.select(captions.photo_index), None, captions, weights
     order = captions.mask.sum(1).argsort(descending=True, stable=True)
-    captions = captions.taken(order)
-    return photographs, captions.owners, captions, None if weights is None else weights[order]
+    captions = captions.select(order)
+    return photographs, captions.photo_index, captions, None if weights is None else weights[order]
 
 
 @dataclass(frozen=True)
@@ -81,20 +81,20 @@ class Seen:
     """A worker's photographs of a batch.
 
     Attributes:
-        pictures: what the encoder reads, `(photographs, …)`.
+        photos: what the encoder reads, `(photographs, …)`.
         rows: the photographs' places in the training split.
         seed: with a photograph's place it decides what is drawn.
         reward: of captions of these photographs.
     """
 
-    pictures: Tensor
+    photos: Tensor
     rows: list[int]
     seed: int
     reward: CiderReward
 
     def to(self, device: torch.device) -> Seen:
         """Moves every tensor."""
-        return replace(self, pictures=self.pictures.to(device, non_blocking=True))
+        return replace(self, photos=self.photos.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class SelfCritical:
         self._precision = resolve_precision(resolve_auto(type(config.decoding)(), training.precision))
         self._reward: CiderReward | None = None
 
-    def plan(self, corpus: CaptionCorpus, pictures: Pictures, epoch: int) -> list[Photographs]:
+    def plan(self, corpus: CaptionSplit, pictures: Pictures, epoch: int) -> list[Photographs]:
         """Batches of photographs, each of them once, whatever is written about them."""
         if self._reward is None:
             self._reward = CiderReward(corpus.texts())
@@ -163,10 +163,10 @@ class SelfCritical:
         with the dropout of the config: without any the estimate is exact, with some it overfits less.
         """
         model.eval()
-        with torch.autocast(part.pictures.device.type, enabled=False):  # a search has a precision of its own
+        with torch.autocast(part.photos.device.type, enabled=False):  # a search has a precision of its own
             captions, rewards, advantages = self.draw(model, part)
         model.train()
-        memory = model.encode(part.pictures)
+        memory = model.encode(part.photos)
         for piece in taught(model, memory, captions, state, self.truncate, weights=advantages):
             # The sum of weighted logarithms means nothing as a number: what is reported is the reward.
             value = -rewards.sum() if piece.last else 0
@@ -175,15 +175,15 @@ class SelfCritical:
     @torch.no_grad()
     def draw(self, model: EncoderDecoder, part: Seen) -> Drawn:
         """Draws captions of the photographs and compares their rewards with the baseline."""
-        samples, memory = self.settings.samples, model.encode(part.pictures)
+        samples, memory = self.settings.samples, model.encode(part.photos)
         found = self._written(model, memory, part, Sample(seed=part.seed, samples=samples, **self._limits()))
         rewards = self._rewards(part, found)
         if self.settings.baseline == "greedy":
             baseline = self._rewards(part, self._written(model, memory, part, Greedy(**self._limits())))
         else:
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)
-        captions = self._captions(part.pictures, found).to(part.pictures.device)
-        values = (values.flatten().to(part.pictures) for values in (rewards, rewards - baseline))
+        captions = self._captions(part.photos, found).to(part.photos.device)
+        values = (values.flatten().to(part.photos) for values in (rewards, rewards - baseline))
         return Drawn(captions, *values)
 
     def _limits(self) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from unrolled.config.vqa import PointingConfig
 from unrolled.data.batching import pad
-from unrolled.data.image_sets import REGIONS, Region, as_split, cut, regions_of
-from unrolled.data.question_batching import PointingBatch, candidates_of, plan_questions
-from unrolled.data.question_corpus import VOCABULARY, QuestionCorpus, QuestionFolder, prepare_questions
-from unrolled.data.question_readers import EDGE, open_asked
-from unrolled.data.questions import Asked, Box, Question
+from unrolled.data.image_sets import REGIONS_PREFIX, Region, candidate_regions, crop_region, without_folds
+from unrolled.data.question_batching import GroundingBatch, find_candidates, plan_questions
+from unrolled.data.question_corpus import VOCABULARY, QuestionCorpus, QuestionSplit, prepare_questions
+from unrolled.data.question_readers import EDGE, open_questions
+from unrolled.data.questions import Box, Question, QuestionSet
 from unrolled.data.tokenizer import BEGIN, Vocabulary
 from unrolled.errors import UserError
 from unrolled.features import Backbone, Features, build_backbone, load_pretrained, make_backbone, open_features
@@ -53,7 +53,7 @@ class RegionFeatures:
     def places(self, split: str) -> Mapping[str, Region]:
         """Returns where every candidate of a split lies, by its id."""
         if split not in self._places:
-            self._places[split] = regions_of(open_asked(self._config.data, split))
+            self._places[split] = candidate_regions(open_questions(self._config.data, split))
         return self._places[split]
 
     def edges(self, split: str, ids: Sequence[str]) -> Tensor:
@@ -97,15 +97,15 @@ class RegionFeatures:
         if not self.cut_out:
             return None, torch.from_numpy(edges).float()
         backbone = make_backbone(self._config.model.features.model_copy(update={"grid": 1})).eval()
-        pictures = [cut(image, Region(0, *map(float, own)), self._config.data.margin) for own in edges]
+        pictures = [crop_region(image, Region(0, *map(float, own)), self._config.data.margin) for own in edges]
         pixels = torch.stack([backbone.preprocess(picture) for picture in pictures])
         return backbone(pixels).mean(1), torch.from_numpy(edges).float()
 
     def _store(self, part: str) -> tuple[Features, dict[str, int]]:
         """Opens the features of what `region_splits` names, with the row of every region."""
         if part not in self._stores:
-            asked = open_asked(as_split(self._config.data), part.removeprefix(REGIONS))
-            rows = {region: row for row, region in enumerate(regions_of(asked))}
+            asked = open_questions(without_folds(self._config.data), part.removeprefix(REGIONS_PREFIX))
+            rows = {region: row for row, region in enumerate(candidate_regions(asked))}
             self._stores[part] = open_features(self._config, part), rows
         return self._stores[part]
 
@@ -127,7 +127,7 @@ class Opened:
     """
 
     split: str
-    asked: Asked
+    asked: QuestionSet
 
     def address(self, question: Question) -> str:
         """Names the photograph of a question."""
@@ -138,7 +138,7 @@ class Opened:
 class PreparedPointing:
     """Questions, photographs and regions, ready for training."""
 
-    questions: QuestionFolder
+    questions: QuestionCorpus
     pictures: Pictures
 
     @property
@@ -151,7 +151,7 @@ class PreparedPointing:
         self.questions.vocabulary.save(folder / VOCABULARY)
         self.pictures.shape().save(folder)
 
-    def split(self, name: str) -> QuestionCorpus:
+    def split(self, name: str) -> QuestionSplit:
         """Opens `train` or `validation`."""
         return self.questions.split(name)
 
@@ -165,7 +165,7 @@ class Posed:
     """
 
     task: Grounding
-    corpus: QuestionCorpus
+    corpus: QuestionSplit
     split: str
     rows: np.ndarray
     epoch: int | None = None
@@ -174,10 +174,10 @@ class Posed:
     def tokens(self) -> int:
         return len(self.rows)
 
-    def part(self, rank: int, size: int) -> PointingBatch | None:
+    def part(self, rank: int, size: int) -> GroundingBatch | None:
         """The photographs `rank::size` of the batch, with all questions about them; where the right regions are told
         from all others of the batch, these are all there."""
-        photos, owners = np.unique(self.corpus.photos[self.rows], return_inverse=True)
+        photos, owners = np.unique(self.corpus.photo_index[self.rows], return_inverse=True)
         chosen = owners % size == rank
         if not chosen.any():
             return None
@@ -263,18 +263,18 @@ class Grounding:
         regions: Sequence[str],
         photos: np.ndarray,
         epoch: int | None = None,
-    ) -> PointingBatch:
+    ) -> GroundingBatch:
         """Puts questions of a split together with some of its photographs, those of the questions among them."""
         rows = {photo: place for place, photo in enumerate(photos.tolist())}
         places = self.regions.places(split)
-        return PointingBatch(
+        return GroundingBatch(
             self._seen(split, photos.tolist(), epoch),
             torch.tensor([rows[question.photo] for question in questions]),
             *pad(self._read(tokens)),
             self.regions.features(split, regions),
             self.regions.edges(split, regions),
             torch.tensor([rows.get(places[region].photo, 0) for region in regions]),
-            candidates_of([each.choices for each in questions], [each.right for each in questions], regions),
+            find_candidates([each.choices for each in questions], [each.answer_index for each in questions], regions),
         )
 
     def _seen(self, split: str, photos: Sequence[int], epoch: int | None) -> Tensor:
@@ -289,17 +289,17 @@ class Grounding:
         unread = self.config.model.sees == "picture"
         return [begin if unread or not len(row) else row for row in tokens]
 
-    def losses(self, model: Pointer, part: PointingBatch, state: Nest) -> Iterator[WindowLoss]:
+    def losses(self, model: Pointer, part: GroundingBatch, state: Nest) -> Iterator[WindowLoss]:
         """Cross-entropy of the right regions, summed; no question goes on in the next batch."""
         yield WindowLoss(self._loss(model, part, against_all=self.against_all), None, last=True)
 
-    def _loss(self, model: Pointer, part: PointingBatch, *, against_all: bool) -> Tensor:
+    def _loss(self, model: Pointer, part: GroundingBatch, *, against_all: bool) -> Tensor:
         scores, candidates = _pointed(model, part).scores, part.candidates
         if against_all:
-            wanted = candidates.places.gather(1, candidates.right[:, None])[:, 0]
+            wanted = candidates.indices.gather(1, candidates.correct[:, None])[:, 0]
             return functional.cross_entropy(scores, wanted, reduction="sum")
-        own = scores.gather(1, candidates.places).masked_fill(~candidates.there, -torch.inf)
-        return functional.cross_entropy(own, candidates.right, reduction="sum")
+        own = scores.gather(1, candidates.indices).masked_fill(~candidates.mask, -torch.inf)
+        return functional.cross_entropy(own, candidates.correct, reduction="sum")
 
     @torch.inference_mode()
     def validate(self, model: Pointer, data: PreparedPointing, rank: int, size: int) -> Share:
@@ -308,7 +308,7 @@ class Grounding:
         corpus = data.split("validation")
         mine = self._readable(data, "validation")[rank::size]
         replied = self._replied(model, "validation", corpus.questions(mine))
-        losses = [-np.log(max(one.reply.probabilities[one.question.right], 1e-30)) for one in replied]
+        losses = [-np.log(max(one.reply.probabilities[one.question.answer_index], 1e-30)) for one in replied]
         return float(sum(losses)), len(replied), replied
 
     def scores(self, shares: Sequence[Share]) -> dict[str, float]:
@@ -318,7 +318,7 @@ class Grounding:
 
     def open(self, split: str) -> Opened:
         """Opens the questions of a split about photographs that can be read."""
-        asked, missing = open_asked(self.config.data, split), self.pictures.features(split).missing
+        asked, missing = open_questions(self.config.data, split), self.pictures.features(split).missing
         questions = [each for each in asked.questions if each.photo not in missing]
         return Opened(split, replace(asked, questions=questions))
 
@@ -354,7 +354,7 @@ class Grounding:
                 found.append(Replied(question, _chosen(question.choices, own)))
         return found
 
-    def _reading(self, split: str, questions: Sequence[Question]) -> PointingBatch:
+    def _reading(self, split: str, questions: Sequence[Question]) -> GroundingBatch:
         rows = self.vocabulary.encode([each.question for each in questions])
         tokens = [np.asarray(row, dtype=np.int32) for row in rows]
         photos = np.unique([each.photo for each in questions])
@@ -389,14 +389,14 @@ class Grounding:
         if self.config.model.sees != "question" or not self.regions.cut_out:
             seen = self.pictures.named([photo])
         ids = [str(place) for place in range(len(boxes))]
-        batch = PointingBatch(
+        batch = GroundingBatch(
             seen,
             torch.zeros(1, dtype=torch.long),
             *pad(self._read([np.asarray(tokens, dtype=np.int32)])),
             features,
             edges,
             torch.zeros(len(boxes), dtype=torch.long),
-            candidates_of([ids], [-1], ids),
+            find_candidates([ids], [-1], ids),
         )
         batch = batch.to(_device(model))
         return _chosen(ids, [_pointed(one, batch).scores[0].double().cpu().tolist() for one in models_of(model)])
@@ -410,12 +410,12 @@ def _pictures(config: PointingConfig) -> Pictures:
     return Pictures(config, grid=config.model.attention)
 
 
-def _pointed(model: Pointer, batch: PointingBatch) -> Pointed:
+def _pointed(model: Pointer, batch: GroundingBatch) -> Pointed:
     kind = model.regions.map.weight.dtype
     features = None if batch.features is None else batch.features.to(kind)
-    pictures = batch.pictures if model.network is not None else batch.pictures.to(kind)
-    regions = Regions(features, batch.edges, batch.region_owners)
-    pointed: Pointed = model(pictures, batch.owners, batch.tokens, batch.mask, regions)
+    pictures = batch.photos if model.network is not None else batch.photos.to(kind)
+    regions = Regions(features, batch.edges, batch.region_photo_index)
+    pointed: Pointed = model(pictures, batch.photo_index, batch.tokens, batch.mask, regions)
     return pointed
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.config.vqa import PointingConfig, QuestionAnsweringConfig
-from unrolled.data.image_sets import open_photographs, view_of
-from unrolled.data.images import ADDRESSES, Photographs, UnreadableImage, drawn, read_image, seen
+from unrolled.data.image_sets import open_photos, view_split
+from unrolled.data.images import URL_PREFIXES, PhotoSet, UnreadableImage, random_view_index, read_image, to_pixels
 from unrolled.errors import UserError
 from unrolled.features import Features, Pixels, build_backbone, make_backbone, open_features, open_pixels
 from unrolled.features.backbones import kind_of, weights_name
@@ -60,7 +60,7 @@ def files(names: Sequence[str]) -> list[str]:
     """Returns the names, in place of a folder the pictures in it, sorted; raises `UserError` where it has none."""
     found: list[str] = []
     for name in names:
-        if not name.startswith(ADDRESSES) and Path(name).is_dir():
+        if not name.startswith(URL_PREFIXES) and Path(name).is_dir():
             inside = sorted(path for path in Path(name).iterdir() if path.suffix.lower() in SUFFIXES)
             if not inside:
                 raise UserError(f"{name}: the folder has no pictures ({', '.join(SUFFIXES)}).")
@@ -77,7 +77,7 @@ class Pictures:
         self._config, self._grid = config, grid
         self._views = config.model.features.views if isinstance(config, CaptioningConfig) else 1
         self._splits: dict[str, Features | Pixels] = {}
-        self._stored: dict[str, Photographs] = {}
+        self._stored: dict[str, PhotoSet] = {}
 
     def shape(self) -> Shape:
         """Returns that of the features that the decoder will see."""
@@ -111,10 +111,10 @@ class Pictures:
         wanted = torch.as_tensor(rows, dtype=torch.long)
         if epoch is None or self._views == 1:
             return self._kept(features, wanted)
-        views = torch.tensor([drawn(self._config.seed, epoch, row, self._views) for row in rows])
+        views = torch.tensor([random_view_index(self._config.seed, epoch, row, self._views) for row in rows])
         made = torch.empty(len(rows), features.positions if self._grid else 1, features.channels)
         for view in set(views.tolist()):
-            made[views == view] = self._kept(self.features(view_of(split, view)), wanted[views == view])
+            made[views == view] = self._kept(self.features(view_split(split, view)), wanted[views == view])
         return made
 
     def _kept(self, features: Features | Pixels, wanted: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class Pictures:
         if (stored := _stored(name)) is not None:
             split, row = stored
             if split not in self._stored:
-                self._stored[split] = open_photographs(self._config.data, split)
+                self._stored[split] = open_photos(self._config.data, split)
             _check(split, row, len(self._stored[split]))
             source = self._stored[split].images[row]
         try:
@@ -167,7 +167,7 @@ class Pictures:
         features = self._config.model.features
         if features.fine_tune:
             size = kind_of(features).size
-            return torch.stack([seen(self.photo(file, size), size) for file in files]).permute(0, 3, 1, 2)
+            return torch.stack([to_pixels(self.photo(file, size), size) for file in files]).permute(0, 3, 1, 2)
         backbone = make_backbone(features).eval()
         grids: Tensor = backbone(torch.stack([backbone.preprocess(self.photo(file)) for file in files]))
         return grids if self._grid else grids.mean(1, keepdim=True)

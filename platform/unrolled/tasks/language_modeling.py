@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from unrolled.config.language_modeling import LanguageModelingConfig
-from unrolled.data.lm_corpus import Lanes, PreparedText, Window, Windows, plan_windows, prepare_text
+from unrolled.data.lm_corpus import Lanes, PlannedWindow, TextCorpus, WindowBatch, plan_windows, prepare_text
 from unrolled.data.sources import read_text
 from unrolled.data.tokenizer import Symbols
 from unrolled.decoding import Strategy, decode, make_outputs, resolve_auto
@@ -242,7 +242,7 @@ class LanguageModeling:
         self.shown = ["bits_per_character", "perplexity"] if self.symbols.characters else ["perplexity"]
 
     @classmethod
-    def prepare(cls, config: LanguageModelingConfig, fingerprint: str | None = None) -> PreparedText:
+    def prepare(cls, config: LanguageModelingConfig, fingerprint: str | None = None) -> TextCorpus:
         """Learns the vocabulary and numbers the training and validation text."""
         return prepare_text(config, fingerprint)
 
@@ -250,7 +250,7 @@ class LanguageModeling:
         """The model of the config's `model` section."""
         return build_language_model(self.config.model, len(self.symbols))
 
-    def introduce(self, data: PreparedText) -> tuple[str, str]:
+    def introduce(self, data: TextCorpus) -> tuple[str, str]:
         """Cells and their input; units and vocabulary."""
         model, training = self.config.model, self.config.training
         reads = "one-hot units" if model.embedding is None else f"embeddings of {model.embedding}"
@@ -263,11 +263,11 @@ class LanguageModeling:
             f"{len(data.split('validation')):,} to validate; {kind} vocabulary of {len(self.symbols):,}",
         )
 
-    def plan(self, data: PreparedText, epoch: int) -> list[Window]:
+    def plan(self, data: TextCorpus, epoch: int) -> list[PlannedWindow]:
         """Windows of all lanes in the order of the text, the same in every epoch."""
         return plan_windows(data.split("train"), self.config.training.lanes, self.config.training.update_steps)
 
-    def losses(self, model: LanguageModel, part: Windows, state: Nest) -> Iterator[WindowLoss]:
+    def losses(self, model: LanguageModel, part: WindowBatch, state: Nest) -> Iterator[WindowLoss]:
         """Cross-entropy of the next units, summed, and the state that the next window begins with."""
         windows = list(part.split(self.config.training.truncate))
         for window in windows:
@@ -275,7 +275,7 @@ class LanguageModeling:
             state = nest.detach(state)
             yield WindowLoss(loss, state, last=window is windows[-1])
 
-    def validate(self, model: LanguageModel, data: PreparedText, rank: int, size: int) -> tuple[float, int]:
+    def validate(self, model: LanguageModel, data: TextCorpus, rank: int, size: int) -> tuple[float, int]:
         """The summed loss of some lanes of the validation text, and its units."""
         units = data.split("validation")
         losses = self.examine(model, units, rank, size)

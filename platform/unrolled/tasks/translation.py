@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from unrolled.config.translation import TranslationConfig
-from unrolled.data.batching import Batch, collate, collate_inputs, padding, plan
-from unrolled.data.parallel_corpus import Corpus, Longest, PreparedPairs, Vocabularies, prepare_pairs
-from unrolled.data.sources import pairs
+from unrolled.data.batching import Batch, collate, collate_inputs, padding_fraction, plan
+from unrolled.data.parallel_corpus import ParallelCorpus, ParallelSplit, TargetLengths, Vocabularies, prepare_pairs
+from unrolled.data.sources import read_pairs
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import (
     Beam,
@@ -101,7 +101,7 @@ def _looked(
 class Pairs:
     """A global batch: the examples `indices` of a tokenised split."""
 
-    corpus: Corpus
+    corpus: ParallelSplit
     indices: np.ndarray
 
     @property
@@ -121,12 +121,12 @@ class Translation:
     def __init__(self, config: TranslationConfig, folder: Path) -> None:
         self.config, self.vocabularies = config, Vocabularies.load(folder)
         self.shown = config.evaluation.metrics
-        longest = Longest.load(folder)
+        longest = TargetLengths.load(folder)
         factor = None if longest is None else longest.factor(config.decoding.length_offset)
         self.decoding = resolve_auto(config.decoding, config.training.precision, factor)
 
     @classmethod
-    def prepare(cls, config: TranslationConfig, fingerprint: str | None = None) -> PreparedPairs:
+    def prepare(cls, config: TranslationConfig, fingerprint: str | None = None) -> ParallelCorpus:
         """Learns vocabularies and tokenises the training and validation split."""
         return prepare_pairs(config.data, fingerprint)
 
@@ -134,7 +134,7 @@ class Translation:
         """The model of the config's `model` section."""
         return build_translator(self.config.model, len(self.vocabularies.input), len(self.vocabularies.target))
 
-    def introduce(self, data: PreparedPairs) -> tuple[str, str]:
+    def introduce(self, data: ParallelCorpus) -> tuple[str, str]:
         """Cells, sizes and conditioning; pairs, vocabulary and what of the first epoch's batches is padding."""
         encoder, decoder, words = self.config.model.encoder, self.config.model.decoder, self.vocabularies
         sees = f"{decoder.attention.score} attention" if decoder.conditioning == "attention" else "the summary alone"
@@ -148,10 +148,10 @@ class Translation:
             f"{both}{encoder.cell} {encoder.hidden} → {decoder.cell} {decoder.hidden} with {sees}",
             f"{self.config.data.source}: {learned:,} pairs to learn from{long}, "
             f"{len(data.split('validation')):,} to validate; {self.config.data.vocabulary.kind} vocabulary of {size}; "
-            f"padding {100 * padding(lengths, batches):.1f} %",
+            f"padding {100 * padding_fraction(lengths, batches):.1f} %",
         )
 
-    def plan(self, data: PreparedPairs, epoch: int) -> list[Pairs]:
+    def plan(self, data: ParallelCorpus, epoch: int) -> list[Pairs]:
         """Batches of similar length within the token budget."""
         training, corpus = self.config.training, data.split("train")
         limits = {"batch_tokens": training.batch_tokens, "max_length": self.config.data.max_length}
@@ -162,21 +162,21 @@ class Translation:
     def losses(self, model: EncoderDecoder, part: Batch, state: Nest) -> Iterator[WindowLoss]:
         """Cross-entropy of every target token given those before it (teacher forcing), summed."""
         truncate, smoothing = self.config.training.truncate, self.config.training.label_smoothing
-        if truncate is None or truncate >= max(part.inputs.shape[1], part.before.shape[1]):
+        if truncate is None or truncate >= max(part.inputs.shape[1], part.decoder_inputs.shape[1]):
             yield WindowLoss(self._loss(model, part, smoothing), state, last=True)
             return
         memory = model.encode(part.inputs, part.input_mask, truncate)
         leaf = memory.leaf()
-        for loss in model.window_losses(leaf, part.before, part.after, part.target_mask, smoothing, truncate):
+        for loss in model.window_losses(leaf, part.decoder_inputs, part.targets, part.target_mask, smoothing, truncate):
             yield WindowLoss(loss, state)
         yield WindowLoss(memory.behind(leaf), state, last=True)
 
     def _loss(self, model: EncoderDecoder, part: Batch, smoothing: float = 0.0) -> Tensor:
         memory = model.encode(part.inputs, part.input_mask)
-        return model.loss(memory, part.before, part.after, part.target_mask, smoothing)
+        return model.loss(memory, part.decoder_inputs, part.targets, part.target_mask, smoothing)
 
     def validate(
-        self, model: EncoderDecoder, data: PreparedPairs, rank: int, size: int
+        self, model: EncoderDecoder, data: ParallelCorpus, rank: int, size: int
     ) -> tuple[float, int, list[str], list[str]]:
         """Loss under teacher forcing and its targets; what the model really writes, greedily, and the references."""
         model.eval()
@@ -188,7 +188,7 @@ class Translation:
         return total, tokens, outputs, references
 
     @torch.inference_mode()
-    def _validation_loss(self, model: EncoderDecoder, corpus: Corpus, rank: int, size: int) -> tuple[float, int]:
+    def _validation_loss(self, model: EncoderDecoder, corpus: ParallelSplit, rank: int, size: int) -> tuple[float, int]:
         device = next(model.parameters()).device
         total, tokens, longest = 0.0, 0, int(corpus.lengths.max())
         limits = {"batch_tokens": self.config.training.batch_tokens, "max_length": longest}
@@ -210,7 +210,7 @@ class Translation:
     def texts(self, split: str) -> tuple[list[str], list[str]]:
         """Opens both columns of a split, `train`, `validation` and `test` by their names in `data.splits`."""
         names = self.config.data.splits.model_dump()
-        return pairs(self.config.data, names.get(split, split))
+        return read_pairs(self.config.data, names.get(split, split))
 
     def check(self, strategy: Strategy) -> None:
         """Raises `UserError` if `decoding` or the model do not go with the strategy."""

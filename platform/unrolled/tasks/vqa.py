@@ -21,9 +21,9 @@ from torch import Tensor
 
 from unrolled.config.vqa import QuestionAnsweringConfig
 from unrolled.data.batching import pad
-from unrolled.data.question_batching import QuestionBatch, plan_photographs, plan_questions
-from unrolled.data.question_corpus import ANSWERS, VOCABULARY, QuestionCorpus, QuestionFolder, prepare_questions
-from unrolled.data.question_readers import open_asked
+from unrolled.data.question_batching import QuestionBatch, plan_by_photo, plan_questions
+from unrolled.data.question_corpus import ANSWERS, VOCABULARY, QuestionCorpus, QuestionSplit, prepare_questions
+from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import Question
 from unrolled.data.tokenizer import Vocabulary
 from unrolled.decoding import Strategy, resolve_auto
@@ -49,7 +49,7 @@ def normal(answer: str) -> str:
 class PreparedQuestions:
     """Questions and what is seen of their photographs, ready for training."""
 
-    questions: QuestionFolder
+    questions: QuestionCorpus
     pictures: Pictures | None
 
     @property
@@ -63,7 +63,7 @@ class PreparedQuestions:
         write_atomic(folder / ANSWERS, (self.questions.folder / ANSWERS).read_text(encoding="utf-8"))
         (BLIND if self.pictures is None else self.pictures.shape()).save(folder)
 
-    def split(self, name: str) -> QuestionCorpus:
+    def split(self, name: str) -> QuestionSplit:
         """Opens `train` or `validation`."""
         return self.questions.split(name)
 
@@ -84,7 +84,7 @@ class Questions:
 
     respondent: AnswerHead
     seen: Seen
-    corpus: QuestionCorpus
+    corpus: QuestionSplit
     split: str
     rows: np.ndarray
     epoch: int | None = None
@@ -95,7 +95,7 @@ class Questions:
 
     def part(self, rank: int, size: int) -> QuestionBatch | None:
         """The photographs `rank::size` of the batch, with all questions about them."""
-        photos, owners = np.unique(self.corpus.photos[self.rows], return_inverse=True)
+        photos, owners = np.unique(self.corpus.photo_index[self.rows], return_inverse=True)
         chosen = owners % size == rank
         if not chosen.any():
             return None
@@ -144,9 +144,9 @@ class QuestionAnswering:
         if config.model.answers == "words":
             self.respondent = Words(config, self.vocabulary, normal)
         elif config.model.answers == "vectors":
-            self.respondent = Vectors(config, self.vocabulary, QuestionFolder(folder).answers, normal)
+            self.respondent = Vectors(config, self.vocabulary, QuestionCorpus(folder).answers, normal)
         else:
-            self.respondent = Classes(config, len(self.vocabulary), QuestionFolder(folder).answers, normal)
+            self.respondent = Classes(config, len(self.vocabulary), QuestionCorpus(folder).answers, normal)
 
     @property
     def reads(self) -> str:
@@ -199,7 +199,7 @@ class QuestionAnswering:
         limits: dict[str, Any] = {"batch_tokens": self.config.training.batch_tokens, "seed": seed, "epoch": epoch}
         lengths = corpus.lengths[chosen].sum(1)
         if self.config.training.together or self.config.model.features.fine_tune:
-            planned = plan_photographs(lengths, corpus.photos[chosen], **limits)
+            planned = plan_by_photo(lengths, corpus.photo_index[chosen], **limits)
         else:
             planned = plan_questions(lengths, **limits)
         learned = epoch if split == "train" else None
@@ -247,7 +247,7 @@ class QuestionAnswering:
 
     def open(self, split: str) -> Opened:
         """Opens the questions of a split about photographs that can be read."""
-        asked = open_asked(self.config.data, split)
+        asked = open_questions(self.config.data, split)
         missing = set() if self.pictures is None else self.pictures.features(split).missing
         questions = [question for question in asked.questions if question.photo not in missing]
         check_scores(self.config, questions)
@@ -270,7 +270,7 @@ class QuestionAnswering:
             return self.looked(model, data.address(one.question), one.question.question, one.reply.answer)
 
         replied = interleaved(shares)
-        learned = open_asked(self.config.data, "train").questions if data.questions[0].choices else []
+        learned = open_questions(self.config.data, "train").questions if data.questions[0].choices else []
         return vqa_findings(self.shown, data, replied, learned, look)
 
     def _replied(self, model: Any, split: str, questions: Sequence[Question]) -> list[Replied]:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.config.vqa import QuestionAnsweringConfig
-from unrolled.data.question_batching import AnswerClass, AnswerText, CandidateTexts, QuestionBatch, answer_texts
-from unrolled.data.question_corpus import Normal, QuestionCorpus
+from unrolled.data.question_batching import AnswerClasses, AnswerTexts, CandidateTexts, QuestionBatch, join_answers
+from unrolled.data.question_corpus import Normalize, QuestionSplit
 from unrolled.data.questions import Question
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN, Vocabulary
 from unrolled.decoding import (
@@ -65,15 +65,15 @@ class AnswerHead(Protocol):
         """Makes the model, with fresh parameters drawn from torch's generator."""
         ...
 
-    def learnable(self, corpus: QuestionCorpus) -> np.ndarray:
+    def learnable(self, corpus: QuestionSplit) -> np.ndarray:
         """Rows of the questions whose answers the model can give."""
         ...
 
-    def targets(self, corpus: QuestionCorpus, rows: np.ndarray) -> int:
+    def targets(self, corpus: QuestionSplit, rows: np.ndarray) -> int:
         """How many targets these questions have."""
         ...
 
-    def target(self, corpus: QuestionCorpus, rows: np.ndarray) -> AnswerClass | AnswerText:
+    def target(self, corpus: QuestionSplit, rows: np.ndarray) -> AnswerClasses | AnswerTexts:
         """What is to be learned of these questions."""
         ...
 
@@ -148,41 +148,41 @@ class Classes:
     """
 
     def __init__(
-        self, config: QuestionAnsweringConfig, vocabulary: int, answers: Sequence[str], normal: Normal
+        self, config: QuestionAnsweringConfig, vocabulary: int, answers: Sequence[str], normal: Normalize
     ) -> None:
         self._config, self._vocabulary, self._normal = config, vocabulary, normal
         self._answers = list(answers[: config.model.most_answers])
         self._numbers = {answer: number for number, answer in enumerate(self._answers)}
-        self._known: dict[Path, AnswerClass] = {}
+        self._known: dict[Path, AnswerClasses] = {}
 
     def build(self, shape: Shape, network: nn.Module | None) -> AnswerClassifier:
         """Makes the model."""
         sizes = shape.channels, shape.positions, self._vocabulary, len(self._answers)
         return build_classifier(self._config.model, *sizes, network)
 
-    def learnable(self, corpus: QuestionCorpus) -> np.ndarray:
+    def learnable(self, corpus: QuestionSplit) -> np.ndarray:
         """Rows of the questions whose answer has a number."""
-        return np.flatnonzero(self._of(corpus).right.numpy() >= 0)
+        return np.flatnonzero(self._of(corpus).correct.numpy() >= 0)
 
-    def targets(self, corpus: QuestionCorpus, rows: np.ndarray) -> int:
+    def targets(self, corpus: QuestionSplit, rows: np.ndarray) -> int:
         """One a question."""
         return len(rows)
 
-    def target(self, corpus: QuestionCorpus, rows: np.ndarray) -> AnswerClass:
+    def target(self, corpus: QuestionSplit, rows: np.ndarray) -> AnswerClasses:
         """Numbers of the right answers and of the candidates."""
         every, chosen = self._of(corpus), torch.from_numpy(rows)
-        return AnswerClass(every.right[chosen], every.candidates[chosen])
+        return AnswerClasses(every.correct[chosen], every.candidates[chosen])
 
     def loss(self, model: AnswerClassifier, batch: QuestionBatch, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy of the right answers, summed; while the model is trained, mixed with that among the candidates
         alone."""
         target, share = batch.target, self._config.training.candidates
-        assert isinstance(target, AnswerClass)
+        assert isinstance(target, AnswerClasses)
         joined = _joined(model, batch)
-        loss = model.loss(joined, target.right, smoothing)
+        loss = model.loss(joined, target.correct, smoothing)
         if not model.training or share == 0:
             return loss
-        return (1 - share) * loss + share * model.choice_loss(joined, target.right, target.candidates, target.texts)
+        return (1 - share) * loss + share * model.choice_loss(joined, target.correct, target.candidates, target.texts)
 
     @torch.inference_mode()
     def replies(
@@ -223,7 +223,7 @@ class Classes:
     def _number(self, answer: str) -> int:
         return self._numbers.get(self._normal(answer), -1)
 
-    def _of(self, corpus: QuestionCorpus) -> AnswerClass:
+    def _of(self, corpus: QuestionSplit) -> AnswerClasses:
         """Returns the numbers of all questions of a split, made once."""
         if corpus.path not in self._known:
             asked = corpus.questions(np.arange(len(corpus)))
@@ -232,12 +232,12 @@ class Classes:
             for row, each in enumerate(asked):
                 candidates[row, : len(each.choices)] = torch.tensor([*map(self._number, each.choices)])
             right = torch.tensor([self._number(each.answer) for each in asked])
-            self._known[corpus.path] = AnswerClass(right, candidates)
+            self._known[corpus.path] = AnswerClasses(right, candidates)
         return self._known[corpus.path]
 
 
 def _joined(model: AnswerClassifier, batch: QuestionBatch) -> Joined:
-    joined: Joined = model(batch.pictures, batch.owners, batch.tokens, batch.mask)
+    joined: Joined = model(batch.photos, batch.photo_index, batch.tokens, batch.mask)
     return joined
 
 
@@ -245,7 +245,7 @@ class Vectors(Classes):
     """Args: `vocabulary`, of questions and answers; others as of `Classes`."""
 
     def __init__(
-        self, config: QuestionAnsweringConfig, vocabulary: Vocabulary, answers: Sequence[str], normal: Normal
+        self, config: QuestionAnsweringConfig, vocabulary: Vocabulary, answers: Sequence[str], normal: Normalize
     ) -> None:
         super().__init__(config, len(vocabulary), answers, normal)
         self._words = vocabulary
@@ -256,7 +256,7 @@ class Vectors(Classes):
         sizes = shape.channels, shape.positions, self._vocabulary, len(self._answers)
         return build_classifier(self._config.model, *sizes, network, texts)
 
-    def target(self, corpus: QuestionCorpus, rows: np.ndarray) -> AnswerClass:
+    def target(self, corpus: QuestionSplit, rows: np.ndarray) -> AnswerClasses:
         """Numbers of the right answers and of the candidates, and the words of these."""
         texts = self._texts([each.choices for each in corpus.questions(rows)])
         return replace(super().target(corpus, rows), texts=texts)
@@ -290,7 +290,7 @@ class Words:
     normal: makes of an answer as people gave it what is learned.
     """
 
-    def __init__(self, config: QuestionAnsweringConfig, vocabulary: Vocabulary, normal: Normal) -> None:
+    def __init__(self, config: QuestionAnsweringConfig, vocabulary: Vocabulary, normal: Normalize) -> None:
         self._config, self._vocabulary, self._normal = config, vocabulary, normal
         self._decoding = resolve_auto(config.decoding, config.training.precision)
         self._reads = config.model.sees != "picture"
@@ -299,18 +299,18 @@ class Words:
         """Makes the model."""
         return build_teller(self._config.model, shape.channels, shape.positions, len(self._vocabulary), network)
 
-    def learnable(self, corpus: QuestionCorpus) -> np.ndarray:
+    def learnable(self, corpus: QuestionSplit) -> np.ndarray:
         """All questions."""
         return np.arange(len(corpus))
 
-    def targets(self, corpus: QuestionCorpus, rows: np.ndarray) -> int:
+    def targets(self, corpus: QuestionSplit, rows: np.ndarray) -> int:
         """The answers' tokens and an end symbol each."""
         return int(corpus.lengths[rows, 1].sum())
 
-    def target(self, corpus: QuestionCorpus, rows: np.ndarray) -> AnswerText:
+    def target(self, corpus: QuestionSplit, rows: np.ndarray) -> AnswerTexts:
         """Questions with their answers behind them, and with every candidate where the loss asks for it."""
         questions = corpus.question_tokens(rows) if self._reads else [NONE] * len(rows)
-        text = answer_texts(questions, corpus.answer_tokens(rows))
+        text = join_answers(questions, corpus.answer_tokens(rows))
         if self._config.training.candidates == 0:
             return text
         asked = corpus.questions(rows)
@@ -318,22 +318,22 @@ class Words:
         if not len(owners):
             return text
         candidates = self._tokens([choice for each in asked for choice in each.choices])
-        right = [place == each.right for each in asked for place in range(len(each.choices))]
-        texts = answer_texts([questions[owner] for owner in owners], candidates)
+        right = [place == each.answer_index for each in asked for place in range(len(each.choices))]
+        texts = join_answers([questions[owner] for owner in owners], candidates)
         return replace(text, candidates=CandidateTexts(texts, torch.from_numpy(owners), torch.tensor(right)))
 
     def loss(self, model: EncoderDecoder, batch: QuestionBatch, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy of the answers' words, each given those before it (teacher forcing), summed; while the model is
         trained, mixed with that of the right one among the candidates."""
         target, share = batch.target, self._config.training.candidates
-        assert isinstance(target, AnswerText)
-        memory = model.encode(batch.pictures).select(batch.owners)
-        loss = model.loss(memory, target.before, target.after, target.asked, smoothing)
+        assert isinstance(target, AnswerTexts)
+        memory = model.encode(batch.photos).select(batch.photo_index)
+        loss = model.loss(memory, target.decoder_inputs, target.targets, target.answer_mask, smoothing)
         if not model.training or target.candidates is None:
             return loss
         texts, owners = target.candidates.texts, target.candidates.questions
-        written = texts.before, texts.after, texts.asked
-        chosen = model.choice_loss(memory.select(owners), *written, owners, target.candidates.right)
+        written = texts.decoder_inputs, texts.targets, texts.answer_mask
+        chosen = model.choice_loss(memory.select(owners), *written, owners, target.candidates.correct)
         return (1 - share) * loss + share * chosen
 
     @torch.inference_mode()
@@ -363,13 +363,13 @@ class Words:
         if not model.attends:
             return None
         memory = self._memory(model, batch)
-        begin = torch.full((len(batch),), BEGIN, device=batch.owners.device)
+        begin = torch.full((len(batch),), BEGIN, device=batch.photo_index.device)
         _, _, weights = model.step_with_attention(begin, model.start(memory), memory)
         return weights
 
     def _memory(self, model: EncoderDecoder, batch: QuestionBatch) -> EncoderOutput:
         """The pictures of questions that were read."""
-        memory = model.encode(batch.pictures).select(batch.owners)
+        memory = model.encode(batch.photos).select(batch.photo_index)
         return model.read(memory, batch.tokens, batch.mask) if self._reads else memory
 
     def _scores(self, model: EncoderDecoder, memory: EncoderOutput, choices: Sequence[Sequence[str]]) -> list[float]:
@@ -379,8 +379,10 @@ class Words:
             return []
         owners = torch.repeat_interleave(torch.arange(len(choices)), torch.tensor([len(own) for own in choices]))
         device = memory.states.device
-        target = answer_texts([NONE] * len(texts), self._tokens(texts)).to(device)
-        logs = model.log_likelihoods(memory.select(owners.to(device)), target.before, target.after, target.asked)
+        target = join_answers([NONE] * len(texts), self._tokens(texts)).to(device)
+        logs = model.log_likelihoods(
+            memory.select(owners.to(device)), target.decoder_inputs, target.targets, target.answer_mask
+        )
         found: list[float] = logs.double().tolist()
         return found
 

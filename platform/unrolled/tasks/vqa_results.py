@@ -15,10 +15,10 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from unrolled.config.vqa import QuestionAnsweringConfig
-from unrolled.data.blind_baselines import chance, largest_region, most_frequent, naive_bayes
+from unrolled.data.blind_baselines import chance_accuracy, largest_region, most_frequent, naive_bayes
 from unrolled.data.image_sets import Region
-from unrolled.data.questions import Asked, Question
-from unrolled.data.visual7w_io import results
+from unrolled.data.questions import Question, QuestionSet
+from unrolled.data.visual7w_io import format_results
 from unrolled.errors import UserError
 from unrolled.metrics import METRICS, SummedMetric, mean_interval, metric_info, proportion_interval
 from unrolled.metrics.answers import MIN_ANSWERS, wordnet_nouns
@@ -32,7 +32,7 @@ CHOSEN = "multiple_choice"
 def each_score(name: str, replied: Sequence[Replied]) -> list[float]:
     """Returns the score of every reply, 0 to 100."""
     if name == CHOSEN:
-        return [100.0 * (one.reply.chosen == one.question.right) for one in replied]
+        return [100.0 * (one.reply.chosen == one.question.answer_index) for one in replied]
     measure = METRICS[name]()
     assert isinstance(measure, SummedMetric), f"{name} has no scores of single examples"
     given, people = [one.reply.answer for one in replied], [list(one.question.answers) for one in replied]
@@ -102,7 +102,7 @@ def vqa_findings(
         outputs=[_row(split, one) for one in replied],
         tables=([_baselines(replied, learned)] if learned else []) + [_by_kind(replied, scored)],
         shown=_shown(split, replied, scored, look),
-        files={"visual7w.json": results(asked, ranked, boxes=False)},
+        files={"visual7w.json": format_results(asked, ranked, boxes=False)},
     )
 
 
@@ -120,9 +120,9 @@ def _baselines(replied: Sequence[Replied], learned: Sequence[Question]) -> Table
         "Naive Bayes on the question": naive_bayes(learned, asked),
         "This model": [one.reply.chosen for one in replied],
     }
-    rows = [["Chance", metric_info(CHOSEN).format(100 * chance(asked)), "–"]]
+    rows = [["Chance", metric_info(CHOSEN).format(100 * chance_accuracy(asked)), "–"]]
     for name, places in chosen.items():
-        right = sum(place == question.right for place, question in zip(places, asked, strict=True))
+        right = sum(place == question.answer_index for place, question in zip(places, asked, strict=True))
         low, high = (metric_info(CHOSEN).format(100 * end) for end in proportion_interval(right, len(asked)))
         rows.append([name, metric_info(CHOSEN).format(100 * right / len(asked)), f"{low}–{high}"])
     note = (
@@ -183,7 +183,7 @@ def _shown(split: Split, replied: Sequence[Replied], scored: dict[str, list[floa
 def _one(heading: str, split: Split, one: Replied, look: Look) -> Shown:
     question, reply = one
     options = [
-        Option(text, share, place == question.right, place == reply.chosen)
+        Option(text, share, place == question.answer_index, place == reply.chosen)
         for place, (text, share) in enumerate(zip(question.choices, reply.probabilities, strict=True))
     ]
     weights = look(one)
@@ -201,7 +201,7 @@ def _one(heading: str, split: Split, one: Replied, look: Look) -> Shown:
 def grounding_findings(
     names: Sequence[str],
     split: Split,
-    asked: Asked,
+    asked: QuestionSet,
     replied: Sequence[Replied],
     regions: Mapping[str, Region],
     look: Look,
@@ -215,18 +215,18 @@ def grounding_findings(
     """
     found = vqa_findings(names, split, replied, [], look)
     shown = [_told(one, regions) for one in found.shown] if asked.boxes else []
-    files = {"visual7w.json": results(asked.questions, [[one.chosen] for one in replied], boxes=True)}
+    files = {"visual7w.json": format_results(asked.questions, [[one.chosen] for one in replied], boxes=True)}
     return replace(found, tables=[without_learning(asked, replied), *found.tables], shown=shown, files=files)
 
 
-def without_learning(asked: Asked, replied: Sequence[Replied]) -> Table:
+def without_learning(asked: QuestionSet, replied: Sequence[Replied]) -> Table:
     """Returns the table of the model's choices beside chance and the largest region."""
     chosen = {"This model": [one.reply.chosen for one in replied]}
     if asked.boxes:
         chosen = {"The largest region": largest_region(asked)} | chosen
-    rows = [["Chance", metric_info(CHOSEN).format(100 * chance(asked.questions)), "–"]]
+    rows = [["Chance", metric_info(CHOSEN).format(100 * chance_accuracy(asked.questions)), "–"]]
     for name, places in chosen.items():
-        right = sum(place == question.right for place, question in zip(places, asked.questions, strict=True))
+        right = sum(place == question.answer_index for place, question in zip(places, asked.questions, strict=True))
         low, high = (metric_info(CHOSEN).format(100 * end) for end in proportion_interval(right, len(places)))
         rows.append([name, metric_info(CHOSEN).format(100 * right / len(places)), f"{low}–{high}"])
     note = "The largest region: the candidate with the most pixels, whatever is asked."
