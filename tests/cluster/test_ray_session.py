@@ -1,4 +1,4 @@
-"""Sessions and jobs: what a person is told, and that a real cluster does what was asked."""
+"""Ray sessions and submitted jobs, on private and on real clusters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray._private.runtime_env import packaging
 
 from ray_clusters import Cluster, cluster, free_port
-from unrolled.cluster import package
-from unrolled.cluster.package import pack
 from unrolled.cluster.ray_session import DeferredLog, Resources, connect
-from unrolled.cluster.submit import submit
+from unrolled.cluster.submit import EXCLUDES, check_size, files_to_send, submit
 from unrolled.errors import UserError
 
 KNOWN = ("train", "evaluate", "runs")
@@ -81,7 +80,7 @@ def test_as_many_workers_as_there_is_room_for_are_accepted_and_no_more(nodes, si
         cluster.require(room + 1, *size)
 
 
-# The package
+# What is sent
 
 
 def write(folder: Path, *names: str, size: int = 10) -> None:
@@ -91,33 +90,28 @@ def write(folder: Path, *names: str, size: int = 10) -> None:
         path.write_bytes(b"x" * size)
 
 
-def test_a_package_holds_the_files_but_not_what_the_machine_made(tmp_path):
-    folder = tmp_path / "work"
-    kept = ["configs/a.yaml", "data/deep/b.tsv", "train.py", ".rayignore"]
-    left = [".git/objects/1", ".venv/bin/python", "runs/tiny/log.txt", "src/__pycache__/m.pyc", ".ruff_cache/x"]
-    write(folder, *kept, *left, "data/big.bin", "notes/draft.md")
-    count = pack(folder, tmp_path / "one.zip", ["*.bin", "notes/"])
-    assert sorted(zipfile.ZipFile(tmp_path / "one.zip").namelist()) == sorted(kept)
-    assert count == len(kept)
-
-
-def test_equal_files_make_equal_packages(tmp_path):
-    for name in ("one", "two"):
-        write(tmp_path / name, "b.txt", "a/c.txt")
-        os.utime(tmp_path / name / "b.txt", (1_000_000_000, 1_000_000_000 + len(name)))
-        pack(tmp_path / name, tmp_path / f"{name}.zip")
-    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+def test_a_job_gets_the_files_but_no_credentials_and_nothing_that_is_ignored(tmp_path):
+    sent = ["configs/a.yaml", "data/deep/b.tsv", "train.py", ".gitignore", ".rayignore"]
+    made = [".git/objects/1", ".venv/bin/python", "runs/tiny/log.txt", "src/__pycache__/m.pyc", ".ruff_cache/x"]
+    secret = [".env", "keys/id_rsa", "keys/server.pem", ".netrc", ".aws/credentials", ".ray/auth_token"]
+    write(tmp_path, *sent, *made, *secret, "data/big.bin", "notes/draft.md")
+    (tmp_path / ".gitignore").write_text("*.bin\n", encoding="utf-8")
+    (tmp_path / ".rayignore").write_text("notes/\n", encoding="utf-8")
+    assert sorted(map(str, files_to_send(tmp_path))) == sorted(sent)
+    archive = tmp_path.with_suffix(".zip")
+    packaging.create_package(str(tmp_path), archive, include_gitignore=True, excludes=[".git", ".venv", *EXCLUDES])
+    packed = [name for name in zipfile.ZipFile(archive).namelist() if not name.endswith("/")]
+    assert sorted(packed) == sorted(sent)
 
 
 def test_too_large_a_folder_is_refused_with_its_largest_places(tmp_path, monkeypatch):
-    monkeypatch.setattr(package, "LIMIT", 3 * 2**20)
-    write(tmp_path / "work", "data/photos/1.jpg", "data/photos/2.jpg", "video.mp4", size=2**20)
-    write(tmp_path / "work", "data/texts/a.txt", size=2**19)
+    monkeypatch.setattr(packaging, "GCS_STORAGE_MAX_SIZE", 3 * 2**20)
+    write(tmp_path, "data/photos/1.jpg", "data/photos/2.jpg", "video.mp4", size=2**20)
+    write(tmp_path, "data/texts/a.txt", size=2**19)
     with pytest.raises(UserError) as error:
-        pack(tmp_path / "work", tmp_path / "one.zip")
-    assert "3.5 MiB of files, and a job carries at most 3.0 MiB" in str(error.value)
+        check_size(tmp_path)
+    assert "3.5 MiB of files, and Ray accepts at most 3.0 MiB" in str(error.value)
     assert "data/photos/ (2.0 MiB), video.mp4 (1.0 MiB), data/texts/ (0.5 MiB)" in str(error.value)
-    assert not (tmp_path / "one.zip").exists()
 
 
 # What is refused before anything runs

@@ -1,1 +1,1 @@
-"""The way to Ray: a session of our own or on a running cluster, and commands sent to a cluster as jobs."""
+"""Ray sessions, private or on a running cluster, and commands submitted to a cluster as jobs."""

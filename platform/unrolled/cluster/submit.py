@@ -1,28 +1,37 @@
-"""Sends a command of `unrolled` to a Ray cluster as a job and shows its output as if it ran here."""
+"""Submission of `unrolled` commands to a Ray cluster as jobs, with their output shown locally."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import shlex
-import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from unrolled.cluster.package import pack
-from unrolled.cluster.ray_session import PACKAGE_FOLDER, find_token, quiet, refusal
+from unrolled.cluster.ray_session import PACKAGE_FOLDER, authentication_error, find_token, quiet
 from unrolled.errors import UserError, did_you_mean, listing
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-
 STORAGE = "~/unrolled"
 STOP_SECONDS = 300
-"""How long a stopped job may take for its checkpoint before Ray kills it; Ray's own choice is 3."""
+"""Time that a stopped job has for its checkpoint before Ray kills it; Ray's default is 3."""
+CREDENTIALS = (
+    *(".env", ".env.*", ".netrc", ".pypirc", ".git-credentials"),
+    *("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "*.pem", "*.key", "*.p12"),
+    *(".aws", ".ssh", ".kube", ".ray", "auth_token"),
+)
+EXCLUDES = (
+    *CREDENTIALS,
+    *("__pycache__", "*.pyc", "*.egg-info", ".*_cache", ".cache", ".hypothesis", ".ipynb_checkpoints", ".DS_Store"),
+    *(".hg", ".svn", "node_modules", "runs"),
+)
+"""Patterns, as in .gitignore, of files that are never sent, in addition to Ray's own."""
 
 
 def submit(
@@ -32,39 +41,39 @@ def submit(
     *,
     known: Sequence[str],
     folder: Path | None = None,
-    excluded: Sequence[str] = (),
 ) -> int:
     """Runs ``unrolled COMMAND…`` on a cluster and returns its exit code.
 
-    The folder and this package travel with the job, so that configs and data files beside them are found. Output is
-    printed as it comes. Ctrl-C stops the job, which then leaves a checkpoint.
+    Ray uploads the folder and this package with the job, so that configs and data files in the folder are found. Files
+    that .gitignore or .rayignore names stay behind, and so do credentials (`EXCLUDES`). Output is printed as it
+    arrives. Ctrl-C stops the job, which then leaves a checkpoint.
 
     Args:
         address: URL of the cluster's job server, ``http://HOST:8265``.
-        command: words after ``unrolled``, such as ``["train", "configs/a.yaml", "--workers", "8"]``.
+        command: the words after ``unrolled``, such as ``["train", "configs/a.yaml", "--workers", "8"]``.
         storage: folder on the cluster for relative run folders, since Ray deletes a job's own folder; ``~`` is the
-            cluster's. Default: `STORAGE`.
+            home folder there. Default: `STORAGE`.
         known: commands that may be submitted.
-        folder: to send; default: the current one.
-        excluded: file patterns that are not sent.
+        folder: the folder to send; default: the current one.
 
     Raises:
-        UserError: nobody answers there, the token is wrong, the folder is too large or the command is not known.
+        UserError: no job server answers, the token is wrong, the folder is too large or the command is unknown.
     """
     _check_command(command, known)
+    storage, folder = storage or STORAGE, folder or Path.cwd()
     with quiet(None):
-        client = _client(address)
-        storage = storage or STORAGE
-        job = _start(client, command, storage, folder or Path.cwd(), excluded)
+        client = _connect(address)
+        check_size(folder)
+        job = _start(client, command, storage, folder)
         print(f"{job} runs on {address}; relative run folders are in {storage} there. Ctrl-C stops it.", flush=True)
-        log = _Log(client, job)
+        output = _JobOutput(client, job)
         try:
-            details = log.follow()
+            details = output.follow()
         except KeyboardInterrupt:
             print("\nstopping the job, with a checkpoint (once more: leave it alone)", flush=True)
             client.stop_job(job)
             try:
-                details = log.follow()
+                details = output.follow()
             except KeyboardInterrupt:
                 print(f"\n{job} is still ending on {address}.", flush=True)
                 return 130
@@ -79,8 +88,8 @@ def _check_command(command: Sequence[str], known: Sequence[str]) -> None:
         raise UserError(f"submit: {command[0]!r} is not a command; known are {listing(known)}.{hint}")
 
 
-def _client(address: str) -> JobSubmissionClient:
-    """Returns a client for the job server at `address`, which has answered and let us in."""
+def _connect(address: str) -> JobSubmissionClient:
+    """Returns a client of the job server at `address`, which has answered and accepted the token."""
     import requests
     from ray.job_submission import JobSubmissionClient
 
@@ -96,58 +105,97 @@ def _client(address: str) -> JobSubmissionClient:
     except (requests.RequestException, ValueError) as error:
         raise UserError(f"no Ray job server answers at {url}: is the cluster up, and is this its dashboard?") from error
     if answer.status_code in (requests.codes.unauthorized, requests.codes.forbidden):
-        raise UserError(refusal(f"the Ray cluster at {url}"))
+        raise UserError(authentication_error(f"the Ray cluster at {url}"))
     if not answer.ok or "ray_version" not in answer.text:
         raise UserError(f"{url} answers, but not as a Ray job server: give the URL of the cluster's dashboard.")
-    with _without("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # they would win over the address given
+    with _without_variables("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # they would win over the address given
         return JobSubmissionClient(url, headers=headers)
 
 
 @contextmanager
-def _without(*names: str) -> Iterator[None]:
-    """Takes variables out of the environment for a while."""
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+def _without_variables(*names: str) -> Iterator[None]:
+    """While open, these environment variables are unset."""
+    saved = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(before)
+        os.environ.update(saved)
 
 
-def _start(
-    client: JobSubmissionClient, command: Sequence[str], storage: str, folder: Path, excluded: Sequence[str]
-) -> str:
-    with tempfile.TemporaryDirectory() as scratch:
-        package = Path(scratch) / "folder.zip"
-        count = pack(folder, package, excluded)
-        size = package.stat().st_size / 2**20
-        print(f"sending {count} file{'' if count == 1 else 's'} of {folder} ({size:,.1f} MiB)", flush=True)
-        environment: dict[str, Any] = {
-            "working_dir": str(package),
-            "py_modules": [str(PACKAGE_FOLDER)],
-            "excludes": ["__pycache__"],
-            "env_vars": {
-                "PYTHONUNBUFFERED": "1",
-                "UNROLLED_STORAGE": storage,
-                "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
-            },
-        }
-        try:
-            entrypoint = shlex.join(["python", "-m", "unrolled", *command])
-            return str(client.submit_job(entrypoint=entrypoint, runtime_env=environment))
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"the cluster does not take the job: {error}") from error
+def check_size(folder: Path) -> None:
+    """Prints what will be sent.
+
+    Raises:
+        UserError: the files exceed the size that Ray accepts; names the largest folders.
+    """
+    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+
+    sizes = files_to_send(folder)
+    total = sum(sizes.values())
+    if total < GCS_STORAGE_MAX_SIZE:
+        print(f"sending {len(sizes)} file{'' if len(sizes) == 1 else 's'} of {folder} ({_mib(total)})", flush=True)
+        return
+    by_folder = Counter[str]()
+    for path, size in sizes.items():
+        by_folder["/".join(path.parts[:-1][:2]) + "/" if len(path.parts) > 1 else path.name] += size
+    largest = ", ".join(f"{place} ({_mib(size)})" for place, size in by_folder.most_common(5))
+    raise UserError(
+        f"{folder} has {_mib(total)} of files, and Ray accepts at most {_mib(GCS_STORAGE_MAX_SIZE)} per job. "
+        f"Largest: {largest}. List what the job does not need in .rayignore, or keep data where the cluster reads it."
+    )
 
 
-class _Log:
-    """The output of a job, of which it remembers how much was shown."""
+def files_to_send(folder: Path) -> dict[PurePath, int]:
+    """Returns the files that Ray uploads with a job, as paths relative to `folder`, and their sizes in bytes."""
+    from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE, get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+
+    sizes: dict[PurePath, int] = {}
+
+    def add(path: Path) -> None:
+        if path.is_file():
+            sizes[path.relative_to(folder)] = path.stat().st_size
+
+    folder = folder.absolute()
+    excludes = [_get_excludes(folder, [*get_runtime_env_default_excludes(), *EXCLUDES])]
+    gitignore = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
+    _dir_travel(folder, excludes, add, include_gitignore=gitignore)
+    return sizes
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def _start(client: JobSubmissionClient, command: Sequence[str], storage: str, folder: Path) -> str:
+    """Returns the id of the submitted job."""
+    runtime_env: dict[str, Any] = {
+        "working_dir": str(folder),
+        "py_modules": [str(PACKAGE_FOLDER)],
+        "excludes": list(EXCLUDES),
+        "env_vars": {
+            "PYTHONUNBUFFERED": "1",
+            "UNROLLED_STORAGE": storage,
+            "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
+        },
+    }
+    try:
+        entrypoint = shlex.join(["python", "-m", "unrolled", *command])
+        return str(client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"the cluster does not take the job: {error}") from error
+
+
+class _JobOutput:
+    """The output of a job, printed once even where a connection is dropped."""
 
     def __init__(self, client: JobSubmissionClient, job: str) -> None:
         self._client = client
         self._job = job
-        self._shown = 0
+        self._printed = 0
 
     def follow(self) -> JobDetails:
-        """Shows what comes until the job has ended, over dropped connections; returns how it ended."""
+        """Prints output until the job has ended; returns how it ended."""
         import aiohttp
 
         while True:
@@ -156,20 +204,20 @@ class _Log:
             with suppress(OSError):
                 details = self._client.get_job_info(self._job)
                 if details.status.is_terminal():
-                    self._show(self._client.get_job_logs(self._job)[self._shown :])
+                    self._print(self._client.get_job_logs(self._job)[self._printed :])
                     return details
             time.sleep(1)
 
     async def _tail(self) -> None:
-        seen = 0  # a new connection starts at the beginning
+        received = 0  # a new connection starts at the beginning
         async for text in self._client.tail_job_logs(self._job):
-            new = text[max(self._shown - seen, 0) :]
-            seen += len(text)
-            self._show(new)
+            new = text[max(self._printed - received, 0) :]
+            received += len(text)
+            self._print(new)
 
-    def _show(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(text, end="", flush=True)
-        self._shown += len(text)
+        self._printed += len(text)
 
 
 def _exit_code(details: JobDetails) -> int:
