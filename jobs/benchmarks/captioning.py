@@ -141,7 +141,7 @@ def gemms(config: CaptioningConfig, batch: CaptionBatch) -> Products:
     encoder, decoder = config.model.encoder, config.model.decoder
     rows, writes, (photos, places, _) = len(batch.mask), int(batch.mask.sum()), batch.photos.shape
     steps = tuple(batch.mask.sum(0).tolist())
-    gates = CELLS[decoder.cell].gates * decoder.hidden
+    gates = CELLS[decoder.cell].num_gates * decoder.hidden
     memory = encoder.size or CHANNELS
     output = decoder.embedding if decoder.tie else decoder.hidden
     given = [Gemm(photos * places, CHANNELS, memory)] if encoder.size else []

@@ -54,7 +54,7 @@ def _of_equal_length(quick: bool) -> Iterator[Figure]:
         "gemms": _products(model, rows),
     }
     for precision in ("bfloat16", "int8"):
-        if native.knows(precision):
+        if native.ranking_supported(precision):
             strategy = Beam(5, precision=precision)
             work[precision] = lambda strategy=strategy: search(model, memory, strategy, rows // 5)  # type: ignore[misc]
     seconds = take_turns(work, 3 if quick else 11)

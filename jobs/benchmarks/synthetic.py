@@ -31,7 +31,7 @@ def memory(quick: bool) -> Iterator[Figure]:
     errors = torch.randn(batch, steps, hidden)
     for name in ("lstm", "gru", "mut1"):
         cell = CELLS[name](size, hidden)
-        kept = size + hidden * (cell.tensors + cell.gates + cell.saved)
+        kept = size + hidden * (cell.num_states + cell.num_gates + cell.num_saved)
         weights = sum(parameter.numel() for parameter in cell.parameters())
 
         def clear(cell: torch.nn.Module = cell) -> None:

@@ -237,7 +237,7 @@ def gemms(model: TranslationModel, batch: Batch) -> list[Gemm]:
     reads, writes, rows = int(batch.input_mask.sum()), int(batch.target_mask.sum()), len(batch.inputs)
     memory, output = 2 * encoder.hidden, decoder.embedding if decoder.tie else decoder.hidden
     fed = output if decoder.attention.input_feeding else 0
-    enc, dec = (CELLS[half.cell].gates * half.hidden for half in (encoder, decoder))
+    enc, dec = (CELLS[half.cell].num_gates * half.hidden for half in (encoder, decoder))
     positions = round(reads / rows)
     return [
         *[Gemm(reads, encoder.embedding, enc), Gemm(rows, encoder.hidden, enc, round(reads / rows))] * 2,

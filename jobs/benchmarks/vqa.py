@@ -17,7 +17,7 @@ from unrolled.config.load import load_config
 from unrolled.config.vqa import QuestionAnsweringConfig, VQAModel
 from unrolled.data.batching import pad
 from unrolled.data.question_batching import AnswerClasses, QuestionBatch, plan_by_photo, plan_questions
-from unrolled.models.builders import build_classifier
+from unrolled.models.builders import build_answer_classifier
 from unrolled.models.vqa import AnswerClassifier
 from unrolled.recurrence import CELLS
 from unrolled.tasks.vqa import QuestionAnswering
@@ -108,7 +108,7 @@ def classifier(config: QuestionAnsweringConfig, sizes: Sizes) -> AnswerClassifie
     """The config's model, untrained."""
     texts = answer_texts(1, sizes.answers, sizes.vocabulary)[0] if config.model.answers == "vectors" else None
     given = sizes.channels, positions(config), sizes.vocabulary, sizes.answers
-    return build_classifier(config.model, *given, None, texts)
+    return build_answer_classifier(config.model, *given, None, texts)
 
 
 def our_step(name: str, batches: Sequence[QuestionBatch], *overrides: str) -> Callable[[], None]:
@@ -126,7 +126,7 @@ def gemms(name: str, batch: QuestionBatch) -> Products:
     """The products of an update on real tokens; recurrent ones a step at a time."""
     model, sizes = configured(name).model, SIZES[name]
     question, joint, rows, reads = model.question, model.joint, len(batch), int(batch.mask.sum())
-    gates = CELLS[question.cell].gates * question.hidden
+    gates = CELLS[question.cell].num_gates * question.hidden
     inputs = [question.embedding, *[question.hidden] * (question.layers - 1)]
     made = [Gemm(reads, size, gates) for size in inputs]
     made += [Gemm(rows, question.hidden, gates, round(reads / rows)) for _ in inputs]

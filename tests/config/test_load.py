@@ -122,7 +122,7 @@ def test_a_folder_is_remembered_by_its_full_path(config, tmp_path, monkeypatch):
 
 
 def test_engine_fused_is_known_to_run_what_torch_has_kernels_for():
-    assert set(FUSED_CELLS) == {name for name, cell in CELLS.items() if cell.kernel}
+    assert set(FUSED_CELLS) == {name for name, cell in CELLS.items() if cell.torch_function}
 
 
 def test_relative_runs_live_under_the_storage_of_the_environment(tmp_path, monkeypatch):

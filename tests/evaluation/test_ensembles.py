@@ -130,7 +130,7 @@ def test_the_mean_scorer_means_what_its_scorers_say(precision):
     never[int(want[0].argmax())] = True
     sums, logits = mean.logits(outputs)
     torch.testing.assert_close(logits - sums[:, None], want, atol=1e-5, rtol=0, check_dtype=False)
-    sums, values, tokens = mean.best(outputs, 3, never)
+    sums, values, tokens = mean.topk(outputs, 3, never)
     best = want.masked_fill(never, -float("inf")).topk(3)
     assert torch.equal(tokens, best.indices)
     torch.testing.assert_close(values - sums[:, None], best.values, atol=1e-5, rtol=0, check_dtype=False)

@@ -186,8 +186,8 @@ def test_the_plain_translator_computes_the_same_loss(name):
         plain.output.weight: ours.head.weight,
         plain.output.bias: ours.head.bias,
         **dict(zip(plain.bridges.parameters(), ours.decoder.bridges[0].parameters(), strict=True)),
-        **dict(zip(plain.encoder.parameters(), forward.kernel_weights() + backward.kernel_weights(), strict=True)),
-        **dict(zip(plain.decoder.parameters(), decoding.kernel_weights(), strict=True)),
+        **dict(zip(plain.encoder.parameters(), forward.torch_weights() + backward.torch_weights(), strict=True)),
+        **dict(zip(plain.decoder.parameters(), decoding.torch_weights(), strict=True)),
     }
     assert {id(parameter) for parameter in plain.parameters()} == {id(parameter) for parameter in copies}
     with torch.no_grad():

@@ -55,10 +55,10 @@ def test_captions_that_share_a_photograph_learn_as_from_copies(variant, kind, le
     model = captioner(variant, penalties=Penalties(doubly_stochastic=1.0), layers=2).to(kind)
     owners, before, after = torch.tensor([1, 0, 1]), captions(), captions()
     mask = torch.arange(5) < torch.tensor(lengths)[:, None]
-    assert model.decoder.shares
+    assert model.decoder.supports_shared_sources
 
     def gradients(memory, owners, truncate):
-        total = sum(model.window_losses(memory, before, after, mask, 0.1, truncate, owners=owners))
+        total = sum(model.window_losses(memory, before, after, mask, 0.1, truncate, source_index=owners))
         return total, torch.autograd.grad(total, list(model.parameters()))
 
     shown = pictures(2).to(kind)
@@ -99,7 +99,7 @@ def test_hypotheses_share_their_memory(variant):
     model = captioner(variant)
     memory, owners = model.encode(pictures()), torch.tensor([0, 0, 0, 1, 2, 2])
     tokens, copied = torch.randint(0, WORDS, (6,)), memory.select(owners)
-    rows = Rows.of(owners, torch.tensor([3, 1, 2]))
+    rows = Rows.from_counts(owners, torch.tensor([3, 1, 2]))
     shared, after, looked = model.step_outputs(tokens, nest.select(model.start(memory), owners), memory, rows)
     separate, wanted, weights = model.step_outputs(tokens, model.start(copied), copied)
     torch.testing.assert_close(shared, separate)
@@ -124,11 +124,11 @@ def gradients(model, given, truncate):
     model.zero_grad()
     given = given.clone().requires_grad_()
     memory, tokens = model.encode(given), captions_fixed()
-    leaf = memory.leaf()
+    leaf = memory.detach_leaf()
     mask = torch.arange(6) < torch.tensor([6, 4, 3])[:, None]
     for loss in model.window_losses(leaf, tokens[:, :-1], tokens[:, 1:], mask, 0.0, truncate):
         loss.backward()
-    memory.behind(leaf).backward()
+    memory.backward_into_encoder(leaf).backward()
     return [parameter.grad for parameter in model.parameters()] + [given.grad]
 
 
@@ -152,13 +152,13 @@ def test_the_leaf_of_a_memory_gathers_its_gradients(variant):
 def test_frozen_features_without_a_map_need_no_gradient():
     model = captioner("every", size=None)
     memory = model.encode(pictures())
-    leaf = memory.leaf()
-    assert not leaf.states.requires_grad and leaf.glance.requires_grad
+    leaf = memory.detach_leaf()
+    assert not leaf.states.requires_grad and leaf.projected_summary.requires_grad
     tokens = captions_fixed()
     mask = torch.ones(3, 6, dtype=torch.bool)
     for loss in model.window_losses(leaf, tokens[:, :-1], tokens[:, 1:], mask, 0.0, 2):
         loss.backward()
-    memory.behind(leaf).backward()
+    memory.backward_into_encoder(leaf).backward()
     assert model.decoder.glance.map.weight.grad.abs().sum() > 0
 
 
@@ -193,7 +193,7 @@ def test_the_picture_never_enters_the_recurrence_of_m_rnn():
     torch.testing.assert_close(*(model.decoder(m, tokens, model.start(m))[1] for m in (one, other)))
     window = model.decoder.window(one, tokens, model.start(one))
     hidden, _ = model.decoder.stack(words := model.decoder.embedding(tokens))
-    joined = model.decoder.readout(torch.cat([hidden, words], -1)) + one.glance[:, None]
+    joined = model.decoder.readout(torch.cat([hidden, words], -1)) + one.projected_summary[:, None]
     torch.testing.assert_close(window.outputs, torch.tanh(joined))
 
 

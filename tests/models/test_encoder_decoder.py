@@ -115,13 +115,13 @@ def test_examples_may_have_uneven_rows(variant):
     memory = model.encode(*source())
     owners = torch.tensor([0, 0, 0, 1, 2, 2])
     tokens, copied = torch.randint(0, 12, (6,)), memory.select(owners)
-    shared, after = model.step(tokens, model.start(copied), memory, Rows.of(owners, torch.tensor([3, 1, 2])))
+    shared, after = model.step(tokens, model.start(copied), memory, Rows.from_counts(owners, torch.tensor([3, 1, 2])))
     separate, wanted = model.step(tokens, model.start(copied), copied)
     torch.testing.assert_close(shared, separate)
     torch.testing.assert_close(after, wanted)
     if model.attends:
         _, _, weights = model.step_with_attention(
-            tokens, model.start(copied), memory, Rows.of(owners, torch.tensor([3, 1, 2]))
+            tokens, model.start(copied), memory, Rows.from_counts(owners, torch.tensor([3, 1, 2]))
         )
         torch.testing.assert_close(weights, model.step_with_attention(tokens, model.start(copied), copied)[2])
         torch.testing.assert_close(weights.sum(1), torch.ones(6))

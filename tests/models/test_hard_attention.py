@@ -9,7 +9,7 @@ import torch
 
 from unrolled.config.captioning import CaptioningConfig, CaptioningModel
 from unrolled.models import Attention, EncoderOutput, Penalties, build_captioner
-from unrolled.models.attention import Choices, Draws
+from unrolled.models.attention import AttentionSamples, SampledAttention
 
 CHANNELS, PLACES, WORDS, MANY = 5, 3, 7, 4000
 
@@ -94,14 +94,14 @@ def test_the_loss_of_choices_is_its_formula():
     for i, t in mask.nonzero().tolist():
         others = sum(likelihoods[j, t:].sum() for j in range(3) if j != i) / 2
         expected -= 0.5 * (likelihoods[i, t:].sum() - others) * logs[i, t] + 0.1 * entropies[i, t]
-    torch.testing.assert_close(Choices(logs, entropies).loss(likelihoods, mask, 0.5, 0.1), expected)
+    torch.testing.assert_close(AttentionSamples(logs, entropies).loss(likelihoods, mask, 0.5, 0.1), expected)
 
 
 def test_what_is_drawn_is_remembered():
     attention = captioner().decoder.attention
     states = torch.eye(PLACES, 6)[None].expand(MANY, -1, -1)
     memory = EncoderOutput(states, torch.ones(MANY, PLACES, dtype=torch.bool), states.mean(1), attention.keys(states))
-    draws = Draws(attention, MANY, torch.device("cpu"))
+    draws = SampledAttention(attention, MANY, torch.device("cpu"))
     contexts, weights = draws(torch.ones(MANY, 1, 6), memory)
     logs, entropies = draws.choices()
     seen, weights = contexts[:, 0, :PLACES], weights[:, 0]

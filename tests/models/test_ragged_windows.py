@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.models import attention_feeding
-from unrolled.models.attention_feeding import WindowPiece, cut_ragged_window, steps_of
+from unrolled.models.attention_feeding import WindowPiece, cut_ragged_window, total_steps
 
 
 def cost(pieces):
-    return steps_of(pieces) + attention_feeding.CUT * len(pieces)
+    return total_steps(pieces) + attention_feeding.CUT * len(pieces)
 
 
 def all_ways(lengths, steps):

@@ -35,11 +35,11 @@ def windowed(model, truncate):
     inputs, input_mask, before, after, mask = examples()
     model.zero_grad()
     memory, total = model.encode(inputs, input_mask, truncate), 0.0
-    leaf = memory.leaf()
+    leaf = memory.detach_leaf()
     for loss in model.window_losses(leaf, before, after, mask, 0.1, truncate):
         loss.backward()
         total += loss.item()
-    memory.behind(leaf).backward()
+    memory.backward_into_encoder(leaf).backward()
     return total, {name: value.grad.clone() for name, value in model.named_parameters()}
 
 

@@ -10,9 +10,9 @@ from gradient_check import gradcheck
 from unrolled.config.vqa import VQAModel
 from unrolled.data.question_batching import join_answers, plan_by_photo
 from unrolled.decoding import Greedy, decode
-from unrolled.models.builders import build_classifier, build_teller
+from unrolled.models.builders import build_answer_classifier, build_answer_generator
 from unrolled.models.encoders import ImageEncoder
-from unrolled.models.vqa import AnswerVectors, Product, StackedAttention
+from unrolled.models.vqa import AnswerVectors, HadamardFusion, StackedAttention
 from unrolled.recurrence import Dropout
 
 CHANNELS, POSITIONS, WORDS, ANSWERS = 5, 4, 12, 6
@@ -26,7 +26,7 @@ def settings(**more):
 
 def classifier(**more):
     torch.manual_seed(1)
-    return build_classifier(settings(answers="classes", **more), CHANNELS, POSITIONS, WORDS, ANSWERS).double()
+    return build_answer_classifier(settings(answers="classes", **more), CHANNELS, POSITIONS, WORDS, ANSWERS).double()
 
 
 def matcher(**more):
@@ -34,12 +34,12 @@ def matcher(**more):
     torch.manual_seed(1)
     texts = torch.randint(4, WORDS, (ANSWERS, 2))
     sizes = CHANNELS, POSITIONS, WORDS, ANSWERS
-    return build_classifier(settings(answers="vectors", **more), *sizes, texts=texts).double()
+    return build_answer_classifier(settings(answers="vectors", **more), *sizes, texts=texts).double()
 
 
 def teller(**more):
     torch.manual_seed(1)
-    return build_teller(settings(answers="words", **more), CHANNELS, POSITIONS, WORDS).double()
+    return build_answer_generator(settings(answers="words", **more), CHANNELS, POSITIONS, WORDS).double()
 
 
 def questions(seed=2):
@@ -53,7 +53,7 @@ def questions(seed=2):
 
 def test_the_product_is_that_of_the_equation():
     torch.manual_seed(1)
-    joint = Product(3, 2, 4, NONE)
+    joint = HadamardFusion(3, 2, 4, NONE)
     picture = ImageEncoder(2, None, NONE)(torch.randn(1, 3, 2))
     question = torch.randn(1, 3)
     expected = torch.tanh(question @ joint.question.weight.T + joint.question.bias) * torch.tanh(
@@ -95,7 +95,7 @@ def test_an_answer_is_the_sum_of_its_words():
     torch.testing.assert_close(scores[:, :2], torch.stack([hidden @ both, hidden @ words[7]], dim=1))
     assert (scores[:, 2:] == -torch.inf).all()
     numbers = torch.tensor([[2, 0, 2], [1, 1, 0]])
-    torch.testing.assert_close(head.few(hidden, numbers), head.logits(hidden).gather(1, numbers))
+    torch.testing.assert_close(head.candidate_logits(hidden, numbers), head.logits(hidden).gather(1, numbers))
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -128,11 +128,11 @@ def test_one_window_and_reading_first_give_the_same_likelihood(attention):
     answers = [np.array([4, 5]), np.array([6]), np.array([7, 8, 9])]
     memory = model.encode(pictures).select(owners)
     whole = join_answers(asked, answers)
-    at_once = model.log_likelihoods(memory, whole.decoder_inputs, whole.targets, whole.answer_mask)
+    at_once = model.sequence_log_probs(memory, whole.decoder_inputs, whole.targets, whole.answer_mask)
     behind = join_answers([np.empty(0, dtype=np.int32)] * 3, answers)
-    read = model.read(memory, tokens, mask)
+    read = model.read_prefix(memory, tokens, mask)
     torch.testing.assert_close(
-        model.log_likelihoods(read, behind.decoder_inputs, behind.targets, behind.answer_mask), at_once
+        model.sequence_log_probs(read, behind.decoder_inputs, behind.targets, behind.answer_mask), at_once
     )
     torch.testing.assert_close(
         -at_once.sum(), model.loss(memory, whole.decoder_inputs, whole.targets, whole.answer_mask)
@@ -142,7 +142,7 @@ def test_one_window_and_reading_first_give_the_same_likelihood(attention):
 def test_a_likelihood_is_the_product_of_the_steps():
     model = teller(encoder={"size": 6}).eval()
     pictures, owners, tokens, mask = questions()
-    memory = model.read(model.encode(pictures).select(owners), tokens, mask)
+    memory = model.read_prefix(model.encode(pictures).select(owners), tokens, mask)
     answer = [5, 9, 2]
     state, total = model.start(memory), torch.zeros(3, dtype=torch.float64)
     for before, after in zip([1, *answer[:-1]], answer, strict=True):
@@ -150,17 +150,17 @@ def test_a_likelihood_is_the_product_of_the_steps():
         total += logits.log_softmax(-1)[:, after]
     text = join_answers([np.empty(0, dtype=np.int32)] * 3, [np.array(answer[:-1])] * 3)
     torch.testing.assert_close(
-        model.log_likelihoods(memory, text.decoder_inputs, text.targets, text.answer_mask), total
+        model.sequence_log_probs(memory, text.decoder_inputs, text.targets, text.answer_mask), total
     )
 
 
 def test_the_answer_depends_on_picture_and_question():
     model = teller(encoder={"size": 6}).eval()
     pictures, owners, tokens, mask = questions()
-    memory = model.read(model.encode(pictures).select(owners), tokens, mask)
+    memory = model.read_prefix(model.encode(pictures).select(owners), tokens, mask)
     first, _ = model.step(torch.full((3,), 1), model.start(memory), memory)
-    other = model.read(model.encode(pictures + 1).select(owners), tokens, mask)
-    asked = model.read(model.encode(pictures).select(owners), tokens.flip(0), mask.flip(0))
+    other = model.read_prefix(model.encode(pictures + 1).select(owners), tokens, mask)
+    asked = model.read_prefix(model.encode(pictures).select(owners), tokens.flip(0), mask.flip(0))
     for changed in (other, asked):
         logits, _ = model.step(torch.full((3,), 1), model.start(changed), changed)
         assert not torch.allclose(first, logits)

@@ -7,7 +7,7 @@ import torch
 
 from unrolled import native
 from unrolled.models import EncoderOutput
-from unrolled.models.attention import Attention, shared_look
+from unrolled.models.attention import Attention, attend_shared
 
 BATCH, POSITIONS = 3, 7
 HIDDEN = torch.arange(POSITIONS) >= torch.tensor([[7], [4], [1]])
@@ -81,7 +81,7 @@ def test_rows_that_share_a_memory_see_what_they_would_in_copies_of_it(memory, sc
     want = contexts[:, 0], weights[:, 0]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    got = shared_look(attention, queries, EncoderOutput(memory, ~HIDDEN, memory.mean(1)), owners)
+    got = attend_shared(attention, queries, EncoderOutput(memory, ~HIDDEN, memory.mean(1)), owners)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(torch.autograd.grad(got, given, into), torch.autograd.grad(want, given, into))
     torch.set_num_threads(before)

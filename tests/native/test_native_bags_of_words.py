@@ -28,7 +28,7 @@ def head(request):
 def found(head, hidden, into):
     """What a head makes of rows, and the derivatives."""
     rows = hidden.clone().requires_grad_()
-    made = head.logits(rows), head.few_and(rows, torch.tensor([[2], [1]]), TEXTS)
+    made = head.logits(rows), head.candidate_and_text_logits(rows, torch.tensor([[2], [1]]), TEXTS)
     possible = [torch.where(each.isfinite(), each, 0.0) for each in made]
     return [*made, *torch.autograd.grad(possible, [rows, head.words], into)]
 

@@ -55,7 +55,7 @@ def test_scores_are_those_of_float64(
     assert bool(((logits - wanted).abs() <= 2.1 * ROUNDING[precision] * (sizes + wanted.abs()) + 1e-5).all())
 
     torch.testing.assert_close(sums, logits.logsumexp(1), rtol=1e-5, atol=1e-5)
-    again, values, tokens = scorer.best(outputs, count, never)
+    again, values, tokens = scorer.topk(outputs, count, never)
     assert torch.equal(again, sums)
     allowed = logits.masked_fill(never, NEVER)
     order = allowed.sort(dim=1, descending=True, stable=True)
@@ -66,18 +66,18 @@ def test_scores_are_those_of_float64(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_row_does_not_depend_on_those_beside_it_nor_on_threads(precision: Precision) -> None:
-    if not native.knows(precision):
+    if not native.ranking_supported(precision):
         pytest.skip(f"no instructions for {precision} here")
     outputs, weight, bias = head(45, 72, 1111)
     never = torch.zeros(1111, dtype=torch.bool)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        together = Scorer(weight, bias, precision).best(outputs, 4, never)
+        together = Scorer(weight, bias, precision).topk(outputs, 4, never)
         torch.set_num_threads(3)
         scorer = Scorer(weight, bias, precision)
-        shared = scorer.best(outputs, 4, never)
-        alone = [scorer.best(row[None], 4, never) for row in outputs]
+        shared = scorer.topk(outputs, 4, never)
+        alone = [scorer.topk(row[None], 4, never) for row in outputs]
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, other) for one, other in zip(together, shared, strict=True))
@@ -95,7 +95,7 @@ def test_without_compiled_code_the_same_is_found(monkeypatch: pytest.MonkeyPatch
     plain = Scorer(weight, bias, precision)
     # Here only the matrix is rounded to int8, there the outputs too.
     torch.testing.assert_close(fast.logits(outputs)[1], plain.logits(outputs)[1], rtol=0, atol=0.3)
-    first, second = fast.best(outputs, 1, never), plain.best(outputs, 1, never)
+    first, second = fast.topk(outputs, 1, never), plain.topk(outputs, 1, never)
     assert (first[2] == second[2]).float().mean() >= 0.8
     torch.testing.assert_close(first[1], second[1], rtol=0, atol=0.3)
 
@@ -105,7 +105,7 @@ def test_without_compiled_code_the_same_is_found(monkeypatch: pytest.MonkeyPatch
 def test_sums_show_what_is_not_finite(precision: Precision, value: float) -> None:
     outputs, weight, bias = head(6, 40, 700)
     outputs[2, 3] = value
-    sums, _, _ = Scorer(weight, bias, precision).best(outputs, 2, torch.zeros(700, dtype=torch.bool))
+    sums, _, _ = Scorer(weight, bias, precision).topk(outputs, 2, torch.zeros(700, dtype=torch.bool))
     assert not sums[2].isfinite() and sums[[0, 1, 3, 4, 5]].isfinite().all()
     bias[650] = value
     assert not Scorer(weight, bias, precision).logits(outputs[:1])[0].isfinite().any()
@@ -114,10 +114,10 @@ def test_sums_show_what_is_not_finite(precision: Precision, value: float) -> Non
 def test_impossible_tokens_are_never_found() -> None:
     outputs, weight, bias = head(3, 8, 300)
     bias[:] = NEVER
-    sums, values, _ = Scorer(weight, bias, "float32").best(outputs, 2, torch.zeros(300, dtype=torch.bool))
+    sums, values, _ = Scorer(weight, bias, "float32").topk(outputs, 2, torch.zeros(300, dtype=torch.bool))
     assert (sums == NEVER).all() and (values == NEVER).all()
     bias[[7, 290]] = 0.0
-    _, values, tokens = Scorer(weight, bias, "float32").best(outputs, 3, torch.arange(300) == 7)
+    _, values, tokens = Scorer(weight, bias, "float32").topk(outputs, 3, torch.arange(300) == 7)
     assert (tokens[:, 0] == 290).all() and (values[:, 1:] == NEVER).all()
 
 

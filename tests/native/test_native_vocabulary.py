@@ -59,9 +59,9 @@ def test_sums_and_best_entries_are_those_of_torch(rows, columns, count, seed):
     # Rounded, so that many are equal: of these the first must come first.
     logits = (torch.randn(rows, columns, generator=generator) * 4).round()
     logits[torch.rand(rows, columns, generator=generator) < 0.2] = -float("inf")
-    torch.testing.assert_close(native.log_sums(logits), logits.logsumexp(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(native.logsumexp(logits), logits.logsumexp(1), rtol=1e-5, atol=1e-5)
     count = min(count, columns)
-    best, places = native.largest(logits, count)
+    best, places = native.topk(logits, count)
     want, order = logits.sort(dim=1, descending=True, stable=True)
     assert torch.equal(best, want[:, :count])
     possible = best > -float("inf")
@@ -71,10 +71,10 @@ def test_sums_and_best_entries_are_those_of_torch(rows, columns, count, seed):
 def test_sums_show_what_is_not_finite():
     logits = torch.zeros(4, 200)
     logits[0], logits[1, 150], logits[2, 3] = -float("inf"), float("nan"), float("inf")
-    sums = native.log_sums(logits)
+    sums = native.logsumexp(logits)
     assert sums[0] == -float("inf") and not sums[1:3].isfinite().any() and sums[3].isfinite()
     # A narrower type or a part of a matrix is left to torch.
-    assert native.log_sums(logits.double()) is None and native.largest(logits[:, ::2], 2) is None
+    assert native.logsumexp(logits.double()) is None and native.topk(logits[:, ::2], 2) is None
 
 
 def test_the_head_gives_the_same_with_and_without(monkeypatch):

@@ -15,7 +15,7 @@ from unrolled.config import CellName
 from unrolled.recurrence import CELLS, Stack, cuda_graphs, scan, state
 
 NAMES = sorted(CELLS)
-KERNELS = [name for name in NAMES if CELLS[name].kernel]
+KERNELS = [name for name in NAMES if CELLS[name].torch_function]
 RUNS = [
     (name, engine) for name in NAMES for engine in ("fused", "bptt", "autograd") if engine != "fused" or name in KERNELS
 ]
@@ -85,7 +85,7 @@ def test_engines_agree_in_values_and_gradients(
 ):
     torch.manual_seed(seed)
     cell, inputs = make(name, size, layer_norm=layer_norm).train(training), torch.randn(3, time, size)
-    carried = tuple(torch.randn(3, 4) for _ in range(cell.tensors))
+    carried = tuple(torch.randn(3, 4) for _ in range(cell.num_states))
     mask = None if lengths is None else lengths_mask([min(n, time) for n in lengths], time)
     options = {"reverse": reverse, "zoneout": zoneout}
     for got, expected in zip(
@@ -106,7 +106,7 @@ def test_the_memory_of_a_graph_serves_every_run_of_its_shape(name, masked, rever
         torch.manual_seed(turn)
         for parameter in cell.parameters():
             parameter.data.normal_(std=0.5)
-        inputs, carried = torch.randn(3, 5, 3), tuple(torch.randn(3, 4) for _ in range(cell.tensors))
+        inputs, carried = torch.randn(3, 5, 3), tuple(torch.randn(3, 4) for _ in range(cell.num_states))
         mask = lengths_mask([5, turn, 3], 5) if masked else None
         expected = [tensor.clone() for tensor in run(cell, "autograd", inputs, carried, mask, reverse=reverse)]
         with cuda_graphs.forced():
@@ -155,7 +155,7 @@ def test_stacks_of_both_engines_agree(name, layers, bidirectional, residual, len
 def test_equals_torchs_module(name, engine):
     cell, inputs = make(name), torch.randn(2, 5, 3)
     module = MODULES[name](3, 4, batch_first=True)
-    for parameter, value in zip(module.parameters(), cell.kernel_weights(), strict=True):
+    for parameter, value in zip(module.parameters(), cell.torch_weights(), strict=True):
         parameter.data.copy_(value)
     expected, last = module(inputs)
     outputs, after = scan(cell, inputs, engine=engine)
@@ -267,7 +267,7 @@ def test_stack_steps_as_it_scans(name):
 def test_bidirectional_stack_equals_torchs():
     stack = Stack(CELLS["lstm"], 3, 4, layers=2, bidirectional=True)
     module = torch.nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)
-    weights = [weight for layer in stack.layers for cell in layer for weight in cell.kernel_weights()]
+    weights = [weight for layer in stack.layers for cell in layer for weight in cell.torch_weights()]
     for parameter, value in zip(module.parameters(), weights, strict=True):
         parameter.data.copy_(value)
     inputs, lengths = torch.randn(3, 6, 3), [6, 2, 4]

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unrolled.recurrence import CELLS, RNN, Stack, textbook_bptt
-from unrolled.recurrence.gradient_flow import gradient_flow, jacobian_singular_values, matrix_singular_values, textbook
+from unrolled.recurrence.gradient_flow import (
+    gradient_flow,
+    jacobian_singular_values,
+    matrix_singular_values,
+    textbook_gradient_flow,
+)
 
 NAMES = sorted(CELLS)
 
@@ -157,9 +162,9 @@ def test_one_step_has_no_growth():
 
 
 def test_the_picture_of_the_textbooks():
-    flows = textbook(hidden=32)
+    flows = textbook_gradient_flow(hidden=32)
     rnn = [flows[f"RNN, σ = {sigma}"] for sigma in (0.5, 0.9, 1.0, 1.1, 1.5)]
     assert [flow.verdict for flow in rnn] == ["vanishing", "vanishing", "steady", "exploding", "exploding"]
     assert rnn[0].growth == pytest.approx(0.5, rel=1e-2) and rnn[0].matrices == pytest.approx([0.5])
     assert flows["LSTM, forget bias 4"].growth > flows["LSTM, forget bias 1"].growth > rnn[0].growth
-    assert textbook(hidden=32) == flows
+    assert textbook_gradient_flow(hidden=32) == flows

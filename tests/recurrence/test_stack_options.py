@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from unrolled.recurrence import CELLS, Dropout, NotFinite, Stack, named_stacks, scan
+from unrolled.recurrence import CELLS, Dropout, NonFiniteError, Stack, named_stacks, scan
 from unrolled.recurrence.regularization import Zoneout
 
 NAMES = sorted(CELLS)
@@ -152,12 +152,12 @@ def test_anomaly_detection_names_the_layer_the_step_and_the_example(engine):
     inputs[1, 3, 2] = float("nan")
     stack(inputs)  # silent
     with torch.autograd.set_detect_anomaly(True):
-        with pytest.raises(NotFinite, match="the input of layer 1 is not finite at step 4 of example 2"):
+        with pytest.raises(NonFiniteError, match="the input of layer 1 is not finite at step 4 of example 2"):
             stack(inputs)
         mask = torch.arange(5) < torch.tensor([5, 3])[:, None]
         stack(inputs.masked_fill(~mask[..., None], 0), mask=mask)
         stack.cells()[1][0].bias.data[-1] = float("nan")
-        with pytest.raises(NotFinite, match="the output of layer 2 is not finite at step 1 of example 1") as found:
+        with pytest.raises(NonFiniteError, match="the output of layer 2 is not finite at step 1 of example 1") as found:
             stack(torch.randn(2, 5, 3))
     assert found.value.stack is stack
     model = torch.nn.ModuleDict({"encoder": torch.nn.ModuleDict({"stack": stack})})

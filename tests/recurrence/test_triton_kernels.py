@@ -12,10 +12,10 @@ pytest.importorskip("triton", reason="this torch comes without Triton")
 
 CHECK = """
 import torch
-from unrolled.recurrence import CELLS, gpu, scan
-from unrolled.recurrence.compiled import library
+from unrolled.native import build
+from unrolled.recurrence import CELLS, scan, triton_steps
 
-library.load = lambda: None
+build.load = lambda: None
 for name, cell in CELLS.items():
     for hidden in (5, 40):
         torch.manual_seed(0)
@@ -24,7 +24,7 @@ for name, cell in CELLS.items():
             torch.nn.init.normal_(parameter, std=0.4)
         mask = torch.arange(4) < torch.tensor([4, 2, 0])[:, None]
         inputs, errors, found = torch.randn(3, 4, 4), torch.randn(3, 4, hidden), []
-        assert gpu.applies(inputs)
+        assert triton_steps.applies(inputs)
         for engine in ("bptt", "autograd"):
             cell.zero_grad()
             read = inputs.clone().requires_grad_()

@@ -74,8 +74,8 @@ class Network:
     def step(self, tokens: Tensor, state: Any, memory: Vectors, rows: Rows) -> tuple[Tensor, Any]:
         self.rows.append(len(tokens))
         hidden, (nothing, steps) = state
-        assert len(tokens) == len(hidden) == len(steps) == len(rows) and len(memory) == rows.examples
-        seen = memory.values[rows.owners]
+        assert len(tokens) == len(hidden) == len(steps) == len(rows) and len(memory) == rows.num_sources
+        seen = memory.values[rows.source_index]
         hidden = torch.tanh(self.embed[tokens] + hidden @ self.recur + seen + 0.1 * steps)
         return torch.log_softmax(self.spread * hidden @ self.out, dim=1), (hidden, (nothing, steps + 1))
 
@@ -114,10 +114,10 @@ class Looking(Network):
     def step_with_attention(
         self, tokens: Tensor, state: Any, memory: Positions, rows: Rows
     ) -> tuple[Tensor, Any, Tensor]:
-        scores = (memory.values[rows.owners] @ state[0][:, :, None])[:, :, 0]
-        weights = scores.masked_fill(~memory.mask[rows.owners], -math.inf).softmax(1)
-        seen = (weights[:, None] @ memory.values[rows.owners])[:, 0]
-        own = Rows.even(len(rows), 1, tokens.device)
+        scores = (memory.values[rows.source_index] @ state[0][:, :, None])[:, :, 0]
+        weights = scores.masked_fill(~memory.mask[rows.source_index], -math.inf).softmax(1)
+        seen = (weights[:, None] @ memory.values[rows.source_index])[:, 0]
+        own = Rows.uniform(len(rows), 1, tokens.device)
         logits, state = super().step(tokens, state, Vectors(seen), own)
         return logits, state, weights
 
@@ -158,7 +158,7 @@ class Hypothesis:
 
     def grow(self, model: Any, memory: Any) -> tuple[list[float], Any, Tensor | None]:
         """Log-probabilities of all tokens, the state after and what has been attended to."""
-        last, one = torch.tensor([self.written[-1] if self.written else BEGIN]), Rows.even(1, 1, torch.device("cpu"))
+        last, one = torch.tensor([self.written[-1] if self.written else BEGIN]), Rows.uniform(1, 1, torch.device("cpu"))
         weights = None
         if isinstance(model, Looking):
             logits, state, weights = model.step_with_attention(last, self.state, memory, one)

@@ -127,7 +127,7 @@ def expand(rows: Rows, sums: Tensor, scored: Scored, strategy: Beam, end: int) -
     growing: list[Candidates] = []
     for group in range(groups):
         # All groups grow from the one empty hypothesis.
-        own = slice(group * share, (group + 1) * share) if groups > 1 and rows.width > 1 else slice(None)
+        own = slice(group * share, (group + 1) * share) if groups > 1 and rows.max_rows > 1 else slice(None)
         mine = Candidates(*(each[:, own].flatten(1) for each in table))
         order = mine.sums - strategy.diversity * _chosen(mine.tokens, growing)
         # Each hypothesis has one ended continuation, so with twice the share enough unfinished ones are left.
@@ -340,7 +340,7 @@ def beam_search(problem: SearchSpec[M], strategy: Beam, required: Required | Non
 
 def _coverage(live: ActiveHypotheses[M], attended: Tensor) -> Tensor:
     memory: Any = live.memory
-    return coverage(attended, memory.mask[live.rows.owners])
+    return coverage(attended, memory.mask[live.rows.source_index])
 
 
 def _repeated(sequences: Tensor, sums: Tensor) -> Tensor:

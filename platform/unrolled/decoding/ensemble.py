@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unrolled.decoding.protocols import M, Searchable
 from unrolled.models.encoders import Rows
-from unrolled.models.heads import Scorer, best, log_sums
+from unrolled.models.heads import Scorer, logsumexp, topk
 from unrolled.recurrence.state import Nest
 
 
@@ -56,7 +56,7 @@ class Ensemble(Generic[M]):
             for model, own, part in zip(self.models, memory.each, state, strict=True):
                 logits, after = model.step(tokens, part, own, rows)
                 states.append(after)
-                yield log_sums(logits), logits
+                yield logsumexp(logits), logits
 
         return log_mean(scored()), tuple(states)
 
@@ -71,10 +71,10 @@ class EnsembleScorer:
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self._scorers, self.vocabulary = scorers, scorers[0].vocabulary
 
-    def best(self, outputs: Tensor, count: int, never: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def topk(self, outputs: Tensor, count: int, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `Scorer.best`."""
         sums, logits = self.logits(outputs)
-        return sums, *best(logits.masked_fill(never, -float("inf")), count)
+        return sums, *topk(logits.masked_fill(excluded, -float("inf")), count)
 
     def logits(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """As `Scorer.logits`."""
@@ -82,14 +82,14 @@ class EnsembleScorer:
         own = zip(self._scorers, parts, strict=True)
         # Where models are of several types, what stands side by side is of the widest.
         mean = log_mean(scorer.logits(part.to(scorer.dtype)) for scorer, part in own)
-        return log_sums(mean), mean
+        return logsumexp(mean), mean
 
 
 def log_mean(scored: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """Returns the logarithm of the mean probabilities `(rows, vocabulary)`.
 
     Args:
-        scored: of each model what `log_sums` gives of its logits `(rows,)`, and these `(rows, vocabulary)`, which are
+        scored: of each model what `logsumexp` gives of its logits `(rows,)`, and these `(rows, vocabulary)`, which are
             overwritten.
     """
     total, models = None, 0

@@ -21,7 +21,7 @@ from unrolled import native
 from unrolled.decoding.protocols import M
 from unrolled.decoding.step import Scored, SearchSpec
 from unrolled.decoding.strategies import Sample
-from unrolled.models.heads import best
+from unrolled.models.heads import topk
 
 
 def draw_uniforms(seed: int, sentence_ids: Sequence[int], samples: int, steps: int) -> Tensor:
@@ -55,7 +55,7 @@ def truncate(weights: Tensor, top_k: int, top_p: float) -> Tensor:
     """
     if top_k == 0 and top_p == 1:
         return weights
-    largest = best(weights, min(top_k, weights.shape[1]))[0] if top_k else _falling(weights)
+    largest = topk(weights, min(top_k, weights.shape[1]))[0] if top_k else _falling(weights)
     upto = largest.cumsum(1, dtype=torch.float64)
     return _keep(weights, largest, (upto - largest < top_p * upto[:, -1:]).sum(1, keepdim=True))
 
@@ -93,7 +93,7 @@ def keep_typical(weights: Tensor, mass: float) -> Tensor:
 
 def draw_logits(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     """As `draw` of what `sharpen` gives."""
-    tokens = native.draw(logits, temperature, uniform)
+    tokens = native.sample_rows(logits, temperature, uniform)
     return draw_token(sharpen(logits, temperature), uniform) if tokens is None else tokens
 
 
@@ -149,11 +149,11 @@ def grow(problem: SearchSpec[M], draw: Draw | None, copies: int) -> tuple[Tensor
     scores = torch.zeros(n * copies, dtype=torch.float64, device=limits.device)
     for step in range(longest):
         scored = problem.step(live, 1, whole=draw is not None)
-        problem.check(live.sentences[live.rows.owners], step + 1, scored.values[:, 0])
+        problem.check(live.sentences[live.rows.source_index], step + 1, scored.values[:, 0])
         parents = torch.arange(len(live.rows), device=limits.device)
         if step == 0 and copies > 1:  # until now all copies of a sentence are one row
             parents = parents.repeat_interleave(copies)
-        owners = live.rows.owners[parents]
+        owners = live.rows.source_index[parents]
         sentences = live.sentences[owners]
         last, logits = _picked(scored, parents, numbers, step, draw)
         tokens[numbers, step] = last

@@ -17,7 +17,7 @@ from torch import Tensor
 from unrolled.decoding.protocols import M, OutputScorer, Searchable
 from unrolled.errors import RunFailed, UserError
 from unrolled.models.encoders import Rows
-from unrolled.models.heads import best, log_sums
+from unrolled.models.heads import logsumexp, topk
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.state import Nest
 
@@ -149,7 +149,7 @@ class ActiveHypotheses(Generic[M]):
         written = torch.cat([self.written[parents], tokens[:, None]], dim=1)
         in_place = len(parents) == len(self.rows) and torch.equal(parents, torch.arange(len(parents)).to(parents))
         state = state if in_place else nest.select(state, parents)
-        return ActiveHypotheses(memory, sentences, Rows.of(owners, counts), state, tokens, written)
+        return ActiveHypotheses(memory, sentences, Rows.from_counts(owners, counts), state, tokens, written)
 
 
 class Scored(NamedTuple):
@@ -202,7 +202,9 @@ class SearchSpec(Generic[M]):
         n, device = len(self.limits), self.limits.device
         sentences = torch.arange(n, device=device)
         last = torch.full_like(sentences, self.begin)
-        return ActiveHypotheses(self.memory, sentences, Rows.even(n, 1, device), self.state, last, last.new_empty(n, 0))
+        return ActiveHypotheses(
+            self.memory, sentences, Rows.uniform(n, 1, device), self.state, last, last.new_empty(n, 0)
+        )
 
     def step(self, live: ActiveHypotheses[M], count: int, *, look: bool = False, whole: bool = False) -> Scored:
         """Feeds every hypothesis its last token.
@@ -219,14 +221,14 @@ class SearchSpec(Generic[M]):
         given = live.last, live.state, live.memory, live.rows
         if self.scorer is None:
             logits, state, *weights = model.step_with_attention(*given) if look else model.step(*given)
-            return self._by_rules(live, logits, log_sums(logits), count, state, weights[0] if look else None)
+            return self._by_rules(live, logits, logsumexp(logits), count, state, weights[0] if look else None)
         scorer = self.scorer
         outputs, state, weights = model.step_outputs(*given)
         never = None if whole else self.rules.never(live.written.shape[1], scorer.vocabulary)
         if never is None:
             sums, logits = scorer.logits(outputs)
             return self._by_rules(live, logits, sums, count, state, weights)
-        sums, values, tokens = scorer.best(outputs, min(count, scorer.vocabulary), never)
+        sums, values, tokens = scorer.topk(outputs, min(count, scorer.vocabulary), never)
         self._refuse(live, sums, lambda row: scorer.logits(outputs[row, None])[1])
         return Scored(values, tokens, _finite(sums), state, weights, None)
 
@@ -234,15 +236,15 @@ class SearchSpec(Generic[M]):
         self, live: ActiveHypotheses[M], logits: Tensor, sums: Tensor, count: int, state: Nest, weights: Tensor | None
     ) -> Scored:
         self._refuse(live, sums, lambda row: logits[row])
-        self.rules.apply(logits, live.written, live.sentences[live.rows.owners])
-        return Scored(*best(logits, min(count, logits.shape[1])), _finite(sums), state, weights, logits)
+        self.rules.apply(logits, live.written, live.sentences[live.rows.source_index])
+        return Scored(*topk(logits, min(count, logits.shape[1])), _finite(sums), state, weights, logits)
 
     def _refuse(self, live: ActiveHypotheses[M], sums: Tensor, logits_of: Callable[[int], Tensor]) -> None:
         wrong = sums.isnan() | (sums == float("inf"))
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0])
             what = "NaN" if bool(logits_of(row).isnan().any()) else "+inf"
-            sentence = live.sentences[live.rows.owners[row]]
+            sentence = live.sentences[live.rows.source_index[row]]
             raise RunFailed(f"the model gave {what} as a logit {self._place(sentence, live.written.shape[1] + 1)}")
 
     def check(self, sentences: Tensor, step: int, best: Tensor) -> None:

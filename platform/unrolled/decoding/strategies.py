@@ -20,7 +20,7 @@ import torch
 from unrolled.config import Decoding
 from unrolled.errors import UserError, did_you_mean, listing
 from unrolled.models.heads import Precision
-from unrolled.recurrence.matmul import multiplies_bfloat16
+from unrolled.recurrence.matmul import has_bfloat16_matmul
 
 Utility = Literal["chrf", "bleu"]
 
@@ -239,7 +239,7 @@ def resolve_precision(config: Decoding) -> Precision:
     if config.precision != "auto":
         return config.precision
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return "bfloat16" if multiplies_bfloat16(device) else "float32"
+    return "bfloat16" if has_bfloat16_matmul(device) else "float32"
 
 
 def _strategy(spelling: str, config: Decoding) -> Strategy:

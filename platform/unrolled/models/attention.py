@@ -40,10 +40,10 @@ from torch.nn import functional
 
 from unrolled import native
 from unrolled.models.encoders import EncoderOutput
-from unrolled.recurrence.matmul import type_of_products, weight_gradient
+from unrolled.recurrence.matmul import matmul_dtype, weight_gradient
 
 Score = Literal["dot", "general", "additive"]
-Look = Callable[[Tensor, EncoderOutput], tuple[Tensor, Tensor]]
+AttentionFunction = Callable[[Tensor, EncoderOutput], tuple[Tensor, Tensor]]
 """Looks at a memory, as `Attention.forward` does."""
 
 
@@ -75,10 +75,10 @@ class Attention(nn.Module):
         Returns:
             Contexts `(batch, steps, memory_size)` and weights `(batch, steps, positions)`, which sum to 1.
         """
-        weights = self.weigh(queries, memory)
+        weights = self.attention_weights(queries, memory)
         return weights @ memory.states, weights
 
-    def weigh(self, queries: Tensor, memory: EncoderOutput) -> Tensor:
+    def attention_weights(self, queries: Tensor, memory: EncoderOutput) -> Tensor:
         """The weights alone."""
         assert memory.keys is not None
         scores = self._scores(queries, memory.keys)
@@ -104,12 +104,12 @@ class HardAttention(Attention):
 
     def forward(self, queries: Tensor, memory: EncoderOutput) -> tuple[Tensor, Tensor]:
         """As `Attention`, but the weights are 1 at one place."""
-        weights = self.weigh(queries, memory)
+        weights = self.attention_weights(queries, memory)
         chosen = functional.one_hot(weights.argmax(-1), weights.shape[-1]).to(weights.dtype)
         return chosen @ memory.states, chosen
 
 
-class Choices(NamedTuple):
+class AttentionSamples(NamedTuple):
     """What was drawn in a window.
 
     Attributes:
@@ -134,7 +134,7 @@ class Choices(NamedTuple):
         return -learned[mask].sum()
 
 
-class Draws:
+class SampledAttention:
     """Hard attention over the steps of one window in training.
 
     Args:
@@ -149,7 +149,7 @@ class Draws:
 
     def __call__(self, queries: Tensor, memory: EncoderOutput) -> tuple[Tensor, Tensor]:
         """Looks once for every query, those of the next steps: contexts of what is drawn, and the weights α."""
-        weights = self._attention.weigh(queries, memory)
+        weights = self._attention.attention_weights(queries, memory)
         places = torch.multinomial(weights.detach().flatten(0, 1), 1).view(weights.shape[:2])
         drawn = functional.one_hot(places, weights.shape[-1]).to(weights.dtype)
         logs = weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
@@ -157,18 +157,20 @@ class Draws:
         self._entropies.append(-(weights * logs).sum(-1))
         return torch.where(self._expected[..., None], weights, drawn) @ memory.states, weights
 
-    def choices(self) -> Choices:
+    def choices(self) -> AttentionSamples:
         """What was drawn until now."""
-        return Choices(torch.cat(self._logs, 1), torch.cat(self._entropies, 1))
+        return AttentionSamples(torch.cat(self._logs, 1), torch.cat(self._entropies, 1))
 
 
-def shared_look(attention: Attention, queries: Tensor, memory: EncoderOutput, owners: Tensor) -> tuple[Tensor, Tensor]:
+def attend_shared(
+    attention: Attention, queries: Tensor, memory: EncoderOutput, source_index: Tensor
+) -> tuple[Tensor, Tensor]:
     """Looks at a memory a row.
 
     Args:
         queries: `(batch, query_size)`.
         memory: a row a memory, without keys: these are made here.
-        owners: the memory that each query looks at, `(batch,)`.
+        source_index: the memory that each query looks at, `(batch,)`.
 
     Returns:
         Contexts `(batch, memory_size)` and weights `(batch, positions)`, as of `Attention.forward`.
@@ -176,34 +178,34 @@ def shared_look(attention: Attention, queries: Tensor, memory: EncoderOutput, ow
     states = memory.states.float() if memory.states.dtype == torch.bfloat16 else memory.states  # what autocast made
     if attention.score != "additive" or not native.can_look(states):
         prepared = replace(memory, keys=attention.keys(memory.states))
-        contexts, weights = attention(queries[:, None], prepared.select(owners))
+        contexts, weights = attention(queries[:, None], prepared.select(source_index))
         return contexts[:, 0], weights[:, 0]
     mapped, hidden = attention.query(queries).to(states.dtype), (~memory.mask).contiguous()
-    contexts, weights = _Look.apply(mapped, states, attention.key.weight, attention.weight, hidden, owners)
+    contexts, weights = _Look.apply(mapped, states, attention.key.weight, attention.weight, hidden, source_index)
     return contexts, weights
 
 
 class _Look(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, mapped: Tensor, states: Tensor, matrix: Tensor, vector: Tensor, hidden: Tensor, owners: Tensor
+        ctx: Any, mapped: Tensor, states: Tensor, matrix: Tensor, vector: Tensor, hidden: Tensor, source_index: Tensor
     ) -> tuple[Tensor, Tensor]:
-        operands, turned = (each.to(type_of_products(matrix)) for each in (states, matrix.t()))
+        operands, turned = (each.to(matmul_dtype(matrix)) for each in (states, matrix.t()))
         keys = (operands @ turned).to(states.dtype)
         mapped, keys = native.powers(mapped), native.powers(keys, into=keys)
-        weights = native.additive_scores(mapped, keys, vector, owners)
-        contexts = native.look(hidden, states, weights, owners)
-        ctx.save_for_backward(mapped, keys, states, operands, matrix, vector, hidden, owners, weights)
+        weights = native.additive_scores(mapped, keys, vector, source_index)
+        contexts = native.look(hidden, states, weights, source_index)
+        ctx.save_for_backward(mapped, keys, states, operands, matrix, vector, hidden, source_index, weights)
         return contexts, weights
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, into_contexts: Tensor, into_weights: Tensor) -> Any:
-        mapped, keys, states, operands, matrix, vector, hidden, owners, weights = ctx.saved_tensors
+        mapped, keys, states, operands, matrix, vector, hidden, source_index, weights = ctx.saved_tensors
         errors = into_weights.clone(memory_format=torch.contiguous_format)
-        native.look_back(hidden, states, weights, into_contexts, errors, owners)
-        into_states = native.seen_back(hidden, states, weights[None], into_contexts[None], owners)
-        into_mapped, into_keys, into_vector = native.additive_back(mapped, keys, vector, errors, owners)
+        native.look_back(hidden, states, weights, into_contexts, errors, source_index)
+        into_states = native.seen_back(hidden, states, weights[None], into_contexts[None], source_index)
+        into_mapped, into_keys, into_vector = native.additive_back(mapped, keys, vector, errors, source_index)
         rows, into_matrix = into_keys.flatten(0, 1).to(operands.dtype), torch.empty_like(matrix)
         weight_gradient(rows, operands.flatten(0, 1), into_matrix)
         if rows.dtype == into_states.dtype:

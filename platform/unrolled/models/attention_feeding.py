@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from unrolled.models.attention import Attention, Look
+from unrolled.models.attention import Attention, AttentionFunction
 from unrolled.models.decoder_loop import (
     StepwiseAttention,
     StepwiseStack,
@@ -43,8 +43,8 @@ from unrolled.models.decoder_loop import (
 from unrolled.models.encoders import EncoderOutput, Rows
 from unrolled.recurrence import Cell, Stack, StackState
 from unrolled.recurrence.cell import tanh_backward
-from unrolled.recurrence.matmul import Product
-from unrolled.recurrence.state import taken
+from unrolled.recurrence.matmul import PackedLinear
+from unrolled.recurrence.state import index_rows
 
 
 def feed(
@@ -100,7 +100,7 @@ class _InputFeedingParts:
 class _Feeding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parts: _InputFeedingParts, *given: Tensor) -> Any:
-        count = sum(cell.tensors for cell in parts.cells)
+        count = sum(cell.num_states for cell in parts.cells)
         embedded, fed, states, keys, *carried = given[: 4 + count]
         loop = _InputFeedingLoop(parts, embedded, fed, states, keys, carried)
         for t in range(len(embedded)):
@@ -146,7 +146,7 @@ class _InputFeedingLoop:
         self.outputs[0] = fed
         self._squashed = states.new_empty(steps, batch, output)  # tanh; on the way back, the gradient of its argument
         self._joined = states.new_empty(steps, batch, joined)  # [h; c]
-        self._into_readout = Product(parts.readout.weight.detach(), batch, steps, parts.half)
+        self._into_readout = PackedLinear(parts.readout.weight.detach(), batch, steps, parts.half)
 
     def forward(self, t: int) -> None:
         """Makes o_t."""
@@ -162,7 +162,7 @@ class _InputFeedingLoop:
         self.layers.begin_backward(last)
         self._looks.begin_backward()
         steps, batch, _ = self._joined.shape
-        self._into_joined = Product(self._parts.readout.weight.detach().t(), batch, steps, self._parts.half)
+        self._into_joined = PackedLinear(self._parts.readout.weight.detach().t(), batch, steps, self._parts.half)
         self._into_fed = torch.zeros_like(self.outputs[0])
 
     def backward(self, t: int, error: Tensor) -> None:
@@ -214,7 +214,7 @@ def cut_ragged_window(lengths: list[int], steps: int) -> list[WindowPiece]:
     return best[-1][1]
 
 
-def steps_of(pieces: list[WindowPiece]) -> int:
+def total_steps(pieces: list[WindowPiece]) -> int:
     """Returns the steps of all rows that the pieces take."""
     return sum((end - start) * rows for start, end, rows in pieces)
 
@@ -252,7 +252,9 @@ class ContextFeeding(nn.Module):
         super().__init__()
         self.gate = nn.Linear(hidden, 1) if gated else None
 
-    def forward(self, look: Look, hidden: Tensor, memory: EncoderOutput, rows: Rows) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, look: AttentionFunction, hidden: Tensor, memory: EncoderOutput, rows: Rows
+    ) -> tuple[Tensor, Tensor]:
         """`hidden` h_{t−1} `(rows, hidden)` → ẑ_t `(rows, memory_size)` and α_t `(rows, positions)`."""
         seen, weights = look(rows.pad(hidden), memory)
         context = rows.unpad(seen)
@@ -267,7 +269,7 @@ class ContextFeeding(nn.Module):
         embedded: Tensor,
         memory: EncoderOutput,
         state: StackState,
-        owners: Tensor | None = None,
+        source_index: Tensor | None = None,
         lengths: list[int] | None = None,
     ) -> Run:
         """Runs the equations over a window, for a stack to which `by_hand.applies`.
@@ -276,7 +278,7 @@ class ContextFeeding(nn.Module):
             embedded: e, `(batch, time, features)`.
             memory: prepared.
             state: before the first step.
-            owners: the row of the memory that each row of the batch looks at, `(batch,)`; `None`: its own.
+            source_index: the row of the memory that each row of the batch looks at, `(batch,)`; `None`: its own.
             lengths: steps of every row. Where they fall and rows share a memory, steps behind a row's last are left out
                 as far as that pays: what they would have given is zero, and the row's state stays as it was.
         """
@@ -285,12 +287,12 @@ class ContextFeeding(nn.Module):
         assert memory.keys is not None
         with torch.autocast(embedded.device.type, enabled=False):
             seen, mask = [each.to(embedded.dtype).contiguous() for each in (memory.states, memory.keys)], memory.mask
-            if owners is not None and not can_share(attention, *seen):
-                (*seen, mask), owners = [taken(each, owners) for each in (*seen, mask)], None
-            parts = _ContextFeedingParts(cells, attention, self.gate, mask, owners, between, half)
+            if source_index is not None and not can_share(attention, *seen):
+                (*seen, mask), source_index = [index_rows(each, source_index) for each in (*seen, mask)], None
+            parts = _ContextFeedingParts(cells, attention, self.gate, mask, source_index, between, half)
             pieces = (
                 [WindowPiece(0, steps, batch)]
-                if owners is None or lengths is None
+                if source_index is None or lengths is None
                 else cut_ragged_window(lengths, steps)
             )
             carried, made = flat(state), []
@@ -318,14 +320,16 @@ class _ContextFeedingParts:
     attention: Attention
     gate: nn.Linear | None
     mask: Tensor
-    owners: Tensor | None
+    source_index: Tensor | None
     between: list[Tensor]
     half: bool
 
     def of(self, piece: WindowPiece) -> _ContextFeedingParts:
         """The same for a piece of the window."""
         between = [kept[piece.start : piece.end, : piece.rows] for kept in self.between]
-        return replace(self, owners=None if self.owners is None else self.owners[: piece.rows], between=between)
+        return replace(
+            self, source_index=None if self.source_index is None else self.source_index[: piece.rows], between=between
+        )
 
     def run(
         self, embedded: Tensor, seen: Sequence[Tensor], before: Sequence[Tensor]
@@ -352,7 +356,7 @@ class _ContextFeedingParts:
 class _ContextFeeding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parts: _ContextFeedingParts, *given: Tensor) -> Any:
-        count = sum(cell.tensors for cell in parts.cells)
+        count = sum(cell.num_states for cell in parts.cells)
         embedded, states, keys, *carried = given[: 3 + count]
         loop = _ContextFeedingLoop(parts, embedded, states, keys, carried)
         for t in range(len(embedded)):
@@ -387,8 +391,8 @@ class _ContextFeedingLoop:
         steps, batch, _ = embedded.shape
         self._gate = parts.gate
         self.layers = StepwiseStack(parts.cells, parts.between, embedded, carried, parts.half)
-        self.looks = StepwiseAttention(parts.attention, parts.mask, states, keys, steps, parts.half, parts.owners)
-        self._before = carried[-parts.cells[-1].tensors].detach().to(embedded.dtype)  # h of the top layer
+        self.looks = StepwiseAttention(parts.attention, parts.mask, states, keys, steps, parts.half, parts.source_index)
+        self._before = carried[-parts.cells[-1].num_states].detach().to(embedded.dtype)  # h of the top layer
         self.fed = states.new_empty(steps, batch, states.shape[2])
         if parts.gate is not None:
             self._seen = torch.empty_like(self.fed)

@@ -27,13 +27,13 @@ from unrolled.config.translation import TranslationModel
 from unrolled.config.vqa import GroundingModel, VQAModel
 from unrolled.models.attention import Attention, HardAttention
 from unrolled.models.attention_feeding import ContextFeeding
-from unrolled.models.decoder import Decoder, Enters, Glance, VisualMemory
+from unrolled.models.decoder import Decoder, EntryPoint, ImageVector, VisualMemory
 from unrolled.models.encoder_decoder import EncoderDecoder, Penalties
 from unrolled.models.encoders import ImageEncoder, TextEncoder
 from unrolled.models.heads import VocabularyHead
-from unrolled.models.region_pointer import Pointer, QuestionReader, RegionEncoder
+from unrolled.models.region_pointer import QuestionReader, RegionEncoder, RegionPointer
 from unrolled.models.sequence_model import LanguageModel
-from unrolled.models.vqa import AnswerClassifier, AnswerVectors, Product, StackedAttention
+from unrolled.models.vqa import AnswerClassifier, AnswerVectors, HadamardFusion, StackedAttention
 from unrolled.recurrence import CELLS, Dropout, Stack
 
 
@@ -105,7 +105,7 @@ def make_embedding(vocabulary: int, size: int) -> nn.Embedding:
     return embedding
 
 
-ENTERS: dict[str, Enters] = {
+ENTERS: dict[str, EntryPoint] = {
     "first": "first",
     "once": "once",
     "every": "every",
@@ -165,7 +165,7 @@ def _decoder(config: DecoderConfig, embedding: nn.Embedding, memory_size: int, o
 
 
 def _glancing(
-    config: DecoderConfig, embedding: nn.Embedding, memory_size: int, output: int, engine: Engine, enters: Enters
+    config: DecoderConfig, embedding: nn.Embedding, memory_size: int, output: int, engine: Engine, enters: EntryPoint
 ) -> Decoder:
     size = {"first": config.embedding, "output": output}.get(enters, config.picture)
     beside = size if enters in ("once", "every") else 0
@@ -179,7 +179,7 @@ def _glancing(
         memory_size,
         output,
         None,
-        glance=Glance(memory_size, size, enters, build_dropout(config)),
+        glance=ImageVector(memory_size, size, enters, build_dropout(config)),
         visual=visual,
         deep_output=enters == "output",
         dropout=build_dropout(config),
@@ -190,7 +190,7 @@ SPREAD = 1.0
 """Of the places' first vectors: with small ones, a question for what stands at a place is learned long after others."""
 
 
-def build_classifier(
+def build_answer_classifier(
     config: VQAModel,
     channels: int,
     positions: int,
@@ -210,27 +210,27 @@ def build_classifier(
         texts: tokens of the answers, `(answers, most)`, padded with -1, where they are vectors.
     """
     question = build_question_encoder(config, vocabulary) if config.sees != "picture" else None
-    picture = build_picture_encoder(config, channels, positions, network) if config.sees != "question" else None
+    picture = build_image_encoder(config, channels, positions, network) if config.sees != "question" else None
     dropout = Dropout(config.question.dropout)
     asked = None if question is None else question.stack.output_size
     seen = None if picture is None else picture.memory_size
-    joint: Product | StackedAttention
+    joint: HadamardFusion | StackedAttention
     if config.attends:
         assert asked is not None and seen is not None
         joint = StackedAttention(asked, seen, config.joint, config.hops, dropout)
     else:
-        joint = Product(asked, seen, config.joint, dropout)
+        joint = HadamardFusion(asked, seen, config.joint, dropout)
     head = VocabularyHead(config.joint, answers) if texts is None else AnswerVectors(config.joint, vocabulary, texts)
     return AnswerClassifier(question, picture, joint, head)
 
 
-def build_teller(
+def build_answer_generator(
     config: VQAModel, channels: int, positions: int, vocabulary: int, network: nn.Module | None = None
 ) -> EncoderDecoder:
     """Makes a model of `model.answers: words` (Zhu et al. 2016, "Visual7W"): one recurrent network reads the picture,
     then the question, and writes the answer; with attention every step after the picture's looks at the positions
     from the state before it. Arguments as of `build_classifier`; questions and answers share the vocabulary."""
-    picture = build_picture_encoder(config, channels, positions, network)
+    picture = build_image_encoder(config, channels, positions, network)
     settings = config.question
     embedding = make_embedding(vocabulary, settings.embedding)
     attention = Attention("additive", settings.hidden, picture.memory_size) if config.attends else None
@@ -241,7 +241,7 @@ def build_teller(
         settings.embedding,
         attention,
         context_feeding=ContextFeeding(settings.hidden, gated=False) if attention else None,
-        glance=Glance(picture.memory_size, settings.embedding, "first", build_dropout(settings)),
+        glance=ImageVector(picture.memory_size, settings.embedding, "first", build_dropout(settings)),
         dropout=build_dropout(settings),
     )
     return EncoderDecoder(picture, decoder, VocabularyHead(settings.embedding, vocabulary, embedding.weight))
@@ -254,7 +254,7 @@ def build_question_encoder(config: VQAModel, vocabulary: int) -> TextEncoder:
     return TextEncoder(make_embedding(vocabulary, settings.embedding), stack, build_dropout(settings))
 
 
-def build_picture_encoder(
+def build_image_encoder(
     config: VQAModel, channels: int, positions: int, network: nn.Module | None = None
 ) -> ImageEncoder:
     """Makes what sees pictures, by `model.encoder`; arguments as of `build_classifier`."""
@@ -277,9 +277,9 @@ def build_language_model(config: LanguageModelConfig, vocabulary: int) -> Langua
     return LanguageModel(vocabulary, embedding, stack, head, build_dropout(config))
 
 
-def build_pointer(
+def build_region_pointer(
     config: GroundingModel, channels: int, positions: int, vocabulary: int, network: nn.Module | None = None
-) -> Pointer:
+) -> RegionPointer:
     """Makes the model that `config` describes.
 
     Args:
@@ -295,7 +295,7 @@ def build_pointer(
     reader = QuestionReader(
         make_embedding(vocabulary, asked.embedding),
         build_stack(asked, asked.embedding, config.engine, beside=size if attends else 0),
-        Glance(size, asked.embedding, "first", build_dropout(asked)),
+        ImageVector(size, asked.embedding, "first", build_dropout(asked)),
         Attention("additive", asked.hidden, size) if attends else None,
         build_dropout(asked),
     )
@@ -304,4 +304,4 @@ def build_pointer(
     regions = RegionEncoder(
         channels * cells**2, asked.hidden, cells, places=settings.places, dropout=Dropout(settings.dropout)
     )
-    return Pointer(encoder, reader, regions, network, sees=config.sees != "question")
+    return RegionPointer(encoder, reader, regions, network, sees=config.sees != "question")

@@ -27,15 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.models import attention_feeding, decoder_loop
-from unrolled.models.attention import Attention, Choices, Draws, HardAttention, Look
+from unrolled.models.attention import Attention, AttentionFunction, AttentionSamples, HardAttention, SampledAttention
 from unrolled.models.attention_feeding import ContextFeeding
 from unrolled.models.encoders import EncoderOutput, Rows
 from unrolled.recurrence import Dropout, Stack, StackState
 
-Enters = Literal["first", "once", "every", "output"]
+EntryPoint = Literal["first", "once", "every", "output"]
 
 
-class Glance(nn.Module):
+class ImageVector(nn.Module):
     """v = W summary + b, which the decoder reads in one of four places:
 
     - `first`: as its input of a step before the first token (Vinyals et al. 2015, "Show and tell", eq. 10);
@@ -50,7 +50,7 @@ class Glance(nn.Module):
         dropout: of v.
     """
 
-    def __init__(self, memory_size: int, size: int, enters: Enters, dropout: Dropout) -> None:
+    def __init__(self, memory_size: int, size: int, enters: EntryPoint, dropout: Dropout) -> None:
         super().__init__()
         self.map, self.enters, self.dropout = nn.Linear(memory_size, size), enters, dropout
 
@@ -130,7 +130,7 @@ class DecoderOutput(NamedTuple):
     state: DecoderState
     weights: Tensor | None = None
     remembered: Tensor | None = None
-    choices: Choices | None = None
+    choices: AttentionSamples | None = None
 
 
 class Decoder(nn.Module):
@@ -160,7 +160,7 @@ class Decoder(nn.Module):
         *,
         input_feeding: bool = False,
         context_feeding: ContextFeeding | None = None,
-        glance: Glance | None = None,
+        glance: ImageVector | None = None,
         visual: VisualMemory | None = None,
         deep_output: bool = False,
         dropout: Dropout | None = None,
@@ -175,7 +175,7 @@ class Decoder(nn.Module):
         hidden = stack.output_size
         # One learned first state a layer and tensor, so that sizes and cells of both sides are free.
         self.bridges = nn.ModuleList(
-            nn.ModuleList(nn.Linear(memory_size, hidden) for _ in range(cell.tensors))
+            nn.ModuleList(nn.Linear(memory_size, hidden) for _ in range(cell.num_states))
             for (cell,) in ([] if glance else stack.cells())
         )
         joined = hidden + (memory_size if attention else 0) + (visual.stack.output_size if visual else 0)
@@ -184,7 +184,9 @@ class Decoder(nn.Module):
     def prepare(self, memory: EncoderOutput) -> EncoderOutput:
         """Adds what the decoder needs of the memory alone, so that no step computes it again."""
         keys = None if self.attention is None else self.attention.keys(memory.states)
-        return replace(memory, keys=keys, glance=None if self.glance is None else self.glance(memory.summary))
+        return replace(
+            memory, keys=keys, projected_summary=None if self.glance is None else self.glance(memory.summary)
+        )
 
     def start(self, memory: EncoderOutput) -> DecoderState:
         """The state before the first token: with a glance the stack's own, else tanh of a learned map of the summary
@@ -198,16 +200,16 @@ class Decoder(nn.Module):
         fed = memory.summary.new_zeros(len(memory), self.output_size) if self.input_feeding else None
         return state, fed
 
-    def _start_with_glance(self, glance: Glance, memory: EncoderOutput) -> DecoderState:
-        assert memory.glance is not None
+    def _start_with_glance(self, glance: ImageVector, memory: EncoderOutput) -> DecoderState:
+        assert memory.projected_summary is not None
         state = self.stack.begin(len(memory))
         if glance.enters == "first":
             nothing = None
             if self.context_feeding is not None:  # no state has looked yet
                 nothing = memory.states.new_zeros(len(memory), memory.states.shape[2])
-            _, state = self.stack.step(memory.glance, state, nothing)
+            _, state = self.stack.step(memory.projected_summary, state, nothing)
         visual = () if self.visual is None else self.visual.stack.begin(len(memory))
-        return (*state, *visual), glance.carried(memory.glance)
+        return (*state, *visual), glance.carried(memory.projected_summary)
 
     def forward(self, memory: EncoderOutput, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Outputs and state of a `window`."""
@@ -215,7 +217,7 @@ class Decoder(nn.Module):
         return outputs, after
 
     @property
-    def shares(self) -> bool:
+    def supports_shared_sources(self) -> bool:
         """Whether `window` knows rows that share a memory."""
         soft = not isinstance(self.attention, HardAttention)
         return self.context_feeding is not None and soft and decoder_loop.applies(self.stack)
@@ -225,7 +227,7 @@ class Decoder(nn.Module):
         memory: EncoderOutput,
         tokens: Tensor,
         state: DecoderState,
-        owners: Tensor | None = None,
+        source_index: Tensor | None = None,
         lengths: list[int] | None = None,
     ) -> DecoderOutput:
         """Reads a whole window.
@@ -234,7 +236,7 @@ class Decoder(nn.Module):
             memory: of `batch` examples, prepared.
             tokens: `(batch, time)`, each the one before the token to predict.
             state: before the window.
-            owners: the example of each row, `(batch,)`, of a decoder that `shares`; `None`: its own.
+            source_index: the example of each row, `(batch,)`, of a decoder that `shares`; `None`: its own.
             lengths: tokens of every row, whose outputs behind them nobody wants; `None`: all of the window.
         """
         embedded = self._embed(tokens)
@@ -249,11 +251,13 @@ class Decoder(nn.Module):
             )
             return DecoderOutput(outputs, (after, outputs[:, -1]))
         if isinstance(self.attention, HardAttention) and self.training:
-            draws = Draws(self.attention, len(tokens), tokens.device)
+            draws = SampledAttention(self.attention, len(tokens), tokens.device)
             return self._walk(embedded, memory, state, kept, draws)._replace(choices=draws.choices())
-        if self.shares:
+        if self.supports_shared_sources:
             assert self.attention is not None and self.context_feeding is not None
-            run = self.context_feeding.run(self.stack, self.attention, embedded, memory, state[0], owners, lengths)
+            run = self.context_feeding.run(
+                self.stack, self.attention, embedded, memory, state[0], source_index, lengths
+            )
             outputs = self._read_out(run.hidden, run.contexts, embedded, None, None) * kept
             return DecoderOutput(outputs, (run.state, None), run.weights)
         return self._walk(embedded, memory, state, kept)
@@ -271,7 +275,7 @@ class Decoder(nn.Module):
         Returns:
             Outputs `(rows, output_size)`, the state after them, and with attention its weights `(rows, positions)`.
         """
-        rows = rows or Rows.even(len(memory), len(tokens) // max(1, len(memory)), tokens.device)
+        rows = rows or Rows.uniform(len(memory), len(tokens) // max(1, len(memory)), tokens.device)
         return self._advance(self._embed(tokens), state, memory, rows)
 
     def _embed(self, tokens: Tensor) -> Tensor:
@@ -283,24 +287,29 @@ class Decoder(nn.Module):
         carried, left = state
         own, beyond = self._parted(carried)
         beside = None
-        if self.glance is not None and memory.glance is not None:
-            beside = self.glance.beside(memory.glance, left, embedded.shape[1])
+        if self.glance is not None and memory.projected_summary is not None:
+            beside = self.glance.beside(memory.projected_summary, left, embedded.shape[1])
         hidden, after = self.stack(embedded, own, beside=beside)
         remembered = None
         if self.visual is not None:
             remembered, beyond = self.visual.stack(embedded, beyond)
         context, weights = (None, None) if self.attention is None else self.attention(hidden, memory)
-        glance = None if memory.glance is None else memory.glance[:, None]
+        glance = None if memory.projected_summary is None else memory.projected_summary[:, None]
         outputs = self.dropout(self._read_out(hidden, context, embedded, remembered, glance))
         left = None if left is None else torch.zeros_like(left)
         return DecoderOutput(outputs, ((*after, *beyond), left), weights, remembered)
 
     def _walk(
-        self, embedded: Tensor, memory: EncoderOutput, state: DecoderState, kept: Tensor, look: Look | None = None
+        self,
+        embedded: Tensor,
+        memory: EncoderOutput,
+        state: DecoderState,
+        kept: Tensor,
+        look: AttentionFunction | None = None,
     ) -> DecoderOutput:
         """A window step by step; `kept`: what dropout multiplies the outputs by; `look`: in the attention's stead."""
         each, looked = [], []
-        rows = Rows.even(len(memory), 1, embedded.device)
+        rows = Rows.uniform(len(memory), 1, embedded.device)
         for step, share in zip(embedded.unbind(1), kept.unbind(1), strict=True):
             output, state, weights = self._advance(step, state, memory, rows, share, look)
             assert weights is not None
@@ -315,14 +324,14 @@ class Decoder(nn.Module):
         memory: EncoderOutput,
         rows: Rows,
         kept: Tensor | None = None,
-        look: Look | None = None,
+        look: AttentionFunction | None = None,
     ) -> tuple[Tensor, DecoderState, Tensor | None]:
         """One step; `kept`: what dropout multiplies its output by, drawn here if `None`; `look` as in `_walk`."""
         carried, fed = state
         look = look or self.attention
         own, beyond = self._parted(carried)
         inputs = embedded if fed is None or not self.input_feeding else torch.cat([embedded, fed], dim=-1)
-        glance = None if memory.glance is None else memory.glance[rows.owners]
+        glance = None if memory.projected_summary is None else memory.projected_summary[rows.source_index]
         context, weights, beside, remembered = None, None, None, None
         if self.context_feeding is not None:
             assert look is not None

@@ -20,7 +20,7 @@ from torch import Tensor
 from unrolled import native
 from unrolled.models.attention import Attention
 from unrolled.recurrence import Cell, Stack, StackState, Steps
-from unrolled.recurrence.matmul import Product, linear, type_of_products, weight_gradient
+from unrolled.recurrence.matmul import PackedLinear, linear, matmul_dtype, weight_gradient
 
 
 class StepwiseScores(ABC):
@@ -59,15 +59,15 @@ class Additive(StepwiseScores):
     """vᵀ tanh(U q + b + k); the tanh is computed again on the way back, so that one step's is held at a time."""
 
     def __init__(
-        self, attention: Attention, keys: Tensor, steps: int, *, half: bool, owners: Tensor | None = None
+        self, attention: Attention, keys: Tensor, steps: int, *, half: bool, source_index: Tensor | None = None
     ) -> None:
         keys = keys.contiguous()
         self._half, self._fast = half, native.can_look(keys)
         self._keys = native.powers(keys) if self._fast else keys
-        self._owners, self._map, self._vector = owners, attention.query, attention.weight.detach()
-        batch = len(keys) if owners is None else len(owners)
+        self._owners, self._map, self._vector = source_index, attention.query, attention.weight.detach()
+        batch = len(keys) if source_index is None else len(source_index)
         weight, shape = self._map.weight.detach(), (batch, steps, half)
-        self._into, self._back = Product(weight, *shape), Product(weight.t(), *shape)
+        self._into, self._back = PackedLinear(weight, *shape), PackedLinear(weight.t(), *shape)
         self._mapped = keys.new_empty(steps, batch, len(weight))  # U q + b, or its powers where the keys are such
         self._into_mapped = torch.empty_like(self._mapped)
         if not self._fast:
@@ -115,7 +115,7 @@ def applies(stack: Stack) -> bool:
 def multiplies_narrowly(stack: Stack, embedded: Tensor) -> bool:
     """Whether the products of the loop are in bfloat16."""
     ((cell,), *_) = stack.cells()
-    return embedded.dtype == torch.float32 and type_of_products(cell.weight_input) == torch.bfloat16
+    return embedded.dtype == torch.float32 and matmul_dtype(cell.weight_input) == torch.bfloat16
 
 
 def kept_between(stack: Stack, embedded: Tensor) -> list[Tensor]:
@@ -133,7 +133,7 @@ def flat(state: StackState) -> list[Tensor]:
 def nested(cells: Sequence[Cell], tensors: Sequence[Tensor]) -> StackState:
     """Undoes `flat`."""
     each = iter(tensors)
-    return tuple((tuple(next(each) for _ in range(cell.tensors)),) for cell in cells)
+    return tuple((tuple(next(each) for _ in range(cell.num_states)),) for cell in cells)
 
 
 def layer_parameters(cells: Sequence[Cell]) -> list[Tensor]:
@@ -141,7 +141,7 @@ def layer_parameters(cells: Sequence[Cell]) -> list[Tensor]:
     return [
         parameter
         for cell in cells
-        for parameter in (cell.weight_input, cell.bias, cell.weight_hidden, *cell.other_parameters())
+        for parameter in (cell.weight_input, cell.bias, cell.weight_hidden, *cell.extra_parameters())
     ]
 
 
@@ -174,16 +174,16 @@ class StepwiseStack:
         self._read = [embedded.new_empty(steps, batch, cell.input_size) for cell in cells[1:]]
         self.steps = self._make_steps(list(carried))
 
-    def _products(self, *, turned: bool) -> list[Product]:
+    def _products(self, *, turned: bool) -> list[PackedLinear]:
         """With what `fed` and the outputs of lower layers are multiplied."""
         steps, batch, _ = self.embedded.shape
-        return [Product(row.t() if turned else row, batch, steps, self._half) for row in self._rows]
+        return [PackedLinear(row.t() if turned else row, batch, steps, self._half) for row in self._rows]
 
     def _make_steps(self, carried: list[Tensor]) -> list[Steps]:
         made: list[Steps] = []
         for cell in self.cells:
-            state, carried = tuple(carried[: cell.tensors]), carried[cell.tensors :]
-            gates = self.embedded.new_empty(*self.embedded.shape[:2], cell.gates * cell.hidden_size)
+            state, carried = tuple(carried[: cell.num_states]), carried[cell.num_states :]
+            gates = self.embedded.new_empty(*self.embedded.shape[:2], cell.num_gates * cell.hidden_size)
             if not made:
                 rows = self._narrow(self.embedded.flatten(0, 1))
                 projected = rows.new_empty(len(rows), gates.shape[-1]) if self._half else gates.flatten(0, 1)
@@ -262,7 +262,7 @@ class StepwiseAttention:
     Args:
         mask, states, keys: of a prepared memory.
         half: multiply in bfloat16.
-        owners: the memory that each row of the batch looks at, `(batch,)`, where `can_share`; `None`: a row a memory.
+        source_index: the memory that each row of the batch reads, `(batch,)`, where `can_share`; `None`: one each.
 
     Attributes:
         weights: of every step, `(time, batch, positions)`.
@@ -276,14 +276,16 @@ class StepwiseAttention:
         keys: Tensor,
         steps: int,
         half: bool,
-        owners: Tensor | None = None,
+        source_index: Tensor | None = None,
     ) -> None:
-        self._states, self._hidden, self._owners = states.contiguous(), (~mask).contiguous(), owners
+        self._states, self._hidden, self._owners = states.contiguous(), (~mask).contiguous(), source_index
         self._fast = native.can_look(self._states)
-        batch = len(states) if owners is None else len(owners)
+        batch = len(states) if source_index is None else len(source_index)
         self.weights = states.new_empty(steps, batch, states.shape[1])
         additive = attention.score == "additive"
-        self._scores = Additive(attention, keys, steps, half=half, owners=owners) if additive else ScaledProducts(keys)
+        self._scores = (
+            Additive(attention, keys, steps, half=half, source_index=source_index) if additive else ScaledProducts(keys)
+        )
 
     def forward(self, t: int, query: Tensor) -> Tensor:
         """The query `(batch, query)` of step t → its context `(batch, features)`."""

@@ -79,7 +79,7 @@ class EncoderDecoder(nn.Module):
         """The encoder's inputs → a memory ready for the decoder."""
         return self.decoder.prepare(self.encoder(*inputs))
 
-    def read(self, memory: EncoderOutput, tokens: Tensor, mask: Tensor) -> EncoderOutput:
+    def read_prefix(self, memory: EncoderOutput, tokens: Tensor, mask: Tensor) -> EncoderOutput:
         """Reads a text before it writes, such as the question that it is to answer.
 
         Args:
@@ -94,14 +94,14 @@ class EncoderDecoder(nn.Module):
         for step in range(tokens.shape[1]):
             _, after, _ = self.decoder.step(memory, tokens[:, step], state)
             state = nest.where(mask[:, step], after, state)
-        return replace(memory, read=state)
+        return replace(memory, prefix_state=state)
 
-    def log_likelihoods(self, memory: EncoderOutput, before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
+    def sequence_log_probs(self, memory: EncoderOutput, before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
         """Of the tokens `after` given those `before`, all as in `loss`: their sums a row, `(batch,)`, in nats."""
         window = self.decoder.window(memory, before, self.start(memory))
         logs = self.head.log_probabilities(window.outputs[mask]).gather(1, after[mask][:, None])[:, 0]
-        owners = mask.nonzero()[:, 0]
-        return logs.new_zeros(len(mask)).index_add(0, owners, logs)
+        source_index = mask.nonzero()[:, 0]
+        return logs.new_zeros(len(mask)).index_add(0, source_index, logs)
 
     def choice_loss(
         self, memory: EncoderOutput, before: Tensor, after: Tensor, mask: Tensor, examples: Tensor, right: Tensor
@@ -114,9 +114,9 @@ class EncoderDecoder(nn.Module):
             examples: to which of the examples each text belongs, `(texts,)`, rising.
             right: which are right, `(texts,)`, one an example.
         """
-        logs = self.log_likelihoods(memory, before, after, mask)
-        _, owners, counts = torch.unique_consecutive(examples, return_inverse=True, return_counts=True)
-        table = Rows.of(owners, counts).pad(logs, fill=-math.inf)
+        logs = self.sequence_log_probs(memory, before, after, mask)
+        _, source_index, counts = torch.unique_consecutive(examples, return_inverse=True, return_counts=True)
+        table = Rows.from_counts(source_index, counts).pad(logs, fill=-math.inf)
         return (table.logsumexp(1) - logs[right]).sum()
 
     def loss(
@@ -126,12 +126,14 @@ class EncoderDecoder(nn.Module):
         after: Tensor,
         mask: Tensor,
         smoothing: float = 0.0,
-        owners: Tensor | None = None,
+        source_index: Tensor | None = None,
     ) -> Tensor:
         """Summed cross-entropy (nats) of the tokens `after` `(batch, time)` where `mask` is True, each given the
-        tokens `before` `(batch, time)` up to its place; while training, with the penalties. `owners` as in
+        tokens `before` `(batch, time)` up to its place; while training, with the penalties. `source_index` as in
         `window_losses`."""
-        (loss,) = self.window_losses(memory, before, after, mask, smoothing, max(1, before.shape[1]), owners=owners)
+        (loss,) = self.window_losses(
+            memory, before, after, mask, smoothing, max(1, before.shape[1]), source_index=source_index
+        )
         return loss
 
     def window_losses(
@@ -143,7 +145,7 @@ class EncoderDecoder(nn.Module):
         smoothing: float,
         truncate: int,
         weights: Tensor | None = None,
-        owners: Tensor | None = None,
+        source_index: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """`loss` in windows of `truncate` target steps, for truncated back-propagation through time.
 
@@ -152,15 +154,15 @@ class EncoderDecoder(nn.Module):
 
         Args:
             weights: of the examples in the sum of cross-entropies `(batch,)`, constants; `None`: 1 each.
-            owners: the memory of each example, `(batch,)`, where the decoder `shares` them; `None`: its own.
+            source_index: the memory of each example, `(batch,)`, where the decoder `shares` them; `None`: its own.
         """
         state = self.start(memory)
-        state = state if owners is None else nest.select(state, owners)
+        state = state if source_index is None else nest.select(state, source_index)
         for start in range(0, before.shape[1], truncate):
             places = slice(start, start + truncate)
             asked = mask[:, places]
-            lengths = None if owners is None else asked.sum(1).tolist()
-            window = self.decoder.window(memory, before[:, places], state, owners, lengths)
+            lengths = None if source_index is None else asked.sum(1).tolist()
+            window = self.decoder.window(memory, before[:, places], state, source_index, lengths)
             counts = None if weights is None else weights[:, None].expand_as(asked)[asked]
             loss = self.head.loss(_where(asked, window.outputs), after[:, places][asked], smoothing, counts)
             if self.training and self.penalties != NONE:
@@ -181,7 +183,7 @@ class EncoderDecoder(nn.Module):
 
     def start(self, memory: EncoderOutput) -> DecoderState:
         """The state before the first token of every example, behind what was `read`."""
-        return self.decoder.start(memory) if memory.read is None else memory.read
+        return self.decoder.start(memory) if memory.prefix_state is None else memory.prefix_state
 
     def step(
         self, tokens: Tensor, state: DecoderState, memory: EncoderOutput, rows: Rows | None = None
@@ -192,7 +194,7 @@ class EncoderDecoder(nn.Module):
 
     @property
     def attends(self) -> bool:
-        """Whether the decoder attends to the encoder output, so that `step_with_attention` can be called."""
+        """Whether `step_with_attention` is to be had: whether the decoder looks at the memory."""
         return self.decoder.attention is not None
 
     def step_with_attention(

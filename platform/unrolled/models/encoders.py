@@ -25,53 +25,57 @@ from unrolled.recurrence.state import Nest
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """An encoded input, one row an example.
+    """An encoded input, one row per example.
 
     Attributes:
-        states: `(batch, positions, features)`, what attention looks at.
+        states: `(batch, positions, features)`, what attention reads.
         mask: `(batch, positions)`, False on padding.
         summary: `(batch, features)`, the whole input in one vector.
-        keys: `(batch, positions, hidden)`, the states as the decoder's attention compares them, made once an
+        keys: `(batch, positions, hidden)`, the states as the decoder's attention compares them, computed once per
             input by `Decoder.prepare`.
-        glance: `(batch, features)`, the summary as the decoder reads it, made there too.
-        read: the decoder's state where it has read a text before it writes, made by `EncoderDecoder.read`.
+        projected_summary: `(batch, features)`, the summary as the decoder reads it, computed there too.
+        prefix_state: decoder state after a text that precedes the output, computed by `EncoderDecoder.read_prefix`.
     """
 
     states: Tensor
     mask: Tensor
     summary: Tensor
     keys: Tensor | None = None
-    glance: Tensor | None = None
-    read: Nest = None
+    projected_summary: Tensor | None = None
+    prefix_state: Nest = None
 
     def __len__(self) -> int:
         return len(self.states)
 
-    def leaf(self) -> EncoderOutput:
-        """The same values, those with a graph cut from it and ready to gather gradients of their own."""
-        cut = {name: value.detach().requires_grad_() for name, value in self._learned().items()}
-        return replace(self, **cut)
+    def detach_leaf(self) -> EncoderOutput:
+        """Returns the same values, those with a graph replaced by detached leaves that accumulate gradients."""
+        leaves = {name: value.detach().requires_grad_() for name, value in self._differentiable().items()}
+        return replace(self, **leaves)
 
-    def behind(self, leaf: EncoderOutput) -> Tensor:
-        """A loss of zero whose backward pass sends the gradients that `leaf` has gathered on into the encoder."""
-        gathered = {name: value.grad for name, value in leaf._learned().items() if value.grad is not None}
-        values = self._learned()
-        zero: Tensor = _Behind.apply(self.summary.detach(), gathered.values(), *(values[name] for name in gathered))
+    def backward_into_encoder(self, leaf: EncoderOutput) -> Tensor:
+        """Returns a loss of zero whose backward pass sends the gradients accumulated in `leaf` into the encoder."""
+        gradients = {name: value.grad for name, value in leaf._differentiable().items() if value.grad is not None}
+        values = self._differentiable()
+        zero: Tensor = _InjectGradients.apply(
+            self.summary.detach(), gradients.values(), *(values[name] for name in gradients)
+        )
         return zero
 
-    def _learned(self) -> dict[str, Tensor]:
-        values = {"states": self.states, "summary": self.summary, "keys": self.keys, "glance": self.glance}
+    def _differentiable(self) -> dict[str, Tensor]:
+        names = "states", "summary", "keys", "projected_summary"
+        values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None and value.requires_grad}
 
     def select(self, rows: Tensor) -> EncoderOutput:
-        """Takes the examples `rows` `(n,)`."""
-        keys, glance = (None if value is None else nest.taken(value, rows) for value in (self.keys, self.glance))
-        states, mask, summary = (nest.taken(value, rows) for value in (self.states, self.mask, self.summary))
-        return EncoderOutput(states, mask, summary, keys, glance, nest.select(self.read, rows))
+        """Selects the examples `rows` `(n,)`."""
+        optional = (self.keys, self.projected_summary)
+        keys, projected = (None if value is None else nest.index_rows(value, rows) for value in optional)
+        states, mask, summary = (nest.index_rows(value, rows) for value in (self.states, self.mask, self.summary))
+        return EncoderOutput(states, mask, summary, keys, projected, nest.select(self.prefix_state, rows))
 
 
-class _Behind(torch.autograd.Function):
-    """Zero. Its gradients are those given, whatever comes in: the losses that they are from were scaled already."""
+class _InjectGradients(torch.autograd.Function):
+    """Zero, whose gradients are the given ones whatever the incoming gradient: their losses were scaled already."""
 
     @staticmethod
     def forward(ctx: Any, like: Tensor, gradients: Iterable[Tensor], *_: Tensor) -> Tensor:
@@ -85,51 +89,52 @@ class _Behind(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that share the memories of n examples: those of one example are adjacent, examples in order.
+    """Assignment of rows (such as beam hypotheses) to n sources; the rows of a source are adjacent, sources in order.
 
     Attributes:
-        examples: n.
-        owners: the example of each row, `(rows,)`, rising.
-        places: its place among the rows of its example, `(rows,)`.
-        width: rows of the example that has most.
+        num_sources: n.
+        source_index: source of each row, `(rows,)`, ascending.
+        rank: index of each row among the rows of its source, `(rows,)`.
+        max_rows: largest number of rows per source.
     """
 
-    examples: int
-    owners: Tensor
-    places: Tensor
-    width: int
+    num_sources: int
+    source_index: Tensor
+    rank: Tensor
+    max_rows: int
 
     @staticmethod
-    def even(examples: int, width: int, device: torch.device) -> Rows:
-        """Returns `width` rows for every example."""
-        every = torch.arange(examples * width, device=device)
-        return Rows(examples, every // max(1, width), every % max(1, width), width)
+    def uniform(num_sources: int, rows_per_source: int, device: torch.device) -> Rows:
+        """Returns the same number of rows for every source."""
+        index = torch.arange(num_sources * rows_per_source, device=device)
+        divisor = max(1, rows_per_source)
+        return Rows(num_sources, index // divisor, index % divisor, rows_per_source)
 
     @staticmethod
-    def of(owners: Tensor, counts: Tensor) -> Rows:
-        """Returns the rows of `owners` `(rows,)`, of which example i has `counts[i]`, one or more."""
+    def from_counts(source_index: Tensor, counts: Tensor) -> Rows:
+        """Returns rows with the given `source_index` `(rows,)`; source i has `counts[i]` rows, one or more."""
         first = counts.cumsum(0) - counts
-        places = torch.arange(len(owners), device=owners.device) - first[owners]
-        return Rows(len(counts), owners, places, int(counts.max()))
+        rank = torch.arange(len(source_index), device=source_index.device) - first[source_index]
+        return Rows(len(counts), source_index, rank, int(counts.max()))
 
     def __len__(self) -> int:
-        return len(self.owners)
+        return len(self.source_index)
 
     def pad(self, values: Tensor, fill: float = 0.0) -> Tensor:
-        """`(rows, …)` → `(n, width, …)`; `fill` stands where an example has fewer rows."""
-        shape = (self.examples, self.width, *values.shape[1:])
-        if len(self) == self.examples * self.width:
+        """`(rows, …)` → `(n, max_rows, …)`; `fill` where a source has fewer rows."""
+        shape = (self.num_sources, self.max_rows, *values.shape[1:])
+        if len(self) == self.num_sources * self.max_rows:
             return values.view(shape)
-        table = values.new_full((self.examples * self.width, *values.shape[1:]), fill)
-        return table.index_copy_(0, self._cells(), values).view(shape)
+        padded = values.new_full((self.num_sources * self.max_rows, *values.shape[1:]), fill)
+        return padded.index_copy_(0, self._flat_index(), values).view(shape)
 
-    def unpad(self, table: Tensor) -> Tensor:
-        """`(n, width, …)` → `(rows, …)`: undoes `pad`."""
-        flat = table.flatten(0, 1)
-        return flat if len(self) == len(flat) else flat.index_select(0, self._cells())
+    def unpad(self, padded: Tensor) -> Tensor:
+        """`(n, max_rows, …)` → `(rows, …)`: the inverse of `pad`."""
+        flat = padded.flatten(0, 1)
+        return flat if len(self) == len(flat) else flat.index_select(0, self._flat_index())
 
-    def _cells(self) -> Tensor:
-        return self.owners * self.width + self.places
+    def _flat_index(self) -> Tensor:
+        return self.source_index * self.max_rows + self.rank
 
 
 class TextEncoder(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unrolled import native
-from unrolled.recurrence.matmul import type_of_products, weight_gradient
+from unrolled.recurrence.matmul import matmul_dtype, weight_gradient
 
 Precision = Literal["float32", "bfloat16", "int8"]
 """What the outputs and the matrix are rounded to before they are multiplied; `float32` leaves them as they are."""
@@ -40,11 +40,11 @@ class Scorer:
     def __init__(self, weight: Tensor, bias: Tensor, precision: Precision) -> None:
         (self.vocabulary, self.features), self.dtype = weight.shape, weight.dtype
         self._bias = bias
-        packs = weight.dtype == torch.float32 and weight.device.type == "cpu" and native.knows(precision)
+        packs = weight.dtype == torch.float32 and weight.device.type == "cpu" and native.ranking_supported(precision)
         self._ranking = native.Ranking(weight, bias, precision) if packs else None
         self._weight = weight if packs else _rounded(weight, precision)
 
-    def best(self, outputs: Tensor, count: int, never: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def topk(self, outputs: Tensor, count: int, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ranks the vocabulary for every row.
 
         Args:
@@ -52,19 +52,19 @@ class Scorer:
             never: `(vocabulary,)`, True for what is not among the best; it counts in the sums all the same.
 
         Returns:
-            What `log_sums` gives of the logits `(rows,)`, and what `best` does.
+            What `logsumexp` gives of the logits `(rows,)`, and what `best` does.
         """
         if self._ranking is not None:
-            return self._ranking.best(outputs, count, never)
+            return self._ranking.topk(outputs, count, excluded)
         logits = self._multiply(outputs)
-        return log_sums(logits), *best(logits.masked_fill(never, -float("inf")), count)
+        return logsumexp(logits), *topk(logits.masked_fill(excluded, -float("inf")), count)
 
     def logits(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns what `log_sums` gives of the logits `(rows,)`, and the logits `(rows, vocabulary)`."""
+        """Returns what `logsumexp` gives of the logits `(rows,)`, and the logits `(rows, vocabulary)`."""
         if self._ranking is not None:
             return self._ranking.logits(outputs)
         logits = self._multiply(outputs)
-        return log_sums(logits), logits
+        return logsumexp(logits), logits
 
     def _multiply(self, outputs: Tensor) -> Tensor:
         kind, weight = self._bias.dtype, self._weight
@@ -78,15 +78,15 @@ def _rounded(weight: Tensor, precision: Precision) -> Tensor:
     return weight.bfloat16() if precision == "bfloat16" else weight
 
 
-def log_sums(logits: Tensor) -> Tensor:
+def logsumexp(logits: Tensor) -> Tensor:
     """Returns what makes log-probabilities of logits when it is subtracted, log Σ exp, `(rows,)`."""
-    sums = native.log_sums(logits)
+    sums = native.logsumexp(logits)
     return logits.logsumexp(1) if sums is None else sums
 
 
-def best(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def topk(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Returns the `count` largest logits of each row, falling, and their tokens, `(rows, count)` both."""
-    found = native.largest(logits, count)
+    found = native.topk(logits, count)
     if found is not None:
         return found
     if count == 1:  # the first of equals, which topk does not promise
@@ -143,7 +143,7 @@ class VocabularyHead(nn.Module):
         """
         return cross_entropy(hidden, self.weight, self.bias, targets, smoothing, weights, once=self.training)
 
-    def few(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+    def candidate_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """`(rows, size)` → scores of a few tokens a row, by number, `(rows, few)`."""
         return torch.einsum("rs,rfs->rf", hidden, functional.embedding(tokens, self.weight)) + self.bias[tokens]
 
@@ -184,7 +184,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         once: bool,
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
-        kind = type_of_products(weight)
+        kind = matmul_dtype(weight)
         narrow = kind != weight.dtype
         chunk = NARROW_CHUNK if narrow else CHUNK
         loss = weight.new_zeros(())

@@ -11,7 +11,7 @@ from torch.nn import functional
 from unrolled.models import decoder_loop
 from unrolled.models.attention import Attention
 from unrolled.models.attention_feeding import ContextFeeding
-from unrolled.models.decoder import Glance
+from unrolled.models.decoder import ImageVector
 from unrolled.models.encoders import EncoderOutput, ImageEncoder, Rows
 from unrolled.recurrence import Dropout, Stack
 
@@ -29,12 +29,12 @@ class Regions(NamedTuple):
     Attributes:
         features: what the network made of each, `(regions, channels)`; `None` where they are read off the grid.
         edges: left, top, right and bottom as shares of the photograph's sides, `(regions, 4)`.
-        owners: the photograph of each, by its place in the batch, `(regions,)`.
+        source_index: the photograph of each, by its place in the batch, `(regions,)`.
     """
 
     features: Tensor | None
     edges: Tensor
-    owners: Tensor
+    source_index: Tensor
 
 
 class RegionEncoder(nn.Module):
@@ -65,7 +65,7 @@ class RegionEncoder(nn.Module):
             nn.init.zeros_(self.place.weight)
 
     @torch.no_grad()
-    def center(self, features: Tensor) -> None:
+    def fit_normalization(self, features: Tensor) -> None:
         """Takes m and d from the features of many regions, `(regions, channels)`; no channel that hardly varies becomes
         as loud as the others."""
         deviation, mean = torch.std_mean(self._normal(features), dim=0)
@@ -96,7 +96,7 @@ class RegionEncoder(nn.Module):
 
         side = round(grids.shape[1] ** 0.5)
         maps = grids.transpose(1, 2).reshape(len(grids), -1, side, side)
-        boxes = torch.cat([regions.owners[:, None].to(maps.dtype), regions.edges.to(maps.dtype) * side], dim=1)
+        boxes = torch.cat([regions.source_index[:, None].to(maps.dtype), regions.edges.to(maps.dtype) * side], dim=1)
         points: Tensor = roi_align(maps, boxes, self.cells, sampling_ratio=2, aligned=True)
         return points.flatten(1)
 
@@ -106,7 +106,7 @@ class QuestionReader(nn.Module):
     the state before a token looks at the positions, and what it saw stands beside the token."""
 
     def __init__(
-        self, embedding: nn.Embedding, stack: Stack, glance: Glance, attention: Attention | None, dropout: Dropout
+        self, embedding: nn.Embedding, stack: Stack, glance: ImageVector, attention: Attention | None, dropout: Dropout
     ) -> None:
         super().__init__()
         self.embedding, self.stack, self.glance, self.attention = embedding, stack, glance, attention
@@ -114,13 +114,13 @@ class QuestionReader(nn.Module):
         self.dropout = dropout
 
     def forward(
-        self, picture: EncoderOutput, owners: Tensor, tokens: Tensor, mask: Tensor
+        self, picture: EncoderOutput, source_index: Tensor, tokens: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Reads questions.
 
         Args:
             picture: of each photograph.
-            owners: the photograph of each question, `(batch,)`.
+            source_index: the photograph of each question, `(batch,)`.
             tokens: `(batch, time)`, padded at the end; one token at least.
             mask: `(batch, time)`, False on padding.
 
@@ -129,20 +129,22 @@ class QuestionReader(nn.Module):
         """
         embedded, last = self.dropout(self.embedding(tokens)), mask.sum(1) - 1
         rows = torch.arange(len(tokens), device=tokens.device)
-        seen = self.glance(picture.summary)[owners]
+        seen = self.glance(picture.summary)[source_index]
         if self.attention is None:
             _, state = self.stack.step(seen, self.stack.begin(len(tokens)))
             hidden, _ = self.stack(embedded, state)
             return hidden[rows, last], None
-        hidden, weights = self._look(picture, owners, seen, embedded)
+        hidden, weights = self._look(picture, source_index, seen, embedded)
         return hidden[rows, last], weights[rows, last]
 
-    def _look(self, picture: EncoderOutput, owners: Tensor, seen: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(
+        self, picture: EncoderOutput, source_index: Tensor, seen: Tensor, embedded: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """States and weights of all steps."""
         attention, feeding = self.attention, self.feeding
         assert attention is not None and feeding is not None
         memory = EncoderOutput(picture.states, picture.mask, picture.summary, attention.keys(picture.states)).select(
-            owners
+            source_index
         )
         nothing = memory.summary.new_zeros(memory.summary.shape)  # no state has looked yet
         _, state = self.stack.step(seen, self.stack.begin(len(embedded)), nothing)
@@ -151,7 +153,7 @@ class QuestionReader(nn.Module):
             return run.hidden, run.weights
         each, looked = [], []
         for token in embedded.unbind(1):
-            rows = Rows.even(len(token), 1, token.device)
+            rows = Rows.uniform(len(token), 1, token.device)
             context, weights = feeding(attention, state[-1][0][0], memory, rows)
             hidden, state = self.stack.step(token, state, context)
             each.append(hidden)
@@ -159,7 +161,7 @@ class QuestionReader(nn.Module):
         return torch.stack(each, dim=1), torch.stack(looked, dim=1)
 
 
-class Pointed(NamedTuple):
+class RegionScores(NamedTuple):
     """Attributes:
     scores: of every question and every region of the batch, `(batch, regions)`.
     weights: of attention's last look, `(batch, positions)`, where there is one.
@@ -169,7 +171,7 @@ class Pointed(NamedTuple):
     weights: Tensor | None
 
 
-class Pointer(nn.Module):
+class RegionPointer(nn.Module):
     """The score of a region is the product h · v of the reader's last state and the region's vector.
 
     Args:
@@ -189,14 +191,16 @@ class Pointer(nn.Module):
         super().__init__()
         self.network, self.encoder, self.reader, self.regions, self.sees = network, encoder, reader, regions, sees
 
-    def forward(self, pictures: Tensor, owners: Tensor, tokens: Tensor, mask: Tensor, regions: Regions) -> Pointed:
+    def forward(
+        self, pictures: Tensor, source_index: Tensor, tokens: Tensor, mask: Tensor, regions: Regions
+    ) -> RegionScores:
         """Scores regions.
 
         Args:
             pictures: grids `(photographs, positions, channels)`, or pixels where there is a network.
-            owners, tokens, mask: of the questions, as `QuestionReader` takes them.
+            source_index, tokens, mask: of the questions, as `QuestionReader` takes them.
         """
         grids = pictures if self.network is None else self.network(pictures)
         picture = self.encoder(grids if self.sees else torch.zeros_like(grids))
-        asked, weights = self.reader(picture, owners, tokens, mask)
-        return Pointed(asked @ self.regions(regions, grids).t(), weights)
+        asked, weights = self.reader(picture, source_index, tokens, mask)
+        return RegionScores(asked @ self.regions(regions, grids).t(), weights)

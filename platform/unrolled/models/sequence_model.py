@@ -117,8 +117,8 @@ class LanguageModel(nn.Module):
         self, tokens: Tensor, state: StackState, memory: Primed, rows: Rows | None = None
     ) -> tuple[Tensor, StackState, None]:
         """What the head, or a `scorer`, turns into logits, `(rows, hidden)`, and the state after it."""
-        rows = rows or Rows.even(len(memory), len(tokens) // max(1, len(memory)), tokens.device)
-        tokens = torch.where(tokens == PRIME, memory.last[rows.owners], tokens)
+        rows = rows or Rows.uniform(len(memory), len(tokens) // max(1, len(memory)), tokens.device)
+        tokens = torch.where(tokens == PRIME, memory.last[rows.source_index], tokens)
         output, state = self.stack.step(self.embed(tokens), state)
         return output, state, None
 

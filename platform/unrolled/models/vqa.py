@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unrolled import native
-from unrolled.models.attention import Attention, shared_look
+from unrolled.models.attention import Attention, attend_shared
 from unrolled.models.encoders import EncoderOutput, ImageEncoder, TextEncoder
 from unrolled.models.heads import VocabularyHead, cross_entropy
 from unrolled.recurrence import Dropout
 
 
-class Joined(NamedTuple):
+class FusedFeatures(NamedTuple):
     """What became of question and picture.
 
     Attributes:
@@ -35,7 +35,7 @@ class Joined(NamedTuple):
     weights: Tensor | None = None
 
 
-class Product(nn.Module):
+class HadamardFusion(nn.Module):
     """tanh(W q) ∘ tanh(V p), of the question's summary q and the picture's p (Agrawal et al. 2015, "VQA").
 
     One that is not given, because the model is to do without it, counts as ones.
@@ -51,16 +51,16 @@ class Product(nn.Module):
         self.picture = None if picture_size is None else nn.Linear(picture_size, size)
         self.dropout = dropout
 
-    def forward(self, question: Tensor | None, picture: EncoderOutput | None, owners: Tensor) -> Joined:
+    def forward(self, question: Tensor | None, picture: EncoderOutput | None, source_index: Tensor) -> FusedFeatures:
         """Joins `question` `(batch, question_size)` and the summary of `picture`, of which each question has the row
-        `owners` `(batch,)`."""
+        `source_index` `(batch,)`."""
         factors = []
         if self.question is not None and question is not None:
             factors.append(torch.tanh(self.question(question)))
         if self.picture is not None and picture is not None:
-            factors.append(torch.tanh(self.picture(picture.summary))[owners])
+            factors.append(torch.tanh(self.picture(picture.summary))[source_index])
         product = factors[0] if len(factors) == 1 else factors[0] * factors[1]
-        return Joined(self.dropout(product))
+        return FusedFeatures(self.dropout(product))
 
 
 class StackedAttention(nn.Module):
@@ -95,19 +95,19 @@ class StackedAttention(nn.Module):
             if isinstance(map, nn.Linear):
                 nn.init.xavier_uniform_(map.weight, nn.init.calculate_gain("tanh"))
 
-    def forward(self, question: Tensor, picture: EncoderOutput, owners: Tensor) -> Joined:
-        """Joins `question` `(batch, question_size)` and `picture`, of which each question has the row `owners`
+    def forward(self, question: Tensor, picture: EncoderOutput, source_index: Tensor) -> FusedFeatures:
+        """Joins `question` `(batch, question_size)` and `picture`, of which each question has the row `source_index`
         `(batch,)`. What depends on a picture alone is computed once, however many questions it has."""
         states = self._positions(picture.states)
         mask = torch.cat([picture.mask, picture.mask.new_ones(len(states), 1)], dim=1)
         first = joined = torch.tanh(self.question(question))
         weights = None
         for look in self._looks():
-            seen, weights = shared_look(look, joined, EncoderOutput(states, mask, picture.summary), owners)
+            seen, weights = attend_shared(look, joined, EncoderOutput(states, mask, picture.summary), source_index)
             joined = joined + seen
         assert weights is not None
         joined = joined + torch.tanh(self.asked(first)) * torch.tanh(self.found(joined))
-        return Joined(self.dropout(joined), weights[:, :-1])
+        return FusedFeatures(self.dropout(joined), weights[:, :-1])
 
     def _positions(self, seen: Tensor) -> Tensor:
         """s, and behind them the vector that is no part of the picture, `(pictures, positions + 1, size)`."""
@@ -157,11 +157,11 @@ class AnswerVectors(nn.Module):
         vectors = self._vectors(self.answers)
         return cross_entropy(hidden, vectors, vectors.new_zeros(len(vectors)), targets, smoothing, once=self.training)
 
-    def few(self, hidden: Tensor, answers: Tensor) -> Tensor:
+    def candidate_logits(self, hidden: Tensor, answers: Tensor) -> Tensor:
         """`(rows, size)` → scores of a few answers a row, by number, `(rows, few)`."""
         return self.scores(hidden, self.answers[answers])
 
-    def few_and(self, hidden: Tensor, answers: Tensor, texts: Tensor) -> Tensor:
+    def candidate_and_text_logits(self, hidden: Tensor, answers: Tensor, texts: Tensor) -> Tensor:
         """`few` of `answers` `(rows, few)` and behind them `scores` of `texts` `(rows, others, words)`."""
         own, longest = self.answers[answers], max(self.answers.shape[1], texts.shape[2])
         padded = (functional.pad(each, (0, longest - each.shape[2]), value=-1) for each in (own, texts))
@@ -212,7 +212,7 @@ class AnswerClassifier(nn.Module):
         self,
         question: TextEncoder | None,
         picture: ImageEncoder | None,
-        joint: Product | StackedAttention,
+        joint: HadamardFusion | StackedAttention,
         head: VocabularyHead | AnswerVectors,
     ) -> None:
         super().__init__()
@@ -223,12 +223,12 @@ class AnswerClassifier(nn.Module):
         """Whether it looks at the positions of a picture."""
         return isinstance(self.joint, StackedAttention)
 
-    def forward(self, pictures: Tensor, owners: Tensor, tokens: Tensor, mask: Tensor) -> Joined:
+    def forward(self, pictures: Tensor, source_index: Tensor, tokens: Tensor, mask: Tensor) -> FusedFeatures:
         """Reads questions and their pictures, each of these once.
 
         Args:
             pictures: what the picture's encoder reads, `(pictures, …)`.
-            owners: the picture of each question, `(batch,)`.
+            source_index: the picture of each question, `(batch,)`.
             tokens: of the questions, `(batch, time)`, padded at the end.
             mask: `(batch, time)`, False on padding.
 
@@ -236,14 +236,18 @@ class AnswerClassifier(nn.Module):
             The vectors that the head reads.
         """
         asked = None if self.question is None else self.question(tokens, mask).summary
-        joined: Joined = self.joint(asked, None if self.picture is None else self.picture(pictures), owners)
+        joined: FusedFeatures = self.joint(
+            asked, None if self.picture is None else self.picture(pictures), source_index
+        )
         return joined
 
-    def loss(self, joined: Joined, answers: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(self, joined: FusedFeatures, answers: Tensor, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy (nats) of the right answers `(batch,)`, summed."""
         return self.head.loss(joined.vector, answers, smoothing)
 
-    def choice_loss(self, joined: Joined, answers: Tensor, candidates: Tensor, texts: Tensor | None = None) -> Tensor:
+    def choice_loss(
+        self, joined: FusedFeatures, answers: Tensor, candidates: Tensor, texts: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy (nats) of the right answers `(batch,)` among the candidates alone, summed.
 
         Args:
@@ -256,19 +260,19 @@ class AnswerClassifier(nn.Module):
             return joined.vector.new_zeros(())
         own, without = answers[:, None], candidates == answers[:, None]
         if texts is None:
-            scores = self.head.few(joined.vector, torch.cat([own, candidates.clamp(min=0)], dim=1))
+            scores = self.head.candidate_logits(joined.vector, torch.cat([own, candidates.clamp(min=0)], dim=1))
             without |= candidates < 0
         else:
             assert isinstance(self.head, AnswerVectors)
-            scores = self.head.few_and(joined.vector, own, texts)
+            scores = self.head.candidate_and_text_logits(joined.vector, own, texts)
         scores = scores.masked_fill(functional.pad(without, (1, 0)), -math.inf)
         return -scores.log_softmax(1)[:, 0].sum()
 
-    def text_scores(self, joined: Joined, texts: Tensor) -> Tensor:
+    def text_scores(self, joined: FusedFeatures, texts: Tensor) -> Tensor:
         """Scores of answers by their words, `(batch, most)`; see `AnswerVectors.scores`."""
         assert isinstance(self.head, AnswerVectors)
         return self.head.scores(joined.vector, texts)
 
-    def log_probabilities(self, joined: Joined) -> Tensor:
+    def log_probabilities(self, joined: FusedFeatures) -> Tensor:
         """`(batch, answers)`."""
         return self.head.log_probabilities(joined.vector)

@@ -29,7 +29,7 @@ from unrolled.native.attention import (
 )
 from unrolled.native.bags_of_words import bags, text_scores
 from unrolled.native.scan import applies, run
-from unrolled.native.vocabulary import Ranking, cross_entropy, draw, drop, knows, largest, log_sums
+from unrolled.native.vocabulary import Ranking, cross_entropy, dropout, logsumexp, ranking_supported, sample_rows, topk
 
 __all__ = [
     "Ranking",
@@ -43,17 +43,17 @@ __all__ = [
     "can_look",
     "cross_entropy",
     "descend",
-    "draw",
-    "drop",
-    "knows",
-    "largest",
-    "log_sums",
+    "dropout",
+    "logsumexp",
     "look",
     "look_back",
     "norm",
     "powers",
+    "ranking_supported",
     "run",
+    "sample_rows",
     "seen_back",
     "squashed",
     "text_scores",
+    "topk",
 ]

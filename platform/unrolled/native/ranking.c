@@ -31,7 +31,7 @@ struct rank {
     const float *weights, *bias; /* (columns, depth), (columns) */
     char *packed;                /* the matrix, by `rank_pack` */
     const float *x;              /* (rows, depth) */
-    const uint8_t *never;        /* (columns): what is no entry to be found */
+    const uint8_t *excluded;        /* (columns): what is no entry to be found */
     float *sums, *best;          /* (rows), (rows, count) */
     int64_t *places;             /* (rows, count) */
     float *logits;               /* (rows, columns), or none */
@@ -151,7 +151,7 @@ static void look(
     part->sum = part->sum * exponential(before - above) + sum;
     if (p->count == 0 || !(most > best[p->count - 1])) return;
     for (long j = 0; j < width; j++)
-        if (y[j] > best[p->count - 1] && !p->never[first + j]) insert(y[j], first + j, p->count, best, places);
+        if (y[j] > best[p->count - 1] && !p->excluded[first + j]) insert(y[j], first + j, p->count, best, places);
 }
 
 static void rank_segments(const struct work *w, long thread, long low, long high) {

@@ -38,7 +38,7 @@ def applies(cell: Cell, *, half: bool) -> bool:
 
     A class must name its loop itself: one that inherits may have changed the steps.
     """
-    if cell.bias.dtype != torch.float32 or cell.bias.device.type != "cpu" or "loop" not in vars(type(cell)):
+    if cell.bias.dtype != torch.float32 or cell.bias.device.type != "cpu" or "native_kind" not in vars(type(cell)):
         return False
     if half and cell.hidden_size % GROUP != 0:
         return False
@@ -68,14 +68,14 @@ def run(
     """
     functions = build.load()
     assert functions is not None
-    steps, batch, extra = len(states[0]) - 1, states[0].shape[1], cell.loop_parameters()
+    steps, batch, extra = len(states[0]) - 1, states[0].shape[1], cell.native_parameter()
     if errors is not None and errors.stride(2) != 1:
         errors = errors.contiguous()
     scan = _Scan(
-        cell=LOOPS.index(cell.loop),
-        gate_count=cell.gates,
-        products=(ctypes.c_long * 3)(*cell.products),
-        writes=int(cell.writes),
+        cell=LOOPS.index(cell.native_kind),
+        gate_count=cell.num_gates,
+        products=(ctypes.c_long * 3)(*cell.recurrent_blocks),
+        writes=int(cell.z_gates_candidate),
         threads=torch.get_num_threads(),
         steps=steps,
         batch=batch,

@@ -72,7 +72,7 @@ def cross_entropy(logits: Tensor, bias: Tensor, targets: Tensor, smoothing: floa
     return losses, into_bias.sum(0)
 
 
-def log_sums(logits: Tensor) -> Tensor | None:
+def logsumexp(logits: Tensor) -> Tensor | None:
     """log Σ exp of every row `(rows,)` of float32 numbers on a CPU: -inf if all of a row is, NaN if any of it is NaN or
     +inf; `None` where no compiled code can do it."""
     functions = _reads(logits)
@@ -83,7 +83,7 @@ def log_sums(logits: Tensor) -> Tensor | None:
     return sums
 
 
-def largest(logits: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
+def topk(logits: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
     """The `count` largest float32 numbers of every row on a CPU, falling, and their places; of equals those that come
     first. Where fewer are above -inf, -inf at place 0 fills up. `None` where no compiled code can do it."""
     functions = _reads(logits)
@@ -95,7 +95,7 @@ def largest(logits: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
     return best, places
 
 
-def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor | None:
+def sample_rows(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor | None:
     """Draws an entry of every row by weights exp(logit / temperature).
 
     Args:
@@ -127,7 +127,7 @@ def _pointers(*tensors: Tensor) -> Iterator[ctypes.c_void_p]:
     return (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
 
 
-def drop(values: Tensor, share: float) -> Tensor | None:
+def dropout(values: Tensor, share: float) -> Tensor | None:
     """Dropout of float32 or bfloat16 values on a CPU; `None` where no compiled code can do it.
 
     The numbers come from a seed of torch's generator and are drawn again on the way back: no mask is kept.
@@ -170,12 +170,12 @@ class _Rank(ctypes.Structure):
 
     _fields_ = (
         *build.fields(ctypes.c_long, "kind", "threads", "rows", "depth", "columns", "count"),
-        *build.fields(ctypes.c_void_p, "weights", "bias", "packed", "x", "never", "sums", "best", "places"),
+        *build.fields(ctypes.c_void_p, "weights", "bias", "packed", "x", "excluded", "sums", "best", "places"),
         *build.fields(ctypes.c_void_p, "logits", "scratch"),
     )
 
 
-def knows(operands: Operands) -> bool:
+def ranking_supported(operands: Operands) -> bool:
     """Whether this processor has fast code for such products."""
     functions = build.load()
     return functions is not None and bool(functions.rank_knows(ctypes.c_long(KINDS.index(operands))))
@@ -209,21 +209,21 @@ class Ranking:
         self._given.packed = self._packed.data_ptr() + -self._packed.data_ptr() % 64
         functions.rank_pack(ctypes.byref(self._given))
 
-    def best(self, x: Tensor, count: int, never: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def topk(self, x: Tensor, count: int, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Finds the best of the vocabulary for every row.
 
         Args:
             x: `(rows, features)`, float32.
             count: up to the size of the vocabulary.
-            never: `(vocabulary,)`, bool: what is not among the best; it counts in the sums all the same.
+            excluded: `(vocabulary,)`, bool: what is not among the best; it counts in the sums all the same.
 
         Returns:
             log Σ exp of the logits `(rows,)`; the `count` largest, falling, and their places, `(rows, count)` both, as
             `largest` gives them.
         """
         sums, values = x.new_empty(len(x)), x.new_empty(len(x), count)
-        places, never = torch.empty(len(x), count, dtype=torch.long), never.contiguous()
-        self._run(x, count=count, never=never, sums=sums, best=values, places=places)
+        places, excluded = torch.empty(len(x), count, dtype=torch.long), excluded.contiguous()
+        self._run(x, count=count, excluded=excluded, sums=sums, best=values, places=places)
         return sums, values, places
 
     def logits(self, x: Tensor) -> tuple[Tensor, Tensor]:

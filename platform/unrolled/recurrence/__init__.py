@@ -13,7 +13,7 @@ from unrolled.recurrence.mut import MUT1, MUT2, MUT3
 from unrolled.recurrence.regularization import Dropout
 from unrolled.recurrence.rnn import IRNN, RNN
 from unrolled.recurrence.scan import Engine, scan
-from unrolled.recurrence.stack import NotFinite, Stack, StackState, named_stacks
+from unrolled.recurrence.stack import NonFiniteError, Stack, StackState, named_stacks
 from unrolled.recurrence.stepwise import Steps
 
 CELLS: dict[str, type[Cell]] = {
@@ -41,7 +41,7 @@ __all__ = [
     "ChoGRU",
     "Dropout",
     "Engine",
-    "NotFinite",
+    "NonFiniteError",
     "PeepholeLSTM",
     "Stack",
     "StackState",

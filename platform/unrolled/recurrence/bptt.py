@@ -30,7 +30,7 @@ from unrolled import native
 from unrolled.recurrence import cuda_graphs
 from unrolled.recurrence.cell import Cell, State
 from unrolled.recurrence.layer_norm import Normalization, NormalizedProduct, NormalizedProductBackward
-from unrolled.recurrence.matmul import Product, linear, type_of_products, weight_gradient, weight_gradients
+from unrolled.recurrence.matmul import PackedLinear, linear, matmul_dtype, weight_gradient, weight_gradients
 from unrolled.recurrence.regularization import Zoneout
 
 
@@ -154,10 +154,10 @@ def bptt(
     Returns:
         The outputs `(time, batch, hidden)` and the state after the last step.
     """
-    half = cell.bias.dtype == torch.float32 and type_of_products(cell.bias) == torch.bfloat16
+    half = cell.bias.dtype == torch.float32 and matmul_dtype(cell.bias) == torch.bfloat16
     settings = _Settings(cell, half, mask, zoneout, reverse)
     gain = () if cell.gain_hidden is None else (cell.gain_hidden,)
-    parameters = (*cell.input_parameters(), cell.weight_hidden, *gain, *cell.other_parameters())
+    parameters = (*cell.input_parameters(), cell.weight_hidden, *gain, *cell.extra_parameters())
     with torch.autocast(inputs.device.type, enabled=False):
         outputs, *after = _BackPropagation.apply(settings, inputs, constant, *state, *parameters)
     return outputs, tuple(after)
@@ -190,14 +190,14 @@ class _BackPropagation(torch.autograd.Function):
         places = present(settings.mask) if settings.compiled else None
         flat = rows_of(inputs, places).to(torch.bfloat16 if settings.half else first.dtype)
         held = flat.shape[:1] if settings.compiled else (steps, batch)
-        gates = flat.new_empty(*held, cell.gates * size)
+        gates = flat.new_empty(*held, cell.num_gates * size)
         constant = None if constant is None else constant.to(flat.dtype)
-        kept = project_forward(cell, flat, constant, places, gates.view(-1, cell.gates * size))
-        states = [first.new_empty(steps + 1, batch, size) for _ in range(cell.tensors)]
+        kept = project_forward(cell, flat, constant, places, gates.view(-1, cell.num_gates * size))
+        states = [first.new_empty(steps + 1, batch, size) for _ in range(cell.num_states)]
         # What the cell made, before zoneout; the state itself without.
         fresh = [first.new_empty(steps, batch, size) for _ in states] if settings.zoneout else []
         kind = gates.dtype if settings.compiled else first.dtype
-        saved = [first.new_empty(*held, size, dtype=kind) for _ in range(cell.saved)]
+        saved = [first.new_empty(*held, size, dtype=kind) for _ in range(cell.num_saved)]
         for buffer, state in zip(states, given, strict=False):
             buffer[-1 if settings.reverse else 0] = state
         normalizations = _normalizations(cell, steps, batch)
@@ -220,7 +220,7 @@ class _BackPropagation(torch.autograd.Function):
         settings: _Settings = ctx.settings
         cell, normalizations = settings.cell, ctx.normalizations
         inputs, constant, places, *rest = ctx.saved_tensors  # raises where a first call has overwritten them
-        count = 1 + cell.tensors * (2 if settings.zoneout else 1) + cell.saved
+        count = 1 + cell.num_states * (2 if settings.zoneout else 1) + cell.num_saved
         memory, kept = rest[:count], rest[count:]
         gates, states, fresh, saved = _parts(settings, memory)
         gradient: State
@@ -235,11 +235,11 @@ class _BackPropagation(torch.autograd.Function):
         into_inputs = inputs if ctx.copied else torch.empty_like(inputs)  # a copy has served when its gradient is due
         into_constant, projecting = project_backward(cell, inputs, constant, places, kept, errors, into_inputs)
         flat = errors, *_around(settings, states, fresh, places), saved
-        weights = _recurrent_gradients(cell, cell.recurrent_pairs(*flat), normalizations, gates.dtype)
+        weights = _recurrent_gradients(cell, cell.weight_grad_operands(*flat), normalizations, gates.dtype)
         steps, batch, _ = into_outputs.shape
         into_inputs = filled(into_inputs.to(ctx.kind), places, steps, batch, turned=ctx.turned)
         into_constant = None if into_constant is None else into_constant.to(ctx.kind)
-        return (None, into_inputs, into_constant, *gradient, *projecting, *weights, *cell.other_gradients(*flat))
+        return (None, into_inputs, into_constant, *gradient, *projecting, *weights, *cell.extra_gradients(*flat))
 
 
 def _forward(settings: _Settings, normalizations: list[Normalization], memory: Sequence[Tensor]) -> State:
@@ -289,7 +289,7 @@ def _backward(
 
 def _parts(settings: _Settings, memory: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     """Gates, states, what the cell made before zoneout, and what it left besides for its derivative."""
-    tensors, count = iter(memory[1:]), settings.cell.tensors
+    tensors, count = iter(memory[1:]), settings.cell.num_states
     states = list(islice(tensors, count))
     return memory[0], states, list(islice(tensors, count if settings.zoneout else 0)), list(tensors)
 
@@ -306,7 +306,7 @@ def _record_forward(settings: _Settings, memory: Sequence[Tensor]) -> None:
 def _record_backward(settings: _Settings, written: Sequence[Tensor], read: Sequence[Tensor]) -> State:
     """`written`: gates and what else is overwritten; `read`: states, then gradients. What has been given out as outputs
     stays untouched."""
-    count, masks = settings.cell.tensors, [] if settings.mask is None else [settings.mask]
+    count, masks = settings.cell.num_states, [] if settings.mask is None else [settings.mask]
 
     def work(written: Sequence[Tensor], read: Sequence[Tensor]) -> State:
         mask, given = (read[0], read[1:]) if masks else (None, read)
@@ -323,19 +323,19 @@ def _normalizations(cell: Cell, steps: int, batch: int) -> list[Normalization]:
     return [Normalization(cell.gain_hidden.detach()[rows], steps, batch) for rows in cell.rows()]
 
 
-def _products(settings: _Settings, gates: Tensor, normalizations: list[Normalization]) -> list[Product]:
+def _products(settings: _Settings, gates: Tensor, normalizations: list[Normalization]) -> list[PackedLinear]:
     weights = [settings.cell.weight_hidden.detach()[rows] for rows in settings.cell.rows()]
     shape = gates.shape[1], gates.shape[0], settings.half
     if not normalizations:
-        return [Product(weight, *shape) for weight in weights]
+        return [PackedLinear(weight, *shape) for weight in weights]
     return [NormalizedProduct(weight, *shape, each) for weight, each in zip(weights, normalizations, strict=True)]
 
 
-def _products_backward(settings: _Settings, gates: Tensor, normalizations: list[Normalization]) -> list[Product]:
+def _products_backward(settings: _Settings, gates: Tensor, normalizations: list[Normalization]) -> list[PackedLinear]:
     turned = [settings.cell.weight_hidden.detach()[rows].t() for rows in settings.cell.rows()]
     shape = gates.shape[1], gates.shape[0], settings.half
     if not normalizations:
-        return [Product(weight, *shape) for weight in turned]
+        return [PackedLinear(weight, *shape) for weight in turned]
     return [
         NormalizedProductBackward(weight, *shape, each) for weight, each in zip(turned, normalizations, strict=True)
     ]
@@ -382,7 +382,7 @@ class _Order:
         self._stored = gates.unbind(0)
         self._work = None if gates.dtype == states[0].dtype else states[0].new_empty(gates.shape[1:])
         buffers = gates if self._work is None else self._work[None]
-        spans = [buffers[:, :, low * size : high * size] for low, high in settings.cell.spans]
+        spans = [buffers[:, :, low * size : high * size] for low, high in settings.cell.gate_slices]
         self._gates = _by_step(spans, len(buffers))
         rows = _by_step(states, self._steps + 1)
         self.before, self.after = (rows[1:], rows[:-1]) if self._reverse else (rows[:-1], rows[1:])

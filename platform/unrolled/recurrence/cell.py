@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unrolled.recurrence.layer_norm import affine, affine_backward, normalized
-from unrolled.recurrence.matmul import Product
+from unrolled.recurrence.matmul import PackedLinear
 
 State = tuple[Tensor, ...]
 """The tensors `(batch, hidden)` that a cell carries from step to step; the first one is its output h."""
@@ -42,24 +42,24 @@ class Cell(nn.Module, ABC):
         ValueError: a size below 1.
     """
 
-    gates: ClassVar[int]
+    num_gates: ClassVar[int]
     """Blocks of `hidden_size` features in what `project` returns."""
     input_blocks: ClassVar[int | None] = None
     """Blocks of rows in the input weights, where they are not as many as the gates."""
-    spans: ClassVar[tuple[tuple[int, int], ...]]
+    gate_slices: ClassVar[tuple[tuple[int, int], ...]]
     """The ranges of gates that `step_forward` and `step_backward` work on."""
-    products: ClassVar[tuple[int, ...]]
+    recurrent_blocks: ClassVar[tuple[int, ...]]
     """Blocks of rows in the recurrent weights, grouped by the vector that they multiply."""
-    tensors: ClassVar[int] = 1
+    num_states: ClassVar[int] = 1
     """Tensors in the state."""
-    saved: ClassVar[int] = 0
+    num_saved: ClassVar[int] = 0
     """Tensors `(batch, hidden)` that a step leaves for its derivative besides gates and states."""
-    kernel: ClassVar[str | None] = None
+    torch_function: ClassVar[str | None] = None
     """The function of `torch` that computes the same equations over a whole sequence, if there is one."""
 
-    loop: ClassVar[str]
+    native_kind: ClassVar[str]
     """The kind of steps in `compiled` that do the same as this class's, if there is one."""
-    writes: ClassVar[bool] = False
+    z_gates_candidate: ClassVar[bool] = False
     """Whether z is the share of the candidate in the new state (else of the old state)."""
 
     def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
@@ -67,9 +67,9 @@ class Cell(nn.Module, ABC):
         if input_size < 1 or hidden_size < 1:
             raise ValueError(f"a cell of {input_size} input and {hidden_size} hidden features: both must be 1 or more")
         self.input_size, self.hidden_size = input_size, hidden_size
-        self.weight_input = nn.Parameter(torch.empty((self.input_blocks or self.gates) * hidden_size, input_size))
-        self.weight_hidden = nn.Parameter(torch.empty(sum(self.products) * hidden_size, hidden_size))
-        self.bias = nn.Parameter(torch.empty(self.gates * hidden_size))
+        self.weight_input = nn.Parameter(torch.empty((self.input_blocks or self.num_gates) * hidden_size, input_size))
+        self.weight_hidden = nn.Parameter(torch.empty(sum(self.recurrent_blocks) * hidden_size, hidden_size))
+        self.bias = nn.Parameter(torch.empty(self.num_gates * hidden_size))
         self.gain_input, self.gain_hidden = (
             nn.Parameter(torch.ones(len(weight))) if layer_norm else None
             for weight in (self.weight_input, self.weight_hidden)
@@ -86,27 +86,27 @@ class Cell(nn.Module, ABC):
 
     def zeros(self, batch: int) -> State:
         """Returns the state before the first step: `tensors` zeros of `(batch, hidden)`."""
-        return tuple(self.bias.new_zeros(batch, self.hidden_size) for _ in range(self.tensors))
+        return tuple(self.bias.new_zeros(batch, self.hidden_size) for _ in range(self.num_states))
 
     def project(self, inputs: Tensor) -> Tensor:
         """`(…, input_size)` → `(…, gates · hidden_size)`: the input's share of every gate, with its bias."""
         if self.gain_input is None:
             return functional.linear(inputs, self.weight_input, self.bias)
-        return self.weigh(inputs) + self.bias
+        return self.project_input(inputs) + self.bias
 
     @property
     def projects_linearly(self) -> bool:
         """Whether `project` is W x + b, so that the shares of parts of x can be added up."""
         return type(self).project_forward is Cell.project_forward and self.gain_input is None
 
-    def weigh(self, inputs: Tensor) -> Tensor:
+    def project_input(self, inputs: Tensor) -> Tensor:
         """W x, layer-normalised where the cell is."""
         weighted = functional.linear(inputs, self.weight_input)
         if self.gain_input is None:
             return weighted
         return normalized(weighted, self.gain_input)
 
-    def recur(self, product: int, x: Tensor, onto: Tensor | None = None) -> Tensor:
+    def project_hidden(self, product: int, x: Tensor, onto: Tensor | None = None) -> Tensor:
         """U x of one of the `products`, layer-normalised where the cell is, added to `onto` if there is one."""
         rows = self.rows()[product]
         if self.gain_hidden is None and onto is not None:
@@ -118,7 +118,7 @@ class Cell(nn.Module, ABC):
 
     def rows(self) -> list[slice]:
         """The rows of the recurrent weights that each of the `products` takes."""
-        edges = [blocks * self.hidden_size for blocks in accumulate(self.products, initial=0)]
+        edges = [blocks * self.hidden_size for blocks in accumulate(self.recurrent_blocks, initial=0)]
         return [slice(low, high) for low, high in pairwise(edges)]
 
     def project_forward(self, inputs: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
@@ -165,7 +165,7 @@ class Cell(nn.Module, ABC):
         state: State,
         after: State,
         saved: Sequence[Tensor],
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> None:
         """`step` into given memory.
 
@@ -186,7 +186,7 @@ class Cell(nn.Module, ABC):
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> State:
         """The derivative of `step_forward`.
 
@@ -200,12 +200,12 @@ class Cell(nn.Module, ABC):
             ∂L/∂state.
         """
 
-    def other_parameters(self) -> tuple[nn.Parameter, ...]:
+    def extra_parameters(self) -> tuple[nn.Parameter, ...]:
         """The parameters that `step` uses besides recurrent weights and gain."""
         return ()
 
     @abstractmethod
-    def recurrent_pairs(
+    def weight_grad_operands(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
         """What the gradient of the recurrent weights is made of, over all steps at once.
@@ -219,16 +219,16 @@ class Cell(nn.Module, ABC):
             multiplied.
         """
 
-    def other_gradients(
+    def extra_gradients(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        """The gradients of `other_parameters`; arguments as in `recurrent_pairs`."""
+        """The gradients of `extra_parameters`; arguments as in `weight_grad_operands`."""
         return ()
 
-    def loop_parameters(self) -> Tensor | None:
+    def native_parameter(self) -> Tensor | None:
         """The parameter that the steps of `loop` use besides the recurrent weights."""
         return None
 
-    def kernel_weights(self) -> list[Tensor]:
+    def torch_weights(self) -> list[Tensor]:
         """Returns `[W_ih, W_hh, b_ih, b_hh]` as torch's own kernels want them."""
         return [self.weight_input, self.weight_hidden, self.bias, torch.zeros_like(self.bias)]

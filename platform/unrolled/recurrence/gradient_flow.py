@@ -103,7 +103,7 @@ ROUNDS = 30
 
 
 @dataclass(frozen=True)
-class Flow:
+class LayerGradientFlow:
     """How a loss flows back through one layer, in one direction, averaged over the examples of a batch.
 
     Attributes:
@@ -136,7 +136,7 @@ class Flow:
         return "vanishing" if self.left[-1] < VANISHING else "exploding" if self.left[-1] > EXPLODING else "steady"
 
 
-def gradient_flow(model: nn.Module, loss: Callable[[], Tensor]) -> list[Flow]:
+def gradient_flow(model: nn.Module, loss: Callable[[], Tensor]) -> list[LayerGradientFlow]:
     """Measures every recurrent layer of `model` that `loss` runs and depends on.
 
     Args:
@@ -150,7 +150,7 @@ def gradient_flow(model: nn.Module, loss: Callable[[], Tensor]) -> list[Flow]:
     return [flow for flow in flows if flow is not None]
 
 
-def _flow(trace: Trace, loss: Tensor) -> Flow | None:
+def _flow(trace: Trace, loss: Tensor) -> LayerGradientFlow | None:
     gradients = _gradients(loss, trace.after)
     reached = _norms(gradients) > 0
     if not reached.any():
@@ -165,7 +165,7 @@ def _flow(trace: Trace, loss: Tensor) -> Flow | None:
     valid = (torch.ones_like(reached) if trace.mask is None else trace.mask) & (steps <= last)
     reading = (valid.sum(1) > 0).nonzero().flatten()
     squares = torch.stack([gradient[0].square().sum(-1) for gradient in gradients])
-    return Flow(
+    return LayerGradientFlow(
         trace.layer,
         type(trace.cell).__name__,
         matrix_singular_values(trace.cell),
@@ -261,7 +261,7 @@ def jacobian_singular_values(cell: Cell, projected: Tensor, state: State, rounds
 TEXTBOOK_SIGMAS = (0.5, 0.9, 1.0, 1.1, 1.5)
 
 
-def textbook(hidden: int = 64, steps: int = 50) -> dict[str, Flow]:
+def textbook_gradient_flow(hidden: int = 64, steps: int = 50) -> dict[str, LayerGradientFlow]:
     """The picture of the textbooks, by name: fresh cells read small random inputs, the loss is at the last step alone.
 
     Vanilla networks with an orthogonal recurrent matrix times σ; beside them an LSTM as it starts (forget bias 1), one
@@ -288,5 +288,5 @@ def _fresh(kind: type[Cell], hidden: int, *, sigma: float | None = None, forget_
     if sigma is not None:
         nn.init.orthogonal_(cell.weight_hidden, gain=sigma)
     if forget_bias is not None:
-        nn.init.constant_(cell.bias.data.chunk(cell.gates)[1], forget_bias)
+        nn.init.constant_(cell.bias.data.chunk(cell.num_gates)[1], forget_bias)
     return stack

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unrolled.recurrence import triton_steps
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
-from unrolled.recurrence.matmul import Product
+from unrolled.recurrence.matmul import PackedLinear
 
 
 class ResetBefore(Cell):
@@ -30,14 +30,14 @@ class ResetBefore(Cell):
     does: MUT1's z sees the input alone and would take long to learn to keep.
     """
 
-    gates = 3
-    spans = ((0, 2), (0, 1), (1, 2), (2, 3))
-    saved = 1  # r ⊙ h
+    num_gates = 3
+    gate_slices = ((0, 2), (0, 1), (1, 2), (2, 3))
+    num_saved = 1  # r ⊙ h
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        if self.writes:
-            nn.init.constant_(self.bias.data.chunk(self.gates)[1], -1.0)
+        if self.z_gates_candidate:
+            nn.init.constant_(self.bias.data.chunk(self.num_gates)[1], -1.0)
 
     def step_forward(
         self,
@@ -45,22 +45,26 @@ class ResetBefore(Cell):
         state: State,
         after: State,
         saved: Sequence[Tensor],
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> None:
         (h,), (r_z, r, z, n) = state, gates
         summed = hidden[0](h)
-        more = hidden[1](torch.tanh(h)) if len(self.products) == 3 else None
+        more = hidden[1](torch.tanh(h)) if len(self.recurrent_blocks) == 3 else None
         if triton_steps.applies(summed):
-            width = self.products[0] if more is None else 3
+            width = self.recurrent_blocks[0] if more is None else 3
             triton_steps.run("reset_gates", h, r_z, summed, summed if more is None else more, h, saved[0], width=width)
-            return triton_steps.run("reset_mix", h, r_z, hidden[-1](saved[0]), h, after[0], writes=int(self.writes))
-        (r_z if self.products[0] == 2 else r).add_(summed)
+            return triton_steps.run(
+                "reset_mix", h, r_z, hidden[-1](saved[0]), h, after[0], writes=int(self.z_gates_candidate)
+            )
+        (r_z if self.recurrent_blocks[0] == 2 else r).add_(summed)
         if more is not None:
             z.add_(more)
         r_z.sigmoid_()
         candidate = hidden[-1](torch.mul(r, h, out=saved[0])).add_(n).tanh_()
         n.copy_(candidate)
-        torch.lerp(h, candidate, z, out=after[0]) if self.writes else torch.lerp(candidate, h, z, out=after[0])
+        torch.lerp(h, candidate, z, out=after[0]) if self.z_gates_candidate else torch.lerp(
+            candidate, h, z, out=after[0]
+        )
         return None
 
     def step_backward(
@@ -70,38 +74,38 @@ class ResetBefore(Cell):
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> State:
         (dh,), (h,), (r_z, r, z, n) = gradient, state, gates
         if triton_steps.applies(dh):
             kept = torch.empty_like(dh)
-            triton_steps.run("reset_mix_backward", dh, r_z, h, dh, kept, writes=int(self.writes))
+            triton_steps.run("reset_mix_backward", dh, r_z, h, dh, kept, writes=int(self.z_gates_candidate))
             triton_steps.run("reset_gates_backward", dh, r_z, hidden[-1](n), h, kept)
         else:
             kept = self._mix_backward(dh, h, z, n)
             d_reset = hidden[-1](n)
             kept.addcmul_(d_reset, r)
             sigmoid_backward(d_reset.mul_(h), r, grad_input=r)
-        if len(self.products) == 3:
+        if len(self.recurrent_blocks) == 3:
             squashed = torch.tanh(h)
             kept.add_(tanh_backward(hidden[1](z), squashed, grad_input=squashed))
-        return (hidden[0].plus(r_z if self.products[0] == 2 else r, kept),)
+        return (hidden[0].plus(r_z if self.recurrent_blocks[0] == 2 else r, kept),)
 
     def _mix_backward(self, dh: Tensor, h: Tensor, z: Tensor, n: Tensor) -> Tensor:
         """Overwrites z and n by the gradients of their sums; returns what of dh passes by them."""
-        dz = (torch.sub(n, h) if self.writes else torch.sub(h, n)).mul_(dh)
+        dz = (torch.sub(n, h) if self.z_gates_candidate else torch.sub(h, n)).mul_(dh)
         by_z = dh * z
-        into_n, kept = (by_z, dh.sub_(by_z)) if self.writes else (dh.sub_(by_z), by_z)
+        into_n, kept = (by_z, dh.sub_(by_z)) if self.z_gates_candidate else (dh.sub_(by_z), by_z)
         tanh_backward(into_n, n, grad_input=n)
         sigmoid_backward(dz, z, grad_input=z)
         return kept
 
-    def recurrent_pairs(
+    def weight_grad_operands(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
         size, (h,) = self.hidden_size, before
-        pairs = [(gates[:, : self.products[0] * size], h), (gates[:, 2 * size :], saved[0])]
-        if len(self.products) == 3:
+        pairs = [(gates[:, : self.recurrent_blocks[0] * size], h), (gates[:, 2 * size :], saved[0])]
+        if len(self.recurrent_blocks) == 3:
             pairs.insert(1, (gates[:, size : 2 * size], torch.tanh(h)))
         return pairs
 
@@ -117,12 +121,12 @@ class GRU(Cell):
     c_n stands inside the reset, so it cannot be merged with b_n.
     """
 
-    gates = 3
-    spans = ((0, 2), (0, 1), (1, 2), (2, 3))
-    products = (3,)
-    saved = 1  # U_n h + c_n
-    kernel = "gru"
-    loop = "gru"
+    num_gates = 3
+    gate_slices = ((0, 2), (0, 1), (1, 2), (2, 3))
+    recurrent_blocks = (3,)
+    num_saved = 1  # U_n h + c_n
+    torch_function = "gru"
+    native_kind = "gru"
 
     def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
         super().__init__(input_size, hidden_size, layer_norm=layer_norm)
@@ -131,7 +135,7 @@ class GRU(Cell):
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
         size = self.hidden_size
-        recurrent = self.recur(0, h)
+        recurrent = self.project_hidden(0, h)
         r, z = torch.sigmoid(projected[:, : 2 * size] + recurrent[:, : 2 * size]).chunk(2, dim=-1)
         n = torch.tanh(projected[:, 2 * size :] + r * (recurrent[:, 2 * size :] + self.bias_reset))
         return (n + z * (h - n),)
@@ -142,7 +146,7 @@ class GRU(Cell):
         state: State,
         after: State,
         saved: Sequence[Tensor],
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> None:
         (h,), (r_z, r, z, n), size = state, gates, self.hidden_size
         recurrent = hidden[0](h)
@@ -162,7 +166,7 @@ class GRU(Cell):
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> State:
         (dh,), (h,), (reset,), (r_z, r, z, n) = gradient, state, saved, gates
         if triton_steps.applies(dh):
@@ -178,24 +182,24 @@ class GRU(Cell):
         sigmoid_backward(dr, r, grad_input=r)
         return (hidden[0].plus(torch.cat([r_z, reset], dim=1), kept),)
 
-    def other_parameters(self) -> tuple[nn.Parameter, ...]:
+    def extra_parameters(self) -> tuple[nn.Parameter, ...]:
         return (self.bias_reset,)
 
-    def recurrent_pairs(
+    def weight_grad_operands(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
         reads_h = gates[:, : 2 * self.hidden_size]
         return [(reads_h, before[0]), (saved[0], before[0])]
 
-    def other_gradients(
+    def extra_gradients(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         return (saved[0].sum(0, dtype=self.bias_reset.dtype),)
 
-    def loop_parameters(self) -> Tensor:
+    def native_parameter(self) -> Tensor:
         return self.bias_reset
 
-    def kernel_weights(self) -> list[Tensor]:
+    def torch_weights(self) -> list[Tensor]:
         gates = self.bias.new_zeros(2 * self.hidden_size)
         return [self.weight_input, self.weight_hidden, self.bias, torch.cat([gates, self.bias_reset])]
 
@@ -209,12 +213,12 @@ class ChoGRU(ResetBefore):
     h' = (1 − z) ⊙ n + z ⊙ h
     """
 
-    products = (2, 1)
-    loop = "reset"
+    recurrent_blocks = (2, 1)
+    native_kind = "reset"
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
         size = self.hidden_size
-        r, z = torch.sigmoid(self.recur(0, h, projected[:, : 2 * size])).chunk(2, dim=-1)
-        n = torch.tanh(self.recur(1, r * h, projected[:, 2 * size :]))
+        r, z = torch.sigmoid(self.project_hidden(0, h, projected[:, : 2 * size])).chunk(2, dim=-1)
+        n = torch.tanh(self.project_hidden(1, r * h, projected[:, 2 * size :]))
         return (n + z * (h - n),)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unrolled.recurrence.matmul import Product, linear, weight_gradient
+from unrolled.recurrence.matmul import PackedLinear, linear, weight_gradient
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor | None, into: Tensor) -> tuple[Tensor, ...]:
@@ -94,7 +94,7 @@ class Normalization:
         """The step that is computed."""
 
 
-class NormalizedProduct(Product):
+class NormalizedProduct(PackedLinear):
     """x ↦ gain ⊙ normalised(x Wᵀ)."""
 
     def __init__(self, weight: Tensor, rows: int, steps: int, half: bool, kept: Normalization) -> None:
@@ -111,7 +111,7 @@ class NormalizedProduct(Product):
         return self(x).add_(addend)
 
 
-class NormalizedProductBackward(Product):
+class NormalizedProductBackward(PackedLinear):
     """Its derivative with respect to x: from the gradient of a result to that of x, for W transposed."""
 
     def __init__(self, weight: Tensor, rows: int, steps: int, half: bool, kept: Normalization) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unrolled.recurrence import triton_steps
 from unrolled.recurrence.cell import Cell, State, sigmoid_backward, tanh_backward
-from unrolled.recurrence.matmul import Product
+from unrolled.recurrence.matmul import PackedLinear
 
 
 class LSTM(Cell):
@@ -25,20 +25,20 @@ class LSTM(Cell):
     b_f starts at 1, so that the cell remembers before it has learned to (Gers et al. 2000; Jozefowicz et al. 2015).
     """
 
-    gates = 4
-    spans = ((0, 4), (0, 1), (1, 2), (2, 3), (3, 4))
-    products = (4,)
-    tensors = 2
-    kernel = "lstm"
-    loop = "lstm"
+    num_gates = 4
+    gate_slices = ((0, 4), (0, 1), (1, 2), (2, 3), (3, 4))
+    recurrent_blocks = (4,)
+    num_states = 2
+    torch_function = "lstm"
+    native_kind = "lstm"
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        nn.init.ones_(self.bias.data.chunk(self.gates)[1])
+        nn.init.ones_(self.bias.data.chunk(self.num_gates)[1])
 
     def step(self, projected: Tensor, state: State) -> State:
         h, c = state
-        i, f, g, o = self.recur(0, h, projected).chunk(4, dim=-1)
+        i, f, g, o = self.project_hidden(0, h, projected).chunk(4, dim=-1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
 
@@ -48,12 +48,12 @@ class LSTM(Cell):
         state: State,
         after: State,
         saved: Sequence[Tensor],
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> None:
         (h, c), (new_h, new_c), (all_gates, i, f, g, o) = state, after, gates
         summed = hidden[0](h)
         if triton_steps.applies(summed):
-            return triton_steps.run("lstm_forward", h, all_gates, summed, self.loop_parameters(), c, new_h, new_c)
+            return triton_steps.run("lstm_forward", h, all_gates, summed, self.native_parameter(), c, new_h, new_c)
         all_gates.add_(summed)
         g.mul_(2)  # tanh(a) = 2 σ(2a) − 1, so that one σ serves all gates
         all_gates.sigmoid_()
@@ -69,11 +69,11 @@ class LSTM(Cell):
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> State:
         (dh, dc), c, (all_gates, i, f, g, o) = gradient, state[1], gates
         if triton_steps.applies(dh):
-            triton_steps.run("lstm_backward", dh, all_gates, self.loop_parameters(), c, after[1], dh, dc)
+            triton_steps.run("lstm_backward", dh, all_gates, self.native_parameter(), c, after[1], dh, dc)
             return hidden[0](all_gates), dc
         squashed = torch.tanh(after[1])
         reached = dh * o
@@ -87,12 +87,12 @@ class LSTM(Cell):
         sigmoid_backward(df, f, grad_input=f)
         return hidden[0](all_gates), dc
 
-    def recurrent_pairs(
+    def weight_grad_operands(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
         return [(gates, before[0])]
 
-    def loop_parameters(self) -> Tensor:
+    def native_parameter(self) -> Tensor:
         return self.bias.new_zeros(
             3, self.hidden_size
         )  # one loop serves both kinds: these are peepholes that see nothing
@@ -110,11 +110,11 @@ class PeepholeLSTM(Cell):
         h' = o ⊙ tanh(c')
     """
 
-    gates = 4
-    spans = ((0, 4), (0, 1), (1, 2), (2, 3), (3, 4))
-    products = (4,)
-    tensors = 2
-    loop = "lstm"
+    num_gates = 4
+    gate_slices = ((0, 4), (0, 1), (1, 2), (2, 3), (3, 4))
+    recurrent_blocks = (4,)
+    num_states = 2
+    native_kind = "lstm"
 
     def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
         super().__init__(input_size, hidden_size, layer_norm=layer_norm)
@@ -122,12 +122,12 @@ class PeepholeLSTM(Cell):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        nn.init.ones_(self.bias.data.chunk(self.gates)[1])
+        nn.init.ones_(self.bias.data.chunk(self.num_gates)[1])
 
     def step(self, projected: Tensor, state: State) -> State:
         h, c = state
         p_i, p_f, p_o = self.peepholes
-        i, f, g, o = self.recur(0, h, projected).chunk(4, dim=-1)
+        i, f, g, o = self.project_hidden(0, h, projected).chunk(4, dim=-1)
         new = torch.sigmoid(f + p_f * c) * c + torch.sigmoid(i + p_i * c) * torch.tanh(g)
         return torch.sigmoid(o + p_o * new) * torch.tanh(new), new
 
@@ -137,13 +137,13 @@ class PeepholeLSTM(Cell):
         state: State,
         after: State,
         saved: Sequence[Tensor],
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> None:
         (h, c), (new_h, new_c), (all_gates, i, f, g, o) = state, after, gates
         p_i, p_f, p_o = self.peepholes
         summed = hidden[0](h)
         if triton_steps.applies(summed):
-            return triton_steps.run("lstm_forward", h, all_gates, summed, self.loop_parameters(), c, new_h, new_c)
+            return triton_steps.run("lstm_forward", h, all_gates, summed, self.native_parameter(), c, new_h, new_c)
         all_gates.add_(summed)
         i.addcmul_(p_i, c).sigmoid_()
         f.addcmul_(p_f, c).sigmoid_()
@@ -160,12 +160,12 @@ class PeepholeLSTM(Cell):
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> State:
         (dh, dc), c, (all_gates, i, f, g, o) = gradient, state[1], gates
         p_i, p_f, p_o = self.peepholes
         if triton_steps.applies(dh):
-            triton_steps.run("lstm_backward", dh, all_gates, self.loop_parameters(), c, after[1], dh, dc)
+            triton_steps.run("lstm_backward", dh, all_gates, self.native_parameter(), c, after[1], dh, dc)
             return hidden[0](all_gates), dc
         squashed = torch.tanh(after[1])
         reached = dh * o
@@ -179,20 +179,20 @@ class PeepholeLSTM(Cell):
         sigmoid_backward(df, f, grad_input=f)
         return hidden[0](all_gates), dc.addcmul_(i, p_i).addcmul_(f, p_f)
 
-    def other_parameters(self) -> tuple[nn.Parameter, ...]:
+    def extra_parameters(self) -> tuple[nn.Parameter, ...]:
         return (self.peepholes,)
 
-    def recurrent_pairs(
+    def weight_grad_operands(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
         return [(gates, before[0])]
 
-    def other_gradients(
+    def extra_gradients(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         i, f, _, o = gates.chunk(4, dim=1)
         seen = [(i * before[1]).sum(0), (f * before[1]).sum(0), (o * after[1]).sum(0)]
         return (torch.stack(seen),)
 
-    def loop_parameters(self) -> Tensor:
+    def native_parameter(self) -> Tensor:
         return self.peepholes

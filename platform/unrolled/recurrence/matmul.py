@@ -11,7 +11,7 @@ WORTH_PACKING = (8, 2**18)
 """Steps, and elements of the matrix, beyond which packing it once costs less than it saves."""
 
 
-class Product:
+class PackedLinear:
     """x ↦ x Wᵀ for a matrix that many steps share.
 
     Where oneDNN runs the product, the matrix is packed into its blocks once; a BLAS would do that again at every
@@ -68,14 +68,14 @@ def _by_onednn(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
-def multiplies_bfloat16(device: torch.device) -> bool:
+def has_bfloat16_matmul(device: torch.device) -> bool:
     """Whether the device has units for matrices of bfloat16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def type_of_products(weight: Tensor) -> torch.dtype:
+def matmul_dtype(weight: Tensor) -> torch.dtype:
     """What to multiply a parameter in: its own type, or the narrower one that autocast asks for."""
     device = weight.device.type
     narrow = torch.is_autocast_enabled(device) and weight.dtype == torch.float32

@@ -24,7 +24,7 @@ class _Direct(ResetBefore):
     """A cell in which one gate takes the input without weights of its own."""
 
     input_blocks = 2
-    writes = True
+    z_gates_candidate = True
     direct_first: ClassVar[bool]
     """Whether that gate is the first one (else the last)."""
 
@@ -90,21 +90,21 @@ class MUT1(_Direct):
     h' = tanh(U_n (r ⊙ h) + tanh(x̂) + b_n) ⊙ z + h ⊙ (1 − z)
     """
 
-    products = (1, 1)
-    loop = "reset"
+    recurrent_blocks = (1, 1)
+    native_kind = "reset"
     direct_first = False
 
     def project(self, inputs: Tensor) -> Tensor:
         size = self.hidden_size
-        weighted = self.weigh(inputs) + self.bias[: 2 * size]
+        weighted = self.project_input(inputs) + self.bias[: 2 * size]
         return torch.cat([weighted, torch.tanh(self._direct(inputs)) + self.bias[2 * size :]], dim=-1)
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
         r, z, n = projected.chunk(3, dim=-1)
         z = torch.sigmoid(z)
-        r = torch.sigmoid(self.recur(0, h, r))
-        n = torch.tanh(self.recur(1, r * h, n))
+        r = torch.sigmoid(self.project_hidden(0, h, r))
+        n = torch.tanh(self.project_hidden(1, r * h, n))
         return (n * z + h * (1 - z),)
 
     def _squash(self, matched: Tensor, into: Tensor) -> None:
@@ -124,20 +124,20 @@ class MUT2(_Direct):
     h' = tanh(U_n (r ⊙ h) + W_n x + b_n) ⊙ z + h ⊙ (1 − z)
     """
 
-    products = (2, 1)
-    loop = "reset"
+    recurrent_blocks = (2, 1)
+    native_kind = "reset"
     direct_first = True
 
     def project(self, inputs: Tensor) -> Tensor:
         size = self.hidden_size
-        weighted = self.weigh(inputs) + self.bias[size:]
+        weighted = self.project_input(inputs) + self.bias[size:]
         return torch.cat([self._direct(inputs) + self.bias[:size], weighted], dim=-1)
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
         size = self.hidden_size
-        r, z = torch.sigmoid(self.recur(0, h, projected[:, : 2 * size])).chunk(2, dim=-1)
-        n = torch.tanh(self.recur(1, r * h, projected[:, 2 * size :]))
+        r, z = torch.sigmoid(self.project_hidden(0, h, projected[:, : 2 * size])).chunk(2, dim=-1)
+        n = torch.tanh(self.project_hidden(1, r * h, projected[:, 2 * size :]))
         return (n * z + h * (1 - z),)
 
 
@@ -149,14 +149,14 @@ class MUT3(ResetBefore):
     h' = tanh(U_n (r ⊙ h) + W_n x + b_n) ⊙ z + h ⊙ (1 − z)
     """
 
-    products = (1, 1, 1)
-    loop = "reset"
-    writes = True
+    recurrent_blocks = (1, 1, 1)
+    native_kind = "reset"
+    z_gates_candidate = True
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
         r, z, n = projected.chunk(3, dim=-1)
-        z = torch.sigmoid(self.recur(1, torch.tanh(h), z))
-        r = torch.sigmoid(self.recur(0, h, r))
-        n = torch.tanh(self.recur(2, r * h, n))
+        z = torch.sigmoid(self.project_hidden(1, torch.tanh(h), z))
+        r = torch.sigmoid(self.project_hidden(0, h, r))
+        n = torch.tanh(self.project_hidden(2, r * h, n))
         return (n * z + h * (1 - z),)

@@ -37,7 +37,7 @@ class Dropout(nn.Module):
         if not self.training or self.share == 0:
             return values
         if not self.variational or values.ndim != 3:
-            dropped = native.drop(values, self.share)
+            dropped = native.dropout(values, self.share)
             return functional.dropout(values, self.share) if dropped is None else dropped
         kept = torch.rand(len(values), 1, values.shape[-1], device=values.device) >= self.share
         return values * (kept / (1 - self.share)).to(values.dtype)

@@ -9,21 +9,21 @@ from torch import Tensor, nn
 
 from unrolled.recurrence import triton_steps
 from unrolled.recurrence.cell import Cell, State, tanh_backward
-from unrolled.recurrence.matmul import Product
+from unrolled.recurrence.matmul import PackedLinear
 
 
 class RNN(Cell):
     """h_t = tanh(W x_t + U h_{t-1} + b)."""
 
-    gates = 1
-    spans = ((0, 1),)
-    products = (1,)
-    kernel = "rnn_tanh"
-    loop = "rnn"
+    num_gates = 1
+    gate_slices = ((0, 1),)
+    recurrent_blocks = (1,)
+    torch_function = "rnn_tanh"
+    native_kind = "rnn"
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
-        return (torch.tanh(self.recur(0, h, projected)),)
+        return (torch.tanh(self.project_hidden(0, h, projected)),)
 
     def step_forward(
         self,
@@ -31,7 +31,7 @@ class RNN(Cell):
         state: State,
         after: State,
         saved: Sequence[Tensor],
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> None:
         summed = hidden[0](state[0])
         if triton_steps.applies(summed):
@@ -46,7 +46,7 @@ class RNN(Cell):
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> State:
         if triton_steps.applies(gates[0]):
             triton_steps.run("rnn_backward", after[0], gates[0], after[0], gradient[0])
@@ -54,7 +54,7 @@ class RNN(Cell):
             tanh_backward(gradient[0], after[0], grad_input=gates[0])
         return (hidden[0](gates[0]),)
 
-    def recurrent_pairs(
+    def weight_grad_operands(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
         return [(gates, before[0])]
@@ -66,11 +66,11 @@ class IRNN(Cell):
     Until it has learned otherwise the state is a running sum, whose gradient neither vanishes nor explodes.
     """
 
-    gates = 1
-    spans = ((0, 1),)
-    products = (1,)
-    kernel = "rnn_relu"
-    loop = "irnn"
+    num_gates = 1
+    gate_slices = ((0, 1),)
+    recurrent_blocks = (1,)
+    torch_function = "rnn_relu"
+    native_kind = "irnn"
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -78,7 +78,7 @@ class IRNN(Cell):
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
-        return (torch.relu(self.recur(0, h, projected)),)
+        return (torch.relu(self.project_hidden(0, h, projected)),)
 
     def step_forward(
         self,
@@ -86,7 +86,7 @@ class IRNN(Cell):
         state: State,
         after: State,
         saved: Sequence[Tensor],
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> None:
         summed = hidden[0](state[0])
         if triton_steps.applies(summed):
@@ -101,7 +101,7 @@ class IRNN(Cell):
         after: State,
         saved: Sequence[Tensor],
         gradient: State,
-        hidden: Sequence[Product],
+        hidden: Sequence[PackedLinear],
     ) -> State:
         if triton_steps.applies(gates[0]):
             triton_steps.run("irnn_backward", after[0], gates[0], after[0], gradient[0])
@@ -109,7 +109,7 @@ class IRNN(Cell):
             torch.mul(gradient[0], after[0] > 0, out=gates[0])
         return (hidden[0](gates[0]),)
 
-    def recurrent_pairs(
+    def weight_grad_operands(
         self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
         return [(gates, before[0])]

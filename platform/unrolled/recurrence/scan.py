@@ -63,7 +63,7 @@ def scan(
     if inputs.shape[1] == 0:
         return inputs.new_zeros(len(inputs), 0, cell.hidden_size), carried
     lengths = None if mask is None else mask.sum(1)
-    plain = cell.kernel is not None and cell.gain_hidden is None and zoneout == 0
+    plain = cell.torch_function is not None and cell.gain_hidden is None and zoneout == 0
     fusible = plain and (mask is None or (lengths is not None and _right_padded(mask, lengths)))
     if engine == "fused" and not fusible:
         raise ValueError(
@@ -88,7 +88,7 @@ def _bptt_is_faster(cell: Cell, inputs: Tensor, mask: Tensor | None) -> bool:
     """Whether `bptt` beats torch's own kernel, as measured by `jobs/benchmark.py recurrence`."""
     if inputs.device.type != "cpu":
         return False
-    unpadded_lstm = cell.kernel == "lstm" and (mask is None or bool(mask.all()))
+    unpadded_lstm = cell.torch_function == "lstm" and (mask is None or bool(mask.all()))
     if native.applies(cell, half=False):
         return torch.is_grad_enabled() or not unpadded_lstm
     return torch.is_grad_enabled() and not unpadded_lstm
@@ -158,26 +158,26 @@ def _flip(values: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def _kernel(cell: Cell, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-    function = getattr(torch, str(cell.kernel))
+    function = getattr(torch, str(cell.torch_function))
     layers = [tensor[None] for tensor in state]  # torch's kernels count layers first
-    carried = layers if cell.tensors > 1 else layers[0]
+    carried = layers if cell.num_states > 1 else layers[0]
     # has_biases, num_layers, dropout, train, bidirectional, batch_first; without dropout, "train" says whether the
     # kernel keeps what a backward pass needs.
     goes_back = torch.is_grad_enabled()
-    outputs, *after = function(inputs, carried, cell.kernel_weights(), True, 1, 0.0, goes_back, False, True)
+    outputs, *after = function(inputs, carried, cell.torch_weights(), True, 1, 0.0, goes_back, False, True)
     return outputs, tuple(tensor[0] for tensor in after)
 
 
 def _packed_kernel(cell: Cell, inputs: Tensor, state: State, lengths: Tensor) -> tuple[Tensor, State]:
     packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
-    function = getattr(torch, str(cell.kernel))
+    function = getattr(torch, str(cell.torch_function))
     assert packed.sorted_indices is not None and packed.unsorted_indices is not None
     layers = [tensor.index_select(0, packed.sorted_indices)[None] for tensor in state]
-    carried = layers if cell.tensors > 1 else layers[0]
+    carried = layers if cell.num_states > 1 else layers[0]
     # data, batch_sizes, hidden, weights, has_biases, num_layers, dropout, train, bidirectional; "train" as above
     goes_back = torch.is_grad_enabled()
     data, *after = function(
-        packed.data, packed.batch_sizes, carried, cell.kernel_weights(), True, 1, 0.0, goes_back, False
+        packed.data, packed.batch_sizes, carried, cell.torch_weights(), True, 1, 0.0, goes_back, False
     )
     outputs, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=inputs.shape[1])
     return outputs, tuple(tensor[0].index_select(0, packed.unsorted_indices) for tensor in after)

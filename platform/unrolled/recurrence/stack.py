@@ -18,7 +18,7 @@ from unrolled.recurrence.regularization import Dropout, Zoneout
 from unrolled.recurrence.scan import Engine, truncated_scan
 
 
-class NotFinite(FloatingPointError):
+class NonFiniteError(FloatingPointError):
     """A value is infinite or not a number.
 
     Attributes:
@@ -32,7 +32,7 @@ class NotFinite(FloatingPointError):
         self.stack, self.what, self.step, self.example = stack, what, step, example
 
 
-def refuse_non_finite(stack: nn.Module, what: str, values: Tensor, mask: Tensor | None) -> None:
+def check_finite(stack: nn.Module, what: str, values: Tensor, mask: Tensor | None) -> None:
     """Looks for the first step with a value that is not finite, if `torch.autograd.set_detect_anomaly` is on.
 
     Args:
@@ -51,7 +51,7 @@ def refuse_non_finite(stack: nn.Module, what: str, values: Tensor, mask: Tensor 
         wrong &= mask
     if wrong.any():
         step, example = (int(place) + 1 for place in wrong.t().nonzero()[0])
-        raise NotFinite(stack, what, step, example)
+        raise NonFiniteError(stack, what, step, example)
 
 
 StackState = tuple[tuple[State, ...], ...]
@@ -119,7 +119,7 @@ class Stack(nn.Module):
         self.first = nn.ParameterList()
         if learned_state:
             self.first.extend(
-                nn.Parameter(torch.zeros(cell.tensors, hidden_size)) for _ in range(layers * self.directions)
+                nn.Parameter(torch.zeros(cell.num_states, hidden_size)) for _ in range(layers * self.directions)
             )
 
     def begin(self, batch: int) -> StackState:
@@ -164,17 +164,17 @@ class Stack(nn.Module):
         for depth, (layer, carried) in enumerate(zip(self.cells(), before, strict=True)):
             constant = None
             if beside is not None and depth == self.beside_layer and beside.shape[1] == 1 < inputs.shape[1]:
-                refuse_non_finite(self, f"the input of layer {depth + 1}", beside, None)
+                check_finite(self, f"the input of layer {depth + 1}", beside, None)
                 constant = beside[:, 0]
             read = self._read(depth, inputs, None if constant is not None else beside)
-            refuse_non_finite(self, f"the input of layer {depth + 1}", read, mask)
+            check_finite(self, f"the input of layer {depth + 1}", read, mask)
             options: dict[str, Any] = {"engine": self.engine, "zoneout": self.zoneout, "constant": constant}
             runs = [
                 truncated_scan(cell, read, carried[d], mask, truncate, reverse=d == 1, **options)
                 for d, cell in enumerate(layer)
             ]
             outputs = torch.cat([outputs for outputs, _ in runs], dim=-1) if len(runs) > 1 else runs[0][0]
-            refuse_non_finite(self, f"the output of layer {depth + 1}", outputs, mask)
+            check_finite(self, f"the output of layer {depth + 1}", outputs, mask)
             inputs = self._joined(outputs, inputs)
             after.append(tuple(last for _, last in runs))
         return inputs, tuple(after)

@@ -33,10 +33,10 @@ def detach(nest: Nest) -> Nest:
 
 def select(nest: Nest, rows: Tensor) -> Nest:
     """Takes the batch rows `rows` `(n,)`, in that order and with repetition, from every tensor."""
-    return map(lambda tensor: taken(tensor, rows), nest)
+    return map(lambda tensor: index_rows(tensor, rows), nest)
 
 
-def taken(values: Tensor, rows: Tensor) -> Tensor:
+def index_rows(values: Tensor, rows: Tensor) -> Tensor:
     """`values[rows]` as `index_select`, the faster one, unless it has a derivative on a GPU: that would add up repeated
     rows in any order."""
     return values[rows] if values.requires_grad and values.device.type != "cpu" else values.index_select(0, rows)

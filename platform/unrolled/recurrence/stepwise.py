@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unrolled.recurrence.cell import Cell, State
-from unrolled.recurrence.matmul import Product, weight_gradients
+from unrolled.recurrence.matmul import PackedLinear, weight_gradients
 
 
 class Steps:
@@ -31,14 +31,14 @@ class Steps:
         self._states = [gates.new_empty(steps + 1, *tensor.shape) for tensor in state]
         for buffer, tensor in zip(self._states, state, strict=True):
             buffer[0] = tensor
-        self._saved = [gates.new_empty(steps, batch, cell.hidden_size) for _ in range(cell.saved)]
+        self._saved = [gates.new_empty(steps, batch, cell.hidden_size) for _ in range(cell.num_saved)]
         self._hidden = self._products(turned=False)
         self.outputs = self._states[0][1:]
 
-    def _products(self, *, turned: bool) -> list[Product]:
+    def _products(self, *, turned: bool) -> list[PackedLinear]:
         steps, batch, _ = self.gates.shape
         weights = [self.cell.weight_hidden.detach()[rows] for rows in self.cell.rows()]
-        return [Product(weight.t() if turned else weight, batch, steps, self._half) for weight in weights]
+        return [PackedLinear(weight.t() if turned else weight, batch, steps, self._half) for weight in weights]
 
     def forward(self, t: int) -> Tensor:
         """Takes step t, after the one before; returns its output `(batch, hidden)`."""
@@ -61,13 +61,13 @@ class Steps:
         return tuple(buffer[-1] for buffer in self._states)
 
     def gradients(self) -> tuple[Tensor, ...]:
-        """Of the recurrent weights and of `other_parameters`, when all steps have gone back."""
+        """Of the recurrent weights and of `extra_parameters`, when all steps have gone back."""
         before, after = (tuple(buffer[place].flatten(0, 1) for buffer in self._states) for place in _EDGES)
         flat = self.gates.flatten(0, 1), before, after, [buffer.flatten(0, 1) for buffer in self._saved]
         weights = torch.empty_like(self.cell.weight_hidden)
         kind = torch.bfloat16 if self._half else self.gates.dtype
-        weight_gradients(self.cell.recurrent_pairs(*flat), kind, weights)
-        return weights, *self.cell.other_gradients(*flat)
+        weight_gradients(self.cell.weight_grad_operands(*flat), kind, weights)
+        return weights, *self.cell.extra_gradients(*flat)
 
     def _around(self, t: int) -> tuple[State, State]:
         return tuple(buffer[t] for buffer in self._states), tuple(buffer[t + 1] for buffer in self._states)
@@ -77,7 +77,7 @@ class Steps:
 
     def _spans(self, t: int) -> tuple[Tensor, ...]:
         size = self.cell.hidden_size
-        return tuple(self.gates[t][:, low * size : high * size] for low, high in self.cell.spans)
+        return tuple(self.gates[t][:, low * size : high * size] for low, high in self.cell.gate_slices)
 
 
 _EDGES = slice(None, -1), slice(1, None)

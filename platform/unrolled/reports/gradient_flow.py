@@ -24,7 +24,13 @@ from unrolled.config import Config
 from unrolled.config.load import load_config, runs_folder
 from unrolled.errors import RunFailed, UserError
 from unrolled.files import explain_write_errors, write_atomic
-from unrolled.recurrence.gradient_flow import EXPLODING, VANISHING, Flow, gradient_flow, textbook
+from unrolled.recurrence.gradient_flow import (
+    EXPLODING,
+    VANISHING,
+    LayerGradientFlow,
+    gradient_flow,
+    textbook_gradient_flow,
+)
 from unrolled.reports.page import Chart, as_json, layout, look
 from unrolled.reports.text import joined
 from unrolled.tasks import Prepared, Task, make_task, prepare
@@ -51,7 +57,7 @@ class Measurement:
     name: str
     parameters: str
     targets: int
-    flows: list[Flow]
+    flows: list[LayerGradientFlow]
     page: Path
 
 
@@ -95,7 +101,7 @@ def _measure_config(config: Config, path: str | Path, checkpoint: str | None) ->
     return Measurement(config.name, "fresh parameters", targets, flows, page)
 
 
-def _on_first_batch(task: Task, model: nn.Module, data: Prepared) -> tuple[int, list[Flow]]:
+def _on_first_batch(task: Task, model: nn.Module, data: Prepared) -> tuple[int, list[LayerGradientFlow]]:
     batch = task.plan(data, epoch=0)[0]
     part = batch.part(0, 1)
     model.double().eval()
@@ -107,7 +113,7 @@ def _loss(task: Task, model: nn.Module, part: Any) -> Tensor:
     return torch.stack([piece.loss for piece in task.losses(model, part, None)]).sum()
 
 
-def distances(flows: Sequence[Flow]) -> list[int]:
+def distances(flows: Sequence[LayerGradientFlow]) -> list[int]:
     """Returns the distances that a table shows: `COLUMNS` at most, the nearest and the farthest among them."""
     reached = [d for d in DISTANCES if d < max((len(flow.left) for flow in flows), default=0)]
     if len(reached) <= COLUMNS:
@@ -168,7 +174,7 @@ def write_page(measurement: Measurement, *, version: str) -> None:
         write_atomic(measurement.page, page)
 
 
-def _headline(flows: Sequence[Flow]) -> str:
+def _headline(flows: Sequence[LayerGradientFlow]) -> str:
     if not flows:
         return "No recurrent layer is reached by the loss"
     if len({flow.verdict for flow in flows}) == 1 and len(flows) > 1:
@@ -181,7 +187,7 @@ def _headline(flows: Sequence[Flow]) -> str:
     return f"The gradient {joined(parts)}"
 
 
-def _row(flow: Flow) -> dict[str, Any]:
+def _row(flow: LayerGradientFlow) -> dict[str, Any]:
     return {
         "layer": flow.layer,
         "cell": flow.cell,
@@ -194,7 +200,7 @@ def _row(flow: Flow) -> dict[str, Any]:
     }
 
 
-def _distance_chart(flows: Sequence[Flow]) -> Chart:
+def _distance_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
     figure = _log_figure("Steps back", "Share of the gradient left")
     for number, flow in enumerate(flows):
         _line(figure, flow.layer, flow.left, *look(number))
@@ -209,7 +215,7 @@ def _distance_chart(flows: Sequence[Flow]) -> Chart:
     )
 
 
-def _step_chart(flows: Sequence[Flow]) -> Chart:
+def _step_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
     figure = _log_figure("Step, in the order of reading", "‖∂L/∂h‖")
     for number, flow in enumerate(flows):
         _line(figure, flow.layer, flow.norms, *look(number))
@@ -227,7 +233,7 @@ def _step_chart(flows: Sequence[Flow]) -> Chart:
 
 
 def _textbook_chart() -> Chart:
-    flows = textbook()
+    flows = textbook_gradient_flow()
     figure = _log_figure("Steps back", "Share of the gradient left")
     colours = {
         "RNN": iter(("series-1", "series-2", "series-3", "series-sample", "ink")),
@@ -247,7 +253,7 @@ def _textbook_chart() -> Chart:
     )
 
 
-def _textbook_note(flows: Mapping[str, Flow]) -> str:
+def _textbook_note(flows: Mapping[str, LayerGradientFlow]) -> str:
     factors = {name: f"{flow.growth:.2f}" for name, flow in flows.items()}
     return (
         "Fresh cells with 64 features, small random inputs, a loss at the last step alone. Vanilla networks have an "

@@ -36,7 +36,7 @@ from unrolled.features import Backbone, build_backbone, load_pretrained, make_ba
 from unrolled.metrics import Perplexity, References, score
 from unrolled.metrics.words import tokenize_caption
 from unrolled.models import EncoderDecoder, Penalties, build_captioner
-from unrolled.models.attention_feeding import cut_ragged_window, steps_of
+from unrolled.models.attention_feeding import cut_ragged_window, total_steps
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.base import Attended, GlobalBatch, WindowLoss, interleaved
 from unrolled.tasks.captioning_losses import Seen, SelfCritical, arranged, taught
@@ -193,7 +193,7 @@ class Captioning:
         if decoder.conditioning != "attention" or not decoder.attention.fed or decoder.attention.hard:
             return padding_fraction(_both(lengths), batches)
         falling = [np.sort(lengths[batch])[::-1].tolist() for batch in batches]
-        return 1 - sum(map(sum, falling)) / sum(steps_of(cut_ragged_window(each, each[0])) for each in falling)
+        return 1 - sum(map(sum, falling)) / sum(total_steps(cut_ragged_window(each, each[0])) for each in falling)
 
     def plan(self, data: PreparedCaptions, epoch: int) -> Sequence[GlobalBatch]:
         """Batches of captions of like length within the token budget, every caption of every photograph once; in
@@ -257,7 +257,9 @@ class Captioning:
             if part := batch.part(rank, size):
                 part = part.to(device)
                 memory, owners, part, _ = arranged(model, model.encode(part.photos), part)
-                total += float(model.loss(memory, part.decoder_inputs, part.targets, part.mask, owners=owners).double())
+                total += float(
+                    model.loss(memory, part.decoder_inputs, part.targets, part.mask, source_index=owners).double()
+                )
                 tokens += int(part.mask.sum())
         return total, tokens
 

@@ -58,10 +58,10 @@ def taught(
         (loss,) = model.window_losses(memory, before, after, mask, smoothing, steps, weights, owners)
         yield WindowLoss(loss, state, last=True)
         return
-    leaf = memory.leaf()
+    leaf = memory.detach_leaf()
     for loss in model.window_losses(leaf, before, after, mask, smoothing, truncate, weights, owners):
         yield WindowLoss(loss, state)
-    yield WindowLoss(memory.behind(leaf), state, last=True)
+    yield WindowLoss(memory.backward_into_encoder(leaf), state, last=True)
 
 
 def arranged(
@@ -69,7 +69,7 @@ def arranged(
 ) -> tuple[EncoderOutput, Tensor | None, CaptionBatch, Tensor | None]:
     """What `window_losses` wants: of a decoder that shares memories these, their owners and the longest captions first,
     so that it can leave out the steps behind the ends of the others; else a memory a caption."""
-    if not model.decoder.shares:
+    if not model.decoder.supports_shared_sources:
         return photographs.select(captions.photo_index), None, captions, weights
     order = captions.mask.sum(1).argsort(descending=True, stable=True)
     captions = captions.select(order)

@@ -28,8 +28,8 @@ from unrolled.data.tokenizer import BEGIN, Vocabulary
 from unrolled.errors import UserError
 from unrolled.features import Backbone, Features, build_backbone, load_pretrained, make_backbone, open_features
 from unrolled.features.extract import region_splits
-from unrolled.models.builders import build_pointer
-from unrolled.models.region_pointer import Pointed, Pointer, Regions
+from unrolled.models.builders import build_region_pointer
+from unrolled.models.region_pointer import RegionPointer, Regions, RegionScores
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.base import Findings, Reply, WindowLoss, interleaved
 from unrolled.tasks.image_inputs import Pictures, Shape, address
@@ -215,19 +215,19 @@ class Grounding:
             make_backbone(config.model.features)  # or why not, before anything else begins
         return PreparedPointing(questions, _pictures(config))
 
-    def build_model(self) -> Pointer:
+    def build_model(self) -> RegionPointer:
         """The model of the config's `model` section."""
         model = self.config.model
         network = build_backbone(model.features) if model.features.fine_tune else None
-        return build_pointer(model, self.shape.channels, self.shape.positions, len(self.vocabulary), network)
+        return build_region_pointer(model, self.shape.channels, self.shape.positions, len(self.vocabulary), network)
 
-    def load_pretrained(self, model: Pointer) -> None:
+    def load_pretrained(self, model: RegionPointer) -> None:
         """Gives a network that is trained too the weights that it begins with; centres the features of regions, where
         they are cut out."""
         if isinstance(model.network, Backbone):
             load_pretrained(model.network, self.config.model.features)
         if (features := self.regions.features("train", list(self.regions.places("train")))) is not None:
-            model.regions.center(features)
+            model.regions.fit_normalization(features)
 
     def introduce(self, data: PreparedPointing) -> tuple[str, str]:
         """What it sees and what reads the question; questions, photographs and vocabulary."""
@@ -289,11 +289,11 @@ class Grounding:
         unread = self.config.model.sees == "picture"
         return [begin if unread or not len(row) else row for row in tokens]
 
-    def losses(self, model: Pointer, part: GroundingBatch, state: Nest) -> Iterator[WindowLoss]:
+    def losses(self, model: RegionPointer, part: GroundingBatch, state: Nest) -> Iterator[WindowLoss]:
         """Cross-entropy of the right regions, summed; no question goes on in the next batch."""
         yield WindowLoss(self._loss(model, part, against_all=self.against_all), None, last=True)
 
-    def _loss(self, model: Pointer, part: GroundingBatch, *, against_all: bool) -> Tensor:
+    def _loss(self, model: RegionPointer, part: GroundingBatch, *, against_all: bool) -> Tensor:
         scores, candidates = _pointed(model, part).scores, part.candidates
         if against_all:
             wanted = candidates.indices.gather(1, candidates.correct[:, None])[:, 0]
@@ -302,7 +302,7 @@ class Grounding:
         return functional.cross_entropy(own, candidates.correct, reduction="sum")
 
     @torch.inference_mode()
-    def validate(self, model: Pointer, data: PreparedPointing, rank: int, size: int) -> Share:
+    def validate(self, model: RegionPointer, data: PreparedPointing, rank: int, size: int) -> Share:
         """Loss among the candidates and its targets, and what the model chooses for its share of the questions."""
         model.eval()
         corpus = data.split("validation")
@@ -410,12 +410,12 @@ def _pictures(config: PointingConfig) -> Pictures:
     return Pictures(config, grid=config.model.attention)
 
 
-def _pointed(model: Pointer, batch: GroundingBatch) -> Pointed:
+def _pointed(model: RegionPointer, batch: GroundingBatch) -> RegionScores:
     kind = model.regions.map.weight.dtype
     features = None if batch.features is None else batch.features.to(kind)
     pictures = batch.photos if model.network is not None else batch.photos.to(kind)
     regions = Regions(features, batch.edges, batch.region_photo_index)
-    pointed: Pointed = model(pictures, batch.photo_index, batch.tokens, batch.mask, regions)
+    pointed: RegionScores = model(pictures, batch.photo_index, batch.tokens, batch.mask, regions)
     return pointed
 
 

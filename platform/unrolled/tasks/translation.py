@@ -166,10 +166,10 @@ class Translation:
             yield WindowLoss(self._loss(model, part, smoothing), state, last=True)
             return
         memory = model.encode(part.inputs, part.input_mask, truncate)
-        leaf = memory.leaf()
+        leaf = memory.detach_leaf()
         for loss in model.window_losses(leaf, part.decoder_inputs, part.targets, part.target_mask, smoothing, truncate):
             yield WindowLoss(loss, state)
-        yield WindowLoss(memory.behind(leaf), state, last=True)
+        yield WindowLoss(memory.backward_into_encoder(leaf), state, last=True)
 
     def _loss(self, model: EncoderDecoder, part: Batch, smoothing: float = 0.0) -> Tensor:
         memory = model.encode(part.inputs, part.input_mask)

@@ -39,9 +39,9 @@ from unrolled.decoding import (
 )
 from unrolled.errors import UserError
 from unrolled.models import EncoderDecoder
-from unrolled.models.builders import build_classifier, build_teller
+from unrolled.models.builders import build_answer_classifier, build_answer_generator
 from unrolled.models.encoders import EncoderOutput
-from unrolled.models.vqa import AnswerClassifier, Joined
+from unrolled.models.vqa import AnswerClassifier, FusedFeatures
 from unrolled.tasks.base import Reply
 from unrolled.tasks.image_inputs import Shape
 
@@ -158,7 +158,7 @@ class Classes:
     def build(self, shape: Shape, network: nn.Module | None) -> AnswerClassifier:
         """Makes the model."""
         sizes = shape.channels, shape.positions, self._vocabulary, len(self._answers)
-        return build_classifier(self._config.model, *sizes, network)
+        return build_answer_classifier(self._config.model, *sizes, network)
 
     def learnable(self, corpus: QuestionSplit) -> np.ndarray:
         """Rows of the questions whose answer has a number."""
@@ -205,7 +205,7 @@ class Classes:
         return [reply(self._answers[best], own, row) for best, own, row in zip(likeliest, choices, rows, strict=True)]
 
     def _own_scores(
-        self, model: AnswerClassifier, joined: Joined, logs: Tensor, choices: Sequence[Sequence[str]]
+        self, model: AnswerClassifier, joined: FusedFeatures, logs: Tensor, choices: Sequence[Sequence[str]]
     ) -> list[list[float]]:
         """Log-probabilities of the candidates of every question, up to a constant each; `logs`: of all answers."""
         numbers = [[self._number(choice) for choice in own] for own in choices]
@@ -236,8 +236,8 @@ class Classes:
         return self._known[corpus.path]
 
 
-def _joined(model: AnswerClassifier, batch: QuestionBatch) -> Joined:
-    joined: Joined = model(batch.photos, batch.photo_index, batch.tokens, batch.mask)
+def _joined(model: AnswerClassifier, batch: QuestionBatch) -> FusedFeatures:
+    joined: FusedFeatures = model(batch.photos, batch.photo_index, batch.tokens, batch.mask)
     return joined
 
 
@@ -254,7 +254,7 @@ class Vectors(Classes):
         """Makes the model."""
         (texts,) = self._texts([self._answers])
         sizes = shape.channels, shape.positions, self._vocabulary, len(self._answers)
-        return build_classifier(self._config.model, *sizes, network, texts)
+        return build_answer_classifier(self._config.model, *sizes, network, texts)
 
     def target(self, corpus: QuestionSplit, rows: np.ndarray) -> AnswerClasses:
         """Numbers of the right answers and of the candidates, and the words of these."""
@@ -262,7 +262,7 @@ class Vectors(Classes):
         return replace(super().target(corpus, rows), texts=texts)
 
     def _own_scores(
-        self, model: AnswerClassifier, joined: Joined, logs: Tensor, choices: Sequence[Sequence[str]]
+        self, model: AnswerClassifier, joined: FusedFeatures, logs: Tensor, choices: Sequence[Sequence[str]]
     ) -> list[list[float]]:
         """A candidate of whose words none is in an answer of training is impossible."""
         texts = self._texts(choices).to(logs.device)
@@ -297,7 +297,9 @@ class Words:
 
     def build(self, shape: Shape, network: nn.Module | None) -> EncoderDecoder:
         """Makes the model."""
-        return build_teller(self._config.model, shape.channels, shape.positions, len(self._vocabulary), network)
+        return build_answer_generator(
+            self._config.model, shape.channels, shape.positions, len(self._vocabulary), network
+        )
 
     def learnable(self, corpus: QuestionSplit) -> np.ndarray:
         """All questions."""
@@ -370,7 +372,7 @@ class Words:
     def _memory(self, model: EncoderDecoder, batch: QuestionBatch) -> EncoderOutput:
         """The pictures of questions that were read."""
         memory = model.encode(batch.photos).select(batch.photo_index)
-        return model.read(memory, batch.tokens, batch.mask) if self._reads else memory
+        return model.read_prefix(memory, batch.tokens, batch.mask) if self._reads else memory
 
     def _scores(self, model: EncoderDecoder, memory: EncoderOutput, choices: Sequence[Sequence[str]]) -> list[float]:
         """Log-likelihoods of all candidates, those of a question together."""
@@ -380,7 +382,7 @@ class Words:
         owners = torch.repeat_interleave(torch.arange(len(choices)), torch.tensor([len(own) for own in choices]))
         device = memory.states.device
         target = join_answers([NONE] * len(texts), self._tokens(texts)).to(device)
-        logs = model.log_likelihoods(
+        logs = model.sequence_log_probs(
             memory.select(owners.to(device)), target.decoder_inputs, target.targets, target.answer_mask
         )
         found: list[float] = logs.double().tolist()

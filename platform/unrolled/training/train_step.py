@@ -30,9 +30,9 @@ from unrolled import native
 from unrolled.config import Clipping, Config
 from unrolled.config.training import Precision
 from unrolled.errors import Diverged
-from unrolled.recurrence import NotFinite, named_stacks
+from unrolled.recurrence import NonFiniteError, named_stacks
 from unrolled.recurrence import state as nest
-from unrolled.recurrence.matmul import multiplies_bfloat16
+from unrolled.recurrence.matmul import has_bfloat16_matmul
 from unrolled.recurrence.state import Nest
 from unrolled.tasks import GlobalBatch, Pretrained, Shard, Task
 from unrolled.training.distributed import Comm, GradientBuckets
@@ -45,7 +45,7 @@ def resolve(precision: Precision, device: torch.device, comm: Comm) -> Precision
     """Returns what `auto` stands for: bfloat16 where every worker has matrix units for it, else float32."""
     if precision != "auto":
         return precision
-    return "bfloat16" if all(comm.gather(multiplies_bfloat16(device))) else "float32"
+    return "bfloat16" if all(comm.gather(has_bfloat16_matmul(device))) else "float32"
 
 
 def narrowed(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
@@ -388,7 +388,7 @@ class TrainStep:
         try:
             with torch.autograd.set_detect_anomaly(wanted) if wanted else nullcontext():
                 yield
-        except NotFinite as error:
+        except NonFiniteError as error:
             name = next(name for name, stack in named_stacks(self.model) if stack is error.stack)
             raise Diverged(f"{place}: {name}: {error}. The last checkpoint is kept.") from None
         except RuntimeError as error:
