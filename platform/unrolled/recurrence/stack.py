@@ -42,7 +42,7 @@ def check_finite(stack: nn.Module, what: str, values: Tensor, mask: Tensor | Non
         mask: `(batch, time)`, bool; padding may hold anything.
 
     Raises:
-        NotFinite: there is one.
+        NonFiniteError: there is one.
     """
     if not torch.is_anomaly_enabled():
         return
@@ -157,7 +157,7 @@ class Stack(nn.Module):
             The top layer's outputs `(batch, time, directions · hidden)`, and the state after the last step.
 
         Raises:
-            NotFinite: while torch detects anomalies, a layer read or made a value that is not finite.
+            NonFiniteError: while torch detects anomalies, a layer read or made a value that is not finite.
         """
         before = self.begin(len(inputs)) if state is None else state
         after: list[tuple[State, ...]] = []
