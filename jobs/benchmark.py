@@ -20,6 +20,7 @@ sys.path[:] = [
     str(JOBS / "benchmarks"),
 ]
 
+from absolute import absolute
 from asha import asha
 from captioning import captioning
 from decoding import decoding
@@ -32,6 +33,7 @@ from tuning import tuning
 from vqa import vqa
 
 BENCHMARKS: dict[str, Benchmark] = {
+    "absolute": absolute,
     "recurrence": recurrence,
     "training": training,
     "decoding": decoding,

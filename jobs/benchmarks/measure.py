@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,16 +30,17 @@ TURN_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Figure:
-    """One ratio.
+    """One ratio, or one absolute figure.
 
     Attributes:
         name: parts joined by slashes, the benchmark's name first.
-        value: the median of the ratios of all rounds.
+        value: the median of the ratios of all rounds; of an absolute figure, the rate over all rounds.
         goal: the worst value that is accepted; `None` where the figure is only shown.
         better: which way is better.
-        baseline: what the ratio is taken against.
+        baseline: what the ratio is taken against; the unit of an absolute figure.
         runs: how many rounds were timed.
-        spread: first and third quartile of the ratios.
+        spread: first and third quartile of the rounds.
+        absolute: whether the figure is no ratio.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Figure:
     baseline: str
     runs: int
     spread: tuple[float, float]
+    absolute: bool = False
 
     @property
     def missed(self) -> bool:
@@ -117,6 +119,13 @@ def figure(name: str, ratios: Sequence[float], *, goal: float | None, better: Be
     return Figure(name, round(median, 3), goal, better, baseline, len(ratios), spread)
 
 
+def amount(name: str, values: Sequence[float], unit: str, *, value: float | None = None) -> Figure:
+    """Returns an absolute figure: `value`, or the median of `values`, with their quartiles."""
+    made = figure(name, values, goal=None, better="higher", baseline=unit)
+    return replace(made, absolute=True, value=made.value if value is None else round(value, 3))
+
+
+ABSOLUTE_HEADER = ["figure", "value", "quartiles", "runs", "unit"]
 HEADER = ["figure", "ratio", "quartiles", "goal", "", "runs", "against"]
 
 
@@ -128,6 +137,12 @@ def cells(figure: Figure) -> list[str]:
     return [figure.name, _digits(figure.value), quartiles, goal, verdict, str(figure.runs), figure.baseline]
 
 
+def absolute_cells(figure: Figure) -> list[str]:
+    """Returns an absolute figure as the texts under `ABSOLUTE_HEADER`."""
+    quartiles = "–".join(map(_digits, figure.spread))
+    return [figure.name, _digits(figure.value), quartiles, str(figure.runs), figure.baseline]
+
+
 def _digits(value: float) -> str:
     """At most four digits, so that tables of any figures fit a terminal."""
     rounded = float(f"{value:.4g}")  # 9.9996 is 10.00
@@ -135,35 +150,49 @@ def _digits(value: float) -> str:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """Returns aligned columns for a terminal."""
-    rows = [HEADER, *map(cells, figures)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    right = {"ratio", "quartiles", "runs"}
+    """Returns aligned columns for a terminal: absolute figures first, ratios after."""
+    return "\n\n".join(_aligned(header, rows) for header, rows in _tables(figures))
+
+
+def _tables(figures: Sequence[Figure]) -> list[tuple[list[str], list[list[str]]]]:
+    """Header and rows of the absolute figures and of the ratios, where there are any."""
+    absolute = [absolute_cells(figure) for figure in figures if figure.absolute]
+    ratios = [cells(figure) for figure in figures if not figure.absolute]
+    return [(header, rows) for header, rows in ((ABSOLUTE_HEADER, absolute), (HEADER, ratios)) if rows]
+
+
+def _aligned(header: list[str], rows: list[list[str]]) -> str:
+    table = [header, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    right = {"ratio", "value", "quartiles", "runs"}
     lines = (
         "  ".join(
             cell.rjust(width) if title in right else cell.ljust(width)
-            for cell, width, title in zip(row, widths, HEADER, strict=True)
+            for cell, width, title in zip(row, widths, header, strict=True)
         )
-        for row in rows
+        for row in table
     )
     return "\n".join(line.rstrip() for line in lines)
 
 
 def page(figures: Sequence[Figure], command: str) -> str:
     """Returns the Markdown page of a run."""
-    rows = [HEADER, ["---"] * len(HEADER), *map(cells, figures)]
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    tables = "\n\n".join(
+        "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
+        for header, rows in _tables(figures)
+    )
     return f"""\
 # Benchmarks
-
-Every figure is a ratio of two pieces of work that were timed in turn in the same run (A B A B …): the median over
-all rounds, with the quartiles beside it. ≤: lower is better; ≥: higher is better; no goal: for information. Those of
-`asha` compare updates and losses, which no other work on the machine changes; a `rate` is questions a second.
 
 - Machine: {machine()}
 - Command: `{command}`
 
-{lines}
+Absolute figures, where there are any, come first: every batch is new and nothing that is timed was run before. All
+others are ratios of two pieces of work that were timed in turn in the same run (A B A B …): the median over all rounds,
+with the quartiles beside it. ≤: lower is better; ≥: higher is better; no goal: for information. The figures of `asha`
+compare updates and losses, which no other work on the machine changes; a `rate` is questions per second.
+
+{tables}
 """
 
 

@@ -44,7 +44,7 @@ def run(*arguments):
 
 @pytest.mark.slow
 def test_a_run_writes_its_figures_everywhere(tmp_path):
-    names = ["recurrence", "training", "decoding", "captioning", "questions"]
+    names = ["absolute", "recurrence", "training", "decoding", "captioning", "questions"]
     record, page = tmp_path / "figures.json", tmp_path / "figures.md"
     done = run(*names, "--quick", "--threads", 1, "--json", record, "--markdown", page)
     assert done.returncode == 0, done.stderr
@@ -53,10 +53,10 @@ def test_a_run_writes_its_figures_everywhere(tmp_path):
     assert {one["name"].partition("/")[0] for one in written["figures"]} == set(names)
     assert len({one["name"] for one in written["figures"]}) == len(written["figures"])
     for one in written["figures"]:
-        assert one.keys() == {"name", "value", "goal", "better", "baseline", "runs", "spread"}
+        assert one.keys() == {"name", "value", "goal", "better", "baseline", "runs", "spread", "absolute"}
         low, high = one["spread"]
-        assert 0 < low <= one["value"] <= high
-        assert one["better"] in ("higher", "lower") and one["runs"] >= 3 and one["baseline"]
+        assert 0 < low <= high and (one["absolute"] or low <= one["value"] <= high)
+        assert one["better"] in ("higher", "lower") and (one["runs"] >= 3 or one["absolute"]) and one["baseline"]
         assert one["goal"] is None or one["goal"] > 0
         assert one["name"] in done.stdout
         assert f"| {one['name']} |" in page.read_text(encoding="utf-8")
@@ -79,8 +79,8 @@ def test_a_slip_in_the_name_is_answered():
     done = run("recurence")
     assert done.returncode == 2 and not done.stdout
     assert done.stderr == (
-        "benchmark: 'recurence' is not a benchmark; there is recurrence, training, decoding, captioning, "
-        "questions, ray, truncation, tuning, asha or all. Did you mean 'recurrence'?\n"
+        "benchmark: 'recurence' is not a benchmark; there is absolute, recurrence, training, decoding, "
+        "captioning, questions, ray, truncation, tuning, asha or all. Did you mean 'recurrence'?\n"
     )
 
 
