@@ -12,8 +12,8 @@ import torch
 from measure import Figure, ratio
 from synthetic import peak
 from unrolled.config.language_modeling import LanguageModelingConfig
-from unrolled.data.lm_corpus import plan_windows
-from unrolled.data.tokenizer import learn_symbols
+from unrolled.data.lm_corpus import VOCABULARY, plan_windows
+from unrolled.data.tokenizer import learn_vocabulary
 from unrolled.tasks.language_modeling import LanguageModeling
 from unrolled.training.distributed import SingleWorker
 from unrolled.training.train_step import TrainStep, build_initial_model, group_by_update, prefetch
@@ -50,12 +50,12 @@ def _epoch(steps: int) -> int:
     """Bytes that an epoch over lanes of so many steps needs at most, beyond model, optimizer and text."""
     config = LanguageModelingConfig.model_validate(CONFIG)
     with tempfile.TemporaryDirectory() as scratch:
-        learn_symbols(UNITS, config.data.vocabulary).save(Path(scratch) / "symbols.json")
+        learn_vocabulary([UNITS], config.data.vocabulary, running_text=True).save(Path(scratch) / VOCABULARY)
         task = LanguageModeling(config, Path(scratch))
     comm, device = SingleWorker(), torch.device("cpu")
     updater = TrainStep(task, build_initial_model(task, config, device), config, comm, device)
     lanes, window = config.training.lanes, config.training.truncate
-    text = np.random.default_rng(0).integers(len(task.symbols), size=lanes * steps + 1).astype(np.uint16)
+    text = np.random.default_rng(0).integers(len(task.vocabulary), size=lanes * steps + 1).astype(np.uint16)
 
     def read(units: np.ndarray) -> None:
         updater.state = None

@@ -20,7 +20,8 @@ from unrolled.config.language_modeling import LanguageModelConfig, TextData
 from unrolled.config.load import load_config
 from unrolled.data.lm_corpus import Lanes, plan_windows
 from unrolled.data.sources import read_text
-from unrolled.data.tokenizer import Symbols, learn_symbols
+from unrolled.data.tokenizer import Vocabulary as Learned
+from unrolled.data.tokenizer import learn_vocabulary
 from unrolled.errors import UserError
 from unrolled.evaluation.ensemble import EnsembleMember
 from unrolled.evaluation.predictor import load_task_and_model
@@ -115,36 +116,36 @@ def test_bad_input_gets_one_sentence_and_writes_nothing(config, tmp_path, capsys
 @settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1, max_size=60))
 def test_characters_are_the_text(text):
-    symbols = learn_symbols(text, Vocabulary(kind="character"))
-    assert len(symbols) == len(set(text)) and symbols.never_written == ()
-    numbers = symbols.encode(text, "text")
-    assert [symbols.names[number] for number in numbers] == list(text)
-    assert symbols.decode(numbers.tolist()) == text
+    vocabulary = learn_vocabulary([text], Vocabulary(kind="character"), running_text=True)
+    assert len(vocabulary) == len(set(text)) and vocabulary.special_ids == ()
+    numbers = vocabulary.encode_text(text, "text")
+    assert vocabulary.tokens(numbers) == list(text)
+    assert vocabulary.decode_text(numbers.tolist()) == text
 
 
 def test_hello_has_four_letters_in_their_order():
-    symbols = learn_symbols("hello", Vocabulary(kind="character"))
-    assert symbols.names == ["h", "e", "l", "o"]
+    vocabulary = learn_vocabulary(["hello"], Vocabulary(kind="character"), running_text=True)
+    assert vocabulary.tokens(range(4)) == ["h", "e", "l", "o"]
     with pytest.raises(UserError, match=r"here: the character 'p' \(at place 4\)"):
-        symbols.encode("help", "here")
+        vocabulary.encode_text("help", "here")
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["bpe", "word"]), st.text(alphabet="ab ,.\n<unk>", min_size=1, max_size=60))
 def test_words_and_byte_pairs_give_the_text_again(kind, text):
-    symbols = learn_symbols(text, Vocabulary(kind=kind, size=300))
-    assert symbols.decode(symbols.encode(text, "text").tolist()) == text
+    vocabulary = learn_vocabulary([text], Vocabulary(kind=kind, size=300), running_text=True)
+    assert vocabulary.decode_text(vocabulary.encode_text(text, "text").tolist()) == text
 
 
 def test_unseen_words_become_the_unknown_symbol(tmp_path):
-    symbols = learn_symbols("a rose is a rose\n", Vocabulary(kind="word"))
-    symbols.save(tmp_path / "symbols.json")
-    again = Symbols.load(tmp_path / "symbols.json")
-    assert again.encode("a tulip\n", "text").tolist()[1] == 0 and again.never_written == (0,)
-    assert again.names == symbols.names and not again.characters
+    vocabulary = learn_vocabulary(["a rose is a rose\n"], Vocabulary(kind="word"), running_text=True)
+    vocabulary.save(tmp_path / "symbols.json")
+    again = Learned.load(tmp_path / "symbols.json", running_text=True)
+    assert again.encode_text("a tulip\n", "text").tolist()[1] == 0 and again.special_ids == (0,)
+    assert again.tokens(range(6)) == vocabulary.tokens(range(6)) and not again.is_closed
     (tmp_path / "symbols.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="not a vocabulary file"):
-        Symbols.load(tmp_path / "symbols.json")
+        Learned.load(tmp_path / "symbols.json", running_text=True)
 
 
 # ---- Lanes

@@ -32,15 +32,15 @@ WORDS = st.lists(st.sampled_from(["a", "dog", "Zebra", "quokka", "naïve", "x1"]
 def test_the_units_of_a_text_join_to_the_text(words: list[str], ending: str) -> None:
     text = " ".join(words) + ending
     known = vocabulary()
-    (units,), (tokens,) = known.units([text]), known.encode([text])
+    (units,), (tokens,) = known.surface_tokens([text]), known.encode([text])
     assert len(units) == len(tokens)
-    assert known.join(units) == text
+    assert known.detokenize(units) == text
 
 
 def test_unknown_units_keep_their_case_where_the_vocabulary_folds_it() -> None:
     known = vocabulary(lowercase=True)
-    assert known.join(known.units(["A Zebra runs"])[0]) == "a Zebra runs"
-    assert vocabulary("character").units(["a%b"]) == [["a", "%", "b"]]
+    assert known.detokenize(known.surface_tokens(["A Zebra runs"])[0]) == "a Zebra runs"
+    assert vocabulary("character").surface_tokens(["a%b"]) == [["a", "%", "b"]]
 
 
 def task(folder: Path, *overrides: str) -> Translation:
@@ -71,7 +71,7 @@ def test_an_unknown_word_is_the_one_that_attention_looked_at(tmp_path: Path, str
     found = translation.answers(model, INPUTS, strategy)  # type: ignore[arg-type]
     known = translation.vocabularies.input
     for text, answer in zip(INPUTS, found, strict=True):
-        (tokens,), (units,) = known.encode([text]), known.units([text])
+        (tokens,), (units,) = known.encode([text]), known.surface_tokens([text])
         with torch.no_grad():
             given = torch.tensor([[*tokens, END]])
             memory = model.encode(given, given >= 0)  # type: ignore[operator]
@@ -79,7 +79,7 @@ def test_an_unknown_word_is_the_one_that_attention_looked_at(tmp_path: Path, str
             for last in [BEGIN, *[UNKNOWN] * 4]:
                 _, state, weights = model.step_with_attention(torch.tensor([last]), state, memory)  # type: ignore[operator]
                 copied.append(units[int(weights[0, : len(units)].argmax())])
-        assert answer.text == known.join(copied)
+        assert answer.text == known.detokenize(copied)
         assert "<unk>" not in answer.text
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unrolled.config.language_modeling import LanguageModelingConfig, TextData
 from unrolled.data.sources import read_text
-from unrolled.data.tokenizer import Symbols, learn_symbols
+from unrolled.data.tokenizer import Vocabulary, learn_vocabulary
 from unrolled.errors import UserError
 from unrolled.files import build_cached
 
@@ -22,6 +22,7 @@ FORMAT = 1
 """Raise when the files change their meaning, so that older ones are made again."""
 LANE = 1000
 """Units that a lane of an examination has at least, so that its start from an empty state weighs little."""
+VOCABULARY = "symbols.json"
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ class TextCorpus:
         return self.folder.name
 
     @property
-    def symbols(self) -> Symbols:
-        return Symbols.load(self.folder / "symbols.json")
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.load(self.folder / VOCABULARY, running_text=True)
 
     def save(self, folder: Path) -> None:
         """Writes the vocabulary."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.symbols.save(folder / "symbols.json")
+        self.vocabulary.save(folder / VOCABULARY)
 
     def split(self, name: str) -> np.ndarray:
         """Opens `train` or `validation`: numbers of units, int32 `(units,)`, memory-mapped."""
@@ -62,7 +63,7 @@ def prepare_text(config: LanguageModelingConfig, fingerprint: str | None = None)
             machine has no such folder yet.
 
     Raises:
-        UserError: the text cannot be used: see `text.read_text` and `Symbols.encode`; one unit alone; too short for
+        UserError: unusable text, as of `read_text` and `Vocabulary.encode_text`; one token alone; too short for
             the windows or the validation; the cache cannot be written.
     """
     texts: dict[str, str] = {}
@@ -87,15 +88,15 @@ def _fingerprint(data: TextData, texts: dict[str, str]) -> str:
 
 
 def _build(folder: Path, data: TextData, texts: dict[str, str]) -> None:
-    symbols = learn_symbols(texts["train"], data.vocabulary)
-    if len(symbols) - len(symbols.never_written) < 2:
+    vocabulary = learn_vocabulary([texts["train"]], data.vocabulary, running_text=True)
+    if len(vocabulary) - len(vocabulary.special_ids) < 2:
         raise UserError(
             f"data.source: the training text of {data.source} has one {data.vocabulary.kind} alone, "
-            f"{symbols.names[-1]!r}: there is nothing to predict."
+            f"{vocabulary.tokens([len(vocabulary) - 1])[0]!r}: there is nothing to predict."
         )
     for split, text in texts.items():
-        np.save(folder / f"{split}.npy", symbols.encode(text, f"data.source: {data.source}, split {split!r}"))
-    symbols.save(folder / "symbols.json")
+        np.save(folder / f"{split}.npy", vocabulary.encode_text(text, f"data.source: {data.source}, split {split!r}"))
+    vocabulary.save(folder / VOCABULARY)
 
 
 def _check(prepared: TextCorpus, config: LanguageModelingConfig) -> None:

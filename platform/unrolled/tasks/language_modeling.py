@@ -27,9 +27,17 @@ import torch
 from torch import Tensor
 
 from unrolled.config.language_modeling import LanguageModelingConfig
-from unrolled.data.lm_corpus import Lanes, PlannedWindow, TextCorpus, WindowBatch, plan_windows, prepare_text
+from unrolled.data.lm_corpus import (
+    VOCABULARY,
+    Lanes,
+    PlannedWindow,
+    TextCorpus,
+    WindowBatch,
+    plan_windows,
+    prepare_text,
+)
 from unrolled.data.sources import read_text
-from unrolled.data.tokenizer import Symbols
+from unrolled.data.tokenizer import Vocabulary
 from unrolled.decoding import Strategy, decode, make_outputs, resolve_auto
 from unrolled.errors import UserError
 from unrolled.metrics import BitsPerCharacter, Perplexity
@@ -58,7 +66,7 @@ def find(task: LanguageModeling, model: LanguageModel, data: np.ndarray, losses:
         losses: of every unit but the first, in nats, in the order of the text.
     """
     scores = task.in_all_units(float(losses.mean()))
-    names = [task.symbols.decode([number]) for number in range(len(task.symbols))]
+    names = [task.vocabulary.decode_text([number]) for number in range(len(task.vocabulary))]
     return Findings(
         scores,
         len(losses),
@@ -118,7 +126,7 @@ def shown(unit: str) -> str:
 
 def _samples(task: LanguageModeling, model: LanguageModel, data: np.ndarray) -> list[tuple[str, str]]:
     settings = task.config.evaluation
-    prime = settings.prime or task.symbols.decode(data[:PRIME_UNITS].tolist())
+    prime = settings.prime or task.vocabulary.decode_text(data[:PRIME_UNITS].tolist())
     decoding = task.decoding
     chosen = decoding.sample.model_dump()
     chosen |= {"max_length": decoding.max_length, "precision": resolve_precision(decoding)}
@@ -137,20 +145,20 @@ MOST = 10
 """Rows of a vector that are shown."""
 
 
-def explain(model: LanguageModel, symbols: Symbols, text: str) -> str:
+def explain(model: LanguageModel, vocabulary: Vocabulary, text: str) -> str:
     """Returns a table with a column a step: input, hidden vector, output scores (logits), softmax, target and loss.
 
     Raises:
         UserError: the units are not characters, or the text has less than two.
     """
-    if not symbols.characters:
+    if not vocabulary.is_closed:
         raise UserError("--explain shows models of characters; this one reads words or parts of words.")
-    numbers = torch.from_numpy(symbols.encode(text, f"text {text[:30]!r}").astype("int64"))
+    numbers = torch.from_numpy(vocabulary.encode_text(text, f"text {text[:30]!r}").astype("int64"))
     if len(numbers) < 2:
         raise UserError(f"--explain needs two characters or more: {text!r} leaves nothing to predict.")
     device = next(model.parameters()).device
     steps = _steps(model, numbers.to(device))
-    names = [_visible(name) for name in symbols.names]
+    names = [_visible(name) for name in vocabulary.tokens(range(len(vocabulary)))]
     blocks = [
         _block(steps, range(start, min(start + STEPS, len(numbers) - 1)), numbers.tolist(), names)
         for start in range(0, len(numbers) - 1, STEPS)
@@ -237,9 +245,9 @@ class LanguageModeling:
     default_strategy = "sample"
 
     def __init__(self, config: LanguageModelingConfig, folder: Path) -> None:
-        self.config, self.symbols = config, Symbols.load(folder / "symbols.json")
+        self.config, self.vocabulary = config, Vocabulary.load(folder / VOCABULARY, running_text=True)
         self.decoding = resolve_auto(config.decoding, config.training.precision)
-        self.shown = ["bits_per_character", "perplexity"] if self.symbols.characters else ["perplexity"]
+        self.shown = ["bits_per_character", "perplexity"] if self.vocabulary.is_closed else ["perplexity"]
 
     @classmethod
     def prepare(cls, config: LanguageModelingConfig, fingerprint: str | None = None) -> TextCorpus:
@@ -248,7 +256,7 @@ class LanguageModeling:
 
     def build_model(self) -> LanguageModel:
         """The model of the config's `model` section."""
-        return build_language_model(self.config.model, len(self.symbols))
+        return build_language_model(self.config.model, len(self.vocabulary))
 
     def introduce(self, data: TextCorpus) -> tuple[str, str]:
         """Cells and their input; units and vocabulary."""
@@ -260,7 +268,7 @@ class LanguageModeling:
             f"{model.cell} {' + '.join([str(model.hidden)] * model.layers)} over {reads}; lanes {training.lanes}, "
             f"truncated after {training.truncate} steps{together}",
             f"{self.config.data.source}: {len(data.split('train')):,} units to learn from, "
-            f"{len(data.split('validation')):,} to validate; {kind} vocabulary of {len(self.symbols):,}",
+            f"{len(data.split('validation')):,} to validate; {kind} vocabulary of {len(self.vocabulary):,}",
         )
 
     def plan(self, data: TextCorpus, epoch: int) -> list[PlannedWindow]:
@@ -294,7 +302,7 @@ class LanguageModeling:
     def open(self, split: str) -> np.ndarray:
         """Opens the numbers of a split's text."""
         text = read_text(self.config.data, split)
-        units = self.symbols.encode(text, f"data.source: {self.config.data.source}, split {split!r}")
+        units = self.vocabulary.encode_text(text, f"data.source: {self.config.data.source}, split {split!r}")
         if len(units) < 2:
             raise UserError(f"--split {split}: its text has less than two units: there is nothing to predict.")
         return units[: self.config.data.limit]
@@ -332,10 +340,12 @@ class LanguageModeling:
         model.eval()
         device = next(model.parameters()).device
         outputs = []
-        banned = [self.symbols.encode(words, "decoding.banned").tolist() for words in self.config.decoding.banned]
+        banned = [
+            self.vocabulary.encode_text(words, "decoding.banned").tolist() for words in self.config.decoding.banned
+        ]
 
         def write(rows: list[list[int]]) -> list[str]:
-            return [self.symbols.decode(row) for row in rows]
+            return [self.vocabulary.decode_text(row) for row in rows]
 
         for place, text in enumerate(inputs):
             prime = torch.from_numpy(self._prime(text).astype(np.int64)).to(device)[None]
@@ -346,7 +356,7 @@ class LanguageModeling:
                 strategy,
                 begin=PRIME,
                 end=-2,  # a text has no end of its own
-                forbidden=self.symbols.never_written,
+                forbidden=self.vocabulary.special_ids,
                 sentence_ids=[number],
                 banned=banned,
             )
@@ -357,8 +367,8 @@ class LanguageModeling:
     def _prime(self, text: str) -> np.ndarray:
         if not text:
             raise UserError("the prime text is empty: give the model one character or more to continue.")
-        return self.symbols.encode(text, f"prime text {text[:30]!r}")
+        return self.vocabulary.encode_text(text, f"prime text {text[:30]!r}")
 
     def explain(self, model: LanguageModel, text: str | None) -> str:
         """What the model computes for a text, or for the beginning of the training text, step by step."""
-        return explain(model, self.symbols, text or read_text(self.config.data, "train")[: STEPS + 1])
+        return explain(model, self.vocabulary, text or read_text(self.config.data, "train")[: STEPS + 1])

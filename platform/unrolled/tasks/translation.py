@@ -55,7 +55,7 @@ def copying(
         memory: of the inputs.
     """
     owners = [number for number, found in enumerate(decoded.hypotheses) for _ in found]
-    target, units = vocabularies.target, vocabularies.input.units(inputs)
+    target, units = vocabularies.target, vocabularies.input.surface_tokens(inputs)
 
     def write(rows: Sequence[Sequence[int]]) -> list[str]:
         texts = target.decode(rows)
@@ -69,7 +69,7 @@ def copying(
             names = target.tokens(rows[place])
             copied = [units[sentence][position] for position in positions[: len(names)]]
             pairs = zip(rows[place], names, copied, strict=True)
-            texts[place] = target.join([unit if token == UNKNOWN else name for token, name, unit in pairs])
+            texts[place] = target.detokenize([unit if token == UNKNOWN else name for token, name, unit in pairs])
         return texts
 
     return write
