@@ -13,7 +13,6 @@ from torch import Tensor
 from measure import Figure, ratio, take_turns
 from training import LSTM, Gemm, configured, translator
 from unrolled import native
-from unrolled.config.load import load_config
 from unrolled.data.tokenizer import BEGIN, END, PAD, SPECIAL, UNKNOWN
 from unrolled.decoding import Beam, Greedy, Sample, Strategy, decode
 from unrolled.errors import UserError
@@ -131,7 +130,7 @@ def _trained(quick: bool) -> Iterator[Figure]:
     """The test split by the run of Multi30k, from text to text, where there is that run: sentences end as they do."""
     try:
         run = open_run(RUN)
-        config = load_config(run.path / "config.yaml", ["decoding.precision=float32"])
+        config = run.config(["decoding.precision=float32"])
         trained = Predictor([EnsembleMember(run, config, choose_checkpoint(run, "best"))])
         inputs = trained.task.texts("test")[0][: 2 * ROWS if quick else None]  # type: ignore[union-attr]
     except UserError as error:

@@ -85,7 +85,7 @@ def train(
         raise UserError(f"--workers {wanted}: the second number must not be smaller than the first.")
     if local and most != 1:
         raise UserError(f"--local trains in one process, so --workers {wanted} cannot be kept; leave one of them out.")
-    settings = config if isinstance(config, Config) else load_config(config, overrides)
+    settings = load_config(config, overrides)
     settings = settings.smoke_version() if smoke else settings
     run = resolve_run_dir(settings, resume=resume, overwrite=overwrite)
     trackers = connect_trackers(settings)
@@ -103,7 +103,7 @@ def train(
             compute = compute_here if local else _on_ray(int(resources.free_cpus))
             make_splits(works_of(settings, ("train", "validation")), compute, console.evaluating, console.say)
         session.enter_context(run.lock())
-        run.start(settings, data, resume=resume)
+        run.initialize(settings, data, resume=resume)
         task = make_task(settings, run.vocabulary)
         counted = task.counted if isinstance(task, Counting) else "tokens"
         console.begin(settings, _introduction(task, run, data, where), task.shown, counted)
@@ -155,7 +155,7 @@ def make_features(
         RunFailed: the workers failed; what was made is kept.
     """
     console = console or Console()
-    settings = config if isinstance(config, Config) else load_config(config, overrides)
+    settings = load_config(config, overrides)
     works = works_of(settings, splits)
     with ExitStack() as session:
         compute: Compute = compute_here
@@ -190,7 +190,7 @@ def _conclude(console: Console, config: Config, run: RunDir, progress: Progress,
         done += f"; best {format_score(config.training.metric, progress.best)} at step {progress.best_step:,}"
     if not progress.finished:
         console.say(f"stopped: {done}")
-        console.say(f"continue with: unrolled train {run.path / 'config.yaml'} --resume")
+        console.say(f"continue with: unrolled train {run.config_file} --resume")
         return
     console.say(f"trained: {done}")
     options = (

@@ -9,7 +9,14 @@ import pytest
 from repository import CONFIGS
 from unrolled.config import Config
 from unrolled.config.common import FUSED_CELLS
-from unrolled.config.load import dump_config, load_config, reference_table, resolve_storage
+from unrolled.config.load import (
+    dump_config,
+    dump_stored_config,
+    load_config,
+    load_stored_config,
+    reference_table,
+    resolve_storage,
+)
 from unrolled.errors import UserError
 from unrolled.recurrence import CELLS
 
@@ -71,6 +78,9 @@ def test_a_dumped_config_is_the_same_config(config):
             ["'model.decoder.cell=grru'", "rnn, irnn, lstm, peephole_lstm, gru, cho_gru, mut1, mut2 or mut3"],
         ),
         (SMALLEST, ["model.decoder.sell=gru"], ["Did you mean 'cell'?"]),
+        (SMALLEST, ["model.decoder.cell=grru"], ["Did you mean 'gru'?"]),
+        (SMALLEST, ["training.clipping.kind=lecture"], ["Did you mean 'squared_norm'?"]),
+        (SMALLEST + "format: 2\n", [], ["has format 2", "reads run folders of format 1"]),
         (SMALLEST, ["model.encoder.hidden=0"], ["model.encoder.hidden is 0", "1 or more"]),
         (SMALLEST, ["model.encoder.zoneout=1.0"], ["less than 1"]),
         (SMALLEST, ["model.encoder.initialization=eye"], ["orthogonal, uniform or identity"]),
@@ -101,6 +111,21 @@ def test_a_mistake_gets_one_sentence(config, text, overrides, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_a_dict_or_a_config_is_a_config_too(config):
+    made = load_config({"task": "translation", "data": {"source": "dates"}}, ["model.encoder.layers=2"])
+    assert (made.name, made.model.encoder.layers) == ("translation", 2)
+    assert load_config(made, ["name=small", "model.encoder.layers=1"]) == load_config(config())
+
+
+def test_a_stored_config_names_its_format(config):
+    loaded = load_config(config())
+    stored = config(dump_stored_config(loaded), "stored.yaml")
+    assert stored.read_text(encoding="utf-8").startswith("format: 1\n")
+    assert load_stored_config(stored, ["seed=5"]) == loaded.model_copy(update={"seed": 5})
+    with pytest.raises(UserError, match=r"has no format number; this version of unrolled reads run folders of format"):
+        load_stored_config(config(dump_config(loaded), "old.yaml"))
 
 
 def test_missing_foreign_and_unreadable_files(config, tmp_path):

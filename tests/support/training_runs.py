@@ -38,7 +38,7 @@ def start(path, *overrides, resume=False, overwrite=False):
     config = load_config(path, overrides)
     run = resolve_run_dir(config, resume=resume, overwrite=overwrite)
     data = prepare(config)
-    run.start(config, data, resume=resume)
+    run.initialize(config, data, resume=resume)
     return run, data.fingerprint
 
 

@@ -16,7 +16,7 @@ from unrolled.training import checkpoint
 from unrolled.training.distributed import SingleWorker
 from unrolled.training.optim import Schedule as LearningRate
 from unrolled.training.optim import build_optimizer
-from unrolled.training.run_dir import RunDir, choose_checkpoint, open_run, resolve_run_dir
+from unrolled.training.run_dir import RunDir, choose_checkpoint, list_runs, open_run, resolve_run_dir
 from unrolled.training.trainer import train_worker
 
 EXACT = ["training.precision=float64", "training.max_steps=20", "training.epochs=99", "training.validate_every=8"]
@@ -81,7 +81,7 @@ def test_an_interruption_leaves_a_checkpoint_and_resumes(tiny):
 
 def test_a_resumed_history_has_every_step_once(tiny):
     run, _ = train(tiny, "training.max_steps=12", "training.epochs=9")
-    run.append({"kind": "train", "step": 99, "loss": 0.0})  # written behind the checkpoint by a run that died
+    run.append_metrics({"kind": "train", "step": 99, "loss": 0.0})  # written behind the checkpoint by a run that died
     train(tiny, "training.max_steps=20", "training.epochs=9", resume=True)
     steps = [row["step"] for row in run.history() if row["kind"] == "train"]
     assert steps == [5, 10, 15, 20]
@@ -160,6 +160,17 @@ def test_a_run_is_never_overwritten_unasked(tiny):
     with pytest.raises(UserError, match="no run to resume"):
         resolve_run_dir(load_config(tiny, ["name=other"]), resume=True, overwrite=False)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_of_another_format_is_refused_in_one_sentence(tiny):
+    run, _ = train(tiny, "training.max_steps=2")
+    text = run.config_file.read_text(encoding="utf-8")
+    for format, words in (("", "has no format number"), ("format: 0\n", "has format 0")):
+        run.config_file.write_text(text.replace("format: 1\n", format), encoding="utf-8")
+        with pytest.raises(UserError, match=f"^{run.path}: {words}; this version of unrolled reads run folders"):
+            resolve_run_dir(load_config(tiny), resume=True, overwrite=False)
+        assert "unreadable" in list(list_runs(run.path.parent))[1]
+    assert resolve_run_dir(load_config(tiny), resume=False, overwrite=True) == run
 
 
 def test_two_processes_never_train_one_run(tiny):

@@ -23,7 +23,7 @@ class Config(Section):
 
     frozen_keys: ClassVar[tuple[str, ...]] = ("seed", "data", "model")
 
-    task: str = Field(description="what is learned")
+    task: str = Field(description="task to train")
     name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] = Field(description="of the run's folder; the file's by default")
     storage: str = Field("runs", description="folder that holds the run folders")
     seed: int = Field(1, description="of parameters, batches and dropout")

@@ -191,7 +191,7 @@ class Evaluation(Section):
 
 
 class CaptioningConfig(Config):
-    task: Literal["captioning"] = Field(description="what is learned")
+    task: Literal["captioning"] = Field(description="task to train")
     data: CaptionData
     model: CaptioningModel = CaptioningModel()
     training: Training = Training()

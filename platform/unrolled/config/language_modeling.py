@@ -76,7 +76,7 @@ class LanguageModelingConfig(Config):
         "training.sequence",
     )
 
-    task: Literal["language_modeling"] = Field(description="what is learned")
+    task: Literal["language_modeling"] = Field(description="task to train")
     data: TextData
     model: LanguageModelConfig = LanguageModelConfig()
     training: Training = Training()

@@ -1,12 +1,14 @@
-"""Config files: reading, overrides, and errors that name the place."""
+"""Config files: reading, overrides, dotted keys, and errors that name the place."""
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,37 +21,85 @@ from ruamel.yaml.nodes import MappingNode
 from unrolled.config import CONFIGS, Config, Section
 from unrolled.errors import UserError, did_you_mean, listing
 
+FORMAT = 1
+"""Version of the layout of run and sweep folders; raised whenever files in them change their meaning."""
+PATH_KEYS = ("data.source", "data.images", "model.features.weights")
+"""Keys that may name a folder or file."""
+FORMER_NAMES = {"lecture": "squared_norm"}
+"""Renamed values, for the suggestion in an error."""
+
 Key = tuple[str | int, ...]
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a config file and applies overrides such as ``model.decoder.cell=lstm``.
+def load_config(config: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
+    """Returns a complete, validated config.
+
+    Args:
+        config: a YAML file, or its content as a dict or as a config; the name of a run that has none is that of the
+            file or of the task.
+        overrides: key.path=value, such as ``model.decoder.cell=lstm``.
 
     Raises:
         UserError: one sentence that names the file and line, or the override, and what is accepted.
     """
-    path = Path(path)
+    if isinstance(config, (str, Path)):
+        return _load_file(Path(config), overrides)
+    if isinstance(config, Config):
+        if not overrides:
+            return config
+        config = config.model_dump()
+    values = deepcopy(dict(config))
+    values.setdefault("name", str(values.get("task")))
+    return _validate(values, _Source("", Path("config"), overrides))
+
+
+def load_stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads the config of a run or sweep folder, which also states the folder's format.
+
+    Raises:
+        UserError: as `load_config`; or the folder has another format than `FORMAT`.
+    """
+    return _load_file(path, overrides, stored=True)
+
+
+def _load_file(path: Path, overrides: Sequence[str], *, stored: bool = False) -> Config:
     text = _read(path)
     values = _parse(text, path)
+    found = values.pop("format", None)
+    if found != FORMAT and (stored or found is not None):
+        form = "no format number" if found is None else f"format {found}"
+        raise UserError(f"{path.parent}: has {form}; this version of unrolled reads run folders of format {FORMAT}.")
     values.setdefault("name", path.stem)
-    for override in overrides:
+    return _validate(values, _Source(text, path, overrides))
+
+
+def _validate(values: dict[str, Any], source: _Source) -> Config:
+    for override in source.overrides:
         _apply(values, override)
-    given = _Given(text, path, overrides)
-    kind = _class(values, given)
+    kind = _config_class(values, source)
     try:
         config = kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(_sentence(error, kind, given)) from None
-    return _absolute_paths(config)
+        raise UserError(_error_sentence(error, kind, source)) from None
+    return _with_absolute_paths(config)
 
 
 def dump_config(config: Config) -> str:
     """Returns the complete config as YAML."""
+    return _to_yaml(config.model_dump())
+
+
+def dump_stored_config(config: Config) -> str:
+    """Returns the complete config and the format number, as a run or sweep folder keeps them."""
+    return _to_yaml({"format": FORMAT} | config.model_dump())
+
+
+def _to_yaml(values: dict[str, Any]) -> str:
     stream = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(config.model_dump(), stream)
+    yaml.dump(values, stream)
     return stream.getvalue()
 
 
@@ -66,7 +116,7 @@ def replace_keys(config: Config, changes: Mapping[str, Any], place: str) -> Conf
     try:
         return type(config).model_validate(values)
     except ValidationError as error:
-        raise UserError(_sentence(error, type(config), _Given("", Path(place), ()))) from None
+        raise UserError(_error_sentence(error, type(config), _Source("", Path(place), ()))) from None
 
 
 def all_keys(config: Config) -> list[str]:
@@ -75,20 +125,38 @@ def all_keys(config: Config) -> list[str]:
 
 
 def reference_table() -> str:
-    """Returns every key with its tasks, type, default and meaning as a Markdown table; a key that means the same in
-    several tasks stands there once."""
-    users: dict[tuple[str, ...], list[str]] = {("task", _listed(CONFIGS), "required", "what is learned"): [*CONFIGS]}
+    """Returns every key with its tasks, type, default and meaning as a Markdown table.
+
+    A key that means the same in several tasks has one row.
+    """
+    rows: dict[tuple[str, str, str, str], list[str]] = {
+        ("task", _code_list(CONFIGS), "required", "task to train"): [*CONFIGS]
+    }
     for task, kind in CONFIGS.items():
         for row in _fields(kind):
             if row[0] != "task":
-                users.setdefault(row, []).append(task)
-    sections = list(dict.fromkeys(key.partition(".")[0] for key, *_ in users))
-    rows = ["| key | task | values | default | meaning |", "|---|---|---|---|---|"]
-    for field in sorted(users, key=lambda field: sections.index(field[0].partition(".")[0])):
-        key, values, default, meaning = field
-        tasks = "all" if len(users[field]) == len(CONFIGS) else ", ".join(users[field])
-        rows.append(f"| `{key}` | {tasks} | {values} | {default} | {meaning} |")
-    return "\n".join(rows) + "\n"
+                rows.setdefault(row, []).append(task)
+    sections = list(dict.fromkeys(key.partition(".")[0] for key, *_ in rows))
+    lines = ["| key | task | values | default | meaning |", "|---|---|---|---|---|"]
+    for row in sorted(rows, key=lambda row: sections.index(row[0].partition(".")[0])):
+        key, values, default, meaning = row
+        tasks = "all" if len(rows[row]) == len(CONFIGS) else ", ".join(rows[row])
+        lines.append(f"| `{key}` | {tasks} | {values} | {default} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def runs_folder(config: Config) -> Path:
+    """Returns the folder of run folders; a relative one is below `$UNROLLED_STORAGE` where that is set."""
+    return resolve_storage(config.storage)
+
+
+def resolve_storage(path: str | Path) -> Path:
+    """Returns a relative `path` below `$UNROLLED_STORAGE` if that is set, else below the current folder."""
+    base = Path(os.environ.get("UNROLLED_STORAGE") or ".").expanduser()
+    return (base / Path(path).expanduser()).resolve()
+
+
+# Reading --------------------------------------------------------------------------------------------------
 
 
 def _read(path: Path) -> str:
@@ -183,87 +251,83 @@ def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] 
     return None if old == new else (key, old, new)
 
 
-STARTED = "training.start_from"
-PATHS = ("data.source", "data.images", "model.features.weights")
-"""Keys that may name a folder or file."""
+# Paths ----------------------------------------------------------------------------------------------------
 
 
-def _absolute_paths(config: Config) -> Config:
-    """A folder, file or run is remembered by its full path, so that the run's own config works from anywhere."""
-    for key in PATHS:
-        config = _replaced(config, key.split("."), _absolute)
-    started: Config = _replaced(config, STARTED.split("."), lambda given: str(resolve_storage(given)))
-    return started
+def _with_absolute_paths(config: Config) -> Config:
+    """Makes the paths of folders, files and runs absolute, so that a run's own config works from anywhere."""
+    for key in PATH_KEYS:
+        config = _changed(config, key.split("."), _absolute_path)
+    result: Config = _changed(config, ["training", "start_from"], lambda run: str(resolve_storage(run)))
+    return result
 
 
-def _replaced(section: Section, key: Sequence[str], change: Callable[[str], str]) -> Any:
-    """Returns the section with the text at `key` changed, where there is one."""
+def _changed(section: Section, key: Sequence[str], change: Callable[[str], str]) -> Any:
+    """Returns the section with the text at `key` changed, if there is one."""
     value = getattr(section, key[0], None)
     if isinstance(value, Section) and len(key) > 1:
-        return section.model_copy(update={key[0]: _replaced(value, key[1:], change)})
+        return section.model_copy(update={key[0]: _changed(value, key[1:], change)})
     if isinstance(value, str) and len(key) == 1:
         return section.model_copy(update={key[0]: change(value)})
     return section
 
 
-def _absolute(given: str) -> str:
-    path = Path(given).expanduser()
-    names_a_path = "/" in given or given.startswith((".", "~")) or (path.suffix and path.is_file())
-    return str(path.resolve()) if names_a_path and path.exists() else given
+def _absolute_path(text: str) -> str:
+    path = Path(text).expanduser()
+    names_a_path = "/" in text or text.startswith((".", "~")) or (path.suffix and path.is_file())
+    return str(path.resolve()) if names_a_path and path.exists() else text
 
 
-def runs_folder(config: Config) -> Path:
-    """Returns the folder of run folders; a relative one stands under `$UNROLLED_STORAGE` where that is set."""
-    return resolve_storage(config.storage)
-
-
-def resolve_storage(path: str | Path) -> Path:
-    """Returns a relative `path` under `$UNROLLED_STORAGE` if that is set, else under the current folder."""
-    base = Path(os.environ.get("UNROLLED_STORAGE") or ".").expanduser()
-    return (base / Path(path).expanduser()).resolve()
-
-
-# Sentences ------------------------------------------------------------------------------------------------
+# Error messages -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Given:
-    """What the user wrote: a file and overrides."""
+class _Source:
+    """Where the values of a config come from, for error messages."""
 
     text: str
     path: Path
     overrides: Sequence[str]
 
 
-def _class(values: dict[str, Any], given: _Given) -> type[Config]:
-    """Returns the config class of the task that `values` name."""
+def _config_class(values: dict[str, Any], source: _Source) -> type[Config]:
+    """Returns the config class of `values["task"]`."""
     if "task" not in values:
-        raise UserError(f"{given.path}: task is missing (what is learned): one of {listing(CONFIGS)}.")
+        raise UserError(f"{source.path}: task is missing: one of {listing(CONFIGS)}.")
     task = values["task"]
     if isinstance(task, str) and task in CONFIGS:
         return CONFIGS[task]
-    place = _place(("task",), given, missing=False)
+    place = _location(("task",), source, missing=False)
     hint = did_you_mean(str(task), CONFIGS)
-    raise UserError(f"{place}: task is {_shown(task)}; expected one of {listing(CONFIGS)}.{hint}")
+    raise UserError(f"{place}: task is {_format_input(task)}; expected one of {listing(CONFIGS)}.{hint}")
 
 
-def _sentence(error: ValidationError, kind: type[Config], given: _Given) -> str:
+def _error_sentence(error: ValidationError, kind: type[Config], source: _Source) -> str:
     problem = error.errors()[0]
     key = tuple(part for part in problem["loc"])
     name = ".".join(str(part) for part in key)
-    if problem["type"] == "value_error":  # our own check across keys: the message says it all
-        return f"{given.path}: {problem['ctx']['error']}."
-    place = _place(key, given, missing=problem["type"] == "missing")
+    if problem["type"] == "value_error":  # a check across keys, whose message is complete
+        return f"{source.path}: {problem['ctx']['error']}."
+    place = _location(key, source, missing=problem["type"] == "missing")
     if problem["type"] == "extra_forbidden":
-        known = list(_section(kind, key[:-1]).model_fields)
+        known = list(_section_class(kind, key[:-1]).model_fields)
         hint = did_you_mean(str(key[-1]), known) or f" Known there: {listing(known)}."
         return f"{place}: {name} is not a key.{hint}"
     if problem["type"] == "missing":
-        return f"{place}: {name} is missing ({_meaning(kind, key)})."
-    return f"{place}: {name} is {_shown(problem['input'])}; expected {_expected(problem)}."
+        return f"{place}: {name} is missing ({_description(kind, key)})."
+    return f"{place}: {name} is {_format_input(problem['input'])}; expected {_expected(problem)}.{_suggestion(problem)}"
 
 
-def _shown(value: object) -> str:
+def _suggestion(problem: Any) -> str:
+    """Returns the nearest accepted value as a question, where a fixed set of values is accepted."""
+    given, accepted = problem["input"], re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
+    if problem["type"] != "literal_error" or not isinstance(given, str):
+        return ""
+    new_name = FORMER_NAMES.get(given, given)
+    return did_you_mean(new_name if new_name in accepted else given, accepted)
+
+
+def _format_input(value: object) -> str:
     return repr(value) if isinstance(value, str) else "a section" if isinstance(value, dict) else format_value(value)
 
 
@@ -288,17 +352,17 @@ def _expected(problem: Any) -> str:
     return make() if make else problem["msg"][0].lower() + problem["msg"][1:]
 
 
-def _place(key: Key, given: _Given, *, missing: bool) -> str:
+def _location(key: Key, source: _Source, *, missing: bool) -> str:
     name = ".".join(str(part) for part in key)
-    for override in given.overrides:
+    for override in source.overrides:
         set_key = override.partition("=")[0]
         if name == set_key or (name.startswith(set_key + ".") and not missing) or set_key.startswith(name + "."):
             return f"override {override!r}"
-    line = _line(given.text, key)
-    return f"{given.path}, line {line}" if line and not missing else str(given.path)
+    line = _line_number(source.text, key)
+    return f"{source.path}, line {line}" if line and not missing else str(source.path)
 
 
-def _line(text: str, key: Key) -> int | None:
+def _line_number(text: str, key: Key) -> int | None:
     node = YAML(typ="safe", pure=True).compose(io.StringIO(text))
     line = None
     for part in key:
@@ -311,48 +375,47 @@ def _line(text: str, key: Key) -> int | None:
     return line
 
 
-# The schema, walked ---------------------------------------------------------------------------------------
+# Walking the schema ---------------------------------------------------------------------------------------
 
 
-def _section(kind: type[Config], key: Key) -> type[BaseModel]:
+def _section_class(kind: type[Config], key: Key) -> type[BaseModel]:
     section: type[BaseModel] = kind
     entry = False
     for part in key:
         if entry:  # a key that the user chose, such as one of tuning.space
             entry = False
             continue
-        inner, entry = _inner(section.model_fields[str(part)].annotation)
+        inner, entry = _inner_section(section.model_fields[str(part)].annotation)
         assert inner is not None
         section = inner
     return section
 
 
-def _inner(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """Returns the section that a field holds, if it does, also where it may be null; and whether the field holds many
-    of them, by name."""
+def _inner_section(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """Returns the section that a field holds or may hold, if any, and whether it holds a dict of them."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, False
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is dict:
-        return _inner(arguments[1])[0], True
+        return _inner_section(arguments[1])[0], True
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return next((found for found in map(_inner, arguments) if found[0]), (None, False))
+        return next((found for found in map(_inner_section, arguments) if found[0]), (None, False))
     return None, False
 
 
-def _meaning(kind: type[Config], key: Key) -> str:
-    field = _section(kind, key[:-1]).model_fields[str(key[-1])]
-    return field.description or "a section: " + listing(_section(kind, key).model_fields)
+def _description(kind: type[Config], key: Key) -> str:
+    field = _section_class(kind, key[:-1]).model_fields[str(key[-1])]
+    return field.description or "a section: " + listing(_section_class(kind, key).model_fields)
 
 
 def _fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     for name, field in section.model_fields.items():
-        inner, many = _inner(field.annotation)
+        inner, many = _inner_section(field.annotation)
         if inner is not None and not many:
             yield from _fields(inner, f"{prefix}{name}.")
             continue
         default = "required" if field.is_required() else f"`{format_value(field.default)}`"
-        yield prefix + name, _values(field.annotation), default, field.description or ""
+        yield prefix + name, _format_type(field.annotation), default, field.description or ""
 
 
 def format_value(value: object) -> str:
@@ -364,20 +427,20 @@ def format_value(value: object) -> str:
     return str(value)
 
 
-def _listed(words: Iterable[object]) -> str:
+def _code_list(words: Iterable[object]) -> str:
     return ", ".join(f"`{word}`" for word in words)
 
 
-def _values(annotation: Any) -> str:
+def _format_type(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
-        return _listed(arguments)
+        return _code_list(arguments)
     if origin is typing.Annotated:
-        return _values(arguments[0])
+        return _format_type(arguments[0])
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_values(argument) for argument in arguments)
+        return " or ".join(_format_type(argument) for argument in arguments)
     if origin is list:
-        return f"list of {_values(arguments[0])}"
+        return f"list of {_format_type(arguments[0])}"
     if origin is dict:
         return "section"
     return {int: "whole number", float: "number", bool: "true, false", str: "text", type(None): "null"}[annotation]

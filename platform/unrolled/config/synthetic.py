@@ -53,7 +53,7 @@ class Training(training.Training):
 
 
 class MemoryConfig(Config):
-    task: Literal["memory"] = Field(description="what is learned")
+    task: Literal["memory"] = Field(description="task to train")
     data: Data
     model: Model = Model()
     training: Training = Training()

@@ -99,7 +99,7 @@ class Evaluation(Section):
 
 
 class TranslationConfig(Config):
-    task: Literal["translation"] = Field(description="what is learned")
+    task: Literal["translation"] = Field(description="task to train")
     data: TranslationData
     model: TranslationModel = TranslationModel()
     training: Training = Training()

@@ -157,7 +157,7 @@ class VQAEvaluation(Section):
 
 
 class QuestionAnsweringConfig(Config):
-    task: Literal["question_answering"] = Field(description="what is learned")
+    task: Literal["question_answering"] = Field(description="task to train")
     data: QuestionData
     model: VQAModel = VQAModel()
     training: VQATraining = VQATraining()
@@ -226,7 +226,7 @@ class GroundingEvaluation(Section):
 
 
 class PointingConfig(Config):
-    task: Literal["pointing"] = Field(description="what is learned")
+    task: Literal["pointing"] = Field(description="task to train")
     data: PointingData
     model: GroundingModel = GroundingModel()
     training: GroundingTraining = GroundingTraining()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unrolled.config import Config
-from unrolled.config.load import load_config, value_at
+from unrolled.config.load import value_at
 from unrolled.data import parallel_corpus
 from unrolled.decoding import Strategy
 from unrolled.errors import UserError
@@ -60,7 +60,7 @@ def ensemble_members(
     Raises:
         UserError: one has no such checkpoint, or they cannot be one model.
     """
-    first = EnsembleMember(run, load_config(run.path / "config.yaml", overrides), choose_checkpoint(run, checkpoint))
+    first = EnsembleMember(run, run.config(overrides), choose_checkpoint(run, checkpoint))
     if not others:
         return (first,)
     task = first.task()
@@ -87,7 +87,7 @@ def _joining(
     refused, name = f"--ensemble: {run.path} and {first.run.path} cannot answer together", run.config().task
     if name != first.config.task:
         raise UserError(f"{refused}: the one was trained with task={name}, the other with task={first.config.task}.")
-    config = load_config(run.path / "config.yaml", overrides)
+    config = run.config(overrides)
     if isinstance(task, Seq2SeqTask | VQATask):
         config = config.model_copy(update={"decoding": task.decoding})
     member = EnsembleMember(run, config, choose_checkpoint(run, checkpoint))

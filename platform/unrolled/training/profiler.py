@@ -105,7 +105,7 @@ def profile(path: str | Path, *, overrides: Sequence[str] = (), steps: int = 20,
         if number < 1:
             raise UserError(f"{flag} {number}: give 1 or more.")
     is_file = Path(path).suffix in (".yaml", ".yml")
-    config = load_config(path if is_file else open_run(path).path / "config.yaml", overrides)
+    config = load_config(path, overrides) if is_file else open_run(path).config(overrides)
     data = prepare(config)
     with tempfile.TemporaryDirectory(prefix="unrolled-profile-") as scratch:
         folder = Path(scratch)

@@ -1,11 +1,4 @@
-"""Run directories.
-
-The folder of a run: everything that it needs and everything that it made.
-
-What a run begins with: its newest checkpoint, the weights of another run, or fresh ones.
-
-The list of runs in a folder.
-"""
+"""Run directories: paths and files of a run, choice of a checkpoint, initial weights, and the list of runs."""
 
 from __future__ import annotations
 
@@ -22,7 +15,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from unrolled.config import Config
-from unrolled.config.load import dump_config, first_difference, load_config, resolve_storage, runs_folder, value_at
+from unrolled.config.load import (
+    dump_stored_config,
+    first_difference,
+    load_stored_config,
+    resolve_storage,
+    runs_folder,
+    value_at,
+)
 from unrolled.errors import RunFailed, UserError, did_you_mean, listing
 from unrolled.files import explain_write_errors, read_json_lines, write_atomic
 from unrolled.tasks import Prepared, make_task
@@ -30,18 +30,22 @@ from unrolled.training import checkpoint
 from unrolled.training.console import format_duration, format_score
 
 CHECKPOINTS_KEPT = "; the checkpoints are kept"
-"""How a sentence ends about a disk that refuses something during training."""
+"""End of the sentence about a disk that refuses a file during training."""
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """Paths and small files of one run; layout as the README's map shows it."""
+    """Paths and small files of one run."""
 
     path: Path
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
 
     @property
     def checkpoints(self) -> Path:
@@ -66,12 +70,12 @@ class RunDir:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """While open, no other process trains this run; a process that dies lets go of it.
+        """While open, no other process trains this run; a process that dies releases the lock.
 
         Raises:
             UserError: another process holds it, or nothing can be written there.
         """
-        # Beside the folder, which `--overwrite` removes.
+        # Next to the folder, which `--overwrite` removes.
         lock = FileLock(self.path.with_name(f".{self.name}.lock"), timeout=0)
         with explain_write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,20 +88,24 @@ class RunDir:
         finally:
             lock.release()
 
-    def config(self) -> Config:
-        """Reads the run's own complete config."""
-        return load_config(self.path / "config.yaml")
+    def config(self, overrides: Sequence[str] = ()) -> Config:
+        """Reads the run's complete config, with `overrides` such as ``decoding.beam.size=10``.
 
-    def start(self, config: Config, data: Prepared, *, resume: bool) -> None:
-        """Writes what makes the folder self-sufficient; without `resume`, what stood there before is gone.
+        Raises:
+            UserError: an override is invalid, or the folder has another format than this version reads.
+        """
+        return load_stored_config(self.config_file, overrides)
+
+    def initialize(self, config: Config, data: Prepared, *, resume: bool) -> None:
+        """Writes config and vocabulary; without `resume`, the previous content of the folder is removed.
 
         Raises:
             UserError: the run to resume was trained on other data, or the folder cannot be written; what a run to
-                resume needs is then as it was.
+                resume needs is then unchanged.
         """
-        mark = self.vocabulary / "fingerprint"
-        known = resume and mark.is_file()
-        if known and mark.read_text(encoding="utf-8") != data.fingerprint:
+        fingerprint = self.vocabulary / "fingerprint"
+        known = resume and fingerprint.is_file()
+        if known and fingerprint.read_text(encoding="utf-8") != data.fingerprint:
             raise UserError(
                 f"data: their content has changed since {self.path} was trained; a resumed run needs the same."
             )
@@ -105,21 +113,21 @@ class RunDir:
             if not resume and self.path.exists():
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.path / "config.yaml", dump_config(config))
+            write_atomic(self.config_file, dump_stored_config(config))
             if not known:
                 data.save(self.vocabulary)
-                write_atomic(mark, data.fingerprint)
+                write_atomic(fingerprint, data.fingerprint)
             self.checkpoints.mkdir(exist_ok=True)
 
     def history(self) -> list[dict[str, Any]]:
         """Reads all rows of metrics.jsonl."""
         return read_json_lines(self.metrics)
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Adds a row to metrics.jsonl.
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Appends a row to metrics.jsonl.
 
         Raises:
-            RunFailed: the disk does not take it.
+            RunFailed: the disk refuses it.
         """
         with (
             explain_write_errors(self.metrics, RunFailed, CHECKPOINTS_KEPT),
@@ -127,48 +135,60 @@ class RunDir:
         ):
             file.write(json.dumps(row) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Drops the rows behind `step`: a run that continues from there writes them again.
+    def truncate_metrics(self, step: int) -> None:
+        """Removes the rows after `step`, which a run that continues from there writes again.
 
         Raises:
-            RunFailed: the disk does not take them.
+            RunFailed: the disk refuses the file.
         """
         with explain_write_errors(self.metrics, RunFailed, CHECKPOINTS_KEPT):
             rows = [row for row in self.history() if row["step"] <= step]
             write_atomic(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def resolve_run_dir(config: Config, *, resume: bool, overwrite: bool) -> RunDir:
-    """Returns the run's folder, checked but untouched.
+def open_run(path: str | Path) -> RunDir:
+    """Opens an existing run folder; a relative path as `resolve_storage` reads it.
 
     Raises:
-        UserError: it exists and neither `resume` nor `overwrite` was asked for; there is nothing to resume, or
-            what is there was trained with another task, data or model; it is not a run, so it is not overwritten.
+        UserError: there is no run.
+    """
+    run = RunDir(resolve_storage(path))
+    if not run.config_file.is_file():
+        others = [str(Path(path).parent / other.name) for other in run.path.parent.glob("*") if other.is_dir()]
+        raise UserError(f"{path}: is not a run folder (no config.yaml there).{did_you_mean(str(path), others)}")
+    return run
+
+
+def resolve_run_dir(config: Config, *, resume: bool, overwrite: bool) -> RunDir:
+    """Returns the folder for a run to train, checked and unchanged.
+
+    Raises:
+        UserError: it exists and neither `resume` nor `overwrite` is set; there is nothing to resume, or the existing
+            run has another task, data, model or format; it is not a run, so it is not overwritten.
     """
     run = RunDir(runs_folder(config) / config.name)
-    exists = run.path.exists() and any(run.path.iterdir()) if run.path.is_dir() else run.path.exists()
+    exists = run.path.exists() and not (run.path.is_dir() and not any(run.path.iterdir()))
     if resume and overwrite:
         raise UserError("--resume and --overwrite contradict each other: give one of them.")
     if resume:
-        _check_resumable(run, config, exists)
+        _check_resumable(run, config)
     elif exists and not overwrite:
         raise UserError(
             f"{run.path} exists already: give --resume to continue it, --overwrite to replace it, or name=OTHER."
         )
-    elif exists and not (run.path / "config.yaml").is_file():
+    elif exists and not run.config_file.is_file():
         raise UserError(f"{run.path} is not a run (it has no config.yaml), so --overwrite leaves it alone.")
     return run
 
 
-def _check_resumable(run: RunDir, config: Config, exists: bool) -> None:
-    if not exists or not (run.path / "config.yaml").is_file():
+def _check_resumable(run: RunDir, config: Config) -> None:
+    if not run.config_file.is_file():
         raise UserError(f"{run.path}: there is no run to resume; leave --resume out to start it.")
     before, now = run.config().model_dump(), config.model_dump()
     if before["task"] != now["task"]:
         raise UserError(f"{run.path} was trained with task={before['task']}, the config says {now['task']}.")
-    for section in config.frozen_keys:
-        changed = first_difference(value_at(before, section), value_at(now, section), section)
-        if changed:
+    for frozen in config.frozen_keys:
+        if changed := first_difference(value_at(before, frozen), value_at(now, frozen), frozen):
             key, old, new = changed
             raise UserError(
                 f"{run.path} was trained with {key}={old}, the config says {new}: a resumed run keeps "
@@ -176,17 +196,7 @@ def _check_resumable(run: RunDir, config: Config, exists: bool) -> None:
             )
 
 
-def open_run(path: str | Path) -> RunDir:
-    """Opens an existing run folder (relative ones as `resolve_storage` says).
-
-    Raises:
-        UserError: there is no run.
-    """
-    folder = resolve_storage(path)
-    if not (folder / "config.yaml").is_file():
-        others = [str(Path(path).parent / other.name) for other in folder.parent.glob("*") if other.is_dir()]
-        raise UserError(f"{path}: is not a run folder (no config.yaml there).{did_you_mean(str(path), others)}")
-    return RunDir(folder)
+# Choice of a checkpoint -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -198,17 +208,19 @@ class ChosenCheckpoint:
 
     @property
     def name(self) -> str:
-        """As a report says it: `step-9`, or `average of step-6, step-9`."""
+        """As reports print it: `step-9`, or `average of step-6, step-9`."""
         names = ", ".join(folder.name for folder in self.folders)
         return names if len(self.folders) == 1 else f"average of {names}"
 
 
 def choose_checkpoint(run: RunDir, which: str = "best") -> ChosenCheckpoint:
-    """Returns the checkpoint `best`, `last` or `step-N` of a run; for `average` all that it kept, for `average-N` the
-    N newest of them.
+    """Returns a checkpoint of a run, or several to average.
+
+    Args:
+        which: `best`, `last` or `step-N`; `average` for all that the run kept, `average-N` for the N newest of them.
 
     Raises:
-        UserError: there is none of that name, or there are fewer.
+        UserError: there is none of that name, or there are fewer than N.
     """
     kept = checkpoint.list_checkpoints(run.checkpoints)
     if which == "best" and (best := checkpoint.best(run.checkpoints)) is not None:
@@ -218,7 +230,7 @@ def choose_checkpoint(run: RunDir, which: str = "best") -> ChosenCheckpoint:
     if which == "last":
         return ChosenCheckpoint((kept[-1],))
     if which.partition("-")[0] == "average":
-        return ChosenCheckpoint(tuple(kept[-_count(run, which, kept) :]))
+        return ChosenCheckpoint(tuple(kept[-_average_count(run, which, kept) :]))
     names = [path.name for path in kept]
     if which not in names:
         known = ["best", "last", "average", *names]
@@ -226,7 +238,7 @@ def choose_checkpoint(run: RunDir, which: str = "best") -> ChosenCheckpoint:
     return ChosenCheckpoint((run.checkpoints / which,))
 
 
-def _count(run: RunDir, which: str, kept: Sequence[Path]) -> int:
+def _average_count(run: RunDir, which: str, kept: Sequence[Path]) -> int:
     """Returns how many of the `kept` checkpoints `average` or `average-N` takes."""
     number = which.removeprefix("average").removeprefix("-")
     count = len(kept) if which == "average" else int(number) if number.isdecimal() else 0
@@ -239,69 +251,84 @@ def _count(run: RunDir, which: str, kept: Sequence[Path]) -> int:
     return count
 
 
-KEY = "training.start_from"
-FREE = ("dropout", "variational", "zoneout", "initialization", "engine", "sees")
-"""Keys of a model, wherever they stand, that do not change which weights it has."""
+# Initial weights ------------------------------------------------------------------------------------------
+
+START_FROM = "training.start_from"
+WEIGHT_INDEPENDENT_KEYS = ("dropout", "variational", "zoneout", "initialization", "engine", "sees")
+"""Keys of a model, in any section, that do not change which weights it has."""
 
 
 def initial_weights(config: Config) -> ChosenCheckpoint | None:
-    """Returns the weights that a run begins with; `None`: fresh ones.
+    """Returns the weights of another run that a new run begins with; `None` for fresh ones.
 
     Raises:
         UserError: there is no such run, or it has no checkpoint.
     """
-    given = config.training.start_from
-    if given is None:
+    source = config.training.start_from
+    if source is None:
         return None
     try:
-        return choose_checkpoint(open_run(given))
+        return choose_checkpoint(open_run(source))
     except UserError as error:
-        raise UserError(f"{KEY}: {error}") from None
+        raise UserError(f"{START_FROM}: {error}") from None
 
 
 def check_initial_weights(run: RunDir, config: Config, data: Prepared, *, resume: bool) -> None:
-    """Raises `UserError` where the run cannot begin with the weights of its checkpoint, or with those that its config
-    names: they are not there, or they were learned for another task, model or vocabulary. Nothing is written."""
+    """Checks, without writing, that a run can begin with the weights of its checkpoint or of `training.start_from`.
+
+    Raises:
+        UserError: they are missing, or belong to another task, model or vocabulary.
+    """
     newest = checkpoint.newest_intact(run.checkpoints)[0] if resume else None
     if newest is not None:
         checkpoint.load_model([newest], make_task(config, run.vocabulary).build_model())
     elif (chosen := initial_weights(config)) is not None:
-        _check_first(run, config, data, chosen)
+        _check_source_run(run, config, data, chosen)
 
 
-def _check_first(run: RunDir, config: Config, data: Prepared, chosen: ChosenCheckpoint) -> None:
-    first = open_run(str(config.training.start_from))
-    if first.path == run.path:
-        raise UserError(f"{KEY}: {first.path} is this run itself; give this one another name=….")
-    before = first.config()
+def _check_source_run(run: RunDir, config: Config, data: Prepared, chosen: ChosenCheckpoint) -> None:
+    source = open_run(str(config.training.start_from))
+    if source.path == run.path:
+        raise UserError(f"{START_FROM}: {source.path} is this run itself; give this one another name=….")
+    before = source.config()
     if before.task != config.task:
-        raise UserError(f"{KEY}: {first.path} was trained with task={before.task}, the config says {config.task}.")
-    changed = first_difference(_fixed(before.model.model_dump()), _fixed(config.model.model_dump()), "model")
-    if changed:
+        raise UserError(
+            f"{START_FROM}: {source.path} was trained with task={before.task}, the config says {config.task}."
+        )
+    old_model, new_model = (_weight_keys(each.model.model_dump()) for each in (before, config))
+    if changed := first_difference(old_model, new_model, "model"):
         key, old, new = changed
-        raise UserError(f"{KEY}: {first.path} was trained with {key}={old}, the config says {new}.")
+        raise UserError(f"{START_FROM}: {source.path} was trained with {key}={old}, the config says {new}.")
     with TemporaryDirectory(prefix="unrolled-start-") as scratch:
-        folder = Path(scratch)
-        data.save(folder)
-        for path in sorted(folder.iterdir()):
-            theirs = first.vocabulary / path.name
-            if not theirs.is_file() or theirs.read_bytes() != path.read_bytes():
-                raise UserError(f"{KEY}: {first.path} has another {path.name}: give this run the data of that one.")
-        checkpoint.load_model(chosen.folders, make_task(config, folder).build_model())
+        vocabulary = Path(scratch)
+        data.save(vocabulary)
+        for path in sorted(vocabulary.iterdir()):
+            other = source.vocabulary / path.name
+            if not other.is_file() or other.read_bytes() != path.read_bytes():
+                raise UserError(
+                    f"{START_FROM}: {source.path} has another {path.name}: give this run the data of that one."
+                )
+        checkpoint.load_model(chosen.folders, make_task(config, vocabulary).build_model())
 
 
-def _fixed(model: dict[str, Any]) -> dict[str, Any]:
-    """The section without what is `FREE`."""
-    return {key: _fixed(value) if isinstance(value, dict) else value for key, value in model.items() if key not in FREE}
+def _weight_keys(model: dict[str, Any]) -> dict[str, Any]:
+    """Returns the section without `WEIGHT_INDEPENDENT_KEYS`."""
+    return {
+        key: _weight_keys(value) if isinstance(value, dict) else value
+        for key, value in model.items()
+        if key not in WEIGHT_INDEPENDENT_KEYS
+    }
 
+
+# List of runs ---------------------------------------------------------------------------------------------
 
 ROW = "{:<24} {:<14} {:>9} {:>8}  {:<22} {}"
 RECENT_SECONDS = 180
-"""A run whose metrics or log grew in this time is taken to be training."""
+"""A run whose metrics or log changed within this time is assumed to be training."""
 
 
 def list_runs(storage: str | Path) -> Iterator[str]:
-    """Yields a heading and a line a run: name, state, steps, time, best score, last change.
+    """Yields a heading and one line per run: name, state, steps, time, best score, last change.
 
     Raises:
         UserError: there is no such folder.
@@ -311,18 +338,21 @@ def list_runs(storage: str | Path) -> Iterator[str]:
         raise UserError(f"{storage}: there is no such folder of runs.")
     yield ROW.format("RUN", "STATE", "STEPS", "TIME", "BEST", "CHANGED")
     for path in sorted(folder.iterdir()):
-        if (path / "config.yaml").is_file():
-            yield _line(RunDir(path))
+        if RunDir(path).config_file.is_file():
+            yield _table_line(RunDir(path))
 
 
-def _line(run: RunDir) -> str:
+def _table_line(run: RunDir) -> str:
     changed = max(file.stat().st_mtime for file in (run.metrics, run.log, run.path) if file.exists())
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(changed))
     active = time.time() - changed < RECENT_SECONDS
     newest = checkpoint.last(run.checkpoints)
     if newest is None:
         return ROW.format(run.name, "starting" if active else "no checkpoint", "", "", "", when)
-    progress = checkpoint.read_progress(newest)
+    try:
+        progress, metric = checkpoint.read_progress(newest), run.config().training.metric
+    except UserError:  # a damaged checkpoint or another format, as any other command on the run says
+        return ROW.format(run.name, "unreadable", "", "", "", when)
     state = "finished" if progress.finished else "training" if active else "stopped"
-    best = "" if progress.best is None else format_score(run.config().training.metric, progress.best)
+    best = "" if progress.best is None else format_score(metric, progress.best)
     return ROW.format(run.name, state, f"{progress.step:,}", format_duration(progress.seconds), best, when)

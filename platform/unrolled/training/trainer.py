@@ -266,7 +266,7 @@ class Trainer:
         self.updater.load(kept, distributed.shard_state(kept["state"], self.comm.rank, self.comm.size, self.device))
         self.progress = checkpoint.read_progress(newest)
         if self.comm.rank == 0:
-            self.run.rewind(self.progress.step)
+            self.run.truncate_metrics(self.progress.step)
         now = {"step": self.progress.step, "seconds": self.progress.seconds}
         self.report({"kind": "resume", **now, "damaged": damaged})
 
@@ -373,7 +373,7 @@ def train_worker(
     def report(row: dict[str, Any]) -> None:
         if board is None:
             return
-        run.append(row)
+        run.append_metrics(row)
         board.log(row)
         if show is not None:
             show(row)

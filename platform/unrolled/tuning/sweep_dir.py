@@ -23,8 +23,9 @@ from typing import Any
 from unrolled.config import Config
 from unrolled.config.load import (
     dump_config,
+    dump_stored_config,
     first_difference,
-    load_config,
+    load_stored_config,
     locate,
     replace_keys,
     runs_folder,
@@ -94,7 +95,7 @@ class SweepDir:
 
     def config(self) -> Config:
         """Reads what is searched."""
-        return load_config(self.path / CONFIG)
+        return load_stored_config(self.path / CONFIG)
 
     def start(self, config: Config, *, resume: bool) -> None:
         """Writes what is searched; without `resume`, what stood there before is gone."""
@@ -105,7 +106,7 @@ class SweepDir:
             shutil.rmtree(self.scratch, ignore_errors=True)
             # Without a line that a killed process left half written, to which the next would be added.
             write_atomic(self._rows, "".join(json.dumps(row) + "\n" for row in self.recorded()))
-            write_atomic(self.path / CONFIG, dump_config(config))
+            write_atomic(self.path / CONFIG, dump_stored_config(config))
 
     def record(self, row: dict[str, Any]) -> None:
         """Adds what is now known of a trial to trials.jsonl, the truth from which a sweep is resumed."""
@@ -359,7 +360,7 @@ class Ledger:
         """The values that a trial ended with, which population based training changes on the way."""
         parameters: dict[str, Any] = self.records[name]["parameters"]
         run = self.sweep.trial(name)
-        if self._tuning.scheduler != "pbt" or not (run.path / "config.yaml").is_file():
+        if self._tuning.scheduler != "pbt" or not run.config_file.is_file():
             return parameters
         own = run.config().model_dump()
         return {key: value_at(own, key) for key in parameters}

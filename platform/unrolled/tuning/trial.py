@@ -86,7 +86,7 @@ class Training:
         self._told = ScoreTracker(self._config, errand.metric, errand.unit, latest=errand.latest)
 
     def _own_config(self) -> Config:
-        if (self.run.path / "config.yaml").is_file():  # also where another trial's checkpoint came with other values
+        if self.run.config_file.is_file():  # also where another trial's checkpoint came with other values
             return self.run.config()
         return trial_config(self.sweep.config(), self.sweep, self.order, smoke=self.errand.smoke)
 
@@ -140,7 +140,7 @@ class Training:
 
     def _start(self) -> None:
         data = prepare(self._config, self.errand.fingerprint)
-        self.run.start(self._config, data, resume=(self.run.path / "config.yaml").is_file())
+        self.run.initialize(self._config, data, resume=self.run.config_file.is_file())
 
     def _train(self) -> None:
         state, reason, failure = FAILED, None, None
