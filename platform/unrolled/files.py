@@ -52,17 +52,23 @@ def write_atomic(path: Path, text: str, errors: str = "strict") -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a JSONL file; none where the file is missing.
+    """Returns the rows of a JSONL file without its damaged lines; empty if there is no file."""
+    return [row for row in iterate_json_lines(path) if row is not None] if path.is_file() else []
 
-    A line that a killed process left half written is skipped.
+
+def iterate_json_lines(path: Path) -> Iterator[Any]:
+    """Yields the value of each line of a JSONL file, `None` for a damaged one.
+
+    A last line without its newline, as a killed process leaves it, is left out unless it is complete.
     """
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows
+    *lines, last = path.read_bytes().split(b"\n")
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            yield None
+    with suppress(ValueError):
+        yield json.loads(last)
 
 
 def cache_folder() -> Path:

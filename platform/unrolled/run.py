@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
-import unrolled
 from unrolled.cluster.ray_session import connect
 from unrolled.data.questions import Box
 from unrolled.decoding import Candidate, Strategy, parse_strategies
 from unrolled.errors import UserError
 from unrolled.evaluation.ensemble import EnsembleMember, check_strategy, ensemble_members
-from unrolled.evaluation.evaluate import Conduct, Evaluation, EvaluationReport, prepare_evaluation
+from unrolled.evaluation.evaluate import Evaluation, EvaluationReport, prepare_evaluation
 from unrolled.evaluation.predictor import Predictor
 from unrolled.evaluation.worker_pool import LocalPool, RayPool, WorkerPool
 from unrolled.features.extract import compute_here, has_features, make_splits, works_of
@@ -31,6 +31,23 @@ from unrolled.tasks import (
 )
 from unrolled.training.console import Console
 from unrolled.training.run_dir import RunDir, open_run
+
+
+class PredictorOptions(TypedDict, total=False):
+    """Options of everything that a run does with its model; `evaluate` explains them."""
+
+    ensemble: Sequence[Run]
+    overrides: Sequence[str]
+    checkpoint: str
+
+
+class EvaluationOptions(PredictorOptions, total=False):
+    """Options of `evaluate`."""
+
+    workers: int
+    local: bool
+    address: str | None
+    console: Console | None
 
 
 @dataclass(frozen=True)
@@ -50,60 +67,23 @@ class Run:
         return self.folder.path
 
     def evaluate(
-        self,
-        split: str = "test",
-        decode: Sequence[str] = (),
-        *,
-        ensemble: Sequence[Run] = (),
-        overrides: Sequence[str] = (),
-        checkpoint: str = "best",
-        workers: int = 1,
-        local: bool = False,
-        address: str | None = None,
-        console: Console | None = None,
+        self, split: str = "test", decode: Sequence[str] = (), **options: Unpack[EvaluationOptions]
     ) -> EvaluationReport:
-        """Scores the run on a split and writes the report: of a task that answers in text, every strategy of
-        `decode`; of any other, what its model makes of the data themselves.
-
-        Args:
-            split: `train`, `validation`, `test`, or another split of the data.
-            decode: strategies, such as `greedy`, `sample` or `beam:size=10`; these three if empty.
-            ensemble: runs that decode together with this one, whose settings hold: p(token) is the mean of all models'.
-            overrides: of the run's config, such as ``decoding.beam.size=10``.
-            checkpoint: `best`, `last` or `step-N`; `average` takes the mean of the weights of all checkpoints that the
-                run kept, `average-N` of the N newest.
-            workers: Ray workers that share the split; with `local`, this process does it all.
-            address: of a running Ray cluster; default: `$RAY_ADDRESS`, else a Ray of our own.
-
-        Raises:
-            UserError: something given cannot be used; nothing was written then.
-        """
-        (report,) = evaluate(
-            [self],
-            [split],
-            decode,
-            ensemble=ensemble,
-            overrides=overrides,
-            checkpoint=checkpoint,
-            workers=workers,
-            local=local,
-            address=address,
-            console=console,
-        )
+        """Evaluates the run on one split; arguments and errors as in `evaluate`."""
+        (report,) = evaluate([self], [split], decode, **options)
         return report
 
     def generate(
-        self,
-        texts: Sequence[str],
-        decode: str | None = None,
-        *,
-        ensemble: Sequence[Run] = (),
-        overrides: Sequence[str] = (),
-        checkpoint: str = "best",
+        self, texts: Sequence[str], decode: str | None = None, **options: Unpack[PredictorOptions]
     ) -> list[str]:
-        """Returns one output a text; `decode` as the task has it by default. Arguments as in `evaluate`."""
-        trained = self._trained(overrides, checkpoint, ensemble)
-        return trained.write(self._strategy(trained, decode), range(len(texts)), texts)
+        """Returns one output per text.
+
+        Args:
+            decode: a strategy, such as `beam:size=10`; default: the task's own.
+            options: as in `evaluate`.
+        """
+        predictor = self._predictor(**options)
+        return predictor.predict(self._strategy(predictor, decode), range(len(texts)), texts)
 
     @property
     def sees(self) -> bool:
@@ -123,10 +103,7 @@ class Run:
         texts: Sequence[str],
         count: int,
         decode: str | None = None,
-        *,
-        ensemble: Sequence[Run] = (),
-        overrides: Sequence[str] = (),
-        checkpoint: str = "best",
+        **options: Unpack[PredictorOptions],
     ) -> list[list[Candidate]]:
         """Returns the n-best list of every text, n being `count`: outputs with their scores, the best first.
 
@@ -136,11 +113,11 @@ class Run:
         Raises:
             UserError: the strategy cannot find so many, or the task scores no outputs.
         """
-        trained = self._trained(overrides, checkpoint, ensemble)
-        strategy = self._strategy(trained, decode)
-        if not isinstance(trained.task, Seq2SeqTask):
-            raise UserError(f"--n-best: a run of task {trained.config.task} gives no scores to what it writes.")
-        return trained.candidates(strategy, texts, count)
+        predictor = self._predictor(**options)
+        strategy = self._strategy(predictor, decode)
+        if not isinstance(predictor.task, Seq2SeqTask):
+            raise UserError(f"--n-best: a run of task {predictor.config.task} gives no scores to what it writes.")
+        return predictor.candidates(strategy, texts, count)
 
     @property
     def asks(self) -> bool:
@@ -153,29 +130,26 @@ class Run:
         questions: Sequence[str],
         choices: Sequence[str] = (),
         decode: str | None = None,
-        *,
-        ensemble: Sequence[Run] = (),
-        overrides: Sequence[str] = (),
-        checkpoint: str = "best",
+        **options: Unpack[PredictorOptions],
     ) -> list[Reply]:
         """Returns a reply to every question about a photograph: a free answer, and the probabilities of `choices`.
         Other arguments as in `generate`."""
-        trained = self._trained(overrides, checkpoint, ensemble)
-        task = trained.task
+        predictor = self._predictor(**options)
+        task = predictor.task
         if not isinstance(task, VQATask):
-            raise UserError(f"{self.path}: a run of task {trained.config.task} answers no questions.")
+            raise UserError(f"{self.path}: a run of task {predictor.config.task} answers no questions.")
         strategy = parse_strategies([decode], task.decoding)[decode] if decode else None
-        return [task.ask(trained.model, photo, question, choices, strategy) for question in questions]
+        return [task.ask(predictor.model, photo, question, choices, strategy) for question in questions]
 
-    def _strategy(self, trained: Predictor, decode: str | None) -> Strategy:
+    def _strategy(self, predictor: Predictor, decode: str | None) -> Strategy:
         """Returns the strategy asked for, checked."""
-        if not isinstance(trained.task, Writer):
-            raise UserError(f"{self.path}: a run of task {trained.config.task} writes no text.")
-        spelling = decode or trained.task.default_strategy
-        strategy = parse_strategies([spelling], trained.task.decoding)[spelling]
-        if isinstance(trained.task, Seq2SeqTask):
-            trained.task.check(strategy)
-            check_strategy(trained.members[1:], strategy)
+        if not isinstance(predictor.task, Writer):
+            raise UserError(f"{self.path}: a run of task {predictor.config.task} writes no text.")
+        spelling = decode or predictor.task.default_strategy
+        strategy = parse_strategies([spelling], predictor.task.decoding)[spelling]
+        if isinstance(predictor.task, Seq2SeqTask):
+            predictor.task.check(strategy)
+            check_strategy(predictor.members[1:], strategy)
         return strategy
 
     @property
@@ -188,29 +162,32 @@ class Run:
         photo: str,
         questions: Sequence[str],
         boxes: Sequence[Box],
-        *,
-        ensemble: Sequence[Run] = (),
-        overrides: Sequence[str] = (),
-        checkpoint: str = "best",
+        **options: Unpack[PredictorOptions],
     ) -> list[Reply]:
         """Returns a reply to every question about a photograph: the probabilities of the boxes, each x and y of its
         upper left corner, width and height in pixels. Other arguments as in `generate`."""
-        trained = self._trained(overrides, checkpoint, ensemble)
-        task = trained.task
+        predictor = self._predictor(**options)
+        task = predictor.task
         if not isinstance(task, GroundingTask):
-            raise UserError(f"{self.path}: a run of task {trained.config.task} chooses no regions.")
-        return [task.point(trained.model, photo, question, boxes) for question in questions]
+            raise UserError(f"{self.path}: a run of task {predictor.config.task} chooses no regions.")
+        return [task.point(predictor.model, photo, question, boxes) for question in questions]
 
     def explain(self, text: str | None = None, *, overrides: Sequence[str] = (), checkpoint: str = "best") -> str:
         """Returns what the model computes for a text (default: the beginning of its training text), step by step, as
         lines of at most 100 columns."""
-        trained = self._trained(overrides, checkpoint)
-        if not isinstance(trained.task, Explainer):
-            raise UserError(f"--explain: a run of task {trained.config.task} has no explanation of its steps.")
-        return trained.task.explain(trained.model, text)
+        predictor = self._predictor(overrides=overrides, checkpoint=checkpoint)
+        if not isinstance(predictor.task, Explainer):
+            raise UserError(f"--explain: a run of task {predictor.config.task} has no explanation of its steps.")
+        return predictor.task.explain(predictor.model, text)
 
-    def _trained(self, overrides: Sequence[str], checkpoint: str, ensemble: Sequence[Run] = ()) -> Predictor:
-        return Predictor(ensemble_members(self.folder, [run.folder for run in ensemble], overrides, checkpoint))
+    def _predictor(self, **options: Unpack[PredictorOptions]) -> Predictor:
+        return Predictor(_members(self, **options))
+
+
+def _members(
+    run: Run, *, ensemble: Sequence[Run] = (), overrides: Sequence[str] = (), checkpoint: str = "best"
+) -> Sequence[EnsembleMember]:
+    return ensemble_members(run.folder, [other.folder for other in ensemble], overrides, checkpoint)
 
 
 def evaluate(
@@ -218,70 +195,74 @@ def evaluate(
     splits: Sequence[str] = ("test",),
     decode: Sequence[str] = (),
     *,
-    ensemble: Sequence[Run] = (),
-    overrides: Sequence[str] = (),
-    checkpoint: str = "best",
     workers: int = 1,
     local: bool = False,
     address: str | None = None,
     console: Console | None = None,
+    **options: Unpack[PredictorOptions],
 ) -> list[EvaluationReport]:
-    """Evaluates every run on every split; a report each. Arguments and errors as in `Run.evaluate`: all is checked
-    before work begins."""
+    """Evaluates every run on every split and writes a report for each; everything is checked before work begins.
+
+    A task that generates text is scored with each strategy; any other is measured on the model's predictions.
+
+    Args:
+        splits: `train`, `validation`, `test`, or other splits of the data.
+        decode: strategies, such as `greedy`, `sample` or `beam:size=10`; these three if empty.
+        workers: number of Ray workers that share a split.
+        local: evaluate in this process, without Ray.
+        address: of a running Ray cluster; default: `$RAY_ADDRESS`, else a Ray of our own.
+        options: `ensemble`, runs that decode together with a single run and with its settings: p(token) is the mean
+            over all models. `overrides` of the runs' configs, such as ``decoding.beam.size=10``. `checkpoint`: `best`,
+            `last` or `step-N`; `average` takes the mean weights of all checkpoints kept, `average-N` of the N newest.
+
+    Raises:
+        UserError: an argument cannot be used; nothing was written then.
+    """
     console = console or Console()
-    if ensemble and len(runs) > 1:
+    if options.get("ensemble") and len(runs) > 1:
         raise UserError(f"--ensemble: goes with one run, not with {len(runs)}; name the others behind it.")
-    others = [run.folder for run in ensemble]
-    plans = [
-        _plan(
-            ensemble_members(run.folder, others, overrides, checkpoint), splits, decode, overrides, checkpoint, console
-        )
-        for run in runs
-    ]
+    plans = [_plan(_members(run, **options), splits, decode, options, console) for run in runs]
     reports = []
     with ExitStack() as session:
         if not local:
             resources = session.enter_context(connect(address, runs[0].folder.log))
             cpus, gpu = resources.per_worker(workers)
-        for plan in plans:
-            given = plan[0][0].members
-            workforce: WorkerPool = LocalPool(given) if local else RayPool(given, workers=workers, cpus=cpus, gpu=gpu)
-            with closing(workforce):
-                for evaluation, conduct in plan:
+        for evaluations in plans:
+            members = evaluations[0].members
+            pool: WorkerPool = LocalPool(members) if local else RayPool(members, workers=workers, cpus=cpus, gpu=gpu)
+            with closing(pool):
+                for evaluation in evaluations:
                     if len(runs) * len(splits) > 1:
-                        console.say(" ".join(evaluation.of))
+                        console.say(evaluation.title)
                     evaluation.make_folder()
-                    reports.append(conduct(evaluation, workforce))
+                    reports.append(evaluation.run(pool))
     return reports
 
 
 def _plan(
-    joined: Sequence[EnsembleMember],
+    members: Sequence[EnsembleMember],
     splits: Sequence[str],
     decode: Sequence[str],
-    overrides: Sequence[str],
-    checkpoint: str,
+    options: PredictorOptions,
     console: Console,
-) -> list[tuple[Evaluation, Conduct]]:
-    """Returns the evaluations of a run, or of an ensemble, everything checked that can be."""
-    task = joined[0].task()
-    for member in joined:
+) -> list[Evaluation]:
+    """Returns the evaluation of each split, checked as far as possible before work begins."""
+    for member in members:
         member.load()
-    if has_features(joined[0].config):
-        make_splits(works_of(joined[0].config, splits), compute_here, console.evaluating, console.say)
-    plan = []
+    if has_features(members[0].config):
+        make_splits(works_of(members[0].config, splits), compute_here, console.evaluating, console.say)
+    evaluations = []
     for split in splits:
         if splits.count(split) > 1:
             raise UserError(f"--split: {split!r} is given twice.")
-        conduct = prepare_evaluation(task, joined, split, decode)
-        first, *others = (str(member.run.path) for member in joined)
-        given = ["unrolled", "evaluate", first, *(["--ensemble", *others] if others else []), "--split", split]
-        given += ["--decode", ",".join(decode)] if decode else []
-        given += ["--checkpoint", checkpoint] if checkpoint != "best" else []
-        given += overrides
-        told = console.evaluating, console.say
-        plan.append((Evaluation(joined, split, shlex.join(given), unrolled.__version__, *told), conduct))
-    return plan
+        first, *others = (str(member.run.path) for member in members)
+        words = ["unrolled", "evaluate", first, *(["--ensemble", *others] if others else []), "--split", split]
+        words += ["--decode", ",".join(decode)] if decode else []
+        checkpoint = options.get("checkpoint", "best")
+        words += ["--checkpoint", checkpoint] if checkpoint != "best" else []
+        words += options.get("overrides", ())
+        evaluations.append(prepare_evaluation(members, split, decode, shlex.join(words), console))
+    return evaluations
 
 
 def load(path: str | Path) -> Run:

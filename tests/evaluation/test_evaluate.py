@@ -15,8 +15,9 @@ from unrolled import api
 from unrolled.cli import main
 from unrolled.errors import RunFailed
 from unrolled.evaluation.results import f1_by_frequency, score_table
-from unrolled.evaluation.worker_pool import chunks
+from unrolled.evaluation.worker_pool import chunk_by_length
 from unrolled.metrics import score
+from unrolled.tasks import make_task
 
 LIMIT = 300
 """Pairs of a split: two whole chunks and a short one."""
@@ -113,7 +114,7 @@ def test_several_samples_are_several_corpora(run):
     assert three["chrf"] == one["chrf"] and "samples" not in one and three["samples"]["count"] == 3
     files = [file.read_text(encoding="utf-8") for file in (folder / "decoded").iterdir()]
     lines = [json.loads(line) for file in files for line in file.splitlines()]
-    plan, corpora = list(chunks([row["input"] for row in rows])), [{}, {}, {}]
+    plan, corpora = list(chunk_by_length([row["input"] for row in rows])), [{}, {}, {}]
     for line in lines:
         for place, (_, candidates) in zip(plan[line["chunk"]], line["answers"], strict=True):
             for corpus, (text, _) in zip(corpora, candidates, strict=False):
@@ -180,8 +181,8 @@ def break_for(run, character):
 
 
 def test_nan_names_the_sentence_and_keeps_what_is_decoded(run, capsys):
-    inputs, _ = api.make_task(api.load(run).folder.config(), run / "vocabulary").texts("test")
-    plan = [[inputs[i] for i in chunk] for chunk in chunks(inputs)]
+    inputs, _ = make_task(api.load(run).folder.config(), run / "vocabulary").texts("test")
+    plan = [[inputs[i] for i in chunk] for chunk in chunk_by_length(inputs)]
     first = {letter: next(i for i, texts in enumerate(plan) if letter in "".join(texts)) for letter in "".join(inputs)}
     character = max(first, key=lambda letter: (first[letter], letter))
     assert first[character] > 0

@@ -251,7 +251,7 @@ def test_a_copied_run_folder_still_writes(tiny, tmp_path):
     shutil.copytree(run.path, tmp_path / "elsewhere")
     texts = ["3 March 2025", "", "x" * 60]
     outputs = [
-        Predictor([EnsembleMember(folder, folder.config(), choose_checkpoint(folder))]).write(
+        Predictor([EnsembleMember(folder, folder.config(), choose_checkpoint(folder))]).predict(
             Greedy(max_length=9), range(3), texts
         )
         for folder in (run, RunDir(tmp_path / "elsewhere"))

@@ -1,1 +1,1 @@
-"""Evaluation: a split decoded on workers, scored, and told to a person."""
+"""Evaluation of trained runs: splits decoded or measured on workers, scores, results files and reports."""

@@ -20,11 +20,11 @@ from unrolled.training.run_dir import ChosenCheckpoint, RunDir, choose_checkpoin
 
 @dataclass(frozen=True)
 class EnsembleMember:
-    """A run and what of it is evaluated: with the others of an ensemble, or alone.
+    """A run with the config and checkpoint to evaluate. A single run is an ensemble of one.
 
     Attributes:
-        config: the run's, with the settings of this evaluation.
-        checkpoint: one, or those to average.
+        config: the run's, with the overrides of the evaluation.
+        checkpoint: one, or several to average.
     """
 
     run: RunDir
@@ -32,18 +32,18 @@ class EnsembleMember:
     checkpoint: ChosenCheckpoint
 
     def task(self) -> Task:
-        """Returns its task, with its own vocabularies."""
+        """Returns the task with the run's own vocabularies."""
         return make_task(self.config, self.run.vocabulary)
 
     def load(self) -> nn.Module:
-        """Returns its model with the chosen parameters; raises `UserError` for a checkpoint that is damaged or belongs
-        to another model."""
+        """Returns the model with the chosen weights; raises `UserError` for a checkpoint that is damaged or belongs to
+        another model."""
         model = self.task().build_model().to(getattr(torch, self.config.training.parameter_type))
         load_model(self.checkpoint.folders, model)
         return model
 
     def vocabularies(self) -> dict[str, str]:
-        """Returns the SHA-256 of its vocabularies by the names of their files."""
+        """Returns the SHA-256 of each vocabulary file by name."""
         paths = sorted(path for path in self.run.vocabulary.glob("*.json") if path.name != parallel_corpus.FILE)
         return {path.name: sha256(path) for path in paths}
 
@@ -55,10 +55,10 @@ def ensemble_members(
 
     Args:
         overrides: of every run's config.
-        checkpoint: as `choose_checkpoint` takes it, of every run.
+        checkpoint: of every run, as `choose_checkpoint` takes it.
 
     Raises:
-        UserError: one has no such checkpoint, or they cannot be one model.
+        UserError: a run has no such checkpoint, or the runs cannot be combined.
     """
     first = EnsembleMember(run, run.config(overrides), choose_checkpoint(run, checkpoint))
     if not others:
@@ -66,11 +66,11 @@ def ensemble_members(
     task = first.task()
     if not isinstance(task, Seq2SeqTask | VQATask | GroundingTask):
         raise UserError(f"--ensemble: runs of task {first.config.task} write no answers together; leave it out.")
-    return first, *(_joining(first, task, other, overrides, checkpoint) for other in others)
+    return first, *(_compatible_member(first, task, other, overrides, checkpoint) for other in others)
 
 
 def check_strategy(others: Sequence[EnsembleMember], strategy: Strategy) -> None:
-    """Raises `UserError` if the model of one does not go with the strategy."""
+    """Raises `UserError` if one of the models does not support the strategy."""
     for member in others:
         task = member.task()
         assert isinstance(task, Seq2SeqTask)
@@ -80,10 +80,10 @@ def check_strategy(others: Sequence[EnsembleMember], strategy: Strategy) -> None
             raise UserError(f"--ensemble {member.run.path}: {error}") from None
 
 
-def _joining(
+def _compatible_member(
     first: EnsembleMember, task: Task, run: RunDir, overrides: Sequence[str], checkpoint: str
 ) -> EnsembleMember:
-    """Returns a run that can decode with the first one; `task` is that of the first."""
+    """Returns a run that can decode with the first one, whose task is `task`; raises `UserError` if it cannot."""
     refused, name = f"--ensemble: {run.path} and {first.run.path} cannot answer together", run.config().task
     if name != first.config.task:
         raise UserError(f"{refused}: the one was trained with task={name}, the other with task={first.config.task}.")
@@ -94,15 +94,16 @@ def _joining(
     other = member.task()
     if isinstance(task, Seeing) and isinstance(other, Seeing):
         for key in task.alike:
-            there, here = (value_at(each.config.model_dump(), key) for each in (member, first))
-            if there != here:
-                raise UserError(f"{refused}: the one has {key}={there}, the other {here}.")
+            theirs, ours = (value_at(each.config.model_dump(), key) for each in (member, first))
+            if theirs != ours:
+                raise UserError(f"{refused}: the one has {key}={theirs}, the other {ours}.")
         if other.reads != task.reads:
             raise UserError(f"{refused}: of a photograph the one reads {other.reads}, the other {task.reads}.")
-    own, wanted = member.vocabularies(), first.vocabularies()
-    if different := [file for file in sorted(own | wanted) if own.get(file) != wanted.get(file)]:
+    vocabularies, expected = member.vocabularies(), first.vocabularies()
+    files = sorted(vocabularies | expected)
+    if different := [file for file in files if vocabularies.get(file) != expected.get(file)]:
         raise UserError(f"{refused}: vocabulary/{different[0]} of the one is not that of the other.")
-    there, here = (each.config.data.model_dump().get("columns") or {} for each in (member, first))
-    if there.get("input") == here.get("target") != here.get("input") == there.get("target"):
-        raise UserError(f"{refused}: the one writes {there['target']}, the other {here['target']}.")
+    theirs, ours = (each.config.data.model_dump().get("columns") or {} for each in (member, first))
+    if theirs.get("input") == ours.get("target") != ours.get("input") == theirs.get("target"):
+        raise UserError(f"{refused}: the one writes {theirs['target']}, the other {ours['target']}.")
     return member

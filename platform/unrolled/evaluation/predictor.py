@@ -1,9 +1,4 @@
-"""A trained run in memory: what evaluation workers and `generate` hold.
-
-Encoder–decoders that write together.
-
-A trained run, loaded: what every evaluation worker and `generate` hold.
-"""
+"""A trained model in memory, as held by evaluation workers and `generate`; ensembles of encoder-decoders."""
 
 from __future__ import annotations
 
@@ -32,79 +27,12 @@ from unrolled.recurrence.state import Nest
 from unrolled.tasks import Attended, Findings, MetricTask, Seq2SeqTask, Task, Writer
 
 
-class EnsembleModel(nn.Module):
-    """Models with the same vocabularies as one model, searched as each of them is: an `Ensemble` with encoders."""
-
-    def __init__(self, models: Sequence[EncoderDecoder]) -> None:
-        super().__init__()
-        self.registered = nn.ModuleList(models)
-        self._models, self._ensemble = models, Ensemble(models)
-
-    def encode(self, *inputs: Tensor) -> EnsembleInputs[EncoderOutput]:
-        """The inputs of one encoder → the memories of all models."""
-        return EnsembleInputs(tuple(model.encode(*inputs) for model in self._models))
-
-    def start(self, memory: EnsembleInputs[EncoderOutput]) -> Nest:
-        """The states of all models."""
-        return self._ensemble.start(memory)
-
-    def step(
-        self, tokens: Tensor, state: Nest, memory: EnsembleInputs[EncoderOutput], rows: Rows
-    ) -> tuple[Tensor, Nest]:
-        """The logarithm of the mean probabilities `(rows, vocabulary)`, and the states."""
-        return self._ensemble.step(tokens, state, memory, rows)
-
-    @property
-    def attends(self) -> bool:
-        """Whether all models look at the input, and so have a mean of where they look."""
-        return all(model.attends for model in self._models)
-
-    def step_with_attention(
-        self, tokens: Tensor, state: Nest, memory: EnsembleInputs[EncoderOutput], rows: Rows | None = None
-    ) -> tuple[Tensor, Nest, Tensor]:
-        """As `step`, and the mean weights of attention `(rows, positions)`."""
-        outputs, states, weights = self.step_outputs(tokens, state, memory, rows)
-        assert weights is not None
-        return self.scorer("float32").logits(outputs)[1], states, weights
-
-    def step_outputs(
-        self, tokens: Tensor, state: Nest, memory: EnsembleInputs[EncoderOutput], rows: Rows | None = None
-    ) -> tuple[Tensor, Nest, Tensor | None]:
-        """As `EncoderDecoder.step_outputs`: the outputs of all models side by side, and the mean of their weights."""
-        each = zip(self._models, memory.each, state, strict=True)
-        found = [model.step_outputs(tokens, own, part, rows) for model, part, own in each]
-        outputs, states, weights = zip(*found, strict=True)
-        seen = torch.stack(weights).mean(0) if self.attends else None
-        return torch.cat(outputs, dim=1), states, seen
-
-    def scorer(self, precision: Precision) -> EnsembleScorer:
-        """The heads of all models, made ready for the steps of a search."""
-        return EnsembleScorer([model.scorer(precision) for model in self._models])
-
-
-KEPT = 5
-"""Candidates that an evaluation keeps of a list of the best."""
-
-
-def load_task_and_model(members: Sequence[EnsembleMember], device: torch.device) -> tuple[Task, nn.Module]:
-    """Returns the task of the first run, and its model, or that which all runs are together.
-
-    Raises:
-        UserError: a checkpoint is damaged or belongs to another model.
-    """
-    models: list[Any] = [member.load().to(device).eval() for member in members]
-    task = members[0].task()
-    if len(models) == 1:
-        return task, models[0]
-    return task, EnsembleModel(models) if isinstance(task, Seq2SeqTask) else nn.ModuleList(models)
-
-
 class Predictor:
-    """A task and its trained model, or several models that decode together.
+    """A task and its trained model, or an ensemble.
 
     Args:
-        members: of an ensemble, or a run alone.
-        threads: of torch; `None` leaves its own choice.
+        members: the runs of an ensemble, or a single run.
+        threads: number of torch threads; `None` keeps torch's default.
     """
 
     def __init__(self, members: Sequence[EnsembleMember], threads: int | None = None) -> None:
@@ -117,36 +45,104 @@ class Predictor:
     def ready(self) -> None:
         """Returns once the model is loaded."""
 
-    def write(self, strategy: Strategy, numbers: Sequence[int], inputs: Sequence[str]) -> list[str]:
-        """One output an input, in order; `numbers` are the inputs' places in the split."""
+    def predict(self, strategy: Strategy, numbers: Sequence[int], inputs: Sequence[str]) -> list[str]:
+        """Returns one text per input, in order; `numbers` are the inputs' indices in the split."""
         assert isinstance(self.task, Writer)
         return self.task.predict(self.model, inputs, strategy, numbers)
 
-    def answers(self, strategy: Strategy, numbers: Sequence[int], inputs: Sequence[str]) -> list[Output]:
-        """As `write`, with everything that the search tells of an output, but `KEPT` of a list of the best at most."""
+    def outputs(self, strategy: Strategy, numbers: Sequence[int], inputs: Sequence[str]) -> list[Output]:
+        """Returns one `Output` per input, in order, with at most `MAX_CANDIDATES` of an n-best list."""
         assert isinstance(self.task, Seq2SeqTask)
-        found = self.task.answers(self.model, inputs, strategy, numbers)
+        outputs = self.task.answers(self.model, inputs, strategy, numbers)
         if not isinstance(strategy, Beam | BestOfN):
-            return found
-        return [replace(answer, candidates=answer.candidates[:KEPT]) for answer in found]
+            return outputs
+        return [replace(output, candidates=output.candidates[:MAX_CANDIDATES]) for output in outputs]
 
     def candidates(self, strategy: Strategy, inputs: Sequence[str], count: int) -> list[list[Candidate]]:
-        """Up to `count` outputs an input, the best first; raises `UserError` if the strategy cannot find so many."""
+        """Returns up to `count` candidates per input, the best first; raises `UserError` if the strategy cannot find as
+        many."""
         assert isinstance(self.task, Seq2SeqTask)
-        found = self.task.answers(self.model, inputs, n_best(strategy, count))
-        return [sorted(answer.candidates, key=lambda one: -one.score)[:count] for answer in found]
+        outputs = self.task.answers(self.model, inputs, n_best(strategy, count))
+        return [sorted(output.candidates, key=lambda one: -one.score)[:count] for output in outputs]
 
     def attention(self, text: str, output: str) -> Attended | None:
-        """Where the model looks in a text while it writes an output."""
+        """Returns the attention weights over `text` while the model writes `output`."""
         assert isinstance(self.task, Seq2SeqTask)
         return self.task.attention(self.model, text, output)
 
-    def examine(self, data: Any, rank: int, size: int) -> Any:
-        """Measures the share `rank` of `size` of a split."""
+    def evaluate_shard(self, data: Any, shard: int, num_shards: int) -> Any:
+        """Measures one shard of a split."""
         assert isinstance(self.task, MetricTask)
-        return self.task.examine(self.model, data, rank, size)
+        return self.task.examine(self.model, data, shard, num_shards)
 
-    def sum_up(self, data: Any, shares: Sequence[Any]) -> Findings:
-        """Sums up the examined shares of a split."""
+    def findings(self, data: Any, shards: Sequence[Any]) -> Findings:
+        """Combines the results of all shards of a split."""
         assert isinstance(self.task, MetricTask)
-        return self.task.findings(self.model, data, shares)
+        return self.task.findings(self.model, data, shards)
+
+
+MAX_CANDIDATES = 5
+"""Candidates of an n-best list that an evaluation keeps per input."""
+
+
+def load_task_and_model(members: Sequence[EnsembleMember], device: torch.device) -> tuple[Task, nn.Module]:
+    """Returns the first run's task, and its model or the model of the whole ensemble.
+
+    Raises:
+        UserError: a checkpoint is damaged or belongs to another model.
+    """
+    models: list[Any] = [member.load().to(device).eval() for member in members]
+    task = members[0].task()
+    if len(models) == 1:
+        return task, models[0]
+    return task, EnsembleModel(models) if isinstance(task, Seq2SeqTask) else nn.ModuleList(models)
+
+
+class EnsembleModel(nn.Module):
+    """Encoder-decoders with the same vocabularies as one searchable model: an `Ensemble` with encoders."""
+
+    def __init__(self, models: Sequence[EncoderDecoder]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self._models, self._ensemble = models, Ensemble(models)
+
+    def encode(self, *inputs: Tensor) -> EnsembleInputs[EncoderOutput]:
+        """Returns the encoder outputs of all models for the same inputs."""
+        return EnsembleInputs(tuple(model.encode(*inputs) for model in self._models))
+
+    def start(self, memory: EnsembleInputs[EncoderOutput]) -> Nest:
+        """Returns the initial states of all models."""
+        return self._ensemble.start(memory)
+
+    def step(
+        self, tokens: Tensor, state: Nest, memory: EnsembleInputs[EncoderOutput], rows: Rows
+    ) -> tuple[Tensor, Nest]:
+        """Returns the logarithm of the mean probabilities `(rows, vocabulary)`, and the states."""
+        return self._ensemble.step(tokens, state, memory, rows)
+
+    @property
+    def attends(self) -> bool:
+        """Whether all models have attention, so that their weights can be averaged."""
+        return all(model.attends for model in self._models)
+
+    def step_with_attention(
+        self, tokens: Tensor, state: Nest, memory: EnsembleInputs[EncoderOutput], rows: Rows | None = None
+    ) -> tuple[Tensor, Nest, Tensor]:
+        """As `step`, and the mean attention weights `(rows, positions)`."""
+        outputs, states, weights = self.step_outputs(tokens, state, memory, rows)
+        assert weights is not None
+        return self.scorer("float32").logits(outputs)[1], states, weights
+
+    def step_outputs(
+        self, tokens: Tensor, state: Nest, memory: EnsembleInputs[EncoderOutput], rows: Rows | None = None
+    ) -> tuple[Tensor, Nest, Tensor | None]:
+        """As `EncoderDecoder.step_outputs`: all models' outputs, concatenated, and their mean attention weights."""
+        each = zip(self._models, memory.each, state, strict=True)
+        steps = [model.step_outputs(tokens, own, inputs, rows) for model, inputs, own in each]
+        outputs, states, weights = zip(*steps, strict=True)
+        mean_weights = torch.stack(weights).mean(0) if self.attends else None
+        return torch.cat(outputs, dim=1), states, mean_weights
+
+    def scorer(self, precision: Precision) -> EnsembleScorer:
+        """Returns the output layers of all models, prepared for the steps of a search."""
+        return EnsembleScorer([model.scorer(precision) for model in self._models])

@@ -1,8 +1,9 @@
-"""Workers of an evaluation: this process or Ray actors."""
+"""Worker pools of an evaluation: this process, or Ray actors."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,62 +17,115 @@ from unrolled.evaluation.ensemble import EnsembleMember
 from unrolled.evaluation.predictor import Predictor
 
 CHUNK = 128
-"""Examples that a worker takes at a time: small enough to share evenly, large enough for full batches."""
+"""Examples per call of a worker: small enough to share evenly, large enough for full batches."""
 
 Advance = Callable[[int], None]
-"""Told how many more examples or shares are done."""
+"""Called with the number of further examples or shards that are done."""
 
 
-class LocalPool:
-    """Works in this process."""
+class WorkerPool(ABC):
+    """Workers, each with a `Predictor` in memory.
 
-    def __init__(self, members: Sequence[EnsembleMember]) -> None:
-        self._trained = Predictor(members)
-        self.device = self._trained.device.type
-        self.workers = 1
+    Attributes:
+        device: type of the workers' torch device.
+        workers: their number.
+    """
 
-    def each(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
-        """Calls a method of `Predictor` with each of these arguments; yields each call's place and result as they come.
+    device: str
+    workers: int
+
+    @abstractmethod
+    def imap_unordered(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
+        """Calls a method of `Predictor` with each tuple of arguments; yields (index of the call, result) as completed.
 
         Raises:
-            RunFailed: the model gave something that cannot be used, or workers died too often.
+            RunFailed: the model returned NaN or the like, or workers died too often.
         """
-        for place, arguments in enumerate(calls):
-            yield place, getattr(self._trained, method)(*arguments)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the workers and frees their resources."""
+
+    def decode(
+        self, strategy: Strategy, inputs: Sequence[str], cache: DecodeCache, advance: Advance
+    ) -> tuple[list[Output], float]:
+        """Decodes the chunks that the cache lacks. Chunks do not depend on the number of workers, so neither do
+        batches.
+
+        Returns:
+            One output per input, in order, and the seconds that decoding them took.
+        """
+        chunks, done = list(chunk_by_length(inputs)), dict(cache.chunks)
+        missing = [number for number in range(len(chunks)) if number not in done]
+        calls = [(strategy, chunks[number], [inputs[i] for i in chunks[number]]) for number in missing]
+        began = time.perf_counter()
+        for call, outputs in self.imap_unordered("outputs", calls):
+            now = time.perf_counter()
+            number, chunk = missing[call], CachedChunk(outputs, now - began)
+            cache.add(number, chunk)
+            done[number], began = chunk, now
+            advance(len(outputs))
+        by_index = {
+            i: output
+            for number, indices in enumerate(chunks)
+            for i, output in zip(indices, done[number].outputs, strict=True)
+        }
+        return [by_index[i] for i in range(len(inputs))], sum(chunk.seconds for chunk in done.values())
+
+    def evaluate_shards(self, data: Any, num_shards: int, advance: Advance) -> list[Any]:
+        """Returns the results of `Predictor.evaluate_shard` for every shard of `data`, in order."""
+        results = {}
+        for shard, result in self.imap_unordered(
+            "evaluate_shard", [(data, shard, num_shards) for shard in range(num_shards)]
+        ):
+            results[shard] = result
+            advance(1)
+        return [results[shard] for shard in range(num_shards)]
+
+
+class LocalPool(WorkerPool):
+    """A single worker: this process."""
+
+    def __init__(self, members: Sequence[EnsembleMember]) -> None:
+        self._predictor = Predictor(members)
+        self.device = self._predictor.device.type
+        self.workers = 1
+
+    def imap_unordered(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
+        for index, arguments in enumerate(calls):
+            yield index, getattr(self._predictor, method)(*arguments)
 
     def close(self) -> None:
-        """Lets go of nothing."""
+        pass
 
 
-class RayPool:
-    """Works in Ray actors, each with the model, or all models of an ensemble, in memory. Ray must be initialised."""
+class RayPool(WorkerPool):
+    """Ray actors. Ray must be initialised."""
 
     def __init__(self, members: Sequence[EnsembleMember], *, workers: int, cpus: int, gpu: bool) -> None:
         actor = ray.remote(Predictor).options(num_cpus=cpus, num_gpus=int(gpu), max_restarts=2, max_task_retries=2)
         self._actors = [actor.remote(members, cpus) for _ in range(workers)]
         self.device = "cuda" if gpu else "cpu"
         self.workers = workers
-        # Loading is not decoding: wait for it here, so that speeds are of the search alone.
-        for reference in [worker.ready.remote() for worker in self._actors]:
+        # Models are loaded before the clock starts, so that reported speeds are those of the search alone.
+        for reference in [actor.ready.remote() for actor in self._actors]:
             _result(reference, died="an evaluation worker cannot start")
 
-    def each(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
-        """As `Here.each`; which worker did a call makes no difference."""
-        waiting, idle = list(enumerate(calls))[::-1], list(self._actors)
-        working: dict[Any, tuple[int, Any]] = {}
-        while waiting or working:
-            while waiting and idle:
-                (place, arguments), worker = waiting.pop(), idle.pop()
-                working[getattr(worker, method).remote(*arguments)] = place, worker
-            (done,), _ = ray.wait(list(working), num_returns=1)
-            place, worker = working.pop(done)
-            yield place, _result(done)
-            idle.append(worker)
+    def imap_unordered(self, method: str, calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
+        pending, idle = list(enumerate(calls))[::-1], list(self._actors)
+        running: dict[Any, tuple[int, Any]] = {}
+        while pending or running:
+            while pending and idle:
+                (index, arguments), actor = pending.pop(), idle.pop()
+                running[getattr(actor, method).remote(*arguments)] = index, actor
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            index, actor = running.pop(done)
+            yield index, _result(done)
+            idle.append(actor)
 
     def close(self) -> None:
-        """Ends the workers, so that others find room."""
-        for worker in self._actors:
-            ray.kill(worker)
+        for actor in self._actors:
+            ray.kill(actor)
 
 
 def _result(reference: Any, died: str = "an evaluation worker died too often; what was decoded is kept") -> Any:
@@ -85,45 +139,8 @@ def _result(reference: Any, died: str = "an evaluation worker died too often; wh
         raise RunFailed(f"{died}. The run's log.txt says more.") from None
 
 
-WorkerPool = LocalPool | RayPool
-
-
-def write(
-    workforce: WorkerPool, strategy: Strategy, inputs: Sequence[str], kept: DecodeCache, advance: Advance
-) -> tuple[list[Output], float]:
-    """Decodes what is not `kept` yet, a chunk at a time; the same chunks whoever does them, so that every batch is the
-    same.
-
-    Returns:
-        One answer an input, in order, and the seconds that decoding them took.
-    """
-    plan, known = list(chunks(inputs)), dict(kept.chunks)
-    missing = [number for number in range(len(plan)) if number not in known]
-    calls = [(strategy, plan[number], [inputs[i] for i in plan[number]]) for number in missing]
-    began = time.perf_counter()
-    for place, answers in workforce.each("answers", calls):
-        now = time.perf_counter()
-        number, chunk = missing[place], CachedChunk(answers, now - began)
-        kept.add(number, chunk)
-        known[number], began = chunk, now
-        advance(len(answers))
-    outputs = {
-        i: answer for number, places in enumerate(plan) for i, answer in zip(places, known[number].answers, strict=True)
-    }
-    return [outputs[i] for i in range(len(inputs))], sum(chunk.seconds for chunk in known.values())
-
-
-def examine(workforce: WorkerPool, data: Any, shares: int, advance: Advance) -> list[Any]:
-    """Returns what the examination of every share of `data` gave, in order."""
-    results = {}
-    for share, result in workforce.each("examine", [(data, share, shares) for share in range(shares)]):
-        results[share] = result
-        advance(1)
-    return [results[share] for share in range(shares)]
-
-
-def chunks(inputs: Sequence[str]) -> Iterator[list[int]]:
-    """Yields places of inputs of like length, the longest first, so that no worker ends with a long chunk alone."""
+def chunk_by_length(inputs: Sequence[str]) -> Iterator[list[int]]:
+    """Yields indices of inputs of similar length, the longest first, so that no worker ends with a long chunk alone."""
     order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i]))
     for start in range(0, len(order), CHUNK):
         yield order[start : start + CHUNK]
