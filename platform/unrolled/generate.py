@@ -9,7 +9,6 @@ from pathlib import Path
 
 from unrolled.data.visual7w_io import read_boxes
 from unrolled.errors import UserError
-from unrolled.evaluation.ensemble import ensemble_members
 from unrolled.evaluation.predictor import Predictor
 from unrolled.reports.gallery import check_name, save_strips
 from unrolled.run import Run, load
@@ -50,8 +49,7 @@ def generate(options: Namespace) -> Iterator[str]:
         check_name(Path(options.attention))
     outputs = run.generate(inputs, options.decode, **given)
     if options.attention:
-        joined = ensemble_members(run.folder, [other.folder for other in ensemble], options.set, options.checkpoint)
-        _draw(Predictor(joined), inputs, outputs, Path(options.attention))
+        _draw(run.predictor(**given), inputs, outputs, Path(options.attention))
     yield from _named(run, inputs, outputs)
 
 

@@ -73,6 +73,10 @@ class Run:
         (report,) = evaluate([self], [split], decode, **options)
         return report
 
+    def predictor(self, **options: Unpack[PredictorOptions]) -> Predictor:
+        """Returns the loaded model with its task, or an ensemble; options as in `evaluate`."""
+        return Predictor(_members(self, **options))
+
     def generate(
         self, texts: Sequence[str], decode: str | None = None, **options: Unpack[PredictorOptions]
     ) -> list[str]:
@@ -82,7 +86,7 @@ class Run:
             decode: a strategy, such as `beam:size=10`; default: the task's own.
             options: as in `evaluate`.
         """
-        predictor = self._predictor(**options)
+        predictor = self.predictor(**options)
         return predictor.predict(self._strategy(predictor, decode), range(len(texts)), texts)
 
     @property
@@ -113,7 +117,7 @@ class Run:
         Raises:
             UserError: the strategy cannot find so many, or the task scores no outputs.
         """
-        predictor = self._predictor(**options)
+        predictor = self.predictor(**options)
         strategy = self._strategy(predictor, decode)
         if not isinstance(predictor.task, Seq2SeqTask):
             raise UserError(f"--n-best: a run of task {predictor.config.task} gives no scores to what it writes.")
@@ -134,7 +138,7 @@ class Run:
     ) -> list[Reply]:
         """Returns a reply to every question about a photograph: a free answer, and the probabilities of `choices`.
         Other arguments as in `generate`."""
-        predictor = self._predictor(**options)
+        predictor = self.predictor(**options)
         task = predictor.task
         if not isinstance(task, VQATask):
             raise UserError(f"{self.path}: a run of task {predictor.config.task} answers no questions.")
@@ -166,7 +170,7 @@ class Run:
     ) -> list[Reply]:
         """Returns a reply to every question about a photograph: the probabilities of the boxes, each x and y of its
         upper left corner, width and height in pixels. Other arguments as in `generate`."""
-        predictor = self._predictor(**options)
+        predictor = self.predictor(**options)
         task = predictor.task
         if not isinstance(task, GroundingTask):
             raise UserError(f"{self.path}: a run of task {predictor.config.task} chooses no regions.")
@@ -175,13 +179,10 @@ class Run:
     def explain(self, text: str | None = None, *, overrides: Sequence[str] = (), checkpoint: str = "best") -> str:
         """Returns what the model computes for a text (default: the beginning of its training text), step by step, as
         lines of at most 100 columns."""
-        predictor = self._predictor(overrides=overrides, checkpoint=checkpoint)
+        predictor = self.predictor(overrides=overrides, checkpoint=checkpoint)
         if not isinstance(predictor.task, Explainer):
             raise UserError(f"--explain: a run of task {predictor.config.task} has no explanation of its steps.")
         return predictor.task.explain(predictor.model, text)
-
-    def _predictor(self, **options: Unpack[PredictorOptions]) -> Predictor:
-        return Predictor(_members(self, **options))
 
 
 def _members(

@@ -94,7 +94,7 @@ def test_every_greedy_step_takes_the_best_mean_probability(runs, others):
     found = one.candidates(
         TEXTS, 1, "greedy:length_factor=null", ensemble=more, overrides=["decoding.precision=float32"]
     )
-    loaded = [load_task_and_model(run._trained((), "best").members, torch.device("cpu")) for run in (one, *more)]
+    loaded = [load_task_and_model(run.predictor().members, torch.device("cpu")) for run in (one, *more)]
     vocabularies = loaded[0][0].vocabularies
     for text, (candidate,) in zip(TEXTS, found, strict=True):
         padded, mask = collate_inputs(vocabularies.input.encode([text]))
@@ -145,7 +145,7 @@ def test_an_evaluation_of_an_ensemble_says_what_it_is_and_goes_on(runs, capsys):
     results, rows = read(folder)
     assert results["run"] == "one + two + double" and results["checkpoint"].startswith("one step-40; two step-40")
     assert results["ensemble"] == [str(runs / name) for name in ("one", "two", "double")]
-    alone = [sum(p.numel() for p in run._trained((), "best").model.parameters()) for run in opened(runs, "one", "two")]
+    alone = [sum(p.numel() for p in run.predictor().model.parameters()) for run in opened(runs, "one", "two")]
     assert results["parameters"] == 2 * alone[0] + alone[1]
     assert all(sum(row) == pytest.approx(1, abs=0.03) for row in rows[0]["attention"]["weights"])
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -162,7 +162,7 @@ def test_an_evaluation_of_an_ensemble_says_what_it_is_and_goes_on(runs, capsys):
     save_file(changed, weights)
     record = weights.with_name("progress.json")
     values = json.loads(record.read_text(encoding="utf-8"))
-    values["sha256"][weights.name] = unrolled.training.checkpoint.file_sum(weights)
+    values["sha256"][weights.name] = unrolled.training.checkpoint.sha256(weights)
     record.write_text(json.dumps(values), encoding="utf-8")
     assert main(words) == 0
     assert "found" not in capsys.readouterr().out and read(folder)[1] != rows

@@ -10,8 +10,8 @@ import statistics
 import pytest
 from safetensors.torch import load_file, save_file
 
+import unrolled
 from small_configs import TINY
-from unrolled import api
 from unrolled.cli import main
 from unrolled.errors import RunFailed
 from unrolled.evaluation.results import f1_by_frequency, score_table
@@ -31,7 +31,7 @@ def trained(folder):
     path = folder / "tiny.yaml"
     path.write_text(TINY.replace("limit: 96", f"limit: {LIMIT}") + f"storage: {folder}\n", encoding="utf-8")
     few = ["training.max_steps=40", "training.optimizer.learning_rate=0.02", "training.validate_every=40"]
-    return api.train(path, local=True, overrides=few).path
+    return unrolled.train(path, local=True, overrides=few).path
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def break_for(run, character):
 
 
 def test_nan_names_the_sentence_and_keeps_what_is_decoded(run, capsys):
-    inputs, _ = make_task(api.load(run).folder.config(), run / "vocabulary").texts("test")
+    inputs, _ = make_task(unrolled.load(run).folder.config(), run / "vocabulary").texts("test")
     plan = [[inputs[i] for i in chunk] for chunk in chunk_by_length(inputs)]
     first = {letter: next(i for i, texts in enumerate(plan) if letter in "".join(texts)) for letter in "".join(inputs)}
     character = max(first, key=lambda letter: (first[letter], letter))
@@ -189,7 +189,7 @@ def test_nan_names_the_sentence_and_keeps_what_is_decoded(run, capsys):
     broken = [number for number, text in enumerate(inputs) if character in text]
     break_for(run, character)
     with pytest.raises(RunFailed, match="NaN") as error:
-        api.load(run).evaluate(decode=["greedy"], local=True)
+        unrolled.load(run).evaluate(decode=["greedy"], local=True)
     assert int(str(error.value).split()[-1].rstrip(".")) in broken
     evaluate(run, "--decode", "greedy", code=1)
     said = capsys.readouterr().err

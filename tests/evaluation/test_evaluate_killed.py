@@ -12,9 +12,10 @@ import time
 import pytest
 from test_evaluate import LIMIT, break_for, read, trained, without_times
 
-from unrolled import api
+import unrolled
 from unrolled.cluster.ray_session import connect
 from unrolled.errors import RunFailed
+from unrolled.run import evaluate
 
 pytestmark = pytest.mark.slow
 DECODE = ["greedy", "mbr:samples=12", "beam"]
@@ -36,7 +37,7 @@ def ray_session(tmp_path_factory):
 def undisturbed(original, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "tiny"
     shutil.copytree(original, folder)
-    return outcome(api.load(folder).evaluate(decode=DECODE, local=True))
+    return outcome(unrolled.load(folder).evaluate(decode=DECODE, local=True))
 
 
 def outcome(report):
@@ -88,14 +89,14 @@ def test_one_and_two_workers_give_the_same(ray_session, original, undisturbed, t
     for workers in (1, 2):
         run = tmp_path / str(workers) / "tiny"
         shutil.copytree(original, run)
-        assert outcome(api.load(run).evaluate(decode=DECODE, workers=workers)) == undisturbed
+        assert outcome(unrolled.load(run).evaluate(decode=DECODE, workers=workers)) == undisturbed
 
 
 def test_several_runs_follow_each_other_on_ray(ray_session, original, tmp_path):
     runs = [tmp_path / name for name in ("one", "other")]
     for run in runs:
         shutil.copytree(original, run)
-    reports = api.evaluate([api.load(run) for run in runs], ["test"], ["greedy"], workers=2)
+    reports = evaluate([unrolled.load(run) for run in runs], ["test"], ["greedy"], workers=2)
     assert reports[0].scores["greedy"]["chrf"] == reports[1].scores["greedy"]["chrf"]
 
 
@@ -104,4 +105,4 @@ def test_nan_on_a_worker_is_one_sentence(ray_session, original, tmp_path):
     shutil.copytree(original, run)
     break_for(run, "1")
     with pytest.raises(RunFailed, match=r"^the model gave NaN as a logit at step 1 of sentence \d+$"):
-        api.load(run).evaluate(decode=["greedy"], workers=2)
+        unrolled.load(run).evaluate(decode=["greedy"], workers=2)
