@@ -17,8 +17,7 @@ from training import Gemm, both_passes
 from unrolled.config import Config
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.config.load import load_config
-from unrolled.data.batching import pad
-from unrolled.data.caption_corpus import CaptionBatch
+from unrolled.data.batching import CaptionBatch, pad
 from unrolled.models import Penalties, build_captioner
 from unrolled.recurrence import CELLS
 from unrolled.tasks import Shard

@@ -15,8 +15,7 @@ from measure import Figure, ratio
 from training import Gemm
 from unrolled.config.load import load_config
 from unrolled.config.vqa import QuestionAnsweringConfig, VQAModel
-from unrolled.data.batching import pad
-from unrolled.data.question_batching import AnswerClasses, QuestionBatch, plan_by_photo, plan_questions
+from unrolled.data.batching import AnswerClasses, QuestionBatch, pad, plan_by_photo, plan_questions
 from unrolled.models.builders import build_answer_classifier
 from unrolled.models.vqa import AnswerClassifier
 from unrolled.recurrence import CELLS

@@ -19,7 +19,7 @@ from unrolled.decoding import length_limits, parse_strategies, resolve_auto
 )
 def test_every_target_of_training_is_let_through_and_one_just_so(pairs: list[tuple[int, int]], offset: int) -> None:
     lengths = np.array(pairs)
-    factor = TargetLengths.of(lengths).factor(offset)
+    factor = TargetLengths.measure(lengths).factor(offset)
     limits = [int(factor * max(1, count - 1)) + offset for count, _ in pairs]
     assert all(limit >= target for limit, (_, target) in zip(limits, pairs, strict=True))
     fits = [target <= int(0.999 * factor * max(1, count - 1)) + offset for count, target in pairs]
@@ -28,7 +28,7 @@ def test_every_target_of_training_is_let_through_and_one_just_so(pairs: list[tup
 
 def test_it_is_kept_beside_the_vocabularies(tmp_path: Path) -> None:
     assert TargetLengths.load(tmp_path) is None
-    TargetLengths.of(np.array([[4, 9], [4, 7], [11, 12]])).save(tmp_path)
+    TargetLengths.measure(np.array([[4, 9], [4, 7], [11, 12]])).save(tmp_path)
     assert TargetLengths.load(tmp_path) == TargetLengths({3: 9, 10: 12})
 
 

@@ -8,7 +8,7 @@ import torch
 
 from gradient_check import gradcheck
 from unrolled.config.vqa import VQAModel
-from unrolled.data.question_batching import join_answers, plan_by_photo
+from unrolled.data.batching import join_answers, plan_by_photo
 from unrolled.decoding import Greedy, decode
 from unrolled.models.builders import build_answer_classifier, build_answer_generator
 from unrolled.models.encoders import ImageEncoder

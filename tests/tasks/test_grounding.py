@@ -17,8 +17,8 @@ from unrolled.cli import main
 from unrolled.config import PointingConfig
 from unrolled.config.load import load_config
 from unrolled.config.vqa import PointingData
+from unrolled.data.batching import find_candidates
 from unrolled.data.image_sets import candidate_regions, open_photos, region_crops
-from unrolled.data.question_batching import find_candidates
 from unrolled.data.question_readers import open_questions
 from unrolled.data.visual7w_io import read_boxes
 from unrolled.errors import UserError

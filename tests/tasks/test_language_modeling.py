@@ -170,7 +170,7 @@ def test_windows_read_every_lane_once_in_its_order(units, lanes, truncate, size)
 @given(units=st.integers(2, 9000), lanes=st.integers(1, 9))
 @settings(max_examples=40, deadline=None)
 def test_an_examination_predicts_every_unit_but_the_first(units, lanes):
-    cut = Lanes.complete(np.arange(units, dtype=np.int32), lanes)
+    cut = Lanes.of_every_token(np.arange(units, dtype=np.int32), lanes)
     targets = cut.windows(range(cut.count), 0, cut.steps).targets
     assert targets[targets >= 0].tolist() == list(range(1, units))
     assert cut.count == 1 or (cut.count <= lanes and cut.steps >= 999)
@@ -245,7 +245,7 @@ def test_the_state_is_carried_and_begins_anew_with_each_epoch(config):
     run, _ = train(config, *EXACT, "training.optimizer.learning_rate=1e-300", "training.log_every=1")
     _, model = load_task_and_model([EnsembleMember(run, run.config(), choose_checkpoint(run))], torch.device("cpu"))
     stream = prepare(run.config()).split("train")
-    cut = Lanes.whole(stream, 5)
+    cut = Lanes.of_equal_length(stream, 5)
     window = cut.windows(range(5), 0, cut.steps)
     losses, _ = model.losses(window.inputs, window.targets, None)
     windows = [part.mean().item() for part in losses.detach().split(24, dim=1)]

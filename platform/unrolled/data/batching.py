@@ -1,13 +1,13 @@
-"""Batches of similar length, planned for all workers.
+"""Batches: plans for all workers, padding, and the tensors of each kind of example.
 
-The plan is a list of global batches. A worker takes its slice of each, so any number of workers sees the same
-global batches, and a position in the list is all that resuming needs.
+A plan is a list of global batches, drawn from (seed, epoch) alone. A worker takes its slice of each, so any number of
+workers sees the same global batches, and a position in the list is all that resuming needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -20,14 +20,126 @@ WINDOW = 100_000
 """Examples that are shuffled and sorted together: bounds the memory and the disk distance of a plan."""
 
 
+def plan(lengths: np.ndarray, *, batch_tokens: int, max_length: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Plans the global batches of one epoch, of examples of similar length.
+
+    Args:
+        lengths: `(examples, 2)`, tokens of input and target.
+        batch_tokens: most padded tokens of the longer side in a batch; an example longer than that stands alone.
+        max_length: examples with a longer side than this are left out.
+
+    Returns:
+        Example numbers, one array per batch, in the order of training.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    usable = np.flatnonzero(lengths.max(1) <= max_length)
+    order = generator.permutation(usable)
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), WINDOW):
+        window = order[start : start + WINDOW]
+        inputs, targets = lengths[window].T
+        # By input, then by target, ascending and descending in turn: neighbours are similar on both sides, so that
+        # little is padded.
+        window = window[np.lexsort((np.where(inputs % 2, targets, -targets), inputs))]
+        batches += np.split(window, _boundaries(lengths[window].max(1), batch_tokens))
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def _boundaries(lengths: np.ndarray, batch_tokens: int) -> list[int]:
+    """Returns where examples must be split so that every part, padded to its longest, has at most `batch_tokens`."""
+    boundaries: list[int] = []
+    start = longest = 0
+    for i, length in enumerate(lengths.tolist()):
+        longest = max(longest, length)
+        if i > start and longest * (i + 1 - start) > batch_tokens:
+            boundaries.append(i)
+            start, longest = i, length
+    return boundaries
+
+
+def plan_questions(lengths: np.ndarray, *, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Plans an epoch of questions of similar length.
+
+    Args:
+        lengths: tokens of each question with its answer, `(questions,)`.
+        batch_tokens: most padded tokens of a batch.
+
+    Returns:
+        Question numbers, one array per batch, in the order of training.
+    """
+    both = np.stack([lengths, lengths], axis=1)
+    return plan(both, batch_tokens=batch_tokens, max_length=int(lengths.max()), seed=seed, epoch=epoch)
+
+
+def plan_by_photo(
+    lengths: np.ndarray, photo_index: np.ndarray, *, batch_tokens: int, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """Plans an epoch in which all questions about a photograph are in one batch, even if they alone have more than
+    `batch_tokens`; other arguments as of `plan_questions`.
+
+    Args:
+        photo_index: the photograph of each question, `(questions,)`.
+    """
+    order = np.argsort(photo_index, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(photo_index[order])) + 1)
+    batches: list[list[np.ndarray]] = []
+    longest = count = 0
+    for number in np.random.default_rng([seed, epoch]).permutation(len(groups)):
+        group = groups[number]
+        longest, count = max(longest, int(lengths[group].max())), count + len(group)
+        if not batches or longest * count > batch_tokens:
+            batches.append([])
+            longest, count = int(lengths[group].max()), len(group)
+        batches[-1].append(group)
+    return [np.concatenate(batch) for batch in batches]
+
+
+def padding_fraction(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
+    """Returns the fraction of padding in planned batches, both sides together; arguments as `plan` has and returns
+    them."""
+    padded = sum(len(batch) * int(lengths[batch].max(0).sum()) for batch in batches)
+    return 1 - sum(int(lengths[batch].sum()) for batch in batches) / padded
+
+
+def pad(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Stacks rows of token ids: `(rows, longest)` and the mask, False on padding."""
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(int(lengths.max()) if rows else 0) < lengths[:, None]
+    tokens = torch.full(mask.shape, PAD)
+    tokens[mask] = torch.from_numpy(np.concatenate(rows).astype(np.int64)) if rows else tokens.new_empty(0)
+    return tokens, mask
+
+
+def decoder_tensors(
+    targets: Sequence[np.ndarray], prefixes: Sequence[np.ndarray] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns inputs and targets of a decoder and the mask of both, `(batch, time)`: inputs are a prefix, the begin
+    symbol and the target; targets are the prefix, the target and the end symbol."""
+    prefixes = [np.empty(0, dtype=np.int64)] * len(targets) if prefixes is None else prefixes
+    inputs, mask = pad([np.concatenate((p, [BEGIN], t)) for p, t in zip(prefixes, targets, strict=True)])
+    outputs, _ = pad([np.concatenate((p, t, [END])) for p, t in zip(prefixes, targets, strict=True)])
+    return inputs, outputs, mask
+
+
+class TensorBatch:
+    """Base of dataclasses of tensors, of further batches, and of `None`."""
+
+    def to(self, device: torch.device, non_blocking: bool = True) -> Self:
+        """Moves every tensor."""
+        moved = {
+            name: value.to(device, non_blocking=non_blocking) for name, value in vars(self).items() if value is not None
+        }
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
 @dataclass(frozen=True)
-class Batch:
-    """Padded tokens of some examples; masks are False on padding.
+class Batch(TensorBatch):
+    """Sentence pairs; masks are False on padding.
 
     Attributes:
         inputs, input_mask: `(batch, positions)`, with an end symbol, so that even an empty text has a token.
-        before: `(batch, time)`, begin symbol and target: what the decoder reads.
-        after: `(batch, time)`, target and end symbol: what it should write.
+        decoder_inputs: `(batch, time)`, begin symbol and target.
+        targets: `(batch, time)`, target and end symbol.
         target_mask: `(batch, time)`.
     """
 
@@ -37,70 +149,166 @@ class Batch:
     targets: Tensor
     target_mask: Tensor
 
-    def to(self, device: torch.device) -> Self:
-        """Moves every tensor."""
-        return type(self)(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()})
-
-
-def plan(lengths: np.ndarray, *, batch_tokens: int, max_length: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Plans the global batches of one epoch.
-
-    Args:
-        lengths: `(examples, 2)`, tokens of input and target.
-        batch_tokens: most padded tokens of the longer side in a batch; an example longer than that stands alone.
-        max_length: examples with a longer side than this are left out.
-
-    Returns:
-        Example numbers, one array a batch, in the order of training.
-    """
-    generator = np.random.default_rng([seed, epoch])
-    usable = np.flatnonzero(lengths.max(1) <= max_length)
-    order = generator.permutation(usable)
-    batches: list[np.ndarray] = []
-    for start in range(0, len(order), WINDOW):
-        window = order[start : start + WINDOW]
-        inputs, targets = lengths[window].T
-        # By input, then by target, up and down in turn: neighbours are alike on both sides, so little is padded.
-        window = window[np.lexsort((np.where(inputs % 2, targets, -targets), inputs))]
-        batches += np.split(window, _cuts(lengths[window].max(1), batch_tokens))
-    return [batches[i] for i in generator.permutation(len(batches))]
-
-
-def _cuts(lengths: np.ndarray, budget: int) -> list[int]:
-    """Where a run of examples must be cut so that every part, padded to its longest, stays within the budget."""
-    cuts: list[int] = []
-    start = longest = 0
-    for i, length in enumerate(lengths.tolist()):
-        longest = max(longest, length)
-        if i > start and longest * (i + 1 - start) > budget:
-            cuts.append(i)
-            start, longest = i, length
-    return cuts
-
-
-def padding_fraction(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
-    """The share of padding in planned batches, both sides together; arguments as `plan` has and returns them."""
-    padded = sum(len(batch) * int(lengths[batch].max(0).sum()) for batch in batches)
-    return 1 - sum(int(lengths[batch].sum()) for batch in batches) / padded
-
-
-def pad(rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Stacks rows of tokens: `(batch, longest)` and its mask."""
-    lengths = torch.tensor([len(row) for row in rows])
-    mask = torch.arange(int(lengths.max()) if rows else 0) < lengths[:, None]
-    tokens = torch.full(mask.shape, PAD)
-    tokens[mask] = torch.from_numpy(np.concatenate(rows).astype(np.int64)) if rows else tokens.new_empty(0)
-    return tokens, mask
-
 
 def collate_inputs(inputs: Sequence[Sequence[int] | np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Returns padded tokens `(batch, positions)` with end symbols, and their mask."""
+    """Returns padded token ids `(batch, positions)` with end symbols, and their mask."""
     return pad([np.concatenate((row, [END])) for row in inputs])
 
 
 def collate(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Batch:
     """Makes a batch of examples given without begin and end symbols."""
-    padded, input_mask = collate_inputs(inputs)
-    before, target_mask = pad([np.concatenate(([BEGIN], target)) for target in targets])
-    after, _ = pad([np.concatenate((target, [END])) for target in targets])
-    return Batch(padded, input_mask, before, after, target_mask)
+    return Batch(*collate_inputs(inputs), *decoder_tensors(targets))
+
+
+@dataclass(frozen=True)
+class CaptionBatch(TensorBatch):
+    """Captions and their photographs, each of these once.
+
+    Attributes:
+        photos: input of the encoder, `(photographs, …)`.
+        photo_index: the photograph of each caption, `(batch,)`.
+        decoder_inputs, targets, mask: as of `decoder_tensors`, `(batch, time)`.
+    """
+
+    photos: Tensor
+    photo_index: Tensor
+    decoder_inputs: Tensor
+    targets: Tensor
+    mask: Tensor
+
+    def select(self, captions: Tensor) -> CaptionBatch:
+        """Returns some of the captions, by number, in this order."""
+        rows = (self.photo_index, self.decoder_inputs, self.targets, self.mask)
+        return CaptionBatch(self.photos, *(values[captions] for values in rows))
+
+
+@dataclass(frozen=True)
+class QuestionBatch(TensorBatch):
+    """Questions and their photographs, each of these once.
+
+    Attributes:
+        photos: input of the encoder, `(photographs, …)`.
+        photo_index: the photograph of each question, `(batch,)`.
+        tokens: of the questions, `(batch, time)`, padded at the end.
+        mask: `(batch, time)`, False on padding.
+        target: `None` where there is no loss.
+    """
+
+    photos: Tensor
+    photo_index: Tensor
+    tokens: Tensor
+    mask: Tensor
+    target: AnswerClasses | AnswerTexts | None = None
+
+    def __len__(self) -> int:
+        return len(self.photo_index)
+
+
+@dataclass(frozen=True)
+class AnswerClasses(TensorBatch):
+    """Answers as classes.
+
+    Attributes:
+        correct: the class of the right answer to each question, `(batch,)`.
+        candidates: of each question, `(batch, most)`; -1 where one has no class, or a question has fewer.
+        texts: token ids of the candidates, `(batch, most, words)`, padded with -1, where answers are embedded by
+            their words.
+    """
+
+    correct: Tensor
+    candidates: Tensor
+    texts: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AnswerTexts(TensorBatch):
+    """Questions with answers after them, as one recurrent network reads and writes them.
+
+    Attributes:
+        decoder_inputs: `(rows, time)`: the question's tokens, the begin symbol, the answer's.
+        targets: `(rows, time)`: the token after each.
+        answer_mask: `(rows, time)`, True where the target counts in the loss: the answer and its end symbol.
+        candidates: the same of all candidates of the questions, where the loss compares these.
+    """
+
+    decoder_inputs: Tensor
+    targets: Tensor
+    answer_mask: Tensor
+    candidates: CandidateTexts | None = None
+
+
+@dataclass(frozen=True)
+class CandidateTexts(TensorBatch):
+    """Questions with each of their candidates after them; questions without candidates are left out.
+
+    Attributes:
+        texts: one row per candidate.
+        questions: the question of each row, as its row of the batch, `(rows,)`, ascending.
+        correct: whether a row's candidate is the right one, `(rows,)`; one per question.
+    """
+
+    texts: AnswerTexts
+    questions: Tensor
+    correct: Tensor
+
+
+def join_answers(questions: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> AnswerTexts:
+    """Joins token ids of questions, of which some may be empty, with those of their answers."""
+    inputs, targets, mask = decoder_tensors(answers, questions)
+    lengths = torch.tensor([len(question) for question in questions])
+    return AnswerTexts(inputs, targets, mask & (torch.arange(mask.shape[1]) >= lengths[:, None]))
+
+
+@dataclass(frozen=True)
+class GroundingBatch(TensorBatch):
+    """Questions, their photographs and candidate regions, each of these once.
+
+    Attributes:
+        photos: input of the encoder, `(photographs, …)`.
+        photo_index: the photograph of each question, `(batch,)`.
+        tokens, mask: of the questions, `(batch, time)`, padded at the end.
+        features: of the regions, `(regions, channels)`; `None` where they are pooled from the grid.
+        edges: left, top, right and bottom of the regions as fractions of the photograph's sides, `(regions, 4)`.
+        region_photo_index: the photograph of each region, `(regions,)`.
+    """
+
+    photos: Tensor
+    photo_index: Tensor
+    tokens: Tensor
+    mask: Tensor
+    features: Tensor | None
+    edges: Tensor
+    region_photo_index: Tensor
+    candidates: Candidates
+
+    def __len__(self) -> int:
+        return len(self.photo_index)
+
+
+@dataclass(frozen=True)
+class Candidates(TensorBatch):
+    """The candidates of questions, as indices of the regions of a batch.
+
+    Attributes:
+        indices: `(batch, most)`; 0 on padding.
+        mask: `(batch, most)`, False on padding.
+        correct: position of the right one in the row, `(batch,)`; 0 where it is not known.
+    """
+
+    indices: Tensor
+    mask: Tensor
+    correct: Tensor
+
+
+def find_candidates(
+    choices: Sequence[Sequence[str]], answer_indices: Sequence[int], regions: Sequence[str]
+) -> Candidates:
+    """Finds the candidates of questions, given by their ids, among the regions of a batch.
+
+    Args:
+        choices: of each question, one or more.
+        answer_indices: position of the right one among them; -1: not known.
+    """
+    index = {region: i for i, region in enumerate(regions)}
+    indices, mask = pad([np.array([index[region] for region in own]) for own in choices])
+    return Candidates(indices, mask, torch.tensor(answer_indices).clamp(min=0))

@@ -1,113 +1,89 @@
-"""Tokenised running text, cut into lanes that are read side by side."""
+"""Tokenised running text, and the windows of parallel lanes that it is cut into."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from unrolled.config.language_modeling import LanguageModelingConfig, TextData
+from unrolled.config.language_modeling import LanguageModelingConfig
+from unrolled.data.batching import TensorBatch
+from unrolled.data.corpus import Corpus, TokenTable, build_corpus
 from unrolled.data.sources import read_text
 from unrolled.data.tokenizer import Vocabulary, learn_vocabulary
 from unrolled.errors import UserError
-from unrolled.files import build_cached
 
-FORMAT = 1
-"""Raise when the files change their meaning, so that older ones are made again."""
-LANE = 1000
-"""Units that a lane of an examination has at least, so that its start from an empty state weighs little."""
 VOCABULARY = "symbols.json"
+MIN_LANE = 1000
+"""Tokens of a lane of an evaluation, at least, so that its start from an empty state matters little."""
 
 
 @dataclass(frozen=True)
-class TextCorpus:
-    """A folder of the cache with everything that training reads.
+class TextCorpus(Corpus):
+    """Running text of the training and the validation split.
 
     Args:
-        limit: units of every split that are used; `None` for all.
+        limit: tokens of every split that are used; `None` for all.
     """
 
-    folder: Path
-    limit: int | None
-
-    @property
-    def fingerprint(self) -> str:
-        return self.folder.name
+    limit: int | None = None
 
     @property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.load(self.folder / VOCABULARY, running_text=True)
 
-    def save(self, folder: Path) -> None:
-        """Writes the vocabulary."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.vocabulary.save(folder / VOCABULARY)
-
     def split(self, name: str) -> np.ndarray:
-        """Opens `train` or `validation`: numbers of units, int32 `(units,)`, memory-mapped."""
-        numbers: np.ndarray = np.load(self.folder / f"{name}.npy", mmap_mode="r")
-        return numbers[: self.limit]
+        """Opens `train` or `validation`: token ids, int32 `(tokens,)`, memory-mapped."""
+        ids: np.ndarray = TokenTable(self.path(name)).table.column("tokens").combine_chunks().to_numpy()
+        return ids[: self.limit]
 
 
 def prepare_text(config: LanguageModelingConfig, fingerprint: str | None = None) -> TextCorpus:
-    """Learns the vocabulary on the training text and numbers training and validation text, unless that was done.
+    """Learns the vocabulary on the training text and tokenises both splits, unless that was done.
 
     Args:
-        fingerprint: of the data, where another process has computed it: the source is then opened only if this
-            machine has no such folder yet.
+        fingerprint: as of `build_corpus`.
 
     Raises:
         UserError: unusable text, as of `read_text` and `Vocabulary.encode_text`; one token alone; too short for
             the windows or the validation; the cache cannot be written.
     """
-    texts: dict[str, str] = {}
-    if fingerprint is None:
-        texts = _read(config.data)
-        fingerprint = _fingerprint(config.data, texts)
-    folder = build_cached(fingerprint, lambda folder: _build(folder, config.data, texts or _read(config.data)))
-    prepared = TextCorpus(folder, config.data.limit)
-    _check(prepared, config)
-    return prepared
+    data = config.data
+
+    def tokenize(texts: Mapping[str, str], folder: Path) -> dict[str, pa.Table]:
+        vocabulary = learn_vocabulary([texts["train"]], data.vocabulary, running_text=True)
+        if len(vocabulary) - len(vocabulary.special_ids) < 2:
+            raise UserError(
+                f"data.source: the training text of {data.source} has one {data.vocabulary.kind} alone, "
+                f"{vocabulary.tokens([len(vocabulary) - 1])[0]!r}: there is nothing to predict."
+            )
+        vocabulary.save(folder / VOCABULARY)
+        place = f"data.source: {data.source}, split"
+        return {
+            split: pa.table({"tokens": pa.array(vocabulary.encode_text(text, f"{place} {split!r}"))})
+            for split, text in texts.items()
+        }
+
+    settings = ["text", data.vocabulary.model_dump()]
+    corpus = TextCorpus(build_corpus(settings, lambda split: read_text(data, split), tokenize, fingerprint), data.limit)
+    _check_lengths(corpus, config)
+    return corpus
 
 
-def _read(data: TextData) -> dict[str, str]:
-    return {split: read_text(data, split) for split in ("train", "validation")}
-
-
-def _fingerprint(data: TextData, texts: dict[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT, "stream", data.vocabulary.model_dump()], sort_keys=True).encode())
-    for text in texts.values():
-        digest.update(f"{len(text)}\n".encode() + text.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:20]
-
-
-def _build(folder: Path, data: TextData, texts: dict[str, str]) -> None:
-    vocabulary = learn_vocabulary([texts["train"]], data.vocabulary, running_text=True)
-    if len(vocabulary) - len(vocabulary.special_ids) < 2:
-        raise UserError(
-            f"data.source: the training text of {data.source} has one {data.vocabulary.kind} alone, "
-            f"{vocabulary.tokens([len(vocabulary) - 1])[0]!r}: there is nothing to predict."
-        )
-    for split, text in texts.items():
-        np.save(folder / f"{split}.npy", vocabulary.encode_text(text, f"data.source: {data.source}, split {split!r}"))
-    vocabulary.save(folder / VOCABULARY)
-
-
-def _check(prepared: TextCorpus, config: LanguageModelingConfig) -> None:
-    units, source = len(prepared.split("train")), config.data.source
+def _check_lengths(corpus: TextCorpus, config: LanguageModelingConfig) -> None:
+    units, source = len(corpus.split("train")), config.data.source
     lanes, truncate = config.training.lanes, config.training.truncate
     if units < lanes * truncate + 1:
         raise UserError(
             f"data.source: the training text of {source} has {units:,} units ({config.data.vocabulary.kind}); windows "
             f"of training.truncate {truncate} steps in training.lanes {lanes} need {lanes * truncate + 1:,} or more."
         )
-    if len(prepared.split("validation")) < 2:
+    if len(corpus.split("validation")) < 2:
         raise UserError(
             f"data.validation_share: the validation text of {source} has less than two units; "
             "raise the share, or set it to 0 to validate on the training text."
@@ -115,53 +91,50 @@ def _check(prepared: TextCorpus, config: LanguageModelingConfig) -> None:
 
 
 @dataclass(frozen=True)
-class WindowBatch:
-    """What some lanes read in one step of training or of an examination.
+class WindowBatch(TensorBatch):
+    """A window of some lanes.
 
     Attributes:
         inputs: `(lanes, time)`.
-        targets: `(lanes, time)`, what follows each input; -1 behind a lane's end.
+        targets: `(lanes, time)`, the token after each input; -1 behind a lane's end.
     """
 
     inputs: Tensor
     targets: Tensor
 
     def split(self, steps: int) -> Iterator[WindowBatch]:
-        """Cuts them into shorter ones, the last as long as what is left."""
+        """Yields windows of `steps` steps, the last one shorter."""
         for pair in zip(torch.split(self.inputs, steps, 1), torch.split(self.targets, steps, 1), strict=True):
             yield WindowBatch(*pair)
-
-    def to(self, device: torch.device) -> WindowBatch:
-        """Moves both."""
-        return WindowBatch(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
 class Lanes:
-    """A stream of units cut into contiguous lanes of `steps` steps each: lane i predicts the units
+    """Running text cut into `count` contiguous lanes of `steps` steps each: lane i predicts the tokens
     i · steps + 1 … (i + 1) · steps, each from the one before it."""
 
-    units: np.ndarray
+    ids: np.ndarray
     count: int
     steps: int
 
     @classmethod
-    def whole(cls, units: np.ndarray, count: int) -> Lanes:
-        """Lanes of equal length; up to `count` − 1 units at the end of the stream are left over."""
-        return cls(units, count, (len(units) - 1) // count)
+    def of_equal_length(cls, ids: np.ndarray, count: int) -> Lanes:
+        """Lanes for training; up to `count` − 1 tokens at the end of the text are unused."""
+        return cls(ids, count, (len(ids) - 1) // count)
 
     @classmethod
-    def complete(cls, units: np.ndarray, count: int) -> Lanes:
-        """Lanes that predict every unit but the first, the last one shorter; at most `count`, of `LANE` units each."""
-        count = max(1, min(count, len(units) // LANE))
-        return cls(units, count, -(-(len(units) - 1) // count))
+    def of_every_token(cls, ids: np.ndarray, count: int) -> Lanes:
+        """Lanes for evaluation, which predict every token but the first; the last one is shorter. At most `count`, of
+        `MIN_LANE` tokens each."""
+        count = max(1, min(count, len(ids) // MIN_LANE))
+        return cls(ids, count, -(-(len(ids) - 1) // count))
 
     def windows(self, lanes: range, start: int, stop: int) -> WindowBatch:
-        """The steps `start` to `stop` of some lanes."""
-        places = np.arange(start, min(stop, self.steps)) + self.steps * np.array(lanes)[:, None]
-        there = places + 1 < len(self.units)
-        inputs = self.units[np.where(there, places, 0)]
-        targets = np.where(there, self.units[np.where(there, places + 1, 0)], -1)
+        """Returns the steps `start` to `stop` of some lanes."""
+        positions = np.arange(start, min(stop, self.steps)) + self.steps * np.array(lanes)[:, None]
+        exists = positions + 1 < len(self.ids)
+        inputs = self.ids[np.where(exists, positions, 0)]
+        targets = np.where(exists, self.ids[np.where(exists, positions + 1, 0)], -1)
         return WindowBatch(torch.from_numpy(inputs.astype(np.int64)), torch.from_numpy(targets.astype(np.int64)))
 
 
@@ -178,11 +151,12 @@ class PlannedWindow:
         return self.lanes.count * (self.stop - self.start)
 
     def part(self, rank: int, size: int) -> WindowBatch | None:
+        """Returns the lanes of a worker; `None` where it has none."""
         mine = range(rank, self.lanes.count, size)
         return self.lanes.windows(mine, self.start, self.stop) if mine else None
 
 
-def plan_windows(units: np.ndarray, lanes: int, steps: int) -> list[PlannedWindow]:
-    """Plans an epoch: every lane read once from its beginning, `steps` at a time, the last window shorter."""
-    cut = Lanes.whole(units, lanes)
+def plan_windows(ids: np.ndarray, lanes: int, steps: int) -> list[PlannedWindow]:
+    """Plans an epoch: every lane is read once from its beginning, `steps` at a time, the last window shorter."""
+    cut = Lanes.of_equal_length(ids, lanes)
     return [PlannedWindow(cut, start, min(start + steps, cut.steps)) for start in range(0, cut.steps, steps)]

@@ -44,7 +44,7 @@ class EnsembleMember:
 
     def vocabularies(self) -> dict[str, str]:
         """Returns the SHA-256 of each vocabulary file by name."""
-        paths = sorted(path for path in self.run.vocabulary.glob("*.json") if path.name != parallel_corpus.FILE)
+        paths = sorted(path for path in self.run.vocabulary.glob("*.json") if path.name != parallel_corpus.LENGTHS)
         return {path.name: sha256(path) for path in paths}
 
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.data.batching import padding_fraction, plan
-from unrolled.data.caption_corpus import VOCABULARY, CaptionBatch, CaptionCorpus, CaptionSplit, prepare_captions
+from unrolled.data.batching import CaptionBatch, padding_fraction, plan
+from unrolled.data.caption_corpus import VOCABULARY, CaptionCorpus, CaptionSplit, prepare_captions
 from unrolled.data.caption_readers import open_captions
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN, Vocabulary
 from unrolled.decoding import (
@@ -100,7 +100,7 @@ class Captions:
             return None
         mine, owners = self.indices[chosen], owners[chosen] // size
         pictures = self.pictures.of(self.split, photos[rank::size].tolist(), self.epoch)
-        return CaptionBatch(pictures, torch.from_numpy(owners), *self.corpus.padded(mine))
+        return CaptionBatch(pictures, torch.from_numpy(owners), *self.corpus.decoder_tensors(mine))
 
 
 class Captioning:

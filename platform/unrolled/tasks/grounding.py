@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unrolled.config.vqa import PointingConfig
-from unrolled.data.batching import pad
+from unrolled.data.batching import GroundingBatch, find_candidates, pad, plan_questions
 from unrolled.data.image_sets import REGIONS_PREFIX, Region, candidate_regions, crop_region, without_folds
-from unrolled.data.question_batching import GroundingBatch, find_candidates, plan_questions
 from unrolled.data.question_corpus import VOCABULARY, QuestionCorpus, QuestionSplit, prepare_questions
 from unrolled.data.question_readers import EDGE, open_questions
 from unrolled.data.questions import Box, Question, QuestionSet

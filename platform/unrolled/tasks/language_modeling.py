@@ -309,13 +309,13 @@ class LanguageModeling:
 
     def shares(self, data: np.ndarray) -> int:
         """The lanes of an examination."""
-        return Lanes.complete(data, self.config.evaluation.lanes).count
+        return Lanes.of_every_token(data, self.config.evaluation.lanes).count
 
     @torch.inference_mode()
     def examine(self, model: LanguageModel, data: np.ndarray, rank: int, size: int) -> list[np.ndarray]:
         """The loss of every unit but the first, float64, an array a lane, of the lanes `rank::size`."""
         model.eval()
-        cut = Lanes.complete(data, self.config.evaluation.lanes)
+        cut = Lanes.of_every_token(data, self.config.evaluation.lanes)
         mine = range(rank, cut.count, size)
         if not mine:
             return []

@@ -20,8 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from unrolled.config.vqa import QuestionAnsweringConfig
-from unrolled.data.batching import pad
-from unrolled.data.question_batching import QuestionBatch, plan_by_photo, plan_questions
+from unrolled.data.batching import QuestionBatch, pad, plan_by_photo, plan_questions
 from unrolled.data.question_corpus import ANSWERS, VOCABULARY, QuestionCorpus, QuestionSplit, prepare_questions
 from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import Question

@@ -12,7 +12,7 @@ Answering in words (Zhu et al. 2016, "Visual7W"): candidates by their likelihood
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.config.vqa import QuestionAnsweringConfig
-from unrolled.data.question_batching import AnswerClasses, AnswerTexts, CandidateTexts, QuestionBatch, join_answers
-from unrolled.data.question_corpus import Normalize, QuestionSplit
+from unrolled.data.batching import AnswerClasses, AnswerTexts, CandidateTexts, QuestionBatch, join_answers
+from unrolled.data.question_corpus import QuestionSplit
 from unrolled.data.questions import Question
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN, Vocabulary
 from unrolled.decoding import (
@@ -148,7 +148,7 @@ class Classes:
     """
 
     def __init__(
-        self, config: QuestionAnsweringConfig, vocabulary: int, answers: Sequence[str], normal: Normalize
+        self, config: QuestionAnsweringConfig, vocabulary: int, answers: Sequence[str], normal: Callable[[str], str]
     ) -> None:
         self._config, self._vocabulary, self._normal = config, vocabulary, normal
         self._answers = list(answers[: config.model.most_answers])
@@ -245,7 +245,11 @@ class Vectors(Classes):
     """Args: `vocabulary`, of questions and answers; others as of `Classes`."""
 
     def __init__(
-        self, config: QuestionAnsweringConfig, vocabulary: Vocabulary, answers: Sequence[str], normal: Normalize
+        self,
+        config: QuestionAnsweringConfig,
+        vocabulary: Vocabulary,
+        answers: Sequence[str],
+        normal: Callable[[str], str],
     ) -> None:
         super().__init__(config, len(vocabulary), answers, normal)
         self._words = vocabulary
@@ -290,7 +294,7 @@ class Words:
     normal: makes of an answer as people gave it what is learned.
     """
 
-    def __init__(self, config: QuestionAnsweringConfig, vocabulary: Vocabulary, normal: Normalize) -> None:
+    def __init__(self, config: QuestionAnsweringConfig, vocabulary: Vocabulary, normal: Callable[[str], str]) -> None:
         self._config, self._vocabulary, self._normal = config, vocabulary, normal
         self._decoding = resolve_auto(config.decoding, config.training.precision)
         self._reads = config.model.sees != "picture"
