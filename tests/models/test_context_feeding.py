@@ -20,7 +20,7 @@ SEEN = torch.arange(7) < torch.tensor([7, 3, 5])[:, None]
 
 def decoder(engine="auto", cell="lstm", score="additive", layers=1, gated=True, **options):
     torch.manual_seed(3)
-    stack = Stack(CELLS[cell], EMBEDDING, HIDDEN, layers=layers, beside=HIDDEN, engine=engine, **options)
+    stack = Stack(CELLS[cell], EMBEDDING, HIDDEN, layers=layers, extra_input_size=HIDDEN, engine=engine, **options)
     made = Decoder(
         nn.Embedding(9, EMBEDDING),
         stack,

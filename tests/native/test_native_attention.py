@@ -20,7 +20,7 @@ def drawn(*shape, seed=0):
 @pytest.fixture(params=[5, 32, 130])
 def memory(request):
     memory = drawn(BATCH, POSITIONS, request.param)
-    if not native.can_look(memory):
+    if not native.attention_supported(memory):
         pytest.skip("no C compiler")
     return memory.requires_grad_()
 
@@ -28,23 +28,23 @@ def memory(request):
 def test_scores_and_their_derivative(memory):
     query, vector = (drawn(*shape, memory.shape[-1], seed=1).requires_grad_() for shape in ((BATCH,), ()))
     want, errors = torch.tanh(query[:, None] + memory) @ vector, drawn(BATCH, POSITIONS, seed=2)
-    given = [native.powers(query.detach()), native.powers(memory.detach()), vector.detach()]
+    given = [native.exp_2x(query.detach()), native.exp_2x(memory.detach()), vector.detach()]
     torch.testing.assert_close(native.additive_scores(*given), want)
 
     of_query, of_keys, of_vector = torch.autograd.grad(want, (query, memory, vector), errors)
-    torch.testing.assert_close(native.additive_queries(*given, errors), of_query)
+    torch.testing.assert_close(native.additive_backward_query(*given, errors), of_query)
     steps = torch.stack([given[0], given[0]]), *given[1:], torch.stack([errors, 2 * errors])
-    torch.testing.assert_close(native.additive_keys(*steps), (3 * of_keys, 3 * of_vector))
-    torch.testing.assert_close(native.additive_back(*given, errors), (of_query, of_keys, of_vector))
+    torch.testing.assert_close(native.additive_backward_keys(*steps), (3 * of_keys, 3 * of_vector))
+    torch.testing.assert_close(native.additive_backward(*given, errors), (of_query, of_keys, of_vector))
 
 
 @pytest.mark.parametrize("value", [-1e4, -60.0, -20.0, 20.0, 60.0, 1e4, float("nan")])
 def test_scores_of_large_sums_are_those_of_saturation(value):
     query, keys = torch.tensor([[value, 0.3]]), torch.tensor([[[0.4, value], [10.0, -5.0]]])
-    if not native.can_look(keys):
+    if not native.attention_supported(keys):
         pytest.skip("no C compiler")
     want = torch.tanh(query[:, None] + keys).sum(-1)
-    got = native.additive_scores(native.powers(query), native.powers(keys), torch.ones(2))
+    got = native.additive_scores(native.exp_2x(query), native.exp_2x(keys), torch.ones(2))
     torch.testing.assert_close(got, want, equal_nan=True)
 
 
@@ -59,10 +59,12 @@ def test_what_is_seen_and_its_derivative(memory, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     got, errors = scores.detach().clone(), more.clone()
-    seen = native.look(HIDDEN, memory.detach(), got)
-    native.look_back(HIDDEN, memory.detach(), got, into, errors)
+    seen = native.attention_forward(HIDDEN, memory.detach(), got)
+    native.attention_backward_scores(HIDDEN, memory.detach(), got, into, errors)
     looks = torch.stack([got, 2 * got]), torch.stack([into, into])
-    torch.testing.assert_close(native.seen_back(HIDDEN, memory.detach(), *looks), 3 * got[..., None] * into[:, None])
+    torch.testing.assert_close(
+        native.attention_backward_states(HIDDEN, memory.detach(), *looks), 3 * got[..., None] * into[:, None]
+    )
     torch.set_num_threads(before)
     torch.testing.assert_close((seen, got, errors), (contexts, weights, want))
     assert (got[HIDDEN] == 0).all() and (errors[HIDDEN] == 0).all()
@@ -93,7 +95,7 @@ def test_positions_are_squashed_with_one_more_behind_them(memory, threads):
     want = torch.cat([torch.tanh(memory), last.expand(BATCH, 1, -1)], dim=1)
     into, before = drawn(*want.shape, seed=2), torch.get_num_threads()
     torch.set_num_threads(threads)
-    got = native.squashed(memory, last)
+    got = native.tanh_append(memory, last)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(
         torch.autograd.grad(got, [memory, last], into), torch.autograd.grad(want, [memory, last], into)

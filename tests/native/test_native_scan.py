@@ -43,7 +43,7 @@ def given(name, hidden, dtype=torch.float32):
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_and_plain_steps_make_the_same(name, mask, reverse, hidden, monkeypatch):
     cell, inputs, errors = given(name, hidden)
-    assert native.applies(cell, half=False)
+    assert native.scan_supported(cell, bf16=False)
     options = {"mask": MASKS[mask], "reverse": reverse}
     fast = passes(cell, inputs, errors, **options)
     monkeypatch.setattr(build, "load", lambda: None)
@@ -57,12 +57,12 @@ def test_compiled_and_plain_steps_make_the_same(name, mask, reverse, hidden, mon
 @pytest.mark.parametrize("turned", [False, True])
 def test_what_stays_the_same_counts_where_there_is_a_step(turned, monkeypatch):
     cell, inputs, errors = given("gru", 16)
-    inputs, constant = (inputs[..., :3], inputs[:, 0, 3:].clone().requires_grad_())
+    inputs, static_input = (inputs[..., :3], inputs[:, 0, 3:].clone().requires_grad_())
     inputs = inputs.transpose(0, 1).contiguous().transpose(0, 1) if turned else inputs
     found = []
     for _ in range(2):
-        constant.grad = None
-        found.append([*passes(cell, inputs, errors, mask=MASKS["holes"], constant=constant), constant.grad])
+        static_input.grad = None
+        found.append([*passes(cell, inputs, errors, mask=MASKS["holes"], static_input=static_input), static_input.grad])
         monkeypatch.setattr(build, "load", lambda: None)
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
@@ -113,7 +113,7 @@ def test_threads_change_nothing(hidden, name, batch):
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"irnn"}))
 def test_compiled_scans_in_bfloat16_stay_within_its_roundings(name, batch, hidden, threads):
     cell = CELLS[name](32, hidden)
-    if not native.applies(cell, half=True):
+    if not native.scan_supported(cell, bf16=True):
         pytest.skip("this CPU has no matrix unit")
     torch.manual_seed(4)
     inputs, errors = torch.randn(batch, 5, 32), torch.randn(batch, 5, hidden)
@@ -133,7 +133,7 @@ def test_a_cell_that_inherits_its_steps_runs_them_itself():
     class Changed(CELLS["rnn"]):
         pass
 
-    assert not native.applies(Changed(3, 4), half=False)
+    assert not native.scan_supported(Changed(3, 4), bf16=False)
 
 
 def test_without_a_compiler_steps_run_with_torch(monkeypatch):
@@ -141,7 +141,7 @@ def test_without_a_compiler_steps_run_with_torch(monkeypatch):
     build.load.cache_clear()
     try:
         cell, inputs, errors = given("gru", 8)
-        assert not native.applies(cell, half=False)
+        assert not native.scan_supported(cell, bf16=False)
         assert all(value.isfinite().all() for value in passes(cell, inputs, errors))
     finally:
         monkeypatch.undo()

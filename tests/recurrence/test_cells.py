@@ -126,9 +126,9 @@ def test_a_cell_has_features(sizes):
 class Forgetful(RNN):
     """Its derivative leaves out the factor 1 − h²."""
 
-    def step_backward(self, gates, state, after, saved, gradient, hidden):
-        gates[0].copy_(gradient[0])
-        return (hidden[0](gates[0]),)
+    def step_backward(self, buffers, gradient):
+        buffers.gates[0].copy_(gradient[0])
+        return (buffers.recurrent[0](buffers.gates[0]),)
 
 
 def test_a_wrong_derivative_is_caught():

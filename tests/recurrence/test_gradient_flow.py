@@ -50,8 +50,8 @@ def test_norms_of_a_vanilla_network_are_those_of_the_formulas():
     torch.testing.assert_close(torch.tensor(flow.norms), expected)
     grad_o[:-1] = 0  # the last loss alone
     alone = textbook_bptt.state_gradients(p, h, grad_o).norm(dim=1).flip(0)
-    torch.testing.assert_close(torch.tensor(flow.left), alone / alone[0])
-    assert flow.growth == pytest.approx((flow.left[-1]) ** (1 / 6))
+    torch.testing.assert_close(torch.tensor(flow.remaining), alone / alone[0])
+    assert flow.growth == pytest.approx((flow.remaining[-1]) ** (1 / 6))
 
 
 @settings(max_examples=20, deadline=None)
@@ -107,7 +107,7 @@ def test_padding_and_direction_change_nothing(name):
     assert [flow.layer for flow in alone] == ["stack 1 →", "stack 1 ←", "stack 2 →", "stack 2 ←"]
     for one, other in zip(alone, among, strict=True):
         assert one.norms == pytest.approx(other.norms)
-        assert one.left == pytest.approx(other.left)
+        assert one.remaining == pytest.approx(other.remaining)
         assert one.jacobian == pytest.approx(other.jacobian)
 
 
@@ -117,8 +117,8 @@ def test_shorter_examples_end_where_they_end():
     (both,) = gradient_flow(stack, lambda: torch.sum(stack(inputs, mask=mask)[0][:, -1]))
     (longer,) = gradient_flow(stack, lambda: torch.sum(stack(inputs[:1])[0][:, -1]))
     (shorter,) = gradient_flow(stack, lambda: torch.sum(stack(inputs[1:, :3])[0][:, -1]))
-    means = [math.sqrt(a * b) for a, b in zip(longer.left, shorter.left, strict=False)]
-    assert both.left == pytest.approx([*means, *longer.left[3:]])
+    means = [math.sqrt(a * b) for a, b in zip(longer.remaining, shorter.remaining, strict=False)]
+    assert both.remaining == pytest.approx([*means, *longer.remaining[3:]])
 
 
 def test_steps_of_a_stack_are_measured_too():
@@ -133,7 +133,7 @@ def test_steps_of_a_stack_are_measured_too():
     for one, other in zip(
         gradient_flow(stack, lambda: torch.sum(stack(inputs)[0][:, -1])), gradient_flow(stack, stepped), strict=True
     ):
-        assert one.left == pytest.approx(other.left) and one.norms == pytest.approx(other.norms)
+        assert one.remaining == pytest.approx(other.remaining) and one.norms == pytest.approx(other.norms)
 
 
 def test_measuring_leaves_the_model_as_it_was():
@@ -158,7 +158,7 @@ def test_frozen_parameters_and_unreached_layers():
 def test_one_step_has_no_growth():
     stack = Stack(RNN, 3, 4)
     (flow,) = gradient_flow(stack, lambda: torch.sum(stack(torch.randn(2, 1, 3))[0]))
-    assert math.isnan(flow.growth) and flow.left == pytest.approx([1.0]) and flow.verdict == "steady"
+    assert math.isnan(flow.growth) and flow.remaining == pytest.approx([1.0]) and flow.verdict == "steady"
 
 
 def test_the_picture_of_the_textbooks():

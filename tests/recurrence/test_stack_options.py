@@ -180,12 +180,12 @@ def test_normalised_products_match_functional():
 @pytest.mark.parametrize("engine", ["auto", "bptt", "autograd"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_second_input_that_is_the_same_at_every_step_may_be_given_once(name, engine, truncate, kind):
-    stack = Stack(CELLS[name], 5, 6, layers=2, beside=7, beside_layer=1, engine=engine).to(kind)
-    inputs, beside = (torch.randn(*shape, dtype=kind, requires_grad=True) for shape in ((3, 5, 5), (3, 7)))
+    stack = Stack(CELLS[name], 5, 6, layers=2, extra_input_size=7, extra_input_layer=1, engine=engine).to(kind)
+    inputs, extra = (torch.randn(*shape, dtype=kind, requires_grad=True) for shape in ((3, 5, 5), (3, 7)))
     mask = torch.arange(5) < torch.tensor([[5], [4], [2]])
 
-    def ran(beside_steps):
-        outputs, _ = stack(inputs, None, mask, truncate, beside_steps)
-        return outputs, torch.autograd.grad(outputs.square().sum(), [inputs, beside, *stack.parameters()])
+    def ran(extra_input):
+        outputs, _ = stack(inputs, None, mask, truncate, extra_input)
+        return outputs, torch.autograd.grad(outputs.square().sum(), [inputs, extra, *stack.parameters()])
 
-    torch.testing.assert_close(ran(beside[:, None]), ran(beside[:, None].expand(-1, 5, -1)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ran(extra[:, None]), ran(extra[:, None].expand(-1, 5, -1)), rtol=1e-4, atol=1e-5)

@@ -87,8 +87,8 @@ class Attention(nn.Module):
     def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
         if self.score == "additive":
             queries = self.query(queries)
-            if not torch.is_grad_enabled() and queries.dtype == torch.float32 and native.can_look(keys):
-                steps, keys = (native.powers(query) for query in queries.unbind(1)), native.powers(keys)
+            if not torch.is_grad_enabled() and queries.dtype == torch.float32 and native.attention_supported(keys):
+                steps, keys = (native.exp_2x(query) for query in queries.unbind(1)), native.exp_2x(keys)
                 return torch.stack([native.additive_scores(query, keys, self.weight) for query in steps], 1)
             mixed: Tensor = torch.tanh(queries[:, :, None] + keys[:, None])
             return mixed @ self.weight
@@ -176,7 +176,7 @@ def attend_shared(
         Contexts `(batch, memory_size)` and weights `(batch, positions)`, as of `Attention.forward`.
     """
     states = memory.states.float() if memory.states.dtype == torch.bfloat16 else memory.states  # what autocast made
-    if attention.score != "additive" or not native.can_look(states):
+    if attention.score != "additive" or not native.attention_supported(states):
         prepared = replace(memory, keys=attention.keys(memory.states))
         contexts, weights = attention(queries[:, None], prepared.select(source_index))
         return contexts[:, 0], weights[:, 0]
@@ -192,9 +192,9 @@ class _Look(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         operands, turned = (each.to(matmul_dtype(matrix)) for each in (states, matrix.t()))
         keys = (operands @ turned).to(states.dtype)
-        mapped, keys = native.powers(mapped), native.powers(keys, into=keys)
+        mapped, keys = native.exp_2x(mapped), native.exp_2x(keys, out=keys)
         weights = native.additive_scores(mapped, keys, vector, source_index)
-        contexts = native.look(hidden, states, weights, source_index)
+        contexts = native.attention_forward(hidden, states, weights, source_index)
         ctx.save_for_backward(mapped, keys, states, operands, matrix, vector, hidden, source_index, weights)
         return contexts, weights
 
@@ -203,9 +203,9 @@ class _Look(torch.autograd.Function):
     def backward(ctx: Any, into_contexts: Tensor, into_weights: Tensor) -> Any:
         mapped, keys, states, operands, matrix, vector, hidden, source_index, weights = ctx.saved_tensors
         errors = into_weights.clone(memory_format=torch.contiguous_format)
-        native.look_back(hidden, states, weights, into_contexts, errors, source_index)
-        into_states = native.seen_back(hidden, states, weights[None], into_contexts[None], source_index)
-        into_mapped, into_keys, into_vector = native.additive_back(mapped, keys, vector, errors, source_index)
+        native.attention_backward_scores(hidden, states, weights, into_contexts, errors, source_index)
+        into_states = native.attention_backward_states(hidden, states, weights[None], into_contexts[None], source_index)
+        into_mapped, into_keys, into_vector = native.additive_backward(mapped, keys, vector, errors, source_index)
         rows, into_matrix = into_keys.flatten(0, 1).to(operands.dtype), torch.empty_like(matrix)
         weight_gradient(rows, operands.flatten(0, 1), into_matrix)
         if rows.dtype == into_states.dtype:

@@ -43,8 +43,8 @@ def build_stack(
     engine: Engine,
     *,
     bidirectional: bool = False,
-    beside: int = 0,
-    beside_layer: int = 0,
+    extra_input_size: int = 0,
+    extra_input_layer: int = 0,
 ) -> Stack:
     """Makes the stack that `config` describes for inputs of `input_size` features; the rest as in `Stack`."""
     return Stack(
@@ -60,8 +60,8 @@ def build_stack(
         zoneout=config.zoneout,
         initialization=config.initialization,
         learned_state=isinstance(config, RecurrentWithInitialState) and config.learned_state,
-        beside=beside,
-        beside_layer=beside_layer,
+        extra_input_size=extra_input_size,
+        extra_input_layer=extra_input_layer,
         engine=engine,
     )
 
@@ -151,7 +151,7 @@ def _decoder(config: DecoderConfig, embedding: nn.Embedding, memory_size: int, o
     attention, fed = kind(config.attention.score, config.hidden, memory_size), None
     if config.attention.fed:
         fed = ContextFeeding(config.hidden, gated=config.attention.gated)
-    stack = build_stack(config, config.embedding, engine, beside=memory_size if fed else 0)
+    stack = build_stack(config, config.embedding, engine, extra_input_size=memory_size if fed else 0)
     return Decoder(
         embedding,
         stack,
@@ -175,7 +175,7 @@ def _glancing(
         visual = VisualMemory(build_stack(recalling, config.embedding, engine), memory_size)
     return Decoder(
         embedding,
-        build_stack(config, config.embedding, engine, beside=beside, beside_layer=config.layer - 1),
+        build_stack(config, config.embedding, engine, extra_input_size=beside, extra_input_layer=config.layer - 1),
         memory_size,
         output,
         None,
@@ -236,7 +236,9 @@ def build_answer_generator(
     attention = Attention("additive", settings.hidden, picture.memory_size) if config.attends else None
     decoder = Decoder(
         embedding,
-        build_stack(settings, settings.embedding, config.engine, beside=picture.memory_size if attention else 0),
+        build_stack(
+            settings, settings.embedding, config.engine, extra_input_size=picture.memory_size if attention else 0
+        ),
         picture.memory_size,
         settings.embedding,
         attention,
@@ -294,7 +296,7 @@ def build_region_pointer(
     size = encoder.memory_size
     reader = QuestionReader(
         make_embedding(vocabulary, asked.embedding),
-        build_stack(asked, asked.embedding, config.engine, beside=size if attends else 0),
+        build_stack(asked, asked.embedding, config.engine, extra_input_size=size if attends else 0),
         ImageVector(size, asked.embedding, "first", build_dropout(asked)),
         Attention("additive", asked.hidden, size) if attends else None,
         build_dropout(asked),

@@ -289,7 +289,7 @@ class Decoder(nn.Module):
         beside = None
         if self.glance is not None and memory.projected_summary is not None:
             beside = self.glance.beside(memory.projected_summary, left, embedded.shape[1])
-        hidden, after = self.stack(embedded, own, beside=beside)
+        hidden, after = self.stack(embedded, own, extra_input=beside)
         remembered = None
         if self.visual is not None:
             remembered, beyond = self.visual.stack(embedded, beyond)

@@ -62,8 +62,8 @@ class Additive(StepwiseScores):
         self, attention: Attention, keys: Tensor, steps: int, *, half: bool, source_index: Tensor | None = None
     ) -> None:
         keys = keys.contiguous()
-        self._half, self._fast = half, native.can_look(keys)
-        self._keys = native.powers(keys) if self._fast else keys
+        self._half, self._fast = half, native.attention_supported(keys)
+        self._keys = native.exp_2x(keys) if self._fast else keys
         self._owners, self._map, self._vector = source_index, attention.query, attention.weight.detach()
         batch = len(keys) if source_index is None else len(source_index)
         weight, shape = self._map.weight.detach(), (batch, steps, half)
@@ -79,14 +79,14 @@ class Additive(StepwiseScores):
     def forward(self, t: int, query: Tensor) -> Tensor:
         torch.add(self._into(query), self._map.bias, out=self._mapped[t])
         if self._fast:
-            native.powers(self._mapped[t], into=self._mapped[t])
+            native.exp_2x(self._mapped[t], out=self._mapped[t])
             return native.additive_scores(self._mapped[t], self._keys, self._vector, self._owners)
         return self._squashed(t) @ self._vector
 
     def backward(self, t: int, errors: Tensor) -> Tensor:
         if self._fast:
             given = self._mapped[t], self._keys, self._vector, errors, self._owners
-            self._into_mapped[t] = native.additive_queries(*given)
+            self._into_mapped[t] = native.additive_backward_query(*given)
             return self._back(self._into_mapped[t])
         squashed = self._squashed(t)
         self._into_vector += errors.flatten() @ squashed.flatten(0, 1)
@@ -98,7 +98,7 @@ class Additive(StepwiseScores):
     def gradients(self, queries: Tensor, errors: Tensor) -> tuple[Tensor, ...]:
         if self._fast:  # of all steps at once, so that the keys pass through the processor once
             given = self._mapped, self._keys, self._vector, errors, self._owners
-            into_keys, into_vector = native.additive_keys(*given)
+            into_keys, into_vector = native.additive_backward_keys(*given)
         else:
             into_keys, into_vector = self._into_keys, self._into_vector
         weight, mapped = torch.empty_like(self._map.weight), self._into_mapped.flatten(0, 1)
@@ -189,7 +189,7 @@ class StepwiseStack:
                 projected = rows.new_empty(len(rows), gates.shape[-1]) if self._half else gates.flatten(0, 1)
                 linear(rows, self._of_embedded, cell.bias.detach(), projected)
                 gates = projected.view(gates.shape).to(gates.dtype)
-            made.append(Steps(cell, gates, state, half=self._half))
+            made.append(Steps(cell, gates, state, bf16=self._half))
         return made
 
     def _narrow(self, x: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ class StepwiseStack:
 
 def can_share(attention: Attention, states: Tensor, keys: Tensor) -> bool:
     """Whether `Looks` knows rows that share a memory with these states and keys."""
-    return attention.score == "additive" and native.can_look(states) and native.can_look(keys)
+    return attention.score == "additive" and native.attention_supported(states) and native.attention_supported(keys)
 
 
 class StepwiseAttention:
@@ -279,7 +279,7 @@ class StepwiseAttention:
         source_index: Tensor | None = None,
     ) -> None:
         self._states, self._hidden, self._owners = states.contiguous(), (~mask).contiguous(), source_index
-        self._fast = native.can_look(self._states)
+        self._fast = native.attention_supported(self._states)
         batch = len(states) if source_index is None else len(source_index)
         self.weights = states.new_empty(steps, batch, states.shape[1])
         additive = attention.score == "additive"
@@ -292,7 +292,7 @@ class StepwiseAttention:
         scores = self._scores.forward(t, query)
         if self._fast:
             self.weights[t] = scores
-            return native.look(self._hidden, self._states, self.weights[t], self._owners)
+            return native.attention_forward(self._hidden, self._states, self.weights[t], self._owners)
         scores.masked_fill_(self._hidden, float("-inf"))
         torch.softmax(scores, -1, out=self.weights[t])
         return torch.bmm(self.weights[t][:, None], self._states)[:, 0]
@@ -308,7 +308,7 @@ class StepwiseAttention:
         if self._fast:
             errors = self._into_scores[t].zero_() if into_weights is None else self._into_scores[t].copy_(into_weights)
             given = self._hidden, self._states, self.weights[t], into_context, errors, self._owners
-            native.look_back(*given)
+            native.attention_backward_scores(*given)
             return self._scores.backward(t, errors)
         through = torch.bmm(self._states, self._into_contexts[t][:, :, None])[:, :, 0]
         through = through if into_weights is None else through + into_weights
@@ -319,7 +319,7 @@ class StepwiseAttention:
         """Of the memory's states and keys, and of `look_parameters`, from the queries of all steps."""
         if self._fast:
             given = self._hidden, self._states, self.weights, self._into_contexts, self._owners
-            of_memory = native.seen_back(*given)
+            of_memory = native.attention_backward_states(*given)
         else:
             of_memory = torch.bmm(self.weights.permute(1, 2, 0), self._into_contexts.transpose(0, 1))
         return of_memory, *self._scores.gradients(queries, self._into_scores)

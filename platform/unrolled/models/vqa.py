@@ -112,7 +112,7 @@ class StackedAttention(nn.Module):
     def _positions(self, seen: Tensor) -> Tensor:
         """s, and behind them the vector that is no part of the picture, `(pictures, positions + 1, size)`."""
         mapped = self.picture(seen)
-        states = native.squashed(mapped, self.nothing)
+        states = native.tanh_append(mapped, self.nothing)
         if states is not None:
             return states
         return torch.cat([torch.tanh(mapped), self.nothing.to(mapped.dtype).expand(len(mapped), 1, -1)], dim=1)

@@ -1,59 +1,58 @@
-"""Compiled code for CPUs, where there is a C compiler; nothing is lost without one but speed.
+"""Compiled code for CPUs with a C compiler; without one, everything works in torch's operations, only slower.
 
-torch takes a pass over the memory for every operation of a step, and its matrix products begin anew at every step. The
-C files here keep each thread's part of the recurrent matrices packed, and compute what is element by element while it
-is at hand. They are compiled for this processor when they are first needed, which takes a few seconds, and kept in the
-cache folder.
+torch passes over the memory once per operation of a step, and its matrix products start anew at every step. These C
+files keep each thread's part of the recurrent matrices packed, and apply element-wise operations while the values are
+in the cache. They are compiled for this processor on first use, which takes a few seconds, and stored in the cache
+folder.
 
-- `scan.c` (with product.h, product_half.h, cells.h, scan_loop.h): whole scans over time, forward and back;
-- `vocabulary.c` (with topk.h): the loss over a vocabulary, its best entries, draws from it, and dropout;
-- `attention.c` (with reduce.h): attention of one query a row;
+- `scan.c` (with product.h, product_amx.h, cells.h, scan_loop.h): whole scans over time, forward and backward;
+- `vocabulary.c` (with topk.h): cross-entropy, log Σ exp, largest entries and sampling over a vocabulary, and dropout;
+- `ranking.c` (with topk.h, product.h, product_amx.h, product_avx512.h): logits of a vocabulary and the largest of them;
+- `attention.c` (with reduce.h): attention of one query per row;
 - `bags_of_words.c` (with reduce.h): texts as bags of words;
-- `adam.c`: a step of Adam, and the norm of gradients;
-- `ranking.c` (with topk.h, product.h, product_half.h, product_dot.h): a product with a vocabulary, and its best
-  entries.
+- `adam.c`: a step of Adam, and the norm of gradients.
 """
 
 from unrolled.native.adam import can_descend, descend, norm
 from unrolled.native.attention import (
-    additive_back,
-    additive_keys,
-    additive_queries,
+    additive_backward,
+    additive_backward_keys,
+    additive_backward_query,
     additive_scores,
-    can_look,
-    look,
-    look_back,
-    powers,
-    seen_back,
-    squashed,
+    attention_backward_scores,
+    attention_backward_states,
+    attention_forward,
+    attention_supported,
+    exp_2x,
+    tanh_append,
 )
 from unrolled.native.bags_of_words import bags, text_scores
-from unrolled.native.scan import applies, run
+from unrolled.native.scan import run_scan, scan_supported
 from unrolled.native.vocabulary import Ranking, cross_entropy, dropout, logsumexp, ranking_supported, sample_rows, topk
 
 __all__ = [
     "Ranking",
-    "additive_back",
-    "additive_keys",
-    "additive_queries",
+    "additive_backward",
+    "additive_backward_keys",
+    "additive_backward_query",
     "additive_scores",
-    "applies",
+    "attention_backward_scores",
+    "attention_backward_states",
+    "attention_forward",
+    "attention_supported",
     "bags",
     "can_descend",
-    "can_look",
     "cross_entropy",
     "descend",
     "dropout",
+    "exp_2x",
     "logsumexp",
-    "look",
-    "look_back",
     "norm",
-    "powers",
     "ranking_supported",
-    "run",
+    "run_scan",
     "sample_rows",
-    "seen_back",
-    "squashed",
+    "scan_supported",
+    "tanh_append",
     "text_scores",
     "topk",
 ]

@@ -1,4 +1,8 @@
-"""Bindings of `attention.c`: attention of one query per row."""
+"""Bindings of `attention.c`: attention of one query per row.
+
+Several rows may read the same source (an encoder output): `source_index` `(batch,)` gives each row's source; `None`:
+row i reads source i.
+"""
 
 from __future__ import annotations
 
@@ -16,181 +20,199 @@ class _Additive(ctypes.Structure):
     """`struct additive` of attention.c."""
 
     _fields_ = (
-        *build.fields(ctypes.c_long, "threads", "batch", "memories", "positions", "features"),
-        *build.fields(ctypes.c_void_p, "owners", "query", "keys", "vector"),
+        *build.fields(ctypes.c_long, "threads", "batch", "sources", "positions", "features"),
+        *build.fields(ctypes.c_void_p, "source_index", "query", "keys", "vector"),
     )
 
 
-class _Look(ctypes.Structure):
-    """`struct look` of attention.c."""
+class _Attention(ctypes.Structure):
+    """`struct attention` of attention.c."""
 
     _fields_ = (
-        *build.fields(ctypes.c_long, "threads", "batch", "memories", "positions", "features"),
-        *build.fields(ctypes.c_void_p, "owners", "hidden", "states"),
+        *build.fields(ctypes.c_long, "threads", "batch", "sources", "positions", "features"),
+        *build.fields(ctypes.c_void_p, "source_index", "masked", "states"),
     )
 
 
-def can_look(memory: Tensor) -> bool:
-    """Whether compiled code knows such keys or states: float32 on a CPU, one after the other."""
-    fits = memory.device.type == "cpu" and memory.dtype == torch.float32 and memory.is_contiguous()
+def attention_supported(values: Tensor) -> bool:
+    """Whether compiled code can attend to such keys or states: float32 on a CPU, contiguous."""
+    fits = values.device.type == "cpu" and values.dtype == torch.float32 and values.is_contiguous()
     return fits and build.load() is not None
 
 
-def powers(values: Tensor, into: Tensor | None = None) -> Tensor:
-    """e^2x of float32 values on a CPU, by which `additive_scores` knows queries and keys; there must be a compiler.
+def exp_2x(values: Tensor, out: Tensor | None = None) -> Tensor:
+    """e^2x of float32 values on a CPU, the form in which `additive_scores` takes queries and keys; requires a compiler.
 
     Args:
-        into: to fill and return, may be the values; `None`: new memory.
+        out: memory of the result, may be the values; `None`: new memory.
     """
-    functions, values = build.load(), values.contiguous()
-    assert functions is not None
-    into = torch.empty_like(values) if into is None else into
-    functions.powers(*map(ctypes.c_long, (torch.get_num_threads(), values.numel())), *_pointers(values, into))
-    return into
+    values = values.contiguous()
+    out = torch.empty_like(values) if out is None else out
+    _library().exp_2x(*_longs(torch.get_num_threads(), values.numel()), *build.pointers(values, out))
+    return out
 
 
-def squashed(values: Tensor, last: Tensor) -> Tensor | None:
-    """tanh of `values` `(memories, positions, features)`, with `last` `(features,)` behind every memory's positions;
-    `None` where no compiled code can do it."""
+def tanh_append(values: Tensor, last: Tensor) -> Tensor | None:
+    """tanh of `values` `(sources, positions, features)`, followed in every source by the position `last` `(features,)`;
+    `None` if no compiled code can do it."""
     if values.device.type != "cpu" or not values.dtype == last.dtype == torch.float32 or build.load() is None:
         return None
-    states: Tensor = _Squashed.apply(values.contiguous(), last.contiguous())
+    states: Tensor = _TanhAppend.apply(values.contiguous(), last.contiguous())
     return states
 
 
-class _Squashed(torch.autograd.Function):
+class _TanhAppend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, last: Tensor) -> Tensor:
-        functions, (memories, positions, features) = build.load(), values.shape
-        assert functions is not None
-        states = values.new_empty(memories, positions + 1, features)
-        ctx.sizes = torch.get_num_threads(), memories, positions, features
-        functions.squashed(*map(ctypes.c_long, ctx.sizes), *_pointers(values, last, states))
+        sources, positions, features = values.shape
+        states = values.new_empty(sources, positions + 1, features)
+        ctx.sizes = torch.get_num_threads(), sources, positions, features
+        _library().tanh_append(*_longs(*ctx.sizes), *build.pointers(values, last, states))
         ctx.save_for_backward(states)
         return states
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, errors: Tensor) -> Any:
-        functions, (states,), errors = build.load(), ctx.saved_tensors, errors.contiguous()
-        assert functions is not None
-        into = errors.new_empty(ctx.sizes[1:])
-        functions.squashed_back(*map(ctypes.c_long, ctx.sizes), *_pointers(states, errors, into))
-        return into, errors[:, -1].sum(0)
+    def backward(ctx: Any, grad_states: Tensor) -> Any:
+        (states,), grad_states = ctx.saved_tensors, grad_states.contiguous()
+        grad_values = grad_states.new_empty(ctx.sizes[1:])
+        _library().tanh_append_backward(*_longs(*ctx.sizes), *build.pointers(states, grad_states, grad_values))
+        return grad_values, grad_states[:, -1].sum(0)
 
 
-def additive_scores(query: Tensor, keys: Tensor, vector: Tensor, owners: Tensor | None = None) -> Tensor:
+def additive_scores(query: Tensor, keys: Tensor, vector: Tensor, source_index: Tensor | None = None) -> Tensor:
     """vᵀ tanh(q + k), `(batch, positions)`.
 
     Args:
-        query: `powers` of q `(batch, features)`.
-        keys: `powers` of k `(memories, positions, features)`.
+        query: `exp_2x` of q `(batch, features)`.
+        keys: `exp_2x` of k `(sources, positions, features)`.
         vector: v `(features,)`.
-        owners: the memory that each row looks at, `(batch,)`; `None`: a row a memory.
     """
-    functions, given = build.load(), _additive(query, keys, vector, owners)
-    assert functions is not None
     scores = keys.new_empty(len(query), keys.shape[1])
-    functions.additive_scores(ctypes.byref(given), *_pointers(scores))
+    given = _additive(query, keys, vector, source_index)
+    _library().additive_scores(ctypes.byref(given), *build.pointers(scores))
     return scores
 
 
-def additive_queries(
-    query: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, owners: Tensor | None = None
+def additive_backward_query(
+    query: Tensor, keys: Tensor, vector: Tensor, grad_scores: Tensor, source_index: Tensor | None = None
 ) -> Tensor:
-    """The derivative of `additive_scores` of q, given that of the scores, `errors`."""
-    functions, given = build.load(), _additive(query, keys, vector, owners)
-    assert functions is not None
-    errors, into_query = errors.contiguous(), torch.empty_like(query)
-    functions.additive_queries(ctypes.byref(given), *_pointers(errors, into_query))
-    return into_query
+    """∂L/∂q of `additive_scores`."""
+    grad_scores, grad_query = grad_scores.contiguous(), torch.empty_like(query)
+    given = _additive(query, keys, vector, source_index)
+    _library().additive_backward_query(ctypes.byref(given), *build.pointers(grad_scores, grad_query))
+    return grad_query
 
 
-def additive_keys(
-    queries: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, owners: Tensor | None = None
+def additive_backward_keys(
+    queries: Tensor, keys: Tensor, vector: Tensor, grad_scores: Tensor, source_index: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The derivative of k and of v, over all steps: of `queries` `(steps, batch, features)` and `errors`
+    """∂L/∂k and ∂L/∂v of `additive_scores` over all steps: of `queries` `(steps, batch, features)` and `grad_scores`
     `(steps, batch, positions)`."""
-    return _additive_keys(queries, keys, vector, errors, owners, None)
+    return _additive_backward_keys(queries, keys, vector, grad_scores, source_index, None)
 
 
-def additive_back(
-    query: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, owners: Tensor | None = None
+def additive_backward(
+    query: Tensor, keys: Tensor, vector: Tensor, grad_scores: Tensor, source_index: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`additive_queries` and `additive_keys` of one step."""
-    into_query = torch.empty_like(query)
-    return into_query, *_additive_keys(query[None], keys, vector, errors[None], owners, into_query)
+    """∂L/∂q, ∂L/∂k and ∂L/∂v of `additive_scores`."""
+    grad_query = torch.empty_like(query)
+    of_keys = _additive_backward_keys(query[None], keys, vector, grad_scores[None], source_index, grad_query)
+    return grad_query, *of_keys
 
 
-def _additive_keys(
-    queries: Tensor, keys: Tensor, vector: Tensor, errors: Tensor, owners: Tensor | None, into_query: Tensor | None
+def _additive_backward_keys(
+    queries: Tensor,
+    keys: Tensor,
+    vector: Tensor,
+    grad_scores: Tensor,
+    source_index: Tensor | None,
+    grad_query: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    functions, given = build.load(), _additive(queries[0], keys, vector, owners)
-    assert functions is not None and queries.is_contiguous()
-    errors, into_keys, into_vector = errors.contiguous(), torch.empty_like(keys), torch.empty_like(vector)
-    into = ctypes.c_void_p(None if into_query is None else into_query.data_ptr())
-    steps, found = ctypes.c_long(len(queries)), _pointers(into_keys, into_vector)
-    functions.additive_keys(ctypes.byref(given), steps, *_pointers(errors), into, *found)
-    return into_keys, into_vector
+    assert queries.is_contiguous()
+    grad_scores, grad_keys, grad_vector = grad_scores.contiguous(), torch.empty_like(keys), torch.empty_like(vector)
+    given = _additive(queries[0], keys, vector, source_index)
+    of_query = ctypes.c_void_p(None if grad_query is None else grad_query.data_ptr())
+    _library().additive_backward_keys(
+        ctypes.byref(given),
+        *_longs(len(queries)),
+        *build.pointers(grad_scores),
+        of_query,
+        *build.pointers(grad_keys, grad_vector),
+    )
+    return grad_keys, grad_vector
 
 
-def look(hidden: Tensor, states: Tensor, weights: Tensor, owners: Tensor | None = None) -> Tensor:
-    """Turns scores into weights, in place; returns the contexts Σ_p weight_p · state_p `(batch, features)`.
+def attention_forward(masked: Tensor, states: Tensor, weights: Tensor, source_index: Tensor | None = None) -> Tensor:
+    """Replaces scores by weights in place; returns the contexts Σ_p weight_p · state_p `(batch, features)`.
 
     Args:
-        hidden: `(memories, positions)`, True where nothing may be seen.
-        states: `(memories, positions, features)` that `can_look` allows.
-        weights: `(batch, positions)`, which holds scores.
-        owners: as of `additive_scores`.
+        masked: `(sources, positions)`, bool, True on padding.
+        states: `(sources, positions, features)`.
+        weights: `(batch, positions)`, the scores.
     """
-    functions, given = build.load(), _look(hidden, states, len(weights), owners)
-    assert functions is not None and weights.is_contiguous()
+    assert weights.is_contiguous()
     contexts = states.new_empty(len(weights), states.shape[2])
-    functions.look(ctypes.byref(given), *_pointers(weights, contexts))
+    given = _attention(masked, states, len(weights), source_index)
+    _library().attention_forward(ctypes.byref(given), *build.pointers(weights, contexts))
     return contexts
 
 
-def look_back(
-    hidden: Tensor, states: Tensor, weights: Tensor, into: Tensor, errors: Tensor, owners: Tensor | None = None
+def attention_backward_scores(
+    masked: Tensor,
+    states: Tensor,
+    weights: Tensor,
+    grad_contexts: Tensor,
+    grad_scores: Tensor,
+    source_index: Tensor | None = None,
 ) -> None:
-    """The derivative of `look`, without that of the states.
+    """Derivative of `attention_forward` with respect to the scores.
 
     Args:
-        into: that of the contexts, `(batch, features)`.
-        errors: `(batch, positions)`; holds that of the weights without what goes through the contexts, and is given
-            that of the scores.
+        grad_contexts: `(batch, features)`.
+        grad_scores: `(batch, positions)`; contains ∂L/∂weights without its part through the contexts, and is
+            overwritten with ∂L/∂scores.
     """
-    functions, given = build.load(), _look(hidden, states, len(weights), owners)
-    assert functions is not None and errors.is_contiguous()
-    into = into.contiguous()
-    functions.look_back(ctypes.byref(given), *_pointers(weights, into, errors))
+    assert grad_scores.is_contiguous()
+    grad_contexts = grad_contexts.contiguous()
+    given = _attention(masked, states, len(weights), source_index)
+    _library().attention_backward_scores(ctypes.byref(given), *build.pointers(weights, grad_contexts, grad_scores))
 
 
-def seen_back(hidden: Tensor, states: Tensor, weights: Tensor, into: Tensor, owners: Tensor | None = None) -> Tensor:
-    """The derivative of the states that `look` leaves, over all steps, given `weights` `(steps, batch, positions)` and
-    that of the contexts, `into` `(steps, batch, features)`."""
-    functions, given = build.load(), _look(hidden, states, weights.shape[1], owners)
-    assert functions is not None
-    weights, into, into_states = weights.contiguous(), into.contiguous(), torch.empty_like(states)
-    functions.seen_back(ctypes.byref(given), ctypes.c_long(len(weights)), *_pointers(weights, into, into_states))
-    return into_states
+def attention_backward_states(
+    masked: Tensor, states: Tensor, weights: Tensor, grad_contexts: Tensor, source_index: Tensor | None = None
+) -> Tensor:
+    """Derivative of `attention_forward` with respect to the states, over all steps: of `weights` `(steps, batch,
+    positions)` and `grad_contexts` `(steps, batch, features)`."""
+    weights, grad_contexts = weights.contiguous(), grad_contexts.contiguous()
+    grad_states = torch.empty_like(states)
+    given = _attention(masked, states, weights.shape[1], source_index)
+    pointers = build.pointers(weights, grad_contexts, grad_states)
+    _library().attention_backward_states(ctypes.byref(given), *_longs(len(weights)), *pointers)
+    return grad_states
 
 
-def _additive(query: Tensor, keys: Tensor, vector: Tensor, owners: Tensor | None) -> _Additive:
+def _additive(query: Tensor, keys: Tensor, vector: Tensor, source_index: Tensor | None) -> _Additive:
     assert query.is_contiguous() and keys.is_contiguous() and vector.is_contiguous()
-    pointers = _owners(owners), *(tensor.data_ptr() for tensor in (query, keys, vector))
+    pointers = _index_pointer(source_index), *(tensor.data_ptr() for tensor in (query, keys, vector))
     return _Additive(torch.get_num_threads(), len(query), *keys.shape, *pointers)
 
 
-def _look(hidden: Tensor, states: Tensor, batch: int, owners: Tensor | None) -> _Look:
-    pointers = _owners(owners), *(tensor.data_ptr() for tensor in (hidden, states))
-    return _Look(torch.get_num_threads(), batch, *states.shape, *pointers)
+def _attention(masked: Tensor, states: Tensor, batch: int, source_index: Tensor | None) -> _Attention:
+    pointers = _index_pointer(source_index), *(tensor.data_ptr() for tensor in (masked, states))
+    return _Attention(torch.get_num_threads(), batch, *states.shape, *pointers)
 
 
-def _owners(owners: Tensor | None) -> int | None:
-    assert owners is None or (owners.is_contiguous() and owners.dtype == torch.int64)
-    return None if owners is None else owners.data_ptr()
+def _index_pointer(index: Tensor | None) -> int | None:
+    assert index is None or (index.is_contiguous() and index.dtype == torch.int64)
+    return None if index is None else index.data_ptr()
 
 
-def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+def _library() -> ctypes.CDLL:
+    library = build.load()
+    assert library is not None
+    return library
+
+
+def _longs(*numbers: int) -> list[ctypes.c_long]:
+    return [ctypes.c_long(number) for number in numbers]

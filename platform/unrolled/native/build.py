@@ -1,4 +1,4 @@
-"""Compilation and loading of the C files of this folder."""
+"""Compilation of the C files of this folder, and access to the compiled library."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ON_X86 = ("-mprefer-vector-width=512",)
 
 @lru_cache(maxsize=1)
 def load() -> ctypes.CDLL | None:
-    """The compiled functions, made for this processor when they are first needed; `None` where they cannot be made."""
+    """Returns the library, compiled for this processor on first use; `None` if it cannot be compiled."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None or platform.system() != "Linux":
         return None
@@ -38,7 +38,7 @@ def load() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(folder / "compiled.so"))
     except (UserError, OSError, subprocess.SubprocessError):
         return None
-    library.scan_float.restype = library.scan_half.restype = ctypes.c_long
+    library.scan_float.restype = library.scan_bf16.restype = ctypes.c_long
     library.square_sum.restype = ctypes.c_double
     library.rank_pack.restype = library.rank_rows.restype = ctypes.c_long
     return library
@@ -48,7 +48,7 @@ def _compile(command: list[str], folder: Path) -> None:
     objects = [str(folder / f"{path.stem}.o") for path in sorted(FOLDER.glob("*.c"))]
     for path, made in zip(sorted(FOLDER.glob("*.c")), objects, strict=True):
         _run([*command, "-c", str(path), "-o", made])
-    # Without -fopenmp the library takes the threads that torch has loaded, not a second set.
+    # Without -fopenmp the library uses the OpenMP runtime that torch has loaded, not a second one.
     _run([command[0], "-shared", *objects, "-o", str(folder / "compiled.so")])
 
 
@@ -57,7 +57,7 @@ def _run(command: list[str]) -> None:
 
 
 def _processor() -> str:
-    """What decides which instructions may be used."""
+    """Identifies the processor, which decides the instructions that may be used."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     except OSError:
@@ -66,23 +66,28 @@ def _processor() -> str:
 
 
 @lru_cache(maxsize=1)
-def lent() -> bool:
-    """Whether the CPU has a matrix unit for bfloat16 that the library uses and the system lets this process have."""
+def amx_available() -> bool:
+    """Whether the CPU has a matrix unit for bfloat16 (AMX) and the system lets this process use it."""
     library = load()
-    return library is not None and bool(library.may_scan_half())
+    return library is not None and bool(library.scan_bf16_supported())
 
 
 def fields(kind: type, *names: str) -> Iterator[tuple[str, type]]:
-    """Fields of one type for a `ctypes.Structure`."""
+    """Returns fields of one type for a `ctypes.Structure`."""
     return ((name, kind) for name in names)
 
 
-_kept = threading.local()
+def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
+    """Returns the tensors' addresses as arguments of a C function."""
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+_memory = threading.local()
 
 
 def scratch(size: int) -> Tensor:
-    """`size` bytes to work in, the same ones again in each thread: new memory costs as much as a step."""
-    bytes_: Tensor | None = getattr(_kept, "scratch", None)
+    """Returns `size` bytes of scratch memory, reused per thread: new memory costs as much as a step."""
+    bytes_: Tensor | None = getattr(_memory, "scratch", None)
     if bytes_ is None or len(bytes_) < size:
-        bytes_ = _kept.scratch = torch.empty(size, dtype=torch.uint8)
+        bytes_ = _memory.scratch = torch.empty(size, dtype=torch.uint8)
     return bytes_

@@ -1,55 +1,56 @@
-/* What a step of every cell computes element by element, as `step_forward` and `step_backward` do in Python.
+/* Element-wise part of a step of every cell, as `step_forward` and `step_backward` do it in Python.
  *
- * A function sees to the units of one group in the rows of the batch that have a step to take; the state of the others
- * passes unchanged. This file is compiled once for each type that gates
- * are kept in: KEPT names it, LOAD and STORE turn it to float and back, NAME adds it to the name of a function. Letters
- * as in the cells' equations; y is what the recurrent product gave, d_ stands for a gradient.
+ * A function computes the units of one group in the rows of the batch that are valid at this step; the state of the
+ * other rows passes unchanged. This file is compiled once per type that gates are stored in: STORED names it, LOAD and
+ * STORE convert it to float and back, NAME appends it to a function's name. Letters as in the cells' equations; y is the
+ * result of the recurrent product, d_ stands for a gradient.
  */
 
 struct NAME(part) {
     long rows, units, size;
-    const int64_t *places; /* of the rows in the batch, counted from `base` and rising; null: from 0 on */
+    const int64_t *valid; /* batch indices of the rows, plus `base`, ascending; null: 0, 1, 2, … */
     long base, batch;
-    KEPT *gates, *saved; /* (rows, gates · size), (rows, size) */
+    STORED *gates, *saved; /* (rows, gates · size), (rows, size) */
     long gates_row;
     const float *y; /* (rows, blocks · GROUP) */
     long y_row;
-    const float *extra; /* peepholes (3, size), or the bias inside the reset (size) */
-    long writes;        /* whether z is the share of the candidate in the new state */
-    const float *errors; /* ∂L/∂output (batch, …), rows errors_row apart */
+    const float *extra;     /* peepholes (3, size), or the bias inside the reset (size) */
+    long z_gates_candidate; /* whether z weights the candidate in the new state */
+    const float *errors;    /* ∂L/∂output (batch, …), rows errors_row apart */
     long errors_row;
-    /* (batch, size) all: */
+    /* all (batch, size): */
     const float *h, *c;
     float *h2, *c2;
-    KEPT *operand, *squashed; /* h2 and tanh(h2) for the next step's products, where those do not read h2 itself */
-    float *d_h, *d_c;         /* ∂L/∂h2 from the steps behind, and then what of ∂L/∂h passes by the products */
+    STORED *operand, *tanh_h2; /* h2 and tanh(h2) for the products of the next step, if those do not read h2 itself */
+    float *d_h, *d_c;          /* ∂L/∂h2 from later steps, then the part of ∂L/∂h that bypasses the products */
 };
 typedef const struct NAME(part) *NAME(in);
 
 #define ROWS for (long b = 0; b < p->rows; b++)
 #define UNITS _Pragma("omp simd") for (long j = 0; j < p->units; j++)
-#define ROW                                                                      \
-    const long size = p->size, place = NAME(place_of)(p, b), at = place * size;     \
-    KEPT *const g = p->gates + b * p->gates_row;                                 \
-    const float *const u = p->y + b * p->y_row;                                  \
-    const float *const h = p->h + at, *const errors = p->errors + place * p->errors_row;            \
-    float *const h2 = p->h2 + at, *const d_h = p->d_h + at;                      \
+#define ROW                                                                                \
+    const long size = p->size, row = NAME(batch_row)(p, b), at = row * size;               \
+    STORED *const g = p->gates + b * p->gates_row;                                         \
+    const float *const u = p->y + b * p->y_row;                                            \
+    const float *const h = p->h + at, *const errors = p->errors + row * p->errors_row;     \
+    float *const h2 = p->h2 + at, *const d_h = p->d_h + at;                                \
     (void)size, (void)g, (void)u, (void)h, (void)errors, (void)h2, (void)d_h
 
-static inline long NAME(place_of)(NAME(in) p, long row) { return p->places ? p->places[row] - p->base : row; }
+static inline long NAME(batch_row)(NAME(in) p, long b) { return p->valid ? p->valid[b] - p->base : b; }
 
-/* The first place from `place` on that none of the rows has; *row: the first row that may have it, which is led on. */
-static long NAME(idle)(NAME(in) p, long place, long *row) {
+/* The first batch row from `row` on that is not valid; *b: the first entry of `valid` to compare, is advanced. */
+static long NAME(next_skipped)(NAME(in) p, long row, long *b) {
     if (p->rows == p->batch) return p->batch;
-    for (; *row < p->rows && p->places[*row] - p->base == place; place++) ++*row;
-    return place;
+    for (; *b < p->rows && p->valid[*b] - p->base == row; row++) ++*b;
+    return row;
 }
 
-#define IDLE for (long row = 0, b = NAME(idle)(p, 0, &row); b < p->batch; b = NAME(idle)(p, b + 1, &row))
+#define SKIPPED_ROWS \
+    for (long i = 0, b = NAME(next_skipped)(p, 0, &i); b < p->batch; b = NAME(next_skipped)(p, b + 1, &i))
 
-/* Begins a step's way back: the gradient of a row without a step passes on. */
-static void NAME(pass)(NAME(in) p) {
-    IDLE {
+/* Begins the backward step: the gradient of a skipped row is carried on. */
+static void NAME(skip_backward)(NAME(in) p) {
+    SKIPPED_ROWS {
         float *const d_h = p->d_h + b * p->size;
         const float *const errors = p->errors + b * p->errors_row;
         UNITS d_h[j] += errors[j];
@@ -59,7 +60,7 @@ static void NAME(pass)(NAME(in) p) {
 static void NAME(rnn_forward)(NAME(in) p) {
     ROWS {
         ROW;
-        UNITS h2[j] = tangent(LOAD(g[j]) + u[j]);
+        UNITS h2[j] = fast_tanh(LOAD(g[j]) + u[j]);
     }
 }
 
@@ -102,7 +103,7 @@ static void NAME(lstm_forward)(NAME(in) p) {
         UNITS {
             float in = sigmoid(LOAD(g[j]) + u[j] + peep[j] * c[j]);
             float forget = sigmoid(LOAD(g[size + j]) + u[GROUP + j] + peep[size + j] * c[j]);
-            float candidate = tangent(LOAD(g[2 * size + j]) + u[2 * GROUP + j]);
+            float candidate = fast_tanh(LOAD(g[2 * size + j]) + u[2 * GROUP + j]);
             float new = forget * c[j] + in * candidate;
             float out = sigmoid(LOAD(g[3 * size + j]) + u[3 * GROUP + j] + peep[2 * size + j] * new);
             g[j] = STORE(in);
@@ -110,7 +111,7 @@ static void NAME(lstm_forward)(NAME(in) p) {
             g[2 * size + j] = STORE(candidate);
             g[3 * size + j] = STORE(out);
             c2[j] = new;
-            h2[j] = out * tangent(new);
+            h2[j] = out * fast_tanh(new);
         }
     }
 }
@@ -123,9 +124,9 @@ static void NAME(lstm_backward)(NAME(in) p) {
         UNITS {
             float in = LOAD(g[j]), forget = LOAD(g[size + j]);
             float candidate = LOAD(g[2 * size + j]), out = LOAD(g[3 * size + j]);
-            float squashed = tangent(c2[j]), error = d_h[j] + errors[j];
-            float d_out = error * squashed * out * (1.0f - out);
-            float d_new = d_c[j] + error * out * (1.0f - squashed * squashed) + d_out * peep[2 * size + j];
+            float tanh_c = fast_tanh(c2[j]), error = d_h[j] + errors[j];
+            float d_out = error * tanh_c * out * (1.0f - out);
+            float d_new = d_c[j] + error * out * (1.0f - tanh_c * tanh_c) + d_out * peep[2 * size + j];
             float d_in = d_new * candidate * in * (1.0f - in);
             float d_forget = d_new * c[j] * forget * (1.0f - forget);
             g[j] = STORE(d_in);
@@ -138,15 +139,15 @@ static void NAME(lstm_backward)(NAME(in) p) {
     }
 }
 
-/* `saved` is left as U_n h + c_n. */
+/* `saved` becomes U_n h + c_n. */
 static void NAME(gru_forward)(NAME(in) p) {
     ROWS {
         ROW;
-        KEPT *const saved = p->saved + b * size;
+        STORED *const saved = p->saved + b * size;
         UNITS {
             float r = sigmoid(LOAD(g[j]) + u[j]), z = sigmoid(LOAD(g[size + j]) + u[GROUP + j]);
             float s = u[2 * GROUP + j] + p->extra[j];
-            float n = tangent(LOAD(g[2 * size + j]) + r * s);
+            float n = fast_tanh(LOAD(g[2 * size + j]) + r * s);
             g[j] = STORE(r);
             g[size + j] = STORE(z);
             g[2 * size + j] = STORE(n);
@@ -160,7 +161,7 @@ static void NAME(gru_forward)(NAME(in) p) {
 static void NAME(gru_backward)(NAME(in) p) {
     ROWS {
         ROW;
-        KEPT *const saved = p->saved + b * size;
+        STORED *const saved = p->saved + b * size;
         UNITS {
             float r = LOAD(g[j]), z = LOAD(g[size + j]), n = LOAD(g[2 * size + j]), error = d_h[j] + errors[j];
             float d_n = error * (1.0f - z) * (1.0f - n * n);
@@ -173,11 +174,11 @@ static void NAME(gru_backward)(NAME(in) p) {
     }
 }
 
-/* Reset before the product, first half: the gates r and z from what y adds to them, and r ⊙ h. */
+/* Reset before the product, first part: the gates r and z with the product y, and r ⊙ h. */
 static void NAME(reset_gates)(NAME(in) p) {
     ROWS {
         ROW;
-        KEPT *const saved = p->saved + b * size;
+        STORED *const saved = p->saved + b * size;
         if (p->y_row > GROUP) {
             UNITS g[size + j] = STORE(sigmoid(LOAD(g[size + j]) + u[GROUP + j]));
         } else {
@@ -191,14 +192,14 @@ static void NAME(reset_gates)(NAME(in) p) {
     }
 }
 
-/* Second half: the candidate and the new state. */
+/* Second part: the candidate and the new state. */
 static void NAME(reset_mix)(NAME(in) p) {
     ROWS {
         ROW;
         UNITS {
-            float n = tangent(LOAD(g[2 * size + j]) + u[j]), z = LOAD(g[size + j]);
+            float n = fast_tanh(LOAD(g[2 * size + j]) + u[j]), z = LOAD(g[size + j]);
             g[2 * size + j] = STORE(n);
-            h2[j] = h[j] + (p->writes ? z : 1.0f - z) * (n - h[j]);
+            h2[j] = h[j] + (p->z_gates_candidate ? z : 1.0f - z) * (n - h[j]);
         }
     }
 }
@@ -208,10 +209,10 @@ static void NAME(reset_mix_backward)(NAME(in) p) {
         ROW;
         UNITS {
             float z = LOAD(g[size + j]), n = LOAD(g[2 * size + j]), error = d_h[j] + errors[j];
-            float share = p->writes ? z : 1.0f - z, d_share = error * (n - h[j]);
-            g[size + j] = STORE((p->writes ? d_share : -d_share) * z * (1.0f - z));
-            g[2 * size + j] = STORE(error * share * (1.0f - n * n));
-            d_h[j] = error * (1.0f - share);
+            float weight = p->z_gates_candidate ? z : 1.0f - z, d_weight = error * (n - h[j]);
+            g[size + j] = STORE((p->z_gates_candidate ? d_weight : -d_weight) * z * (1.0f - z));
+            g[2 * size + j] = STORE(error * weight * (1.0f - n * n));
+            d_h[j] = error * (1.0f - weight);
         }
     }
 }
@@ -236,31 +237,31 @@ static void NAME(add_product)(NAME(in) p) {
     }
 }
 
-static void NAME(add_squashed_product)(NAME(in) p) {
+static void NAME(add_tanh_product)(NAME(in) p) {
     ROWS {
         ROW;
         UNITS {
-            float squashed = tangent(h[j]);
-            d_h[j] += u[j] * (1.0f - squashed * squashed);
+            float tanh_h = fast_tanh(h[j]);
+            d_h[j] += u[j] * (1.0f - tanh_h * tanh_h);
         }
     }
 }
 
-/* Ends a step: rows without one keep their state, and the next step's operands are made. */
+/* Ends a step: skipped rows keep their state, and the operands of the next step are computed. */
 static void NAME(finish)(NAME(in) p) {
-    IDLE {
+    SKIPPED_ROWS {
         const long at = b * p->size;
         memcpy(p->h2 + at, p->h + at, p->units * sizeof(float));
         if (p->c) memcpy(p->c2 + at, p->c + at, p->units * sizeof(float));
     }
     for (long b = 0; p->operand && b < p->batch; b++) {
         const float *const h2 = p->h2 + b * p->size;
-        KEPT *const operand = p->operand + b * p->size;
+        STORED *const operand = p->operand + b * p->size;
         UNITS operand[j] = STORE(h2[j]);
     }
-    for (long b = 0; p->squashed && b < p->batch; b++) {
+    for (long b = 0; p->tanh_h2 && b < p->batch; b++) {
         const float *const h2 = p->h2 + b * p->size;
-        KEPT *const squashed = p->squashed + b * p->size;
-        UNITS squashed[j] = STORE(tangent(h2[j]));
+        STORED *const tanh_h2 = p->tanh_h2 + b * p->size;
+        UNITS tanh_h2[j] = STORE(fast_tanh(h2[j]));
     }
 }

@@ -1,12 +1,12 @@
-/* Functions of single numbers, written so that the compiler can do many at a time. */
+/* Scalar functions that the compiler can vectorise. */
 
 #include <stdint.h>
 #include <string.h>
 
-typedef uint16_t half; /* bfloat16: the upper half of a float */
+typedef uint16_t bf16; /* bfloat16: the upper half of a float */
 
 /* exp by the polynomial of Cephes (Moshier), within 2 units in the last place; NaN stays NaN. */
-static inline float exponential(float x) {
+static inline float fast_exp(float x) {
     x = x > 88.0f ? 88.0f : x;
     x = x < -87.0f ? -87.0f : x;
     float n = x * 1.44269504088896341f;
@@ -26,10 +26,10 @@ static inline float exponential(float x) {
     return y * power;
 }
 
-static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 
 /* tanh as a ratio of polynomials (Eigen's), within 3e-7; NaN stays NaN. */
-static inline float tangent(float x) {
+static inline float fast_tanh(float x) {
     x = x > 7.90531110763549805f ? 7.90531110763549805f : x;
     x = x < -7.90531110763549805f ? -7.90531110763549805f : x;
     const float s = x * x;
@@ -46,19 +46,19 @@ static inline float tangent(float x) {
     return x * y / z;
 }
 
-static inline float widen(half x) {
+static inline float widen(bf16 x) {
     uint32_t bits = (uint32_t)x << 16;
     float wide;
     memcpy(&wide, &bits, sizeof wide);
     return wide;
 }
 
-/* To the nearest, ties to even; NaN stays NaN. */
-static inline half narrow(float x) {
+/* Rounds to the nearest, ties to even; NaN stays NaN. */
+static inline bf16 narrow(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return (half)((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 64 : rounded);
+    return (bf16)((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 64 : rounded);
 }
 
-static inline float logarithm(float x) { return __builtin_logf(x); }
+static inline float fast_log(float x) { return __builtin_logf(x); }

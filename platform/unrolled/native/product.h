@@ -1,9 +1,9 @@
-/* x Wᵀ for a matrix that every step multiplies by: packed once, so that each step reads it in the order of its memory.
- * Its columns are packed in groups of GROUP, the units that a thread sees to at a time. */
+/* x Wᵀ for a matrix that is used at every step: packed once, so that each step reads it sequentially. Columns are packed
+ * in groups of GROUP, the units that a thread computes at a time. */
 
 #if defined(__AVX512F__)
 #define LANES 16
-#define TALL 12 /* rows of a tile: so many pairs of sums fit the registers, and what is added to them */
+#define TALL 12 /* rows of a tile: pairs of sums that fit the registers besides the operands */
 #elif defined(__AVX__)
 #define LANES 8
 #define TALL 6
@@ -12,11 +12,11 @@
 #define TALL 6
 #endif
 #define WIDE (2 * LANES) /* columns of a tile */
-#define DEEP 256         /* summands at a time: a tile's share of the matrix stays in the first cache */
+#define DEEP 256         /* summands at a time: a tile's part of the matrix stays in the first-level cache */
 
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 
-/* Of bytes, so that what follows them in memory begins with a line of the cache. */
+/* Rounds a number of bytes up to whole cache lines. */
 static long rounded(long bytes) { return (bytes + 63) / 64 * 64; }
 
 /* Packs columns [first, first + GROUP); element (k, column) is weights[k * down + column * across], zero from column
@@ -60,7 +60,7 @@ static inline __attribute__((always_inline)) void tile_float(
         tile_float(n, depth, x, x_row, packed, y, y_row, add);       \
         break;
 
-/* A tile of any number of rows up to TALL, as code of its own for each. */
+/* A tile of any number of rows up to TALL, with separate code for each. */
 static void any_tile_float(
     long rows, long depth, const float *x, long x_row, const float *packed, float *y, long y_row, int add) {
     switch (rows) {
@@ -71,14 +71,14 @@ static void any_tile_float(
     }
 }
 
-/* y = x W for x (rows, depth) and `groups` packed groups of columns one after the other; with `add`, is added to y. */
+/* y = x W for x (rows, depth) and `groups` successive packed groups of columns; with `add`, y += x W. */
 static void multiply_float(
     long rows, long depth, const float *x, long x_row, const float *packed, long groups, float *y, long y_row, int add) {
     const long tiles = (rows + TALL - 1) / TALL;
     for (long k = 0; k < depth; k += DEEP)
         for (long panel = 0; panel < groups * (GROUP / WIDE); panel++)
             for (long i = 0, row = 0, tall; i < tiles; i++, row += tall) {
-                tall = (rows - row + tiles - i - 1) / (tiles - i); /* as even as can be */
+                tall = (rows - row + tiles - i - 1) / (tiles - i); /* as even as possible */
                 any_tile_float(
                     tall, depth - k < DEEP ? depth - k : DEEP, x + row * x_row + k, x_row,
                     packed + (panel * depth + k) * WIDE, y + row * y_row + panel * WIDE, y_row, add || k > 0);

@@ -1,4 +1,4 @@
-/* Sums over the numbers of a row. */
+/* Sums over a row of numbers. */
 
 #include <omp.h>
 #include <string.h>
@@ -19,14 +19,14 @@ struct span {
     long low, high;
 };
 
-/* A thread's own of so many numbers of a row, in whole lines of the cache: what is added up there is so by one thread. */
+/* The calling thread's share of a row of `count` numbers, in whole cache lines: each sum is computed by one thread. */
 static inline struct span own_span(long count) {
     const long thread = omp_get_thread_num(), threads = omp_get_num_threads(), lines = (count + 15) / 16;
     const long low = lines * thread / threads * 16, high = lines * (thread + 1) / threads * 16;
     return (struct span){low < count ? low : count, high < count ? high : count};
 }
 
-/* Fills a thread's own numbers of each row with zeros. */
+/* Fills the calling thread's share of each row with zeros. */
 static inline void clear_span(long rows, long size, struct span own, float *x) {
     for (long row = 0; row < rows; row++) memset(x + row * size + own.low, 0, (own.high - own.low) * sizeof *x);
 }

@@ -1,23 +1,23 @@
-/* A whole scan of a cell over time, forward and back, on CPUs: what bptt.py does step by step with torch's operations,
- * for float32 and, where the CPU has a matrix unit, bfloat16. */
+/* Scan of a cell over time, forward and backward, on CPUs: the same as bptt.py does with torch's operations, for float32
+ * and, if the CPU has a matrix unit, bfloat16. */
 
 #include <omp.h>
 #include <stdint.h>
 #include <string.h>
 
-#define GROUP 32        /* units of a cell that a thread sees to at a time */
-#define SMALL (1 << 20) /* bytes of packed matrices that lie in the cache of every core */
+#define GROUP 32        /* units of a cell that a thread computes at a time */
+#define SMALL (1 << 20) /* bytes of packed matrices that fit the cache of every core */
 
 enum { RNN, IRNN, LSTM, GRU, RESET };
 
-/* As the fields of `_Scan` in scans.py. Planes of (batch, size) lie one after the other, of h and c one more than
- * steps; those of the errors and their rows lie so far apart as is said. Gates and what is saved are held for `count`
- * rows that have a step to take: `places` says which, as time · batch + row, rising, unless all have one at every time. */
+/* As the fields of `_Scan` in scan.py. h and c are (steps + 1, batch, size), contiguous; `errors` (steps, batch, size) has
+ * the given strides. `gates` and `saved` hold the `count` valid rows: `valid` are their indices, time · batch + row,
+ * ascending; null: all rows are valid. */
 struct scan {
-    long cell, gate_count, products[3], writes, threads, steps, batch, size, reverse, errors_step, errors_row, count;
+    long cell, gate_count, blocks[3], z_gates_candidate, threads, steps, batch, size, reverse, errors_step, errors_row, count;
     void *gates, *saved;
     float *h, *c;
-    const int64_t *places;
+    const int64_t *valid;
     const float *weights, *extra, *errors;
     float *d_h, *d_c;
     char *scratch;
@@ -27,7 +27,7 @@ struct scan {
 #include "product.h"
 
 #define NAME(f) f##_float
-#define KEPT float
+#define STORED float
 #define LOAD(x) (x)
 #define STORE(x) (x)
 #include "cells.h"
@@ -37,12 +37,12 @@ long scan_float(const struct scan *s, int back) { return run_float(s, back); }
 
 #if defined(__AMX_BF16__) && defined(__linux__)
 #undef NAME
-#undef KEPT
+#undef STORED
 #undef LOAD
 #undef STORE
-#include "product_half.h"
-#define NAME(f) f##_half
-#define KEPT half
+#include "product_amx.h"
+#define NAME(f) f##_bf16
+#define STORED bf16
 #define LOAD(x) widen(x)
 #define STORE(x) narrow(x)
 #undef ROW
@@ -51,9 +51,9 @@ long scan_float(const struct scan *s, int back) { return run_float(s, back); }
 #include "cells.h"
 #include "scan_loop.h"
 
-int may_scan_half(void) { return may_multiply_half(); }
-long scan_half(const struct scan *s, int back) { return run_half(s, back); }
+int scan_bf16_supported(void) { return amx_available(); }
+long scan_bf16(const struct scan *s, int back) { return run_bf16(s, back); }
 #else
-int may_scan_half(void) { return 0; }
-long scan_half(const struct scan *s, int back) { return 0; }
+int scan_bf16_supported(void) { return 0; }
+long scan_bf16(const struct scan *s, int back) { return 0; }
 #endif

@@ -1,14 +1,14 @@
-/* A list of the best numbers so far, falling, and their places. */
+/* The largest numbers so far, in descending order, and their indices. */
 
 #include <stdint.h>
 
-/* Puts what is better than the worst of the best into its place; of equals the first stays ahead. */
-static inline void insert(float value, int64_t place, long count, float *best, int64_t *places) {
+/* Inserts a value that is larger than the last of the list; among equals the first one inserted comes first. */
+static inline void insert(float value, int64_t index, long count, float *best, int64_t *indices) {
     long i = count - 1;
     for (; i > 0 && best[i - 1] < value; i--) {
         best[i] = best[i - 1];
-        places[i] = places[i - 1];
+        indices[i] = indices[i - 1];
     }
     best[i] = value;
-    places[i] = place;
+    indices[i] = index;
 }

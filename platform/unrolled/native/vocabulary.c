@@ -1,4 +1,5 @@
-/* Work over long rows that torch does in many passes: the loss over a vocabulary, its best entries, and dropout. */
+/* Functions of long rows that torch computes in many passes: cross-entropy, log Σ exp, largest entries and sampling over a
+ * vocabulary, and dropout. */
 
 #include <math.h>
 #include <omp.h>
@@ -21,7 +22,7 @@ struct losses {
 };
 
 /* Cross-entropy of one row of logits without their bias; the row becomes ∂loss/∂logits. With label smoothing s the target
- * is 1 − s at its place and s / columns everywhere. */
+ * distribution is 1 − s at the target plus s / columns everywhere. */
 static float row_loss(const struct losses *p, float *restrict x, long target, float *restrict d_bias) {
     const long n = p->columns;
     const float floor = p->smoothing / n;
@@ -34,7 +35,7 @@ static float row_loss(const struct losses *p, float *restrict x, long target, fl
     }
     const float wanted = x[target];
     SIMD(reduction(+ : sum))
-    for (long j = 0; j < n; j++) sum += x[j] = exponential(x[j] - most);
+    for (long j = 0; j < n; j++) sum += x[j] = fast_exp(x[j] - most);
     const float scale = 1.0f / sum;
     SIMD()
     for (long j = 0; j < n; j++) {
@@ -43,7 +44,7 @@ static float row_loss(const struct losses *p, float *restrict x, long target, fl
     }
     x[target] -= 1.0f - p->smoothing;
     d_bias[target] -= 1.0f - p->smoothing;
-    const float log_sum = most + logarithm(sum);
+    const float log_sum = most + fast_log(sum);
     return log_sum - (1.0f - p->smoothing) * wanted - floor * all;
 }
 
@@ -53,11 +54,11 @@ void losses_float(const struct losses *p, float *logits) {
         p->loss[i] = row_loss(p, logits + i * p->columns, p->target[i], p->d_bias + omp_get_thread_num() * p->columns);
 }
 
-/* `wide`: (threads, columns), to work in. */
-void losses_half(const struct losses *p, half *logits, float *wide) {
+/* `wide`: scratch memory (threads, columns). */
+void losses_bf16(const struct losses *p, bf16 *logits, float *wide) {
 #pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
     for (long i = 0; i < p->rows; i++) {
-        half *const row = logits + i * p->columns;
+        bf16 *const row = logits + i * p->columns;
         float *const x = wide + omp_get_thread_num() * p->columns;
         SIMD()
         for (long j = 0; j < p->columns; j++) x[j] = widen(row[j]);
@@ -67,10 +68,10 @@ void losses_half(const struct losses *p, half *logits, float *wide) {
     }
 }
 
-/* Whether a place keeps its value: whether a hash of place and seed (the finalizer of MurmurHash3, twice) is at least
- * `threshold`. The way back asks again, so that no mask is kept. */
-static inline int keeps(uint32_t place, uint32_t seed, uint32_t more, uint32_t threshold) {
-    uint32_t h = place ^ seed;
+/* Whether dropout keeps the value at an index: whether a hash of index and seed (the finalizer of MurmurHash3, twice) is
+ * at least `threshold`. The backward pass recomputes it, so that no mask is stored. */
+static inline int keeps(uint32_t index, uint32_t seed, uint32_t more, uint32_t threshold) {
+    uint32_t h = index ^ seed;
     h = (h ^ (h >> 16)) * 0x85ebca6bu;
     h = (h ^ (h >> 13)) * 0xc2b2ae35u;
     h = (h ^ (h >> 16)) + more;
@@ -87,9 +88,9 @@ struct drop {
 
 #define PIECE 8192
 
-/* One piece of the places, with all that the loop reads in locals: the compiler takes vectors only where it can see that
+/* One piece of the indices, with all that the loop reads in locals: the compiler takes vectors only where it can see that
  * nothing written is read again. */
-#define DROP_PIECE(name, type, dropped)                                                             \
+#define DEFINE_DROP(name, type, dropped)                                                             \
     static void name(const struct drop *p, long start, const type *restrict x, type *restrict y) {  \
         const uint32_t seed = p->seed, more = p->more, threshold = p->threshold;                    \
         const float scale = p->scale;                                                               \
@@ -101,21 +102,21 @@ struct drop {
         }                                                                                           \
     }
 
-DROP_PIECE(piece_float, float, x[i] * scale)
-DROP_PIECE(piece_half, half, narrow(widen(x[i]) * scale))
+DEFINE_DROP(drop_float, float, x[i] * scale)
+DEFINE_DROP(drop_bf16, bf16, narrow(widen(x[i]) * scale))
 
 void dropout_float(const struct drop *p, const float *x, float *y) {
 #pragma omp parallel for num_threads(p->threads) if (p->threads > 1 && p->count > 2 * PIECE)
-    for (long start = 0; start < p->count; start += PIECE) piece_float(p, start, x + start, y + start);
+    for (long start = 0; start < p->count; start += PIECE) drop_float(p, start, x + start, y + start);
 }
 
-void dropout_half(const struct drop *p, const half *x, half *y) {
+void dropout_bf16(const struct drop *p, const bf16 *x, bf16 *y) {
 #pragma omp parallel for num_threads(p->threads) if (p->threads > 1 && p->count > 2 * PIECE)
-    for (long start = 0; start < p->count; start += PIECE) piece_half(p, start, x + start, y + start);
+    for (long start = 0; start < p->count; start += PIECE) drop_bf16(p, start, x + start, y + start);
 }
 
-/* log Σ exp of a row: -inf if all of it is, NaN if any of it is or where it reaches +inf. */
-static float log_sum(long n, const float *x) {
+/* log Σ exp of a row: -inf if all of it is -inf, NaN if any of it is NaN or +inf. */
+static float row_logsumexp(long n, const float *x) {
     float most = -INFINITY, sum = 0.0f;
     SIMD(reduction(max : most))
     for (long j = 0; j < n; j++) most = x[j] > most ? x[j] : most;
@@ -124,23 +125,23 @@ static float log_sum(long n, const float *x) {
         return most;
     }
     SIMD(reduction(+ : sum))
-    for (long j = 0; j < n; j++) sum += exponential(x[j] - most);
-    return most + logarithm(sum);
+    for (long j = 0; j < n; j++) sum += fast_exp(x[j] - most);
+    return most + fast_log(sum);
 }
 
-void log_sums(long threads, long rows, long columns, const float *x, float *sums) {
+void logsumexp(long threads, long rows, long columns, const float *x, float *sums) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long i = 0; i < rows; i++) sums[i] = log_sum(columns, x + i * columns);
+    for (long i = 0; i < rows; i++) sums[i] = row_logsumexp(columns, x + i * columns);
 }
 
 #define STRETCH 64
 
-/* The `count` largest numbers of a row, falling, and their places; of equals those that come first. Where fewer are above
- * -inf, -inf at place 0 fills up. Only stretches that hold something better than the worst so far are looked into. */
-static void row_best(long n, long count, const float *x, float *best, int64_t *places) {
+/* The `count` largest numbers of a row in descending order, and their indices; among equals the first. If fewer are above
+ * -inf, the rest is -inf at index 0. Only stretches with a number above the smallest so far are searched. */
+static void row_topk(long n, long count, const float *x, float *best, int64_t *indices) {
     for (long i = 0; i < count; i++) {
         best[i] = -INFINITY;
-        places[i] = 0;
+        indices[i] = 0;
     }
     for (long start = 0; start < n; start += STRETCH) {
         const long stop = start + STRETCH < n ? start + STRETCH : n;
@@ -149,53 +150,53 @@ static void row_best(long n, long count, const float *x, float *best, int64_t *p
         for (long j = start; j < stop; j++) most = x[j] > most ? x[j] : most;
         if (!(most > best[count - 1])) continue;
         for (long j = start; j < stop; j++)
-            if (x[j] > best[count - 1]) insert(x[j], j, count, best, places);
+            if (x[j] > best[count - 1]) insert(x[j], j, count, best, indices);
     }
 }
 
-void largest(long threads, long rows, long columns, long count, const float *x, float *best, int64_t *places) {
+void topk(long threads, long rows, long columns, long count, const float *x, float *best, int64_t *indices) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long i = 0; i < rows; i++) row_best(columns, count, x + i * columns, best + i * count, places + i * count);
+    for (long i = 0; i < rows; i++) row_topk(columns, count, x + i * columns, best + i * count, indices + i * count);
 }
 
-#define FEW 128 /* entries whose weights are added up as floats */
+#define BLOCK 128 /* entries whose weights are summed in float32 */
 
-/* exp((x − most) / temperature), nothing of what is impossible. */
+/* exp((x − most) / temperature), 0 for x = -inf. */
 static inline float weight(float x, float most, float temperature) {
-    return x == -INFINITY ? 0.0f : exponential((x - most) / temperature);
+    return x == -INFINITY ? 0.0f : fast_exp((x - most) / temperature);
 }
 
-/* The entry at which the running sum of a row's weights passes the share `uniform` of it all. */
-static int64_t row_draw(long n, float temperature, double uniform, const float *x) {
-    const long pieces = (n + FEW - 1) / FEW;
+/* The first index at which the cumulative sum of a row's weights exceeds `uniform` times their total. */
+static int64_t sample_row(long n, float temperature, double uniform, const float *x) {
+    const long pieces = (n + BLOCK - 1) / BLOCK;
     double sums[pieces + 1];
     float most = -INFINITY;
     SIMD(reduction(max : most))
     for (long j = 0; j < n; j++) most = x[j] > most ? x[j] : most;
     sums[0] = 0.0;
     for (long piece = 0; piece < pieces; piece++) {
-        const long stop = (piece + 1) * FEW < n ? (piece + 1) * FEW : n;
+        const long stop = (piece + 1) * BLOCK < n ? (piece + 1) * BLOCK : n;
         float sum = 0.0f;
         SIMD(reduction(+ : sum))
-        for (long j = piece * FEW; j < stop; j++) sum += weight(x[j], most, temperature);
+        for (long j = piece * BLOCK; j < stop; j++) sum += weight(x[j], most, temperature);
         sums[piece + 1] = sums[piece] + sum;
     }
     const double target = uniform * sums[pieces];
     long piece = 0, last = 0;
     while (piece + 1 < pieces && !(sums[piece + 1] > target)) piece++;
-    const long stop = (piece + 1) * FEW < n ? (piece + 1) * FEW : n;
+    const long stop = (piece + 1) * BLOCK < n ? (piece + 1) * BLOCK : n;
     double sum = sums[piece];
-    for (long j = piece * FEW; j < stop; j++) {
+    for (long j = piece * BLOCK; j < stop; j++) {
         const float own = weight(x[j], most, temperature);
         if (own > 0.0f) last = j;
         sum += own;
         if (sum > target) return j;
     }
-    return last; /* added up one by one, a piece may weigh less by a rounding */
+    return last; /* summed one by one, a block may be smaller by a rounding error */
 }
 
-void draw(
+void sample_rows(
     long threads, long rows, long columns, float temperature, const double *uniforms, const float *x, int64_t *tokens) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long i = 0; i < rows; i++) tokens[i] = row_draw(columns, temperature, uniforms[i], x + i * columns);
+    for (long i = 0; i < rows; i++) tokens[i] = sample_row(columns, temperature, uniforms[i], x + i * columns);
 }

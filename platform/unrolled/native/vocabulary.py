@@ -1,8 +1,5 @@
-"""Bindings of `vocabulary.c`: losses, drawing, dropout and ranking over long rows.
-
-Work over long rows as compiled code: `vocabulary.c`.
-
-Scores of a vocabulary, and the best of them, as compiled code: `ranking.c`.
+"""Bindings of `vocabulary.c` and `ranking.c`: cross-entropy, log Σ exp, largest entries and sampling over a vocabulary,
+and dropout.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ class _Losses(ctypes.Structure):
     )
 
 
-class _Drop(ctypes.Structure):
+class _Dropout(ctypes.Structure):
     """`struct drop` of vocabulary.c."""
 
     _fields_ = (
@@ -38,7 +35,7 @@ class _Drop(ctypes.Structure):
 
 
 def cross_entropy(logits: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor] | None:
-    """Turns logits into the gradient of their loss, in place.
+    """Cross-entropy of a softmax; overwrites the logits with their gradients.
 
     Args:
         logits: `(rows, vocabulary)` without their bias, float32 or bfloat16, contiguous.
@@ -47,74 +44,74 @@ def cross_entropy(logits: Tensor, bias: Tensor, targets: Tensor, smoothing: floa
         smoothing: see `VocabularyHead.loss`.
 
     Returns:
-        The loss of every row and the gradient of the bias; `None` where no compiled code can do it.
+        The loss of every row and the gradient of the bias; `None` if no compiled code can do it.
     """
-    functions = build.load()
-    narrow = logits.dtype == torch.bfloat16
-    if functions is None or logits.device.type != "cpu" or bias.dtype != torch.float32:
+    library = build.load()
+    bf16 = logits.dtype == torch.bfloat16
+    if library is None or logits.device.type != "cpu" or bias.dtype != torch.float32:
         return None
-    if not narrow and logits.dtype != torch.float32:
+    if not bf16 and logits.dtype != torch.float32:
         return None
     threads, losses = torch.get_num_threads(), bias.new_empty(len(logits))
     bias, targets = bias.contiguous(), targets.contiguous()
-    into_bias = bias.new_zeros(threads, len(bias))
+    grad_bias = bias.new_zeros(threads, len(bias))
     given = _Losses(
         threads,
         *logits.shape,
         smoothing,
-        *(tensor.data_ptr() for tensor in (bias, targets, losses, into_bias)),
+        *(tensor.data_ptr() for tensor in (bias, targets, losses, grad_bias)),
     )
-    if narrow:
+    if bf16:
         wide = build.scratch(4 * threads * len(bias))
-        functions.losses_half(ctypes.byref(given), ctypes.c_void_p(logits.data_ptr()), ctypes.c_void_p(wide.data_ptr()))
+        library.losses_bf16(ctypes.byref(given), ctypes.c_void_p(logits.data_ptr()), ctypes.c_void_p(wide.data_ptr()))
     else:
-        functions.losses_float(ctypes.byref(given), ctypes.c_void_p(logits.data_ptr()))
-    return losses, into_bias.sum(0)
+        library.losses_float(ctypes.byref(given), ctypes.c_void_p(logits.data_ptr()))
+    return losses, grad_bias.sum(0)
 
 
 def logsumexp(logits: Tensor) -> Tensor | None:
-    """log Σ exp of every row `(rows,)` of float32 numbers on a CPU: -inf if all of a row is, NaN if any of it is NaN or
-    +inf; `None` where no compiled code can do it."""
-    functions = _reads(logits)
-    if functions is None:
+    """log Σ exp of every row `(rows,)` of float32 numbers on a CPU: -inf if all of a row is -inf, NaN if any of it is
+    NaN or +inf; `None` if no compiled code can do it."""
+    library = _library_for(logits)
+    if library is None:
         return None
     sums = logits.new_empty(len(logits))
-    functions.log_sums(*_shape(logits), *_pointers(logits, sums))
+    library.logsumexp(*_shape(logits), *build.pointers(logits, sums))
     return sums
 
 
 def topk(logits: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
-    """The `count` largest float32 numbers of every row on a CPU, falling, and their places; of equals those that come
-    first. Where fewer are above -inf, -inf at place 0 fills up. `None` where no compiled code can do it."""
-    functions = _reads(logits)
-    if functions is None:
+    """The `count` largest float32 numbers of every row on a CPU, in descending order, and their indices; among equals
+    the first. If fewer are above -inf, the rest is -inf at index 0. `None` if no compiled code can do it."""
+    library = _library_for(logits)
+    if library is None:
         return None
     best = logits.new_empty(len(logits), count)
-    places = torch.empty(len(logits), count, dtype=torch.long)
-    functions.largest(*_shape(logits), ctypes.c_long(count), *_pointers(logits, best, places))
-    return best, places
+    indices = torch.empty(len(logits), count, dtype=torch.long)
+    library.topk(*_shape(logits), ctypes.c_long(count), *build.pointers(logits, best, indices))
+    return best, indices
 
 
 def sample_rows(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor | None:
-    """Draws an entry of every row by weights exp(logit / temperature).
+    """Samples an entry of every row with weights exp(logit / temperature).
 
     Args:
-        logits: `(rows, vocabulary)`, float32 on a CPU; of a row not all may be -inf.
+        logits: `(rows, vocabulary)`, float32 on a CPU; a row must not be -inf throughout.
         uniforms: `(rows,)` of [0, 1), float64.
 
     Returns:
-        The entries `(rows,)` at which the running sum of the weights passes these shares of their sum; `None` where no
+        The first entries `(rows,)` at which the cumulative weight exceeds these fractions of the total; `None` if no
         compiled code can do it.
     """
-    functions = _reads(logits)
-    if functions is None:
+    library = _library_for(logits)
+    if library is None:
         return None
     uniforms, tokens = uniforms.contiguous(), torch.empty(len(logits), dtype=torch.long)
-    functions.draw(*_shape(logits), ctypes.c_float(temperature), *_pointers(uniforms, logits, tokens))
+    library.sample_rows(*_shape(logits), ctypes.c_float(temperature), *build.pointers(uniforms, logits, tokens))
     return tokens
 
 
-def _reads(logits: Tensor) -> ctypes.CDLL | None:
+def _library_for(logits: Tensor) -> ctypes.CDLL | None:
     fits = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.is_contiguous()
     return build.load() if fits else None
 
@@ -123,46 +120,43 @@ def _shape(matrix: Tensor) -> Iterator[ctypes.c_long]:
     return (ctypes.c_long(number) for number in (torch.get_num_threads(), *matrix.shape))
 
 
-def _pointers(*tensors: Tensor) -> Iterator[ctypes.c_void_p]:
-    return (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
+def dropout(values: Tensor, p: float) -> Tensor | None:
+    """Dropout of float32 or bfloat16 values on a CPU; `None` if no compiled code can do it.
 
-
-def dropout(values: Tensor, share: float) -> Tensor | None:
-    """Dropout of float32 or bfloat16 values on a CPU; `None` where no compiled code can do it.
-
-    The numbers come from a seed of torch's generator and are drawn again on the way back: no mask is kept.
+    The random numbers depend on a seed from torch's generator and are computed again in the backward pass: no mask is
+    stored.
     """
     if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.bfloat16) or build.load() is None:
         return None
-    dropped: Tensor = _Dropped.apply(values, share, torch.randint(2**31, (2,)).tolist())
+    dropped: Tensor = _DropoutFunction.apply(values, p, torch.randint(2**31, (2,)).tolist())
     return dropped
 
 
-class _Dropped(torch.autograd.Function):
+class _DropoutFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, share: float, seeds: list[int]) -> Tensor:
-        ctx.share, ctx.seeds = share, seeds
-        return _dropped(values, share, seeds)
+    def forward(ctx: Any, values: Tensor, p: float, seeds: list[int]) -> Tensor:
+        ctx.p, ctx.seeds = p, seeds
+        return _dropout(values, p, seeds)
 
     @staticmethod
-    def backward(ctx: Any, *errors: Tensor) -> Any:
-        return _dropped(errors[0], ctx.share, ctx.seeds), None, None
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return _dropout(grads[0], ctx.p, ctx.seeds), None, None
 
 
-def _dropped(values: Tensor, share: float, seeds: list[int]) -> Tensor:
-    functions = build.load()
-    assert functions is not None
+def _dropout(values: Tensor, p: float, seeds: list[int]) -> Tensor:
+    library = build.load()
+    assert library is not None
     values = values.contiguous()
     result = torch.empty_like(values)
-    given = _Drop(torch.get_num_threads(), values.numel(), *seeds, round(share * 2**32), 1 / (1 - share))
-    function = functions.dropout_float if values.dtype == torch.float32 else functions.dropout_half
-    function(ctypes.byref(given), *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (values, result)))
+    given = _Dropout(torch.get_num_threads(), values.numel(), *seeds, round(p * 2**32), 1 / (1 - p))
+    function = library.dropout_float if values.dtype == torch.float32 else library.dropout_bf16
+    function(ctypes.byref(given), *build.pointers(values, result))
     return result
 
 
 Operands = Literal["float32", "bfloat16", "int8"]
 KINDS: tuple[Operands, ...] = ("float32", "bfloat16", "int8")
-"""What numbers are multiplied, in the order of ranking.c."""
+"""Types of operands, in the order of ranking.c."""
 
 
 class _Rank(ctypes.Structure):
@@ -170,31 +164,31 @@ class _Rank(ctypes.Structure):
 
     _fields_ = (
         *build.fields(ctypes.c_long, "kind", "threads", "rows", "depth", "columns", "count"),
-        *build.fields(ctypes.c_void_p, "weights", "bias", "packed", "x", "excluded", "sums", "best", "places"),
+        *build.fields(ctypes.c_void_p, "weights", "bias", "packed", "x", "excluded", "sums", "best", "indices"),
         *build.fields(ctypes.c_void_p, "logits", "scratch"),
     )
 
 
 def ranking_supported(operands: Operands) -> bool:
-    """Whether this processor has fast code for such products."""
-    functions = build.load()
-    return functions is not None and bool(functions.rank_knows(ctypes.c_long(KINDS.index(operands))))
+    """Whether this processor has instructions for such products."""
+    library = build.load()
+    return library is not None and bool(library.rank_supported(ctypes.c_long(KINDS.index(operands))))
 
 
 class Ranking:
-    """The product with the output matrix of a vocabulary, packed once for many calls. Ask `knows` first.
+    """The product with the output matrix of a vocabulary, packed once for many calls; requires `ranking_supported`.
 
     Args:
         weight: `(vocabulary, features)`, float32 on a CPU.
         bias: `(vocabulary,)`.
-        operands: what both sides of the product are rounded to; sums are of float32, or exact for int8, where every
-            row of both has a unit of its own.
+        operands: type that both sides of the product are rounded to; sums are float32, or exact for int8, where every
+            row of both has its own unit.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, operands: Operands) -> None:
-        functions = build.load()
-        assert functions is not None
-        self._functions = functions
+        library = build.load()
+        assert library is not None
+        self._library = library
         self._weight, self._bias = weight.detach().contiguous(), bias.detach().contiguous()
         columns, depth = weight.shape
         self._given = _Rank(
@@ -205,26 +199,25 @@ class Ranking:
             weights=self._weight.data_ptr(),
             bias=self._bias.data_ptr(),
         )
-        self._packed = torch.empty(functions.rank_pack(ctypes.byref(self._given)) + 64, dtype=torch.uint8)
+        self._packed = torch.empty(library.rank_pack(ctypes.byref(self._given)) + 64, dtype=torch.uint8)
         self._given.packed = self._packed.data_ptr() + -self._packed.data_ptr() % 64
-        functions.rank_pack(ctypes.byref(self._given))
+        library.rank_pack(ctypes.byref(self._given))
 
     def topk(self, x: Tensor, count: int, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Finds the best of the vocabulary for every row.
+        """Finds the largest logits of every row.
 
         Args:
             x: `(rows, features)`, float32.
             count: up to the size of the vocabulary.
-            excluded: `(vocabulary,)`, bool: what is not among the best; it counts in the sums all the same.
+            excluded: `(vocabulary,)`, bool: entries left out of the largest, not of log Σ exp.
 
         Returns:
-            log Σ exp of the logits `(rows,)`; the `count` largest, falling, and their places, `(rows, count)` both, as
-            `largest` gives them.
+            log Σ exp of the logits `(rows,)`; the `count` largest and their indices, `(rows, count)` both; see `topk`.
         """
         sums, values = x.new_empty(len(x)), x.new_empty(len(x), count)
-        places, excluded = torch.empty(len(x), count, dtype=torch.long), excluded.contiguous()
-        self._run(x, count=count, excluded=excluded, sums=sums, best=values, places=places)
-        return sums, values, places
+        indices, excluded = torch.empty(len(x), count, dtype=torch.long), excluded.contiguous()
+        self._run(x, count=count, excluded=excluded, sums=sums, best=values, indices=indices)
+        return sums, values, indices
 
     def logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns log Σ exp of the logits `(rows,)`, and the logits `(rows, vocabulary)`."""
@@ -233,10 +226,10 @@ class Ranking:
         return sums, logits
 
     def _run(self, x: Tensor, count: int, **tensors: Tensor) -> None:
-        assert x.dtype == torch.float32  # others would be read past their end
+        assert x.dtype == torch.float32  # another type would be read past its end
         x, given = x.contiguous(), _Rank.from_buffer_copy(self._given)
         given.rows, given.count, given.x = len(x), count, x.data_ptr()
         for name, tensor in tensors.items():
             setattr(given, name, tensor.data_ptr())
-        given.scratch = build.scratch(self._functions.rank_rows(ctypes.byref(given))).data_ptr()
-        self._functions.rank_rows(ctypes.byref(given))
+        given.scratch = build.scratch(self._library.rank_rows(ctypes.byref(given))).data_ptr()
+        self._library.rank_rows(ctypes.byref(given))

@@ -1,21 +1,21 @@
-"""What every recurrent cell shares: its parameters, their first values, and the product with the input."""
+"""Base class of recurrent cells: parameters, their initialisation, and the interface of one step."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unrolled.recurrence.layer_norm import affine, affine_backward, normalized
+from unrolled.recurrence.layer_norm import affine, affine_backward, layer_normalize
 from unrolled.recurrence.matmul import PackedLinear
 
 State = tuple[Tensor, ...]
-"""The tensors `(batch, hidden)` that a cell carries from step to step; the first one is its output h."""
+"""Tensors `(batch, hidden)` that a cell carries from step to step; the first one is its output h."""
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 """`(∂L/∂y, y, grad_input=out)`: ∂L/∂a for y = σ(a)."""
@@ -23,44 +23,64 @@ tanh_backward = torch.ops.aten.tanh_backward.grad_input
 """`(∂L/∂y, y, grad_input=out)`: ∂L/∂a for y = tanh(a)."""
 
 
+class StepBuffers(NamedTuple):
+    """Preallocated memory of one step, or of all steps as one batch of `time · batch` rows.
+
+    Attributes:
+        gates: the `gate_slices` of the projected input `(batch, num_gates · hidden)`, views of one tensor. The forward
+            step overwrites them with what the derivative needs, the backward step with ∂L/∂(projected input).
+        before: state before the step.
+        after: state after the step; the forward step fills it.
+        saved: `num_saved` tensors `(batch, hidden)` that the forward step fills for the derivative and the backward
+            step may overwrite with gradients.
+        recurrent: products with the recurrent weights, one per entry of `recurrent_blocks`; in the backward step with
+            their transposes.
+    """
+
+    gates: Sequence[Tensor]
+    before: State
+    after: State
+    saved: Sequence[Tensor]
+    recurrent: Sequence[PackedLinear] = ()
+
+
 class Cell(nn.Module, ABC):
     """One step of recurrence: parameters and equations, without time.
 
-    `project` holds all that depends on the input alone, so that a scan computes it for every step in one
-    matrix product; `step` is the rest, as its paper writes it. `step_forward` and `step_backward` are the same
-    step into given memory and its derivative, both by hand: what the engine `bptt` runs. Matrices of several gates
-    are stacked along their first dimension in the order that the cell's equations give.
+    `project` computes everything that depends on the input alone, so that a scan does it for all steps in one matrix
+    product; `step` is the rest, as its paper writes it. `step_forward` and `step_backward` are the same step in
+    preallocated memory and its hand-written derivative, used by the engine `bptt`. Matrices of several gates are
+    stacked along the first dimension in the order of the cell's equations.
 
     Args:
         input_size: features of the input x.
         hidden_size: features of the state h.
-        layer_norm: normalise both summands of every gate, LN(W x) + LN(U h) + b, each with a gain of its own (Ba,
-            Kiros & Hinton 2016, supplementary eq. 20–22 and 25–29; the memory cell is left as it is). A vector that
-            one product gives is normalised as a whole.
+        layer_norm: normalises both summands of every gate, LN(W x) + LN(U h) + b, each with its own gain (Ba, Kiros &
+            Hinton 2016, supplementary eq. 20–22 and 25–29; the memory cell is not normalised). The result of one
+            matrix product is normalised as one vector.
 
     Raises:
         ValueError: a size below 1.
     """
 
     num_gates: ClassVar[int]
-    """Blocks of `hidden_size` features in what `project` returns."""
+    """Blocks of `hidden_size` features in the result of `project`."""
     input_blocks: ClassVar[int | None] = None
-    """Blocks of rows in the input weights, where they are not as many as the gates."""
+    """Blocks of rows in the input weights, if not `num_gates`."""
     gate_slices: ClassVar[tuple[tuple[int, int], ...]]
-    """The ranges of gates that `step_forward` and `step_backward` work on."""
+    """Ranges of gates that `step_forward` and `step_backward` work on."""
     recurrent_blocks: ClassVar[tuple[int, ...]]
     """Blocks of rows in the recurrent weights, grouped by the vector that they multiply."""
     num_states: ClassVar[int] = 1
     """Tensors in the state."""
     num_saved: ClassVar[int] = 0
-    """Tensors `(batch, hidden)` that a step leaves for its derivative besides gates and states."""
+    """Tensors `(batch, hidden)` that a step saves for its derivative besides gates and states."""
     torch_function: ClassVar[str | None] = None
-    """The function of `torch` that computes the same equations over a whole sequence, if there is one."""
-
+    """Function of `torch` that computes the same equations over a whole sequence, if there is one."""
     native_kind: ClassVar[str]
-    """The kind of steps in `compiled` that do the same as this class's, if there is one."""
+    """Kind of step of `unrolled.native.scan` that computes the same equations, if there is one."""
     z_gates_candidate: ClassVar[bool] = False
-    """Whether z is the share of the candidate in the new state (else of the old state)."""
+    """Whether z weights the candidate in the new state (else the old state)."""
 
     def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
         super().__init__()
@@ -77,7 +97,8 @@ class Cell(nn.Module, ABC):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Input weights as Glorot & Bengio 2010, recurrent weights orthogonal (Saxe et al. 2014), gate by gate."""
+        """Initialises input weights as Glorot & Bengio 2010, recurrent weights orthogonally (Saxe et al. 2014), gate by
+        gate, biases with zeros."""
         for block in self.weight_input.data.view(-1, self.hidden_size, self.input_size):
             nn.init.xavier_uniform_(block)
         for block in self.weight_hidden.data.view(-1, self.hidden_size, self.hidden_size):
@@ -85,150 +106,111 @@ class Cell(nn.Module, ABC):
         nn.init.zeros_(self.bias)
 
     def zeros(self, batch: int) -> State:
-        """Returns the state before the first step: `tensors` zeros of `(batch, hidden)`."""
+        """Returns a state of zeros: `num_states` tensors `(batch, hidden)`."""
         return tuple(self.bias.new_zeros(batch, self.hidden_size) for _ in range(self.num_states))
 
     def project(self, inputs: Tensor) -> Tensor:
-        """`(…, input_size)` → `(…, gates · hidden_size)`: the input's share of every gate, with its bias."""
+        """`(…, input_size)` → `(…, num_gates · hidden_size)`: the input's part of every gate, with its bias."""
         if self.gain_input is None:
             return functional.linear(inputs, self.weight_input, self.bias)
         return self.project_input(inputs) + self.bias
 
+    @abstractmethod
+    def step(self, projected: Tensor, state: State) -> State:
+        """Computes the next state from `projected` `(batch, num_gates · hidden_size)` and the state."""
+
     @property
     def projects_linearly(self) -> bool:
-        """Whether `project` is W x + b, so that the shares of parts of x can be added up."""
+        """Whether `project` is W x + b, so that the projections of parts of x can be summed."""
         return type(self).project_forward is Cell.project_forward and self.gain_input is None
 
     def project_input(self, inputs: Tensor) -> Tensor:
-        """W x, layer-normalised where the cell is."""
-        weighted = functional.linear(inputs, self.weight_input)
-        if self.gain_input is None:
-            return weighted
-        return normalized(weighted, self.gain_input)
+        """W x, layer-normalised if the cell is."""
+        projected = functional.linear(inputs, self.weight_input)
+        return projected if self.gain_input is None else layer_normalize(projected, self.gain_input)
 
-    def project_hidden(self, product: int, x: Tensor, onto: Tensor | None = None) -> Tensor:
-        """U x of one of the `products`, layer-normalised where the cell is, added to `onto` if there is one."""
-        rows = self.rows()[product]
-        if self.gain_hidden is None and onto is not None:
-            return torch.addmm(onto, x, self.weight_hidden[rows].t())
-        summed = functional.linear(x, self.weight_hidden[rows])
+    def project_hidden(self, block: int, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """U x for one of the `recurrent_blocks`, layer-normalised if the cell is, plus `addend` if given."""
+        rows = self.recurrent_rows()[block]
+        if self.gain_hidden is None and addend is not None:
+            return torch.addmm(addend, x, self.weight_hidden[rows].t())
+        projected = functional.linear(x, self.weight_hidden[rows])
         if self.gain_hidden is not None:
-            summed = normalized(summed, self.gain_hidden[rows])
-        return summed if onto is None else onto + summed
+            projected = layer_normalize(projected, self.gain_hidden[rows])
+        return projected if addend is None else addend + projected
 
-    def rows(self) -> list[slice]:
-        """The rows of the recurrent weights that each of the `products` takes."""
+    def recurrent_rows(self) -> list[slice]:
+        """Returns the rows of the recurrent weights of each of the `recurrent_blocks`."""
         edges = [blocks * self.hidden_size for blocks in accumulate(self.recurrent_blocks, initial=0)]
         return [slice(low, high) for low, high in pairwise(edges)]
 
+    def slice_gates(self, gates: Tensor) -> tuple[Tensor, ...]:
+        """Returns the `gate_slices` of `gates` `(…, num_gates · hidden)` as views."""
+        size = self.hidden_size
+        return tuple(gates[..., low * size : high * size] for low, high in self.gate_slices)
+
     def project_forward(self, inputs: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
-        """`project` into given memory.
+        """`project` into preallocated memory.
 
         Args:
-            inputs: `(rows, input_size)`, of the type to multiply in, which may be narrower than the parameters'.
-            gates: `(rows, gates · hidden_size)`, of the same type; is filled.
+            inputs: `(rows, input_size)`, in the type to multiply in, which may be narrower than the parameters'.
+            gates: `(rows, num_gates · hidden_size)`, of the same type; is filled.
 
         Returns:
-            What the derivative needs besides the inputs.
+            Tensors that the derivative needs besides the inputs.
         """
         return affine(inputs, self.weight_input, self.bias, self.gain_input, gates)
 
     def project_backward(
-        self, inputs: Tensor, kept: Sequence[Tensor], errors: Tensor, into: Tensor
+        self, inputs: Tensor, saved: Sequence[Tensor], grad_gates: Tensor, grad_inputs: Tensor
     ) -> tuple[Tensor, ...]:
-        """The derivative of `project_forward`.
+        """Derivative of `project_forward`.
 
         Args:
-            inputs: what it was given.
-            kept: what it returned.
-            errors: ∂L/∂gates, `(rows, gates · hidden_size)`.
-            into: is filled with ∂L/∂inputs; may be the memory of the inputs.
+            inputs: its argument.
+            saved: its result.
+            grad_gates: ∂L/∂gates, `(rows, num_gates · hidden_size)`.
+            grad_inputs: is filled with ∂L/∂inputs; may be the memory of the inputs.
 
         Returns:
             The gradients of `input_parameters`.
         """
-        return affine_backward(inputs, kept, errors, self.weight_input, self.gain_input, into)
+        return affine_backward(inputs, saved, grad_gates, self.weight_input, self.gain_input, grad_inputs)
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
-        """The parameters that `project` uses: weights, bias, and the gain where there is one."""
+        """Parameters that `project` uses: weights, bias, and the gain if there is one."""
         gain = () if self.gain_input is None else (self.gain_input,)
         return self.weight_input, self.bias, *gain
 
     @abstractmethod
-    def step(self, projected: Tensor, state: State) -> State:
-        """One step: `projected` `(batch, gates · hidden_size)` and the state before it give the state after it."""
+    def step_forward(self, buffers: StepBuffers) -> None:
+        """`step` in preallocated memory."""
 
     @abstractmethod
-    def step_forward(
-        self,
-        gates: Sequence[Tensor],
-        state: State,
-        after: State,
-        saved: Sequence[Tensor],
-        hidden: Sequence[PackedLinear],
-    ) -> None:
-        """`step` into given memory.
-
-        Args:
-            gates: the `spans` of the projected input `(batch, gates · hidden_size)`, views of one tensor; overwritten
-                by what the derivative needs.
-            state: before the step.
-            after: is filled with the state after the step.
-            saved: `saved` tensors to fill for the derivative.
-            hidden: products with the recurrent weights, one for each entry of `products`.
-        """
+    def step_backward(self, buffers: StepBuffers, gradient: State) -> State:
+        """Derivative of `step_forward`: ∂L/∂after, which may be overwritten → ∂L/∂before."""
 
     @abstractmethod
-    def step_backward(
-        self,
-        gates: Sequence[Tensor],
-        state: State,
-        after: State,
-        saved: Sequence[Tensor],
-        gradient: State,
-        hidden: Sequence[PackedLinear],
-    ) -> State:
-        """The derivative of `step_forward`.
-
-        Args:
-            gates, saved: what the step left; overwritten by gradients: `gates` by that of the projected input.
-            state, after: the states before and after the step.
-            gradient: ∂L/∂after; may be overwritten.
-            hidden: products with the transposed recurrent weights.
+    def weight_grad_operands(self, buffers: StepBuffers) -> list[tuple[Tensor, Tensor]]:
+        """Factors of the gradient of the recurrent weights, of all steps after their `step_backward`.
 
         Returns:
-            ∂L/∂state.
+            Per block of rows of the weights, first to last: gradients of the products `(time · batch, outputs)`, and
+            the vectors that were multiplied.
         """
 
     def extra_parameters(self) -> tuple[nn.Parameter, ...]:
-        """The parameters that `step` uses besides recurrent weights and gain."""
+        """Parameters that `step` uses besides recurrent weights and gain."""
         return ()
 
-    @abstractmethod
-    def weight_grad_operands(
-        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """What the gradient of the recurrent weights is made of, over all steps at once.
-
-        Args:
-            gates, saved: `(time · batch, …)`, as `step_backward` left them.
-            before, after: states before and after every step, `(time · batch, hidden)`.
-
-        Returns:
-            For the rows of the weights, from the first to the last: the gradients of what they gave, and what they
-            multiplied.
-        """
-
-    def extra_gradients(
-        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
-        """The gradients of `extra_parameters`; arguments as in `weight_grad_operands`."""
+    def extra_gradients(self, buffers: StepBuffers) -> tuple[Tensor, ...]:
+        """Gradients of `extra_parameters`, of all steps after their `step_backward`."""
         return ()
 
     def native_parameter(self) -> Tensor | None:
-        """The parameter that the steps of `loop` use besides the recurrent weights."""
+        """Parameter that the step of `native_kind` uses besides the recurrent weights."""
         return None
 
     def torch_weights(self) -> list[Tensor]:
-        """Returns `[W_ih, W_hh, b_ih, b_hh]` as torch's own kernels want them."""
+        """Returns `[W_ih, W_hh, b_ih, b_hh]` as torch's own functions expect them."""
         return [self.weight_input, self.weight_hidden, self.bias, torch.zeros_like(self.bias)]

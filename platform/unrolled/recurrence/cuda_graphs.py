@@ -1,8 +1,9 @@
 """Loops of a scan recorded as CUDA graphs.
 
-On a GPU a step is a dozen small kernels, and starting them takes longer than running them. A graph starts all kernels
-of all steps at once; but it reads and writes the memory that it was recorded with. So a scan whose shape comes again
-gets memory of its own, is recorded there, and from then on copied in, replayed and copied out.
+On a GPU a step is a dozen small kernels, and launching them takes longer than running them. A graph launches all
+kernels of all steps at once, but it reads and writes the memory that it was recorded with. A scan whose shapes recur
+therefore gets memory of its own, is recorded there, and from then on its tensors are copied in, the graph is replayed
+and the results are copied out.
 """
 
 from __future__ import annotations
@@ -18,36 +19,36 @@ from torch import Tensor
 
 from unrolled.recurrence.cell import Cell
 
-SEEN = 3
-"""A shape is recorded when it comes for the third time: recording costs as much as several runs."""
-RECORDED = 8
-"""Graphs a cell keeps at most; what has other shapes runs step by step."""
+RECORD_AFTER = 3
+"""Occurrence of a shape at which it is recorded: recording costs as much as several runs."""
+MAX_GRAPHS = 8
+"""Graphs per cell at most; other shapes run step by step."""
 
 Work = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
-"""Given memory that it reads and writes and tensors that it only reads, returns results."""
+"""From memory to read and write, and tensors to read, to results."""
 
 
 class Graph:
-    """Work with the memory that it was recorded with."""
+    """Recorded work with the memory that it was recorded with."""
 
     def __init__(self, work: Work, memory: Sequence[Tensor], read: Sequence[Tensor]) -> None:
         self._memory, self._read = [x.clone() for x in memory], [x.contiguous().clone() for x in read]
         self._replay: Callable[[], None]
-        if memory[0].device.type != "cuda":  # nothing can be recorded: the work itself is run on the same memory
+        if memory[0].device.type != "cuda":  # nothing to record: the work itself runs on the same memory
             self._replay = partial(self._run, work)
             return
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # libraries choose their kernels before the recording
+        warm_up = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        warm_up.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warm_up):  # libraries choose their kernels before the recording
             work(self._memory, self._read)
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(warm_up)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._run(work)
         self._replay = graph.replay
 
     def __call__(self, memory: Sequence[Tensor], read: Sequence[Tensor]) -> list[Tensor]:
-        """Runs the work on copies; then puts what it wrote into `memory` and returns its results."""
+        """Runs the work on copies; then copies what it wrote into `memory` and returns its results."""
         for inner, outer in zip((*self._memory, *self._read), (*memory, *read), strict=True):
             inner.copy_(outer)
         self._replay()
@@ -61,7 +62,7 @@ class Graph:
 
 class _Graphs:
     def __init__(self) -> None:
-        self.seen: dict[Hashable, int] = {}
+        self.occurrences: dict[Hashable, int] = {}
         self.recorded: dict[Hashable, Graph] = {}
 
 
@@ -75,30 +76,30 @@ def applies(tensor: Tensor) -> bool:
 
 
 def run(cell: Cell, key: Hashable, work: Work, memory: Sequence[Tensor], read: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Runs `work`, as a graph where its shape has come before.
+    """Runs `work`, as a graph if its shapes have occurred before.
 
     Args:
-        key: of all that the work depends on besides the values of the tensors and of the cell's parameters.
+        key: everything that the work depends on besides the values of the tensors and of the cell's parameters.
     """
     graphs = _graphs.setdefault(cell, _Graphs())
     shapes = tuple((tensor.shape, tensor.dtype) for tensor in (*memory, *read))
     key = (key, shapes, tuple(parameter.data_ptr() for parameter in cell.parameters()))
     if key not in graphs.recorded:
-        graphs.seen[key] = graphs.seen.get(key, 0) + 1
-        if (graphs.seen[key] < SEEN and not _forced) or len(graphs.recorded) >= RECORDED:
+        graphs.occurrences[key] = graphs.occurrences.get(key, 0) + 1
+        if (graphs.occurrences[key] < RECORD_AFTER and not _forced) or len(graphs.recorded) >= MAX_GRAPHS:
             return work(memory, read)
         try:
             graphs.recorded[key] = Graph(work, memory, read)
         except RuntimeError as error:
             logging.getLogger(__name__).warning("a scan cannot be recorded, so it runs step by step: %s", error)
-            graphs.seen[key] = -(2**62)  # not again
+            graphs.occurrences[key] = -(2**62)  # not again
             return work(memory, read)
     return graphs.recorded[key](memory, read)
 
 
 @contextmanager
 def forced() -> Iterator[None]:
-    """While open, every plain scan goes through a graph's memory at once, with or without a GPU: for tests."""
+    """Sends every plain scan through a graph's memory at once, with or without a GPU: for tests."""
     global _forced  # noqa: PLW0603
     _forced = True
     try:

@@ -1,4 +1,4 @@
-"""Matrix products of a scan: those repeated at every step, and the large ones outside of the loop."""
+"""Matrix products of a scan: those repeated at every step, and the large ones outside the loop."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-WORTH_PACKING = (8, 2**18)
-"""Steps, and elements of the matrix, beyond which packing it once costs less than it saves."""
+PACKING_MIN_STEPS, PACKING_MIN_ELEMENTS = 8, 2**18
+"""Steps, and elements of a float32 matrix, from which packing it once costs less than it saves."""
 
 
 class PackedLinear:
-    """x ↦ x Wᵀ for a matrix that many steps share.
+    """x ↦ x Wᵀ for a matrix that is used at many steps.
 
-    Where oneDNN runs the product, the matrix is packed into its blocks once; a BLAS would do that again at every
-    step, which for a batch of 32 rows costs as much as the product itself. A float32 matrix that is given turned lies
-    as a BLAS wants it, and to turn it for packing would cost more than that saves.
+    Where oneDNN computes the product, the matrix is packed into its blocks once; a BLAS would do that at every step,
+    which for a batch of 32 rows costs as much as the product itself. A float32 matrix that is given transposed already
+    has the layout that a BLAS prefers; transposing it for packing would cost more than packing saves.
 
     Args:
         weight: `(outputs, inputs)`.
-        rows: of every x, the batch.
-        steps: how often the product will be taken.
-        half: multiply in bfloat16. Sums stay in float32, and so do x and the result.
+        rows: batch size of every x.
+        steps: number of products to expect.
+        bf16: multiply in bfloat16. Sums, x and the result stay in float32.
     """
 
-    def __init__(self, weight: Tensor, rows: int, steps: int, half: bool = False) -> None:
+    def __init__(self, weight: Tensor, rows: int, steps: int, bf16: bool = False) -> None:
         self._output = weight.new_empty(rows, len(weight))
-        self._rounded = weight.new_empty(rows, weight.shape[1], dtype=torch.bfloat16) if half else None
-        weight = weight.bfloat16() if half else weight
+        self._rounded = weight.new_empty(rows, weight.shape[1], dtype=torch.bfloat16) if bf16 else None
+        weight = weight.bfloat16() if bf16 else weight
         self._transposed = weight.t()
-        turned = weight.stride(0) == 1 < len(weight)
-        large = half or (weight.numel() > WORTH_PACKING[1] and not turned)
+        given_transposed = weight.stride(0) == 1 < len(weight)
+        large = bf16 or (weight.numel() > PACKING_MIN_ELEMENTS and not given_transposed)
         self._packed: Tensor | None = None
-        if steps >= WORTH_PACKING[0] and large and _by_onednn(weight):
+        if steps >= PACKING_MIN_STEPS and large and _by_onednn(weight):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class PackedLinear:
         return self._multiply(x)
 
     def plus(self, x: Tensor, addend: Tensor) -> Tensor:
-        """Returns `addend` `(rows, outputs)` + x Wᵀ; the next call may overwrite it."""
+        """Returns x Wᵀ + `addend` `(rows, outputs)`; the next call may overwrite it."""
         if self._rounded is not None:
             return torch.add(addend, self._multiply(self._rounded.copy_(x)))
         if self._packed is None:
@@ -69,39 +69,39 @@ def _by_onednn(weight: Tensor) -> bool:
 
 
 def has_bfloat16_matmul(device: torch.device) -> bool:
-    """Whether the device has units for matrices of bfloat16."""
+    """Whether the device has matrix or vector units for bfloat16 products."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def matmul_dtype(weight: Tensor) -> torch.dtype:
-    """What to multiply a parameter in: its own type, or the narrower one that autocast asks for."""
+    """Type to multiply a parameter in: its own, or the narrower one that autocast asks for."""
     device = weight.device.type
-    narrow = torch.is_autocast_enabled(device) and weight.dtype == torch.float32
-    return torch.get_autocast_dtype(device) if narrow else weight.dtype
+    autocast = torch.is_autocast_enabled(device) and weight.dtype == torch.float32
+    return torch.get_autocast_dtype(device) if autocast else weight.dtype
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, into: Tensor) -> None:
-    """Fills `into` `(rows, outputs)` with x Wᵀ + b, multiplied in the type of x, which may be narrower than W's."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """Fills `out` `(rows, outputs)` with x Wᵀ + b, multiplied in the type of x, which may be narrower than W's."""
     weight = weight.to(x.dtype).t()
-    torch.mm(x, weight, out=into) if bias is None else torch.addmm(bias.to(x.dtype), x, weight, out=into)
+    torch.mm(x, weight, out=out) if bias is None else torch.addmm(bias.to(x.dtype), x, weight, out=out)
 
 
-def weight_gradient(errors: Tensor, operand: Tensor, into: Tensor) -> None:
-    """Fills `into` `(outputs, inputs)` with Σ errorᵀ operand over the rows of both, multiplied in the type of the
-    errors, which may be narrower."""
-    if errors.dtype == into.dtype:
-        torch.mm(errors.t(), operand, out=into)
+def weight_gradient(grad_outputs: Tensor, operand: Tensor, out: Tensor) -> None:
+    """Fills `out` `(outputs, inputs)` with Σ gradᵀ operand over the rows of both, multiplied in the type of
+    `grad_outputs`, which may be narrower."""
+    if grad_outputs.dtype == out.dtype:
+        torch.mm(grad_outputs.t(), operand, out=out)
     else:
-        # Turned by hand and the smaller side: oneDNN takes up to twice as long for a product with a turned left side.
-        turned = operand.to(errors.dtype).t().contiguous()
-        into.copy_((turned @ errors).t().contiguous())
+        # The smaller side is transposed here: oneDNN takes up to twice as long for a transposed left side.
+        transposed = operand.to(grad_outputs.dtype).t().contiguous()
+        out.copy_((transposed @ grad_outputs).t().contiguous())
 
 
-def weight_gradients(pairs: Sequence[tuple[Tensor, Tensor]], kind: torch.dtype, into: Tensor) -> None:
-    """`weight_gradient` of errors and operands for one block of rows after the other, multiplied in the type `kind`."""
+def weight_gradients(operands: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, out: Tensor) -> None:
+    """`weight_gradient` of `(grad_outputs, operand)` for successive blocks of rows, multiplied in `dtype`."""
     row = 0
-    for errors, operand in pairs:
-        weight_gradient(errors.to(kind), operand, into[row : row + errors.shape[1]])
-        row += errors.shape[1]
+    for grad_outputs, operand in operands:
+        weight_gradient(grad_outputs.to(dtype), operand, out[row : row + grad_outputs.shape[1]])
+        row += grad_outputs.shape[1]

@@ -2,7 +2,7 @@
 (Jozefowicz, Zaremba & Sutskever, "An empirical exploration of recurrent network architectures", 2015).
 
 As printed, MUT1's candidate and MUT2's reset gate add the input x itself to a vector of the state's size, which
-needs both sizes to be equal. Where they differ, x̂ = W_x x with a learned matrix without bias stands for x.
+requires equal sizes. Otherwise x̂ = W_x x, with a learned matrix without bias, takes the place of x.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unrolled.recurrence.cell import State, tanh_backward
-from unrolled.recurrence.gru import ResetBefore
+from unrolled.recurrence.gru import ResetBeforeProduct
 from unrolled.recurrence.layer_norm import affine, affine_backward
 from unrolled.recurrence.matmul import weight_gradient
 
 
-class _Direct(ResetBefore):
-    """A cell in which one gate takes the input without weights of its own."""
+class _DirectInput(ResetBeforeProduct):
+    """Base of cells in which one gate reads the input x̂ without weights of its own."""
 
     input_blocks = 2
     z_gates_candidate = True
-    direct_first: ClassVar[bool]
+    direct_gate_first: ClassVar[bool]
     """Whether that gate is the first one (else the last)."""
 
     def __init__(self, input_size: int, hidden_size: int, *, layer_norm: bool = False) -> None:
@@ -43,46 +43,48 @@ class _Direct(ResetBefore):
 
     def project_forward(self, inputs: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
         (low, high), (first, last) = self._columns()
-        kept = affine(inputs, self.weight_input, self.bias[low:high], self.gain_input, gates[:, low:high])
+        saved = affine(inputs, self.weight_input, self.bias[low:high], self.gain_input, gates[:, low:high])
         gate = gates[:, first:last]
-        self._squash(self._direct(inputs), gate)
+        self._activate(self._direct(inputs), gate)
         gate.add_(self.bias[first:last].to(gates.dtype))
-        return kept
+        return saved
 
     def project_backward(
-        self, inputs: Tensor, kept: Sequence[Tensor], errors: Tensor, into: Tensor
+        self, inputs: Tensor, saved: Sequence[Tensor], grad_gates: Tensor, grad_inputs: Tensor
     ) -> tuple[Tensor, ...]:
         (low, high), (first, last) = self._columns()
-        direct, match = self._squash_backward(errors[:, first:last], inputs), []
+        grad_direct, match = self._activate_backward(grad_gates[:, first:last], inputs), []
         if self.weight_match is not None:
             match.append(torch.empty_like(self.weight_match))
-            weight_gradient(direct, inputs, match[0])
-        weight, _, *gain = affine_backward(inputs, kept, errors[:, low:high], self.weight_input, self.gain_input, into)
+            weight_gradient(grad_direct, inputs, match[0])
+        weight, _, *gain = affine_backward(
+            inputs, saved, grad_gates[:, low:high], self.weight_input, self.gain_input, grad_inputs
+        )
         if self.weight_match is None:
-            into.add_(direct)
+            grad_inputs.add_(grad_direct)
         else:
-            into.addmm_(direct, self.weight_match.to(errors.dtype))
-        return weight, errors.sum(0).to(self.bias.dtype), *gain, *match
+            grad_inputs.addmm_(grad_direct, self.weight_match.to(grad_gates.dtype))
+        return weight, grad_gates.sum(0).to(self.bias.dtype), *gain, *match
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
         match = () if self.weight_match is None else (self.weight_match,)
         return *super().input_parameters(), *match
 
     def _columns(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The columns of the gates that the weighted input fills, and those of the input itself."""
+        """Columns of the gates that read the weighted input, and of the one that reads x̂."""
         size = self.hidden_size
-        return ((size, 3 * size), (0, size)) if self.direct_first else ((0, 2 * size), (2 * size, 3 * size))
+        return ((size, 3 * size), (0, size)) if self.direct_gate_first else ((0, 2 * size), (2 * size, 3 * size))
 
-    def _squash(self, matched: Tensor, into: Tensor) -> None:
-        """Fills `into` with what the gate takes of x̂."""
-        into.copy_(matched)
+    def _activate(self, direct: Tensor, out: Tensor) -> None:
+        """Fills `out` with the gate's function of x̂."""
+        out.copy_(direct)
 
-    def _squash_backward(self, error: Tensor, inputs: Tensor) -> Tensor:
-        """From the gradient of what `_squash` gave to that of x̂."""
-        return error
+    def _activate_backward(self, grad: Tensor, inputs: Tensor) -> Tensor:
+        """Gradient of the result of `_activate` → gradient of x̂."""
+        return grad
 
 
-class MUT1(_Direct):
+class MUT1(_DirectInput):
     """Gates in the order r, z, n:
 
     z = σ(W_z x + b_z)
@@ -92,7 +94,7 @@ class MUT1(_Direct):
 
     recurrent_blocks = (1, 1)
     native_kind = "reset"
-    direct_first = False
+    direct_gate_first = False
 
     def project(self, inputs: Tensor) -> Tensor:
         size = self.hidden_size
@@ -107,16 +109,16 @@ class MUT1(_Direct):
         n = torch.tanh(self.project_hidden(1, r * h, n))
         return (n * z + h * (1 - z),)
 
-    def _squash(self, matched: Tensor, into: Tensor) -> None:
-        torch.tanh(matched, out=into)
+    def _activate(self, direct: Tensor, out: Tensor) -> None:
+        torch.tanh(direct, out=out)
 
-    def _squash_backward(self, error: Tensor, inputs: Tensor) -> Tensor:
-        squashed = torch.tanh(self._direct(inputs))  # once more, rather than kept over the whole pass
-        into: Tensor = tanh_backward(error, squashed, grad_input=squashed)
-        return into
+    def _activate_backward(self, grad: Tensor, inputs: Tensor) -> Tensor:
+        activated = torch.tanh(self._direct(inputs))  # recomputed rather than held over the whole pass
+        grad_direct: Tensor = tanh_backward(grad, activated, grad_input=activated)
+        return grad_direct
 
 
-class MUT2(_Direct):
+class MUT2(_DirectInput):
     """Gates in the order r, z, n:
 
     z = σ(W_z x + U_z h + b_z)
@@ -126,7 +128,7 @@ class MUT2(_Direct):
 
     recurrent_blocks = (2, 1)
     native_kind = "reset"
-    direct_first = True
+    direct_gate_first = True
 
     def project(self, inputs: Tensor) -> Tensor:
         size = self.hidden_size
@@ -141,7 +143,7 @@ class MUT2(_Direct):
         return (n * z + h * (1 - z),)
 
 
-class MUT3(ResetBefore):
+class MUT3(ResetBeforeProduct):
     """Gates in the order r, z, n:
 
     z = σ(W_z x + U_z tanh(h) + b_z)

@@ -1,15 +1,14 @@
-"""The vanilla recurrent network (Elman, "Finding structure in time", 1990), with tanh or rectified."""
+"""The vanilla recurrent network (Elman, "Finding structure in time", 1990), with tanh or rectifier."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from unrolled.recurrence import triton_steps
-from unrolled.recurrence.cell import Cell, State, tanh_backward
-from unrolled.recurrence.matmul import PackedLinear
+from unrolled.recurrence.cell import Cell, State, StepBuffers, tanh_backward
 
 
 class RNN(Cell):
@@ -20,96 +19,44 @@ class RNN(Cell):
     recurrent_blocks = (1,)
     torch_function = "rnn_tanh"
     native_kind = "rnn"
+    nonlinearity: ClassVar[Literal["tanh", "relu"]] = "tanh"
 
     def step(self, projected: Tensor, state: State) -> State:
         (h,) = state
-        return (torch.tanh(self.project_hidden(0, h, projected)),)
+        summed = self.project_hidden(0, h, projected)
+        return (torch.tanh(summed) if self.nonlinearity == "tanh" else torch.relu(summed),)
 
-    def step_forward(
-        self,
-        gates: Sequence[Tensor],
-        state: State,
-        after: State,
-        saved: Sequence[Tensor],
-        hidden: Sequence[PackedLinear],
-    ) -> None:
-        summed = hidden[0](state[0])
-        if triton_steps.applies(summed):
-            return triton_steps.run("rnn_forward", after[0], gates[0], summed, after[0])
-        torch.add(gates[0], summed, out=after[0]).tanh_()
+    def step_forward(self, buffers: StepBuffers) -> None:
+        (gate,), (h,), (new_h,) = buffers.gates, buffers.before, buffers.after
+        recurrent = buffers.recurrent[0](h)
+        if triton_steps.applies(recurrent):
+            return triton_steps.run(f"rnn_{self.nonlinearity}_forward", new_h, gate, recurrent, new_h)
+        torch.add(gate, recurrent, out=new_h)
+        new_h.tanh_() if self.nonlinearity == "tanh" else new_h.relu_()
         return None
 
-    def step_backward(
-        self,
-        gates: Sequence[Tensor],
-        state: State,
-        after: State,
-        saved: Sequence[Tensor],
-        gradient: State,
-        hidden: Sequence[PackedLinear],
-    ) -> State:
-        if triton_steps.applies(gates[0]):
-            triton_steps.run("rnn_backward", after[0], gates[0], after[0], gradient[0])
+    def step_backward(self, buffers: StepBuffers, gradient: State) -> State:
+        (gate,), (new_h,), (grad_h,) = buffers.gates, buffers.after, gradient
+        if triton_steps.applies(gate):
+            triton_steps.run(f"rnn_{self.nonlinearity}_backward", new_h, gate, new_h, grad_h)
+        elif self.nonlinearity == "tanh":
+            tanh_backward(grad_h, new_h, grad_input=gate)
         else:
-            tanh_backward(gradient[0], after[0], grad_input=gates[0])
-        return (hidden[0](gates[0]),)
+            torch.mul(grad_h, new_h > 0, out=gate)
+        return (buffers.recurrent[0](gate),)
 
-    def weight_grad_operands(
-        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
-    ) -> list[tuple[Tensor, Tensor]]:
-        return [(gates, before[0])]
+    def weight_grad_operands(self, buffers: StepBuffers) -> list[tuple[Tensor, Tensor]]:
+        return [(buffers.gates[0], buffers.before[0])]
 
 
-class IRNN(Cell):
-    """h_t = max(0, W x_t + U h_{t-1} + b), with U = 1 at first (Le, Jaitly & Hinton 2015).
+class IRNN(RNN):
+    """h_t = max(0, W x_t + U h_{t-1} + b), with U initialised to the identity (Le, Jaitly & Hinton 2015): at first the
+    state is a running sum, whose gradient neither vanishes nor explodes."""
 
-    Until it has learned otherwise the state is a running sum, whose gradient neither vanishes nor explodes.
-    """
-
-    num_gates = 1
-    gate_slices = ((0, 1),)
-    recurrent_blocks = (1,)
     torch_function = "rnn_relu"
     native_kind = "irnn"
+    nonlinearity = "relu"
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
         nn.init.eye_(self.weight_hidden)
-
-    def step(self, projected: Tensor, state: State) -> State:
-        (h,) = state
-        return (torch.relu(self.project_hidden(0, h, projected)),)
-
-    def step_forward(
-        self,
-        gates: Sequence[Tensor],
-        state: State,
-        after: State,
-        saved: Sequence[Tensor],
-        hidden: Sequence[PackedLinear],
-    ) -> None:
-        summed = hidden[0](state[0])
-        if triton_steps.applies(summed):
-            return triton_steps.run("irnn_forward", after[0], gates[0], summed, after[0])
-        torch.add(gates[0], summed, out=after[0]).relu_()
-        return None
-
-    def step_backward(
-        self,
-        gates: Sequence[Tensor],
-        state: State,
-        after: State,
-        saved: Sequence[Tensor],
-        gradient: State,
-        hidden: Sequence[PackedLinear],
-    ) -> State:
-        if triton_steps.applies(gates[0]):
-            triton_steps.run("irnn_backward", after[0], gates[0], after[0], gradient[0])
-        else:
-            torch.mul(gradient[0], after[0] > 0, out=gates[0])
-        return (hidden[0](gates[0]),)
-
-    def weight_grad_operands(
-        self, gates: Tensor, before: State, after: State, saved: Sequence[Tensor]
-    ) -> list[tuple[Tensor, Tensor]]:
-        return [(gates, before[0])]

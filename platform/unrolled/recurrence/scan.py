@@ -1,12 +1,8 @@
-"""A cell over time, in three engines that give the same numbers.
+"""Scans of a cell over time, in three engines that give the same numbers.
 
-A cell over time. Three engines give the same numbers:
-
-- `fused`: torch's own kernels (cuDNN on a GPU), where they hold the cell's equations;
-- `bptt`: back-propagation through time by hand, for every cell and any mask;
+- `fused`: torch's own functions (cuDNN on a GPU), where they compute the cell's equations;
+- `bptt`: hand-written back-propagation through time, for every cell and any mask;
 - `autograd`: the equations step by step, differentiated by torch. The reference.
-
-Truncated back-propagation through time within one long scan (Williams & Peng 1990).
 """
 
 from __future__ import annotations
@@ -37,31 +33,31 @@ def scan(
     engine: Engine = "auto",
     reverse: bool = False,
     zoneout: float = 0.0,
-    constant: Tensor | None = None,
+    static_input: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Runs `cell` over every step of `inputs`.
 
     Args:
         inputs: `(batch, time, features)`.
-        state: what the cell carries in, tensors `(batch, hidden)`; zeros if `None`.
-        mask: `(batch, time)`, bool. Where it is False the state is carried through unchanged, so padding
-            changes nothing. `None` stands for all True.
-        engine: `auto` takes the faster one of `fused` and `bptt`: on a CPU with a compiler `bptt`, unless for an LSTM
+        state: before the first step, tensors `(batch, hidden)`; zeros if `None`.
+        mask: `(batch, time)`, bool. Where it is False the state is carried through unchanged, so that padding changes
+            nothing. `None`: all True.
+        engine: `auto` selects the faster of `fused` and `bptt`: on a CPU with a compiler `bptt`, unless for an LSTM
             without padding and without a gradient; elsewhere `fused` wherever it applies.
-        reverse: from the last step to the first; outputs stay at their inputs' places.
-        zoneout: share of the state that every step leaves as it was, drawn anew while the cell trains; see `Zoneout`.
-        constant: features behind those of the inputs that are the same at every step, `(batch, features)`.
+        reverse: from the last step to the first; outputs stay at their inputs' positions.
+        zoneout: probability of every value of the state to keep its previous value; see `Zoneout`.
+        static_input: features after those of the inputs that are the same at every step, `(batch, features)`.
 
     Returns:
         The outputs h `(batch, time, hidden)` and the state after the last step.
 
     Raises:
-        ValueError: sizes do not fit, or `fused` is asked for where torch has no such kernel.
+        ValueError: sizes do not fit, or torch has no function for `fused`.
     """
-    _check(cell, inputs, constant, state, mask)
-    carried = cell.zeros(len(inputs)) if state is None else state
+    _check(cell, inputs, static_input, state, mask)
+    first = cell.zeros(len(inputs)) if state is None else state
     if inputs.shape[1] == 0:
-        return inputs.new_zeros(len(inputs), 0, cell.hidden_size), carried
+        return inputs.new_zeros(len(inputs), 0, cell.hidden_size), first
     lengths = None if mask is None else mask.sum(1)
     plain = cell.torch_function is not None and cell.gain_hidden is None and zoneout == 0
     fusible = plain and (mask is None or (lengths is not None and _right_padded(mask, lengths)))
@@ -72,30 +68,32 @@ def scan(
             "use engine 'auto', 'bptt' or 'autograd'"
         )
     fused = engine == "fused" or (engine == "auto" and fusible and not _bptt_is_faster(cell, inputs, mask))
-    if constant is not None and (fused or engine == "autograd" or not cell.projects_linearly):
-        inputs, constant = torch.cat([inputs, constant[:, None].expand(-1, inputs.shape[1], -1)], dim=-1), None
+    if static_input is not None and (fused or engine == "autograd" or not cell.projects_linearly):
+        inputs = torch.cat([inputs, static_input[:, None].expand(-1, inputs.shape[1], -1)], dim=-1)
+        static_input = None
     if fused:
-        return _fused(cell, inputs, carried, mask, lengths, reverse)
-    keep = Zoneout.draw(zoneout, inputs.shape[1], carried, training=cell.training)
+        return _fused(cell, inputs, first, mask, lengths, reverse)
+    drawn = Zoneout.draw(zoneout, inputs.shape[1], first, training=cell.training)
     if engine == "autograd":
-        return _autograd(cell, inputs, carried, mask, keep, reverse)
-    turned = None if mask is None else mask.t()
-    outputs, after = bptt(cell, inputs.transpose(0, 1), carried, turned, keep, reverse=reverse, constant=constant)
-    return outputs.transpose(0, 1), after
+        return _autograd(cell, inputs, first, mask, drawn, reverse)
+    time_mask = None if mask is None else mask.t()
+    options: dict[str, Any] = {"reverse": reverse, "static_input": static_input}
+    outputs, last = bptt(cell, inputs.transpose(0, 1), first, time_mask, drawn, **options)
+    return outputs.transpose(0, 1), last
 
 
 def _bptt_is_faster(cell: Cell, inputs: Tensor, mask: Tensor | None) -> bool:
-    """Whether `bptt` beats torch's own kernel, as measured by `jobs/benchmark.py recurrence`."""
+    """Whether `bptt` is faster than torch's own function, as measured by `jobs/benchmark.py recurrence`."""
     if inputs.device.type != "cpu":
         return False
     unpadded_lstm = cell.torch_function == "lstm" and (mask is None or bool(mask.all()))
-    if native.applies(cell, half=False):
+    if native.scan_supported(cell, bf16=False):
         return torch.is_grad_enabled() or not unpadded_lstm
     return torch.is_grad_enabled() and not unpadded_lstm
 
 
-def _check(cell: Cell, inputs: Tensor, constant: Tensor | None, state: State | None, mask: Tensor | None) -> None:
-    features = cell.input_size - (0 if constant is None else constant.shape[1])
+def _check(cell: Cell, inputs: Tensor, static_input: Tensor | None, state: State | None, mask: Tensor | None) -> None:
+    features = cell.input_size - (0 if static_input is None else static_input.shape[1])
     if inputs.ndim != 3 or inputs.shape[2] != features:
         raise ValueError(f"inputs are {tuple(inputs.shape)}; expected (batch, time, {features})")
     expected = (len(inputs), cell.hidden_size)
@@ -113,13 +111,13 @@ def _autograd(
     cell: Cell, inputs: Tensor, state: State, mask: Tensor | None, zoneout: Zoneout | None, reverse: bool
 ) -> tuple[Tensor, State]:
     projected = cell.project(inputs.transpose(0, 1)).unbind(0)
-    keep = None if mask is None else mask.unbind(1)
+    masks = None if mask is None else mask.unbind(1)
     steps: Iterable[int] = range(len(projected))
     outputs: list[Tensor] = [projected[0]] * len(projected)
     for t in reversed(list(steps)) if reverse else steps:
-        after = cell.step(projected[t], state)
-        after = after if zoneout is None else zoneout.mixed(t, after, state)
-        state = after if keep is None else nest.where(keep[t], after, state)
+        new = cell.step(projected[t], state)
+        new = new if zoneout is None else zoneout.mix(t, new, state)
+        state = new if masks is None else nest.where(masks[t], new, state)
         outputs[t] = state[0]
     return torch.stack(outputs, dim=1), state
 
@@ -136,19 +134,19 @@ def _fused(
     if reverse:
         inputs = _flip(inputs, lengths if ragged else None)
     if not ragged:
-        outputs, after = _kernel(cell, inputs, state)
-        return (outputs.flip(1) if reverse else outputs), after
+        outputs, last = _call_torch(cell, inputs, state)
+        return (outputs.flip(1) if reverse else outputs), last
     assert lengths is not None and mask is not None
-    outputs, after = _packed_kernel(cell, inputs, state, lengths)
+    outputs, last = _call_torch_packed(cell, inputs, state, lengths)
     if reverse:
         outputs = _flip(outputs, lengths)
-    # Behind a sequence's end its state is carried: the last one forward, the first one in reverse.
-    carried = state[0] if reverse else after[0]
-    return torch.where(mask[:, :, None], outputs, carried[:, None]), after
+    # After a sequence's end its state is carried: the last one forward, the first one in reverse.
+    carried = state[0] if reverse else last[0]
+    return torch.where(mask[:, :, None], outputs, carried[:, None]), last
 
 
 def _flip(values: Tensor, lengths: Tensor | None) -> Tensor:
-    """Reverses the first `lengths[b]` steps of every row and leaves what lies behind them."""
+    """Reverses the first `lengths[b]` steps of every row and leaves the rest."""
     if lengths is None:
         return values.flip(1)
     steps = torch.arange(values.shape[1], device=values.device)
@@ -157,30 +155,28 @@ def _flip(values: Tensor, lengths: Tensor | None) -> Tensor:
     return values.gather(1, order[:, :, None].expand_as(values))
 
 
-def _kernel(cell: Cell, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+def _call_torch(cell: Cell, inputs: Tensor, state: State) -> tuple[Tensor, State]:
     function = getattr(torch, str(cell.torch_function))
-    layers = [tensor[None] for tensor in state]  # torch's kernels count layers first
-    carried = layers if cell.num_states > 1 else layers[0]
-    # has_biases, num_layers, dropout, train, bidirectional, batch_first; without dropout, "train" says whether the
-    # kernel keeps what a backward pass needs.
-    goes_back = torch.is_grad_enabled()
-    outputs, *after = function(inputs, carried, cell.torch_weights(), True, 1, 0.0, goes_back, False, True)
-    return outputs, tuple(tensor[0] for tensor in after)
+    layers = [tensor[None] for tensor in state]  # torch's functions have the layers first
+    first = layers if cell.num_states > 1 else layers[0]
+    # has_biases, num_layers, dropout, train, bidirectional, batch_first; without dropout, "train" decides whether the
+    # function saves what a backward pass needs.
+    train = torch.is_grad_enabled()
+    outputs, *last = function(inputs, first, cell.torch_weights(), True, 1, 0.0, train, False, True)
+    return outputs, tuple(tensor[0] for tensor in last)
 
 
-def _packed_kernel(cell: Cell, inputs: Tensor, state: State, lengths: Tensor) -> tuple[Tensor, State]:
+def _call_torch_packed(cell: Cell, inputs: Tensor, state: State, lengths: Tensor) -> tuple[Tensor, State]:
     packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
     function = getattr(torch, str(cell.torch_function))
     assert packed.sorted_indices is not None and packed.unsorted_indices is not None
     layers = [tensor.index_select(0, packed.sorted_indices)[None] for tensor in state]
-    carried = layers if cell.num_states > 1 else layers[0]
+    first = layers if cell.num_states > 1 else layers[0]
     # data, batch_sizes, hidden, weights, has_biases, num_layers, dropout, train, bidirectional; "train" as above
-    goes_back = torch.is_grad_enabled()
-    data, *after = function(
-        packed.data, packed.batch_sizes, carried, cell.torch_weights(), True, 1, 0.0, goes_back, False
-    )
+    train = torch.is_grad_enabled()
+    data, *last = function(packed.data, packed.batch_sizes, first, cell.torch_weights(), True, 1, 0.0, train, False)
     outputs, _ = pad_packed_sequence(packed._replace(data=data), batch_first=True, total_length=inputs.shape[1])
-    return outputs, tuple(tensor[0].index_select(0, packed.unsorted_indices) for tensor in after)
+    return outputs, tuple(tensor[0].index_select(0, packed.unsorted_indices) for tensor in last)
 
 
 def truncated_scan(
@@ -193,40 +189,40 @@ def truncated_scan(
     reverse: bool,
     **options: Any,
 ) -> tuple[Tensor, State]:
-    """`scan` in windows of `truncate` steps, counted from the first step whichever way it runs.
+    """`scan` with truncated back-propagation through time (Williams & Peng 1990), in windows of `truncate` steps that
+    are counted from the first step in either direction.
 
-    The state goes on from window to window and is cut from the graph between them, but for rows that have no step left:
-    theirs is carried to the end, as padding must change nothing. A window keeps its inputs and its
-    first state alone and is run again when its gradient is due, so that what a step leaves for its derivative is held
-    for one window at a time. With `truncate` `None` or no less than the steps it is `scan` itself.
+    The state passes from window to window and is detached between them, except for rows without further steps: theirs
+    is carried to the end, as padding must change nothing. A window saves only its inputs and its first state and is
+    recomputed when its gradient is due, so that the activations of one window at a time are held. With `truncate`
+    `None` or at least the number of steps it is `scan` itself.
     """
     steps = inputs.shape[1]
     if truncate is None or truncate >= steps:
         return scan(cell, inputs, state, mask, reverse=reverse, **options)
-    windows = list(zip(torch.split(inputs, truncate, 1), _split(mask, truncate, steps), strict=True))
+    masks: Sequence[Tensor | None] = [None] * -(-steps // truncate) if mask is None else torch.split(mask, truncate, 1)
+    windows = list(zip(torch.split(inputs, truncate, 1), masks, strict=True))
     outputs: list[Tensor] = [inputs] * len(windows)
     order = range(len(windows) - 1, -1, -1) if reverse else range(len(windows))
-    for place in order:
-        if place != order[0]:
-            edge = place * truncate
-            ahead = None if mask is None else (mask[:, : edge + truncate] if reverse else mask[:, edge:]).any(1)
-            state = _cut(state, ahead)
-        outputs[place], state = _again(cell, *windows[place], state, reverse=reverse, **options)
+    for index in order:
+        if index != order[0]:
+            edge = index * truncate
+            unfinished = None if mask is None else (mask[:, : edge + truncate] if reverse else mask[:, edge:]).any(1)
+            state = _detach_rows(state, unfinished)
+        outputs[index], state = _recomputed_scan(cell, *windows[index], state, reverse=reverse, **options)
     return torch.cat(outputs, dim=1), state
 
 
-def _cut(state: State, rows: Tensor | None) -> State:
+def _detach_rows(state: State, rows: Tensor | None) -> State:
     """Detaches the state, or only the `rows` `(batch,)` of it."""
-    cut: State = nest.detach(state)
-    return cut if rows is None or bool(rows.all()) else nest.where(rows, cut, state)
+    detached: State = nest.detach(state)
+    return detached if rows is None or bool(rows.all()) else nest.where(rows, detached, state)
 
 
-def _split(mask: Tensor | None, truncate: int, steps: int) -> Sequence[Tensor | None]:
-    return [None] * -(-steps // truncate) if mask is None else torch.split(mask, truncate, 1)
-
-
-def _again(cell: Cell, inputs: Tensor, mask: Tensor | None, state: State, **options: Any) -> tuple[Tensor, State]:
-    """A scan that is run again for its derivative, with the same random numbers."""
+def _recomputed_scan(
+    cell: Cell, inputs: Tensor, mask: Tensor | None, state: State, **options: Any
+) -> tuple[Tensor, State]:
+    """A scan that is recomputed for its derivative, with the same random numbers."""
 
     def run(inputs: Tensor, *state: Tensor) -> tuple[Tensor, State]:
         return scan(cell, inputs, state, mask, **options)

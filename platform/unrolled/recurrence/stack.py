@@ -1,9 +1,4 @@
-"""Stacks of layers and directions of cells, with the options that fit any cell.
-
-Where numbers stopped being finite: looked for while torch detects anomalies, as it costs a pass over the data.
-
-Layers and directions of cells, and the options that fit any cell.
-"""
+"""Multilayer recurrent networks: layers and directions of cells, with the options that fit any cell."""
 
 from __future__ import annotations
 
@@ -17,45 +12,8 @@ from unrolled.recurrence.cell import Cell, State
 from unrolled.recurrence.regularization import Dropout, Zoneout
 from unrolled.recurrence.scan import Engine, truncated_scan
 
-
-class NonFiniteError(FloatingPointError):
-    """A value is infinite or not a number.
-
-    Attributes:
-        stack: where it stands.
-        what: such as `the input of layer 1`.
-        step, example: counted from 1.
-    """
-
-    def __init__(self, stack: nn.Module, what: str, step: int, example: int) -> None:
-        super().__init__(f"{what} is not finite at step {step} of example {example}")
-        self.stack, self.what, self.step, self.example = stack, what, step, example
-
-
-def check_finite(stack: nn.Module, what: str, values: Tensor, mask: Tensor | None) -> None:
-    """Looks for the first step with a value that is not finite, if `torch.autograd.set_detect_anomaly` is on.
-
-    Args:
-        stack: that works on the values.
-        what: the values are called.
-        values: `(batch, time, features)`.
-        mask: `(batch, time)`, bool; padding may hold anything.
-
-    Raises:
-        NonFiniteError: there is one.
-    """
-    if not torch.is_anomaly_enabled():
-        return
-    wrong = ~values.isfinite().all(-1)
-    if mask is not None:
-        wrong &= mask
-    if wrong.any():
-        step, example = (int(place) + 1 for place in wrong.t().nonzero()[0])
-        raise NonFiniteError(stack, what, step, example)
-
-
 StackState = tuple[tuple[State, ...], ...]
-"""One cell state for every layer and, within it, every direction."""
+"""A cell state per layer and, within it, per direction."""
 Initialization = Literal["orthogonal", "uniform", "identity"]
 
 
@@ -63,21 +21,25 @@ class Stack(nn.Module):
     """A multilayer recurrent network, in one direction or both (Schuster & Paliwal 1997).
 
     Args:
-        cell: the class of the cells.
+        cell: class of the cells.
         input_size, hidden_size: features of the input and of the state of one direction.
-        layers: how many stand on each other; each reads all directions of the one below.
-        bidirectional: a second cell a layer runs from the end; outputs of both are joined.
-        dropout: share of values dropped between layers (not after the last).
-        variational: drop the same values at every step; see `Dropout`.
-        residual: a layer adds its input to its output wherever both are of one size (Wu et al. 2016, section 3.1).
+        layers: number of layers; each reads all directions of the one below.
+        bidirectional: a second cell per layer runs from the end; the outputs of both are concatenated.
+        dropout: probability of dropout between layers (not after the last).
+        variational: use one dropout mask at all steps; see `Dropout`.
+        residual: a layer adds its input to its output where both have the same size (Wu et al. 2016, section 3.1).
         layer_norm: see `Cell`.
         zoneout: see `Zoneout`.
         initialization: of the recurrent weights, gate by gate: `orthogonal` (Saxe et al. 2014), `identity` (Le et al.
             2015) or `uniform` in ±1/√hidden, as torch's modules, then of the input weights too. `None`: the cell's own.
-        learned_state: the state before the first step is a parameter, zeros at first; else it is zeros.
-        beside: features of a second input, which one layer reads besides the first input or what is below it; 0: none.
-        beside_layer: that layer, from 0.
+        learned_state: the state before the first step is a parameter, initialised to zeros; else it is zeros.
+        extra_input_size: features of a second input, which one layer reads besides the output of the layer below (or
+            the first input); 0: none.
+        extra_input_layer: index of that layer.
         engine: of every scan.
+
+    Raises:
+        ValueError: `extra_input_layer` is not a layer.
     """
 
     def __init__(
@@ -95,27 +57,28 @@ class Stack(nn.Module):
         zoneout: float = 0.0,
         initialization: Initialization | None = None,
         learned_state: bool = False,
-        beside: int = 0,
-        beside_layer: int = 0,
+        extra_input_size: int = 0,
+        extra_input_layer: int = 0,
         engine: Engine = "auto",
     ) -> None:
         super().__init__()
-        if not 0 <= beside_layer < layers:
-            raise ValueError(f"layer {beside_layer} of {layers} cannot read a second input: they count from 0")
+        if not 0 <= extra_input_layer < layers:
+            raise ValueError(f"layer {extra_input_layer} of {layers} cannot read a second input: they count from 0")
         self.directions = 2 if bidirectional else 1
         self.output_size = self.directions * hidden_size
         self.residual, self.zoneout, self.engine = residual, zoneout, engine
         self.dropout = Dropout(dropout, variational=variational)
-        self.beside_layer = beside_layer
+        self.extra_input_layer = extra_input_layer
         sizes = [input_size] + [self.output_size] * (layers - 1)
-        sizes[beside_layer] += beside
+        sizes[extra_input_layer] += extra_input_size
         self.layers = nn.ModuleList(
             nn.ModuleList(cell(size, hidden_size, layer_norm=layer_norm) for _ in range(self.directions))
             for size in sizes
         )
         if initialization:
-            for each in self._every_cell():
-                initialize(each, initialization)
+            for layer in self.cells():
+                for each in layer:
+                    initialize(each, initialization)
         self.first = nn.ParameterList()
         if learned_state:
             self.first.extend(
@@ -132,12 +95,8 @@ class Stack(nn.Module):
         )
 
     def cells(self) -> list[list[Cell]]:
-        """Returns the cells, layer by layer and direction by direction."""
+        """Returns the cells by layer and direction."""
         return [[cast(Cell, cell) for cell in cast(nn.ModuleList, layer)] for layer in self.layers]
-
-    def _every_cell(self) -> Iterator[Cell]:
-        for layer in self.cells():
-            yield from layer
 
     def forward(
         self,
@@ -145,71 +104,76 @@ class Stack(nn.Module):
         state: StackState | None = None,
         mask: Tensor | None = None,
         truncate: int | None = None,
-        beside: Tensor | None = None,
+        extra_input: Tensor | None = None,
     ) -> tuple[Tensor, StackState]:
         """Runs the whole sequence; arguments and results as in `scan`, `truncate` as in `truncated_scan`.
 
         Args:
-            beside: the second input, `(batch, time, features)`, of a stack that was made for one; where it is the
-                same at every step, `(batch, 1, features)`.
+            extra_input: the second input, `(batch, time, features)`, or `(batch, 1, features)` if it is the same at
+                every step.
 
         Returns:
             The top layer's outputs `(batch, time, directions · hidden)`, and the state after the last step.
 
         Raises:
-            NonFiniteError: while torch detects anomalies, a layer read or made a value that is not finite.
+            NonFiniteError: while torch detects anomalies, an input or output of a layer is not finite.
         """
         before = self.begin(len(inputs)) if state is None else state
         after: list[tuple[State, ...]] = []
-        for depth, (layer, carried) in enumerate(zip(self.cells(), before, strict=True)):
-            constant = None
-            if beside is not None and depth == self.beside_layer and beside.shape[1] == 1 < inputs.shape[1]:
-                check_finite(self, f"the input of layer {depth + 1}", beside, None)
-                constant = beside[:, 0]
-            read = self._read(depth, inputs, None if constant is not None else beside)
-            check_finite(self, f"the input of layer {depth + 1}", read, mask)
-            options: dict[str, Any] = {"engine": self.engine, "zoneout": self.zoneout, "constant": constant}
+        for depth, (layer, first) in enumerate(zip(self.cells(), before, strict=True)):
+            static_input = None
+            if (
+                extra_input is not None
+                and depth == self.extra_input_layer
+                and extra_input.shape[1] == 1 < inputs.shape[1]
+            ):
+                check_finite(self, f"the input of layer {depth + 1}", extra_input, None)
+                static_input = extra_input[:, 0]
+            layer_input = self._layer_input(depth, inputs, None if static_input is not None else extra_input)
+            check_finite(self, f"the input of layer {depth + 1}", layer_input, mask)
+            options: dict[str, Any] = {"engine": self.engine, "zoneout": self.zoneout, "static_input": static_input}
             runs = [
-                truncated_scan(cell, read, carried[d], mask, truncate, reverse=d == 1, **options)
+                truncated_scan(cell, layer_input, first[d], mask, truncate, reverse=d == 1, **options)
                 for d, cell in enumerate(layer)
             ]
             outputs = torch.cat([outputs for outputs, _ in runs], dim=-1) if len(runs) > 1 else runs[0][0]
             check_finite(self, f"the output of layer {depth + 1}", outputs, mask)
-            inputs = self._joined(outputs, inputs)
+            inputs = self._add_residual(outputs, inputs)
             after.append(tuple(last for _, last in runs))
         return inputs, tuple(after)
 
-    def step(self, inputs: Tensor, state: StackState, beside: Tensor | None = None) -> tuple[Tensor, StackState]:
+    def step(self, inputs: Tensor, state: StackState, extra_input: Tensor | None = None) -> tuple[Tensor, StackState]:
         """One step of a one-directional stack: `(batch, features)` → `(batch, hidden)` and the state after it.
 
         Args:
-            beside: the second input, `(batch, features)`.
+            extra_input: the second input, `(batch, features)`.
 
         Raises:
-            ValueError: the stack is bidirectional, so it has no single next step.
+            ValueError: the stack is bidirectional, so that it has no next step.
         """
         if self.directions != 1:
             raise ValueError("a bidirectional stack cannot be stepped: it reads the sequence from both ends")
         after: list[tuple[State, ...]] = []
-        for depth, ((cell,), (carried,)) in enumerate(zip(self.cells(), state, strict=True)):
-            read = self._read(depth, inputs, beside)
-            new = cell.step(cell.project(read), carried)
-            zoneout = Zoneout.draw(self.zoneout, 1, carried, training=self.training)
-            new = new if zoneout is None else zoneout.mixed(0, new, carried)
-            inputs = self._joined(new[0], inputs)
+        for depth, ((cell,), (old,)) in enumerate(zip(self.cells(), state, strict=True)):
+            new = cell.step(cell.project(self._layer_input(depth, inputs, extra_input)), old)
+            zoneout = Zoneout.draw(self.zoneout, 1, old, training=self.training)
+            new = new if zoneout is None else zoneout.mix(0, new, old)
+            inputs = self._add_residual(new[0], inputs)
             after.append((new,))
         return inputs, tuple(after)
 
-    def _read(self, depth: int, inputs: Tensor, beside: Tensor | None) -> Tensor:
-        read = self.dropout(inputs) if depth > 0 else inputs
-        return read if beside is None or depth != self.beside_layer else torch.cat([read, beside], dim=-1)
+    def _layer_input(self, depth: int, inputs: Tensor, extra_input: Tensor | None) -> Tensor:
+        dropped = self.dropout(inputs) if depth > 0 else inputs
+        if extra_input is None or depth != self.extra_input_layer:
+            return dropped
+        return torch.cat([dropped, extra_input], dim=-1)
 
-    def _joined(self, outputs: Tensor, inputs: Tensor) -> Tensor:
+    def _add_residual(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         return outputs + inputs if self.residual and outputs.shape == inputs.shape else outputs
 
 
 def initialize(cell: Cell, how: Initialization) -> None:
-    """Sets the recurrent weights of a cell, and for `uniform` its input weights; see `Stack`."""
+    """Initialises the recurrent weights of a cell, and for `uniform` its input weights; see `Stack`."""
     size = cell.hidden_size
     if how == "uniform":
         for weight in (cell.weight_input, cell.weight_hidden):
@@ -220,7 +184,43 @@ def initialize(cell: Cell, how: Initialization) -> None:
 
 
 def named_stacks(model: nn.Module) -> Iterator[tuple[str, Stack]]:
-    """Yields every stack in a model by its short name: `encoder`, or `stack` where it has no other."""
+    """Yields every stack in a model with its short name: `encoder`, or `stack` for the model itself."""
     for path, module in model.named_modules():
         if isinstance(module, Stack):
             yield path.removesuffix("stack").strip(".") or "stack", module
+
+
+class NonFiniteError(FloatingPointError):
+    """A value is infinite or not a number.
+
+    Attributes:
+        stack: the stack in which it was found.
+        what: such as `the input of layer 1`.
+        step, example: counted from 1.
+    """
+
+    def __init__(self, stack: nn.Module, what: str, step: int, example: int) -> None:
+        super().__init__(f"{what} is not finite at step {step} of example {example}")
+        self.stack, self.what, self.step, self.example = stack, what, step, example
+
+
+def check_finite(stack: nn.Module, what: str, values: Tensor, mask: Tensor | None) -> None:
+    """Checks that all values are finite, if `torch.autograd.set_detect_anomaly` is on: it takes a pass over the data.
+
+    Args:
+        stack: in which the values occur.
+        what: name of the values in the message.
+        values: `(batch, time, features)`.
+        mask: `(batch, time)`, bool; padding may be anything.
+
+    Raises:
+        NonFiniteError: names the first step with a value that is not finite.
+    """
+    if not torch.is_anomaly_enabled():
+        return
+    wrong = ~values.isfinite().all(-1)
+    if mask is not None:
+        wrong &= mask
+    if wrong.any():
+        step, example = (int(index) + 1 for index in wrong.t().nonzero()[0])
+        raise NonFiniteError(stack, what, step, example)

@@ -1,7 +1,6 @@
 """State of a recurrent network: a nest of tensors whose first dimension is the batch.
 
-A nest is a tensor, `None`, or a tuple of nests. These functions are all that the rest of the package knows
-about its inner form.
+A nest is a tensor, `None`, or a tuple of nests. The rest of the package handles states through these functions alone.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ Nest = Any
 
 
 def map(function: Callable[..., Tensor], *nests: Nest) -> Nest:
-    """Applies `function` to the tensors that stand at the same place in every nest; `None` stays `None`."""
+    """Applies `function` to the tensors at the same position of every nest; `None` stays `None`."""
     first = nests[0]
     if first is None:
         return None
@@ -27,21 +26,21 @@ def map(function: Callable[..., Tensor], *nests: Nest) -> Nest:
 
 
 def detach(nest: Nest) -> Nest:
-    """Cuts the graph behind the state: what truncated back-propagation through time does at a window's edge."""
+    """Detaches the state from the graph: truncated back-propagation through time at a window's boundary."""
     return map(torch.Tensor.detach, nest)
 
 
 def select(nest: Nest, rows: Tensor) -> Nest:
-    """Takes the batch rows `rows` `(n,)`, in that order and with repetition, from every tensor."""
+    """Selects the batch rows `rows` `(n,)`, in that order and with repetition, from every tensor."""
     return map(lambda tensor: index_rows(tensor, rows), nest)
 
 
 def index_rows(values: Tensor, rows: Tensor) -> Tensor:
-    """`values[rows]` as `index_select`, the faster one, unless it has a derivative on a GPU: that would add up repeated
-    rows in any order."""
+    """`values[rows]` by `index_select`, which is faster, unless the derivative is needed on a GPU: there it would sum
+    repeated rows in an undefined order."""
     return values[rows] if values.requires_grad and values.device.type != "cpu" else values.index_select(0, rows)
 
 
 def where(condition: Tensor, new: Nest, old: Nest) -> Nest:
-    """Takes `new` in the rows where `condition` `(batch,)` is true, `old` elsewhere."""
+    """Selects `new` in the rows where `condition` `(batch,)` is True, `old` elsewhere."""
     return map(lambda a, b: torch.where(condition.unsqueeze(-1), a, b), new, old)

@@ -1,83 +1,76 @@
-"""A cell's steps one by one, for loops in which more happens between the steps than a scan knows of."""
+"""Step-by-step execution of a cell with hand-written backward, for loops that do more between steps than a scan."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from unrolled.recurrence.cell import Cell, State
+from unrolled.recurrence.cell import Cell, State, StepBuffers
 from unrolled.recurrence.matmul import PackedLinear, weight_gradients
 
 
 class Steps:
-    """What `bptt` does, with the loop left to the caller: every step keeps its gates, its derivative overwrites them by
-    their gradients, and the weights' gradients are a large product over all steps in the end.
+    """The engine `bptt` with the loop left to the caller: every step saves its gates, its derivative overwrites them
+    with their gradients, and the gradients of the weights are one large product over all steps at the end.
 
     Args:
-        gates: the projected inputs `(time, batch, gates · hidden)`, complete when their step is taken.
+        gates: projected inputs `(time, batch, num_gates · hidden)`; a step's must be complete when it is taken.
         state: before the first step.
-        half: multiply in bfloat16.
+        bf16: multiply in bfloat16.
 
     Attributes:
         gates: as given; after `forward(t)` what the derivative needs, after `backward(t)` gradients.
         outputs: h, `(time, batch, hidden)`.
     """
 
-    def __init__(self, cell: Cell, gates: Tensor, state: State, *, half: bool) -> None:
+    def __init__(self, cell: Cell, gates: Tensor, state: State, *, bf16: bool) -> None:
         steps, batch, _ = gates.shape
-        self.cell, self.gates, self._half = cell, gates, half
+        self.cell, self.gates, self._bf16 = cell, gates, bf16
         self._states = [gates.new_empty(steps + 1, *tensor.shape) for tensor in state]
         for buffer, tensor in zip(self._states, state, strict=True):
             buffer[0] = tensor
         self._saved = [gates.new_empty(steps, batch, cell.hidden_size) for _ in range(cell.num_saved)]
-        self._hidden = self._products(turned=False)
+        self._recurrent = self._recurrent_products(transposed=False)
         self.outputs = self._states[0][1:]
 
-    def _products(self, *, turned: bool) -> list[PackedLinear]:
+    def _recurrent_products(self, *, transposed: bool) -> list[PackedLinear]:
         steps, batch, _ = self.gates.shape
-        weights = [self.cell.weight_hidden.detach()[rows] for rows in self.cell.rows()]
-        return [PackedLinear(weight.t() if turned else weight, batch, steps, self._half) for weight in weights]
+        weights = [self.cell.weight_hidden.detach()[rows] for rows in self.cell.recurrent_rows()]
+        return [PackedLinear(weight.t() if transposed else weight, batch, steps, self._bf16) for weight in weights]
+
+    def _buffers(self, t: int) -> StepBuffers:
+        before, after = (tuple(buffer[step] for buffer in self._states) for step in (t, t + 1))
+        saved = [buffer[t] for buffer in self._saved]
+        return StepBuffers(self.cell.slice_gates(self.gates[t]), before, after, saved, self._recurrent)
 
     def forward(self, t: int) -> Tensor:
         """Takes step t, after the one before; returns its output `(batch, hidden)`."""
-        before, after = self._around(t)
-        self.cell.step_forward(self._spans(t), before, after, self._saved_at(t), self._hidden)
-        return after[0]
+        buffers = self._buffers(t)
+        self.cell.step_forward(buffers)
+        return buffers.after[0]
 
     def backward(self, t: int, gradient: State) -> State:
-        """The derivative of step t, after that of the one behind it; returns ∂L/∂(state before it).
+        """Derivative of step t, after that of step t + 1; returns ∂L/∂(state before the step).
 
         Args:
-            gradient: ∂L/∂(state after it); may be overwritten.
+            gradient: ∂L/∂(state after the step); may be overwritten.
         """
         if t == len(self.gates) - 1:
-            self._hidden = self._products(turned=True)
-        return self.cell.step_backward(self._spans(t), *self._around(t), self._saved_at(t), gradient, self._hidden)
+            self._recurrent = self._recurrent_products(transposed=True)
+        return self.cell.step_backward(self._buffers(t), gradient)
 
     def last(self) -> State:
-        """The state after the last step."""
+        """Returns the state after the last step."""
         return tuple(buffer[-1] for buffer in self._states)
 
     def gradients(self) -> tuple[Tensor, ...]:
-        """Of the recurrent weights and of `extra_parameters`, when all steps have gone back."""
-        before, after = (tuple(buffer[place].flatten(0, 1) for buffer in self._states) for place in _EDGES)
-        flat = self.gates.flatten(0, 1), before, after, [buffer.flatten(0, 1) for buffer in self._saved]
-        weights = torch.empty_like(self.cell.weight_hidden)
-        kind = torch.bfloat16 if self._half else self.gates.dtype
-        weight_gradients(self.cell.weight_grad_operands(*flat), kind, weights)
-        return weights, *self.cell.extra_gradients(*flat)
-
-    def _around(self, t: int) -> tuple[State, State]:
-        return tuple(buffer[t] for buffer in self._states), tuple(buffer[t + 1] for buffer in self._states)
-
-    def _saved_at(self, t: int) -> Sequence[Tensor]:
-        return [buffer[t] for buffer in self._saved]
-
-    def _spans(self, t: int) -> tuple[Tensor, ...]:
-        size = self.cell.hidden_size
-        return tuple(self.gates[t][:, low * size : high * size] for low, high in self.cell.gate_slices)
-
-
-_EDGES = slice(None, -1), slice(1, None)
+        """Returns the gradients of the recurrent weights and of `extra_parameters`, after all backward steps."""
+        before, after = (
+            tuple(buffer[steps].flatten(0, 1) for buffer in self._states) for steps in (slice(None, -1), slice(1, None))
+        )
+        saved = [buffer.flatten(0, 1) for buffer in self._saved]
+        all_steps = StepBuffers(self.cell.slice_gates(self.gates.flatten(0, 1)), before, after, saved)
+        grad_weight = torch.empty_like(self.cell.weight_hidden)
+        dtype = torch.bfloat16 if self._bf16 else self.gates.dtype
+        weight_gradients(self.cell.weight_grad_operands(all_steps), dtype, grad_weight)
+        return grad_weight, *self.cell.extra_gradients(all_steps)

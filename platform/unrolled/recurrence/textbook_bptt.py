@@ -1,7 +1,7 @@
-"""Back-propagation through time for the vanilla network, formula by formula.
+"""Textbook back-propagation through time for the vanilla network, formula by formula.
 
-One sequence at a time, as in Goodfellow, Bengio & Courville, "Deep Learning" (2016), section 10.2.2, in the book's
-letters. `docs/bptt.md` derives every line; `scan` computes the same for batches, at the speed of the machine.
+One sequence at a time, in the notation of Goodfellow, Bengio & Courville, "Deep Learning" (2016), section 10.2.2.
+`docs/bptt.md` derives every line; `scan` computes the same for batches, at full speed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def forward(p: Parameters, x: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cross_entropy(y_hat: Tensor, y: Tensor) -> Tensor:
-    """The loss in nats, summed over time; y `(time,)` holds the number of the right class of every step."""
+    """The loss in nats, summed over time; y `(time,)` holds the correct class of every step."""
     return -torch.log(y_hat[torch.arange(len(y)), y]).sum()
 
 
@@ -52,10 +52,10 @@ def state_gradients(p: Parameters, h: Tensor, grad_o: Tensor, window: int | None
     Args:
         h: states `(time + 1, hidden)`, h_0 first.
         grad_o: `(time, classes)`.
-        window: truncated BPTT: nothing flows back from one window of so many steps into the one before it.
+        window: steps per window of truncated BPTT: no gradient flows from one window into the one before it.
     """
     steps = len(grad_o)
-    grad_h = torch.zeros_like(h)  # place t is step t; place 0 stays empty
+    grad_h = torch.zeros_like(h)  # index t is step t; index 0 is unused
     for t in range(steps, 0, -1):
         grad_h[t] = p.V.T @ grad_o[t - 1]
         if t < steps and (window is None or t % window != 0):

@@ -1,4 +1,8 @@
-"""Triton kernels of the element-wise part of each cell's step."""
+"""Triton kernels of the element-wise part of each cell's step.
+
+Letters as in the cells' equations: g gates, u recurrent products, h and c before the step, h2 and c2 after it, d_
+gradients; `direct` is the part of ∂L/∂h that does not pass through the gates.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,14 @@ def _tanh(x: Any) -> Any:
 
 
 @triton.jit
-def rnn_forward(g: Any, u: Any, h2: Any, count: Any, size: Any, block: tl.constexpr) -> None:
+def rnn_tanh_forward(g: Any, u: Any, h2: Any, count: Any, size: Any, block: tl.constexpr) -> None:
     i = tl.program_id(0) * block + tl.arange(0, block)
     ok = i < count
     tl.store(h2 + i, _tanh(tl.load(g + i, ok) + tl.load(u + i, ok)), ok)
 
 
 @triton.jit
-def rnn_backward(g: Any, h2: Any, d_h: Any, count: Any, size: Any, block: tl.constexpr) -> None:
+def rnn_tanh_backward(g: Any, h2: Any, d_h: Any, count: Any, size: Any, block: tl.constexpr) -> None:
     i = tl.program_id(0) * block + tl.arange(0, block)
     ok = i < count
     h = tl.load(h2 + i, ok)
@@ -29,7 +33,7 @@ def rnn_backward(g: Any, h2: Any, d_h: Any, count: Any, size: Any, block: tl.con
 
 
 @triton.jit
-def irnn_forward(g: Any, u: Any, h2: Any, count: Any, size: Any, block: tl.constexpr) -> None:
+def rnn_relu_forward(g: Any, u: Any, h2: Any, count: Any, size: Any, block: tl.constexpr) -> None:
     i = tl.program_id(0) * block + tl.arange(0, block)
     ok = i < count
     a = tl.load(g + i, ok) + tl.load(u + i, ok)
@@ -37,7 +41,7 @@ def irnn_forward(g: Any, u: Any, h2: Any, count: Any, size: Any, block: tl.const
 
 
 @triton.jit
-def irnn_backward(g: Any, h2: Any, d_h: Any, count: Any, size: Any, block: tl.constexpr) -> None:
+def rnn_relu_backward(g: Any, h2: Any, d_h: Any, count: Any, size: Any, block: tl.constexpr) -> None:
     i = tl.program_id(0) * block + tl.arange(0, block)
     ok = i < count
     tl.store(g + i, tl.where(tl.load(h2 + i, ok) > 0, tl.load(d_h + i, ok), 0.0), ok)
@@ -75,17 +79,17 @@ def lstm_backward(
     at = (i // size) * 4 * size + j
     enter, forget = tl.load(g + at, ok), tl.load(g + at + size, ok)
     candidate, out = tl.load(g + at + 2 * size, ok), tl.load(g + at + 3 * size, ok)
-    squashed, error = _tanh(tl.load(c2 + i, ok)), tl.load(d_h + i, ok)
-    d_out = error * squashed * out * (1 - out)
-    d_new = tl.load(d_c + i, ok) + error * out * (1 - squashed * squashed) + d_out * tl.load(peep + j + 2 * size, ok)
+    tanh_c, error = _tanh(tl.load(c2 + i, ok)), tl.load(d_h + i, ok)
+    d_out = error * tanh_c * out * (1 - out)
+    d_new = tl.load(d_c + i, ok) + error * out * (1 - tanh_c * tanh_c) + d_out * tl.load(peep + j + 2 * size, ok)
     d_in = d_new * candidate * enter * (1 - enter)
     d_forget = d_new * tl.load(c + i, ok) * forget * (1 - forget)
     tl.store(g + at, d_in, ok)
     tl.store(g + at + size, d_forget, ok)
     tl.store(g + at + 2 * size, d_new * enter * (1 - candidate * candidate), ok)
     tl.store(g + at + 3 * size, d_out, ok)
-    kept = d_new * forget + d_in * tl.load(peep + j, ok) + d_forget * tl.load(peep + j + size, ok)
-    tl.store(d_c + i, kept, ok)
+    grad_c = d_new * forget + d_in * tl.load(peep + j, ok) + d_forget * tl.load(peep + j + size, ok)
+    tl.store(d_c + i, grad_c, ok)
 
 
 @triton.jit
@@ -108,7 +112,7 @@ def gru_forward(
 
 @triton.jit
 def gru_backward(
-    g: Any, saved: Any, h: Any, d_h: Any, errors: Any, kept: Any, count: Any, size: Any, block: tl.constexpr
+    g: Any, saved: Any, h: Any, d_h: Any, grad_recurrent: Any, direct: Any, count: Any, size: Any, block: tl.constexpr
 ) -> None:
     i = tl.program_id(0) * block + tl.arange(0, block)
     ok, j = i < count, i % size
@@ -122,17 +126,17 @@ def gru_backward(
     tl.store(g + at + size, d_z, ok)
     tl.store(g + at + 2 * size, d_n, ok)
     tl.store(saved + i, d_n * r, ok)
-    tl.store(errors + at, d_r, ok)
-    tl.store(errors + at + size, d_z, ok)
-    tl.store(errors + at + 2 * size, d_n * r, ok)
-    tl.store(kept + i, error * z, ok)
+    tl.store(grad_recurrent + at, d_r, ok)
+    tl.store(grad_recurrent + at + size, d_z, ok)
+    tl.store(grad_recurrent + at + 2 * size, d_n * r, ok)
+    tl.store(direct + i, error * z, ok)
 
 
 @triton.jit
 def reset_gates(
-    g: Any, u: Any, more: Any, h: Any, saved: Any, count: Any, size: Any, width: tl.constexpr, block: tl.constexpr
+    g: Any, u: Any, u_z: Any, h: Any, saved: Any, count: Any, size: Any, width: tl.constexpr, block: tl.constexpr
 ) -> None:
-    """The gates r and z, and r ⊙ h. `width`: blocks of u, 3 where z's lies in `more`."""
+    """The gates r and z, and r ⊙ h. `width`: blocks of u, 3 if that of z is in `u_z`."""
     i = tl.program_id(0) * block + tl.arange(0, block)
     ok, j = i < count, i % size
     row = i // size
@@ -144,7 +148,7 @@ def reset_gates(
     else:
         r = tl.load(g + at, ok) + tl.load(u + i, ok)
     if width == 3:
-        z += tl.load(more + i, ok)
+        z += tl.load(u_z + i, ok)
     r = tl.sigmoid(r)
     tl.store(g + at, r, ok)
     tl.store(g + at + size, tl.sigmoid(z), ok)
@@ -153,7 +157,7 @@ def reset_gates(
 
 @triton.jit
 def reset_mix(
-    g: Any, u: Any, h: Any, h2: Any, count: Any, size: Any, writes: tl.constexpr, block: tl.constexpr
+    g: Any, u: Any, h: Any, h2: Any, count: Any, size: Any, z_gates_candidate: tl.constexpr, block: tl.constexpr
 ) -> None:
     """The candidate and the new state."""
     i = tl.program_id(0) * block + tl.arange(0, block)
@@ -164,33 +168,33 @@ def reset_mix(
         tl.load(g + at + size, ok),
         tl.load(h + i, ok),
     )
-    share = z if writes else 1 - z
+    share = z if z_gates_candidate else 1 - z
     tl.store(g + at + 2 * size, n, ok)
     tl.store(h2 + i, old + share * (n - old), ok)
 
 
 @triton.jit
 def reset_mix_backward(
-    g: Any, h: Any, d_h: Any, kept: Any, count: Any, size: Any, writes: tl.constexpr, block: tl.constexpr
+    g: Any, h: Any, d_h: Any, direct: Any, count: Any, size: Any, z_gates_candidate: tl.constexpr, block: tl.constexpr
 ) -> None:
     i = tl.program_id(0) * block + tl.arange(0, block)
     ok = i < count
     at = (i // size) * 3 * size + i % size
     z, n, error = tl.load(g + at + size, ok), tl.load(g + at + 2 * size, ok), tl.load(d_h + i, ok)
-    share = z if writes else 1 - z
+    share = z if z_gates_candidate else 1 - z
     d_share = error * (n - tl.load(h + i, ok))
-    d_z = d_share if writes else -d_share
+    d_z = d_share if z_gates_candidate else -d_share
     tl.store(g + at + size, d_z * z * (1 - z), ok)
     tl.store(g + at + 2 * size, error * share * (1 - n * n), ok)
-    tl.store(kept + i, error * (1 - share), ok)
+    tl.store(direct + i, error * (1 - share), ok)
 
 
 @triton.jit
-def reset_gates_backward(g: Any, u: Any, h: Any, kept: Any, count: Any, size: Any, block: tl.constexpr) -> None:
-    """u is the gradient of r ⊙ h."""
+def reset_gates_backward(g: Any, u: Any, h: Any, direct: Any, count: Any, size: Any, block: tl.constexpr) -> None:
+    """`u`: gradient of r ⊙ h."""
     i = tl.program_id(0) * block + tl.arange(0, block)
     ok = i < count
     at = (i // size) * 3 * size + i % size
     r, error = tl.load(g + at, ok), tl.load(u + i, ok)
-    tl.store(kept + i, tl.load(kept + i, ok) + error * r, ok)
+    tl.store(direct + i, tl.load(direct + i, ok) + error * r, ok)
     tl.store(g + at, error * tl.load(h + i, ok) * r * (1 - r), ok)

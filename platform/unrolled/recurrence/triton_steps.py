@@ -1,8 +1,8 @@
 """Launch of the Triton kernels of a step on a GPU.
 
-torch starts a kernel for every operation; here a step of a cell has one or two besides its products. The kernels are
-the element-wise parts of `step_forward` and `step_backward` of the cells. They read and write float32. Triton is part
-of torch's builds for GPUs; without it the steps run as torch's operations.
+torch launches a kernel per operation; with these a cell's step has one or two besides its products. The kernels are
+the element-wise parts of `step_forward` and `step_backward` of the cells and read and write float32. Triton comes with
+torch's builds for GPUs; without it the steps run as torch's operations. It is imported when first needed.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor
 
 
 def applies(tensor: Tensor) -> bool:
-    """Whether the kernels can work on tensors such as this one."""
+    """Whether the kernels can work on tensors like this one."""
     return tensor.dtype == torch.float32 and (tensor.is_cuda or _interpreted()) and _kernels() is not None
 
 
 def run(name: str, state: Tensor, *arguments: Tensor, **constants: int) -> None:
-    """Starts a kernel of `gpu_kernels.py`.
+    """Launches a kernel of `triton_kernels`.
 
     Args:
         state: `(batch, hidden)`, gives the shape.
         arguments: contiguous tensors, or the first block of gates, for their rows.
-        constants: what the kernel is compiled for.
+        constants: compile-time arguments of the kernel.
     """
     kernels = _kernels()
     assert kernels is not None
@@ -35,7 +35,7 @@ def run(name: str, state: Tensor, *arguments: Tensor, **constants: int) -> None:
 
 
 def _interpreted() -> bool:
-    """Whether Triton is told to run its kernels as Python, on any machine: for tests."""
+    """Whether Triton interprets its kernels as Python, on any machine: for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 

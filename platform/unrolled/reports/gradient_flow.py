@@ -115,7 +115,7 @@ def _loss(task: Task, model: nn.Module, part: Any) -> Tensor:
 
 def distances(flows: Sequence[LayerGradientFlow]) -> list[int]:
     """Returns the distances that a table shows: `COLUMNS` at most, the nearest and the farthest among them."""
-    reached = [d for d in DISTANCES if d < max((len(flow.left) for flow in flows), default=0)]
+    reached = [d for d in DISTANCES if d < max((len(flow.remaining) for flow in flows), default=0)]
     if len(reached) <= COLUMNS:
         return reached
     return [reached[round(i * (len(reached) - 1) / (COLUMNS - 1))] for i in range(COLUMNS)]
@@ -133,7 +133,7 @@ def table(measurement: Measurement) -> list[str]:
     ]
     for flow in flows:
         numbers = f"{max(flow.matrices, default=0.0):>5.2f}{flow.jacobian:>6.2f}{flow.growth:>8.3f}  {flow.verdict:<9}"
-        left = "".join(f"{flow.left[d]:>7.0e}" if d < len(flow.left) else " " * 7 for d in shown)
+        left = "".join(f"{flow.remaining[d]:>7.0e}" if d < len(flow.remaining) else " " * 7 for d in shown)
         lines.append(f"{flow.layer[:12]:<13}{flow.cell[:12]:<13}{numbers}{left}".rstrip())
     return [
         *lines,
@@ -194,8 +194,8 @@ def _row(flow: LayerGradientFlow) -> dict[str, Any]:
         "matrices": [f"{value:.2f}" for value in flow.matrices],
         "jacobian": f"{flow.jacobian:.2f}",
         "growth": f"{flow.growth:.3f}",
-        "steps": f"{len(flow.left) - 1:,}",
-        "left": f"{flow.left[-1]:.2g}",
+        "steps": f"{len(flow.remaining) - 1:,}",
+        "left": f"{flow.remaining[-1]:.2g}",
         "verdict": flow.verdict,
     }
 
@@ -203,7 +203,7 @@ def _row(flow: LayerGradientFlow) -> dict[str, Any]:
 def _distance_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
     figure = _log_figure("Steps back", "Share of the gradient left")
     for number, flow in enumerate(flows):
-        _line(figure, flow.layer, flow.left, *look(number))
+        _line(figure, flow.layer, flow.remaining, *look(number))
     return Chart(
         "distance",
         "How far the last step's gradient reaches",
@@ -243,7 +243,7 @@ def _textbook_chart() -> Chart:
         kind = name.split(",")[0]
         dash = {"RNN": "solid", "LSTM": "dash", "GRU": "dashdot"}[kind]
         colour = next(colours[kind]) if kind in colours else "series-greedy"
-        _line(figure, name, flow.left, f"var(--{colour})", "dot" if name.endswith("4") else dash)
+        _line(figure, name, flow.remaining, f"var(--{colour})", "dot" if name.endswith("4") else dash)
     return Chart(
         "textbook",
         "Exploding, vanishing, and the highway",

@@ -1,30 +1,30 @@
-/* The same product of bfloat16 numbers, summed in float, by the matrix unit of CPUs with AMX. Depth and width
+/* The product of product.h for bfloat16 operands with float32 sums, by the matrix unit of CPUs with AMX. Depth and width
  * must be multiples of 32. */
 
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define PAIRS 16 /* a row of a tile: 16 numbers, or 16 pairs of halves */
+#define PAIRS 16 /* a row of a tile: 16 float32, or 16 pairs of bfloat16 */
 
-/* Linux lends the matrix unit's registers to processes that ask for them. */
-static int may_multiply_half(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18) == 0; }
+/* Linux grants the matrix unit's registers to processes that request them. */
+static int amx_available(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18) == 0; }
 
 /* As `pack_float`. Of every 32 × 32 block, the left and the right half, each as 16 rows of 16 pairs (k, k + 1). */
-static void pack_half(
-    long depth, long first, long width, const float *weights, long down, long across, half *restrict packed) {
-    const long turned = down == 1; (void)width; /* read in the order of memory, whichever way the matrix lies */
-    half lines[GROUP][GROUP];
+static void pack_bf16(
+    long depth, long first, long width, const float *weights, long down, long across, bf16 *restrict packed) {
+    const long transposed = down == 1; (void)width; /* reads in memory order for either layout of the matrix */
+    bf16 lines[GROUP][GROUP];
     for (long k = 0; k < depth; k += GROUP) {
         for (long i = 0; i < GROUP; i++) {
-            const float *from = turned ? weights + k + (first + i) * across : weights + (k + i) * down + first;
+            const float *from = transposed ? weights + k + (first + i) * across : weights + (k + i) * down + first;
             for (long j = 0; j < GROUP; j++) lines[i][j] = narrow(from[j]);
         }
         for (long side = 0; side < GROUP; side += PAIRS)
             for (long i = 0; i < GROUP; i += 2, packed += GROUP)
                 for (long j = 0; j < PAIRS; j++) {
-                    packed[2 * j] = turned ? lines[side + j][i] : lines[i][side + j];
-                    packed[2 * j + 1] = turned ? lines[side + j][i + 1] : lines[i + 1][side + j];
+                    packed[2 * j] = transposed ? lines[side + j][i] : lines[i][side + j];
+                    packed[2 * j + 1] = transposed ? lines[side + j][i + 1] : lines[i + 1][side + j];
                 }
     }
 }
@@ -48,9 +48,9 @@ static void shape_tiles(long upper, long lower) {
     _tile_loadconfig(&tiles);
 }
 
-static void tile_half(
-    int lower, long depth, const half *x, long x_row, const half *packed, float *y, long y_row, int add) {
-    const long line = y_row * sizeof(float), x_line = x_row * sizeof(half);
+static void tile_bf16(
+    int lower, long depth, const bf16 *x, long x_row, const bf16 *packed, float *y, long y_row, int add) {
+    const long line = y_row * sizeof(float), x_line = x_row * sizeof(bf16);
     float *const below = y + PAIRS * y_row;
     _tile_zero(0);
     _tile_zero(1);
@@ -84,14 +84,14 @@ static void tile_half(
     }
 }
 
-static void multiply_half(
-    long rows, long depth, const half *x, long x_row, const half *packed, long groups, float *y, long y_row, int add) {
+static void multiply_bf16(
+    long rows, long depth, const bf16 *x, long x_row, const bf16 *packed, long groups, float *y, long y_row, int add) {
     for (long row = 0, shaped = 0; row < rows; row += 2 * PAIRS) {
         long here = rows - row < 2 * PAIRS ? rows - row : 2 * PAIRS, upper = here < PAIRS ? here : PAIRS;
         if (here != shaped) shape_tiles(upper, here - upper);
         shaped = here;
         for (long group = 0; group < groups; group++)
-            tile_half(
+            tile_bf16(
                 here > upper, depth, x + row * x_row, x_row, packed + group * depth * GROUP,
                 y + row * y_row + group * GROUP, y_row, add);
     }

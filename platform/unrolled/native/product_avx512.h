@@ -1,31 +1,31 @@
-/* The same product of bfloat16 numbers and of bytes, by the dot products of vector units (AVX-512). A lane sums up pairs
- * of halves, or fours of bytes: packed matrices hold, for every so many summands, GROUP columns of them. Depths are
- * multiples of GROUP. */
+/* The product of product.h for bfloat16 and int8 operands, by the dot-product instructions of AVX-512. A lane sums two
+ * bfloat16 or four int8 products: packed matrices hold GROUP columns of every two or four summands. Depths are multiples
+ * of GROUP. */
 
 #if defined(__AVX512BF16__) || defined(__AVX512VNNI__)
 #include <immintrin.h>
 #endif
 
 #if defined(__AVX512BF16__)
-#define KNOWS_HALVES 1
+#define HAS_BF16_DOT 1
 #else
-#define KNOWS_HALVES 0
+#define HAS_BF16_DOT 0
 #endif
 #if defined(__AVX512VNNI__)
-#define KNOWS_BYTES 1
+#define HAS_INT8_DOT 1
 #else
-#define KNOWS_BYTES 0
+#define HAS_INT8_DOT 0
 #endif
-#define SHIFT 128 /* is added to signed bytes where the instruction wants them without a sign */
+#define SHIFT 128 /* added to signed bytes where the instruction expects unsigned ones */
 
-static void round_row(long depth, long padded, const float *restrict x, half *restrict y) {
+static void round_row(long depth, long padded, const float *restrict x, bf16 *restrict y) {
     for (long k = 0; k < depth; k++) y[k] = narrow(x[k]);
     for (long k = depth; k < padded; k++) y[k] = 0;
 }
 
-/* Packs `width` columns, rows of `weights` (width, depth), and zeros up to GROUP: as `pack_half`, the left and the right
+/* Packs `width` columns, rows of `weights` (width, depth), and zeros up to GROUP: as `pack_bf16`, the left and the right
  * half of every 32 × 32 block, each as 16 rows of 16 pairs. */
-static void pack_pairs(long depth, long width, const float *weights, half *restrict packed) {
+static void pack_pairs(long depth, long width, const float *weights, bf16 *restrict packed) {
     const long padded = (depth + GROUP - 1) / GROUP * GROUP;
     for (long k = 0; k < padded; k += GROUP)
         for (long side = 0; side < GROUP; side += 16)
@@ -42,7 +42,7 @@ static inline float largest_size(long depth, const float *x) {
     return most;
 }
 
-/* x ≈ unit · (y − SHIFT) for a row; returns the unit, NaN where the row holds what is not finite. */
+/* x ≈ unit · (y − SHIFT) for a row; returns the unit, NaN if the row is not finite. */
 static float quantize_row(long depth, long padded, const float *restrict x, uint8_t *restrict y) {
     float most = 0.0f, all = 0.0f;
     for (long k = 0; k < depth; k++) {
@@ -55,8 +55,8 @@ static float quantize_row(long depth, long padded, const float *restrict x, uint
     return all == 0.0f ? most / 127.0f : all;
 }
 
-/* Packs columns of bytes, each in units of its own: fours of summands of the left 16 columns, then of the right. Fills
- * the unit of every column, and `sums` with SHIFT times the sum of its bytes. */
+/* Packs columns of bytes, each with its own unit: four summands of the left 16 columns, then of the right ones. Fills the
+ * unit of every column, and `sums` with SHIFT times the sum of its bytes. */
 static void pack_bytes(
     long depth, long width, const float *weights, int8_t *restrict packed, float *units, float *sums) {
     const long padded = (depth + GROUP - 1) / GROUP * GROUP;
@@ -78,7 +78,7 @@ static void pack_bytes(
 
 #if defined(__AVX512BF16__)
 static inline __attribute__((always_inline)) void tile_pairs(
-    const int rows, long depth, const half *restrict x, long x_row, const half *restrict packed, float *restrict y,
+    const int rows, long depth, const bf16 *restrict x, long x_row, const bf16 *restrict packed, float *restrict y,
     long y_row) {
     __m512 left[TALL], right[TALL];
 #pragma GCC unroll 16
@@ -136,7 +136,7 @@ static inline __attribute__((always_inline)) void tile_bytes(
 
 /* y = x W for x (rows, depth) and `groups` packed groups of columns. */
 static void multiply_pairs(
-    long rows, long depth, const half *x, long x_row, const half *packed, long groups, float *y, long y_row) {
+    long rows, long depth, const bf16 *x, long x_row, const bf16 *packed, long groups, float *y, long y_row) {
 #if defined(__AVX512BF16__)
     const long tiles = (rows + TALL - 1) / TALL;
     for (long group = 0; group < groups; group++, packed += depth * GROUP)
@@ -151,7 +151,7 @@ static void multiply_pairs(
 #endif
 }
 
-/* y = x W for rows of bytes in units of `steps`, and columns in their `units`; see `pack_bytes`. */
+/* y = x W for int8 rows with units `steps` and columns with their `units`; see `pack_bytes`. */
 static void multiply_bytes(
     long rows, long depth, const uint8_t *x, const float *steps, const int8_t *packed, const float *units,
     const float *sums, long groups, float *y, long y_row) {
