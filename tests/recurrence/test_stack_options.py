@@ -62,8 +62,8 @@ def test_zoneout_keeps_a_share_of_the_state_while_training_and_its_mean_after():
 
 def test_zoneout_draws_every_tensor_and_step_of_its_own():
     drawn = Zoneout.draw(0.5, 3, (torch.zeros(2, 50), torch.zeros(2, 50)), training=True)
-    assert not torch.equal(drawn.kept[0], drawn.kept[1])
-    assert not torch.equal(drawn.kept[0][0], drawn.kept[0][1])
+    assert not torch.equal(drawn.masks[0], drawn.masks[1])
+    assert not torch.equal(drawn.masks[0][0], drawn.masks[0][1])
     assert Zoneout.draw(0.0, 3, (torch.zeros(2, 50),), training=True) is None
 
 
