@@ -98,7 +98,7 @@ def _baselines(data: Any) -> dict[str, list[bool]]:
     asked = join_question_sets([open_questions(whole, split) for split in FOLD_SPLITS])
     if not asked.boxes:
         return {}
-    places = largest_region(asked)
+    places = largest_region(asked.questions, asked.boxes)
     return {"The largest region": [p == each.answer_index for p, each in zip(places, asked.questions, strict=True)]}
 
 

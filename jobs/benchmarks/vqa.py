@@ -20,7 +20,7 @@ from unrolled.models.builders import build_answer_classifier
 from unrolled.models.vqa import AnswerClassifier
 from unrolled.recurrence import CELLS
 from unrolled.tasks.vqa import QuestionAnswering
-from unrolled.tasks.vqa_heads import Classes
+from unrolled.tasks.vqa_heads import ClassHead
 
 CHOICES = 4
 """Candidates a question."""
@@ -114,10 +114,8 @@ def our_step(name: str, batches: Sequence[QuestionBatch], *overrides: str) -> Ca
     """An update as the training loop makes it; each call takes the next batch."""
     config = configured(name, *overrides)
     answering: Any = SimpleNamespace(_config=config)
-    respondent = SimpleNamespace(loss=lambda *given: Classes.loss(answering, *given))
-    task: Any = SimpleNamespace(
-        config=config, respondent=respondent, losses=lambda *given: QuestionAnswering.losses(task, *given)
-    )
+    head = SimpleNamespace(loss=lambda *given: ClassHead.loss(answering, *given))
+    task: Any = SimpleNamespace(config=config, head=head, losses=lambda *given: QuestionAnswering.losses(task, *given))
     return updates(task, classifier(config, SIZES[name]), config, batches, [len(batch) for batch in batches])
 
 

@@ -32,10 +32,10 @@ from unrolled.config import Config
 from unrolled.config.load import load_config
 from unrolled.decoding import DEFAULT_STRATEGIES
 from unrolled.errors import UserError
-from unrolled.features.extract import Compute, compute_here, has_features, make_splits, works_of
+from unrolled.features.extract import ExtractBlocks, extract_locally, extract_splits, feature_jobs, uses_frozen_features
 from unrolled.reports.sweep_report import write_report
 from unrolled.run import Run
-from unrolled.tasks import Counting, Prepared, Seq2SeqTask, Task, make_task, prepare
+from unrolled.tasks import PreparedData, Seq2SeqTask, Task, make_task, prepare
 from unrolled.training.checkpoint import Progress
 from unrolled.training.console import Console, format_duration, format_score
 from unrolled.training.distributed import SingleWorker
@@ -99,14 +99,13 @@ def train(
             cpus, gpu = resources.per_worker(resources.workers_between(least, most))
             where = f"{wanted} Ray worker{'s' if most > 1 else ''} with {cpus} CPU{'s' if cpus > 1 else ''}"
             where += " and a GPU each" if gpu else " each"
-        if has_features(settings):
-            compute = compute_here if local else _on_ray(int(resources.free_cpus))
-            make_splits(works_of(settings, ("train", "validation")), compute, console.evaluating, console.say)
+        if uses_frozen_features(settings):
+            compute = extract_locally if local else _on_ray(int(resources.free_cpus))
+            extract_splits(feature_jobs(settings, ("train", "validation")), compute, console.evaluating, console.say)
         session.enter_context(run.lock())
         run.initialize(settings, data, resume=resume)
         task = make_task(settings, run.vocabulary)
-        counted = task.counted if isinstance(task, Counting) else "tokens"
-        console.begin(settings, _introduction(task, run, data, where), task.shown, counted)
+        console.begin(settings, _introduction(task, run, data, where), task.metric_names, task.unit)
         tracking = session.enter_context(TrackerGroup(trackers, run, settings, console.say))
         session.enter_context(handle_stop_signals(run, console))
 
@@ -156,25 +155,25 @@ def make_features(
     """
     console = console or Console()
     settings = load_config(config, overrides)
-    works = works_of(settings, splits)
+    works = feature_jobs(settings, splits)
     with ExitStack() as session:
-        compute: Compute = compute_here
+        compute: ExtractBlocks = extract_locally
         if not local and not all(work.folder.exists() for work in works):
             resources = session.enter_context(connect(address))
             wanted = workers if workers is not None else max(1, int(resources.free_cpus))
             resources.require(wanted)
             compute = _on_ray(wanted)
-        make_splits(works, compute, console.evaluating, console.say)
+        extract_splits(works, compute, console.evaluating, console.say)
 
 
-def _on_ray(workers: int) -> Compute:
-    from unrolled.features.ray_job import compute_on_ray
+def _on_ray(workers: int) -> ExtractBlocks:
+    from unrolled.features.ray_job import extract_on_ray
 
-    return compute_on_ray(workers)
+    return extract_on_ray(workers)
 
 
-def _introduction(task: Task, run: RunDir, data: Prepared, where: str) -> list[str]:
-    model, examples = task.introduce(data)
+def _introduction(task: Task, run: RunDir, data: PreparedData, where: str) -> list[str]:
+    model, examples = task.describe(data)
     parameters = sum(parameter.numel() for parameter in task.build_model().parameters())
     return [
         f"run      {run.path}",

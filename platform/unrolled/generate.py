@@ -102,7 +102,7 @@ def _draw(trained: Predictor, photos: Sequence[str], captions: Sequence[str], pa
     attended = [one for one in map(trained.attention, photos, captions) if one is not None]
     if len(attended) < len(photos):
         raise UserError("--attention: the run's model has no attention (model.decoder.conditioning: attention has).")
-    save_strips(path, [trained.task.photo(name) for name in photos], attended)
+    save_strips(path, [trained.task.load_photo(name) for name in photos], attended)
 
 
 def _named(run: Run, inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[str]:

@@ -17,16 +17,16 @@ from unrolled.evaluation.ensemble import EnsembleMember, check_strategy, ensembl
 from unrolled.evaluation.evaluate import Evaluation, EvaluationReport, prepare_evaluation
 from unrolled.evaluation.predictor import Predictor
 from unrolled.evaluation.worker_pool import LocalPool, RayPool, WorkerPool
-from unrolled.features.extract import compute_here, has_features, make_splits, works_of
+from unrolled.features.extract import extract_locally, extract_splits, feature_jobs, uses_frozen_features
 from unrolled.tasks import (
-    Explainer,
+    GenerationTask,
     GroundingTask,
     ImageInputTask,
-    Reply,
+    Prediction,
     Seq2SeqTask,
+    StepTraceTask,
     Task,
     VQATask,
-    Writer,
     make_task,
 )
 from unrolled.training.console import Console
@@ -97,7 +97,7 @@ class Run:
     def inputs(self, names: Sequence[str]) -> list[str]:
         """Returns the inputs that names stand for: where they are photographs, those in a folder."""
         task = self._task()
-        return task.files(names) if isinstance(task, ImageInputTask) else list(names)
+        return task.expand_folders(names) if isinstance(task, ImageInputTask) else list(names)
 
     def _task(self) -> Task:
         return make_task(self.folder.config(), self.folder.vocabulary)
@@ -135,7 +135,7 @@ class Run:
         choices: Sequence[str] = (),
         decode: str | None = None,
         **options: Unpack[PredictorOptions],
-    ) -> list[Reply]:
+    ) -> list[Prediction]:
         """Returns a reply to every question about a photograph: a free answer, and the probabilities of `choices`.
         Other arguments as in `generate`."""
         predictor = self.predictor(**options)
@@ -147,12 +147,12 @@ class Run:
 
     def _strategy(self, predictor: Predictor, decode: str | None) -> Strategy:
         """Returns the strategy asked for, checked."""
-        if not isinstance(predictor.task, Writer):
+        if not isinstance(predictor.task, GenerationTask):
             raise UserError(f"{self.path}: a run of task {predictor.config.task} writes no text.")
         spelling = decode or predictor.task.default_strategy
         strategy = parse_strategies([spelling], predictor.task.decoding)[spelling]
         if isinstance(predictor.task, Seq2SeqTask):
-            predictor.task.check(strategy)
+            predictor.task.check_strategy(strategy)
             check_strategy(predictor.members[1:], strategy)
         return strategy
 
@@ -167,7 +167,7 @@ class Run:
         questions: Sequence[str],
         boxes: Sequence[Box],
         **options: Unpack[PredictorOptions],
-    ) -> list[Reply]:
+    ) -> list[Prediction]:
         """Returns a reply to every question about a photograph: the probabilities of the boxes, each x and y of its
         upper left corner, width and height in pixels. Other arguments as in `generate`."""
         predictor = self.predictor(**options)
@@ -180,9 +180,9 @@ class Run:
         """Returns what the model computes for a text (default: the beginning of its training text), step by step, as
         lines of at most 100 columns."""
         predictor = self.predictor(overrides=overrides, checkpoint=checkpoint)
-        if not isinstance(predictor.task, Explainer):
+        if not isinstance(predictor.task, StepTraceTask):
             raise UserError(f"--explain: a run of task {predictor.config.task} has no explanation of its steps.")
-        return predictor.task.explain(predictor.model, text)
+        return predictor.task.step_trace(predictor.model, text)
 
 
 def _members(
@@ -250,8 +250,8 @@ def _plan(
     """Returns the evaluation of each split, checked as far as possible before work begins."""
     for member in members:
         member.load()
-    if has_features(members[0].config):
-        make_splits(works_of(members[0].config, splits), compute_here, console.evaluating, console.say)
+    if uses_frozen_features(members[0].config):
+        extract_splits(feature_jobs(members[0].config, splits), extract_locally, console.evaluating, console.say)
     evaluations = []
     for split in splits:
         if splits.count(split) > 1:

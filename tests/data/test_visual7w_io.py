@@ -15,7 +15,7 @@ from unrolled.data.blind_baselines import (
     naive_bayes,
 )
 from unrolled.data.question_readers import open_questions
-from unrolled.data.questions import QuestionSet, make_question
+from unrolled.data.questions import make_question
 from unrolled.data.visual7w_io import read_results, write_results
 from unrolled.errors import UserError
 from unrolled.metrics import score
@@ -43,7 +43,7 @@ def test_baselines():
     assert [each.choices[place] for place, each in zip(most_frequent(TRAIN, ASKED), ASKED, strict=True)] == ["sofa"] * 2
     assert share(naive_bayes(TRAIN, ASKED), ASKED) == 1
     boxes = {"1": (0.0, 0.0, 4.0, 4.0), "2": (5.0, 5.0, 2.0, 9.0)}
-    (place,) = largest_region(QuestionSet([b""], ["a"], [make_question("1", 0, "Which?", ["1"], ["2"])], boxes))
+    (place,) = largest_region([make_question("1", 0, "Which?", ["1"], ["2"])], boxes)
     assert place == make_question("1", 0, "Which?", ["1"], ["2"]).choices.index("2")
 
 
@@ -60,7 +60,10 @@ def test_baselines_on_the_real_data_are_as_its_readme_says(shared_data):
 def test_the_largest_region_of_the_real_data(shared_data):
     data = PointingData(source=str(shared_data / "coco_pointing"))
     splits = [open_questions(data, split) for split in ("train", "validation")]
-    right = sum(round(share(largest_region(each), each.questions) * len(each.questions)) for each in splits)
+    right = sum(
+        round(share(largest_region(each.questions, each.boxes), each.questions) * len(each.questions))
+        for each in splits
+    )
     assert (right, sum(len(each.questions) for each in splits)) == (93, 252)
     folds = [open_questions(data.model_copy(update={"folds": 5, "fold": fold}), "validation") for fold in range(5)]
     assert sum(len(each.questions) for each in folds) == 252

@@ -181,7 +181,7 @@ def break_for(run, character):
 
 
 def test_nan_names_the_sentence_and_keeps_what_is_decoded(run, capsys):
-    inputs, _ = make_task(unrolled.load(run).folder.config(), run / "vocabulary").texts("test")
+    inputs, _ = make_task(unrolled.load(run).folder.config(), run / "vocabulary").examples("test")
     plan = [[inputs[i] for i in chunk] for chunk in chunk_by_length(inputs)]
     first = {letter: next(i for i, texts in enumerate(plan) if letter in "".join(texts)) for letter in "".join(inputs)}
     character = max(first, key=lambda letter: (first[letter], letter))

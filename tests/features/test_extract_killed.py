@@ -18,7 +18,7 @@ from PIL import Image
 
 from ray_clusters import of_session
 from unrolled.config.load import load_config
-from unrolled.features.extract import compute_here, make, work_of
+from unrolled.features.extract import extract_features, extract_locally, feature_job
 from unrolled.features.store import BLOCK
 
 pytestmark = pytest.mark.slow
@@ -131,7 +131,7 @@ def read_blocks(photographs):
 
 def test_a_kill_costs_a_block_a_worker_at_most(start, config, tmp_path):
     photographs = tmp_path / "photographs" / "train"
-    work = work_of(load_config(config), "train")
+    work = feature_job(load_config(config), "train")
     record = work.folder.with_name(f".{work.folder.name}") / "blocks.jsonl"
     unread(photographs)
     driver = start()
@@ -157,5 +157,5 @@ def test_a_kill_costs_a_block_a_worker_at_most(start, config, tmp_path):
     resumed, said = content(work.folder), outcome(start())
     assert "nothing to do" in said and read_blocks(photographs) == set() and content(work.folder) == resumed
     shutil.rmtree(work.folder)
-    make(work, compute_here, lambda done, of: None)
+    extract_features(work, extract_locally, lambda done, of: None)
     assert content(work.folder) == resumed

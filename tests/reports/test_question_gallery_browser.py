@@ -12,43 +12,43 @@ from test_evaluation_report_browser import emulate_width, poor_contrasts
 from evaluation_report_samples import CONFIG, HOSTILE, some_results
 from unrolled.reports.gallery import question_gallery
 from unrolled.reports.page import write_page
-from unrolled.tasks.base import Findings, Option, Shown
+from unrolled.tasks.base import Choice, GalleryItem, MetricResults
 
 GRID = [0.5 if field == 3 else 0.5 / 8 for field in range(9)]
 # One in a corner, one that begins at the right edge, one as large as the photograph, one in its middle.
 BOXES = [(0.0, 0.0, 0.1, 0.1), (0.92, 0.5, 0.08, 0.2), (0.0, 0.0, 1.0, 1.0), (0.4, 0.4, 0.2, 0.2)]
 
 
-def told() -> list[Shown]:
+def told() -> list[GalleryItem]:
     """Questions with candidates in words: the first is answered rightly, of the second text is hostile."""
     texts = (["a lamp", "two chairs", "a garbage bin", "red"], [HOSTILE, "a " + "very " * 30 + "long one", "no", "7"])
     shown = []
     for text, chosen in zip(texts, (1, 2), strict=True):
         options = [
-            Option(one, 0.7 if place == chosen else 0.1, place == 1, place == chosen, None)
+            Choice(one, 0.7 if place == chosen else 0.1, place == 1, place == chosen, None)
             for place, one in enumerate(text)
         ]
         question = "What is on the left?" if text[0] == "a lamp" else HOSTILE
-        shown.append(Shown("Right and sure", "photo", question, text[1], options, text[chosen], GRID))
+        shown.append(GalleryItem("Right and sure", "photo", question, text[1], options, text[chosen], GRID))
     return shown
 
 
-def pointed() -> list[Shown]:
+def pointed() -> list[GalleryItem]:
     """A question whose right region is chosen, and one whose is not."""
     return [
-        Shown("Drawn at random", "photo", "Which region shows the bus?", "region 1", options(chosen))
+        GalleryItem("Drawn at random", "photo", "Which region shows the bus?", "region 1", options(chosen))
         for chosen in (0, 3)
     ]
 
 
-def options(chosen: int) -> list[Option]:
+def options(chosen: int) -> list[Choice]:
     return [
-        Option(f"region {place + 1}", 0.7 if place == chosen else 0.1, place == 0, place == chosen, box)
+        Choice(f"region {place + 1}", 0.7 if place == chosen else 0.1, place == 0, place == chosen, box)
         for place, box in enumerate(BOXES)
     ]
 
 
-def write(path: Path, shown: list[Shown], photo: Image.Image) -> Path:
+def write(path: Path, shown: list[GalleryItem], photo: Image.Image) -> Path:
     gallery = question_gallery(shown, lambda name, least: photo, 224)
     write_page(
         path,
@@ -59,7 +59,7 @@ def write(path: Path, shown: list[Shown], photo: Image.Image) -> Path:
         summary="Measured on 4 targets.",
         cards=[],
         scores=[],
-        findings=Findings({"multiple_choice": 50.0}, 4, shown=shown),
+        findings=MetricResults({"multiple_choice": 50.0}, 4, gallery=shown),
         gallery=gallery,
         gazes={card["index"]: card["gaze"] for group in gallery for card in group["cards"] if card["gaze"]},
         facts={"Made": "today"},

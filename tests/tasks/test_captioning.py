@@ -12,7 +12,7 @@ from unrolled.data.caption_corpus import CaptionSplit, prepare_captions
 from unrolled.data.caption_readers import CaptionSet, open_captions
 from unrolled.decoding import Beam, Greedy
 from unrolled.errors import UserError
-from unrolled.tasks.captioning import Captioning, normal
+from unrolled.tasks.captioning import Captioning, normalize_caption
 
 DECODER = {"hidden": 16, "embedding": 8, "dropout": 0.0, "picture": 8, "recall": 8}
 
@@ -36,7 +36,7 @@ def made(config, folder):
 
 
 def captions_of(batches):
-    return sorted(int(i) for batch in batches for i in batch.indices)
+    return sorted(int(i) for batch in batches for i in batch.rows)
 
 
 def test_an_epoch_uses_every_caption_once_and_no_batch_is_too_large(tmp_path):
@@ -45,8 +45,8 @@ def test_an_epoch_uses_every_caption_once_and_no_batch_is_too_large(tmp_path):
     for epoch in (0, 1):
         batches = task.plan(data, epoch)
         assert captions_of(batches) == list(range(len(corpus)))
-        assert all(corpus.lengths[batch.indices].max() * len(batch.indices) <= 120 for batch in batches)
-    orders = [[batch.indices.tolist() for batch in task.plan(data, epoch)] for epoch in (0, 0, 1)]
+        assert all(corpus.lengths[batch.rows].max() * len(batch.rows) <= 120 for batch in batches)
+    orders = [[batch.rows.tolist() for batch in task.plan(data, epoch)] for epoch in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
 
 
@@ -60,14 +60,14 @@ def test_captions_of_a_photograph_can_stay_together(tmp_path, monkeypatch):
     batches = task.plan(data, 0)
     assert captions_of(batches) == list(range(5 * photos)) and len(batches) > 3
     for batch in batches:
-        assert all(count == 5 for count in np.unique(corpus.photo_index[batch.indices], return_counts=True)[1])
+        assert all(count == 5 for count in np.unique(corpus.photo_index[batch.rows], return_counts=True)[1])
         assert batch.tokens <= 120
-    assert any(len(set(corpus.lengths[batch.indices])) > 3 for batch in batches)
+    assert any(len(set(corpus.lengths[batch.rows])) > 3 for batch in batches)
 
 
 def test_captions_of_an_unreadable_photograph_are_left_out(tmp_path, monkeypatch):
     task, data = made(settings(), tmp_path)
-    monkeypatch.setattr(data.pictures.features("train"), "missing", {3, 5}, raising=False)
+    monkeypatch.setattr(data.images.stored("train"), "unreadable", dict.fromkeys((3, 5), ("", "")), raising=False)
     corpus = data.split("train")
     learned = captions_of(task.plan(data, 0))
     assert set(corpus.photo_index[learned].tolist()) == set(range(len(corpus.names))) - {3, 5}
@@ -75,18 +75,18 @@ def test_captions_of_an_unreadable_photograph_are_left_out(tmp_path, monkeypatch
 
 def test_parts_hold_each_photograph_once_and_together_the_batch(tmp_path):
     task, data = made(settings(), tmp_path)
-    corpus, features = data.split("train"), data.pictures.features("train")
+    corpus, features = data.split("train"), data.images.stored("train")
     (batch, *_) = task.plan(data, 0)
     for rank in range(2):
-        photos = np.unique(corpus.photo_index[batch.indices])[rank::2]
-        part, mine = batch.part(rank, 2), batch.indices[np.isin(corpus.photo_index[batch.indices], photos)]
+        photos = np.unique(corpus.photo_index[batch.rows])[rank::2]
+        part, mine = batch.shard(rank, 2), batch.rows[np.isin(corpus.photo_index[batch.rows], photos)]
         torch.testing.assert_close(part.photos, features.grids(torch.from_numpy(photos)))
         assert (photos[part.photo_index] == corpus.photo_index[mine]).all()
         for row, tokens in enumerate(corpus.tokens(mine)):
             assert part.decoder_inputs[row, 1 : len(tokens) + 1].tolist() == part.targets[row, : len(tokens)].tolist()
             assert part.targets[row, : len(tokens)].tolist() == tokens.tolist()
             assert int(part.mask[row].sum()) == len(tokens) + 1
-    assert batch.part(len(batch.indices), len(batch.indices) + 1) is None
+    assert batch.shard(len(batch.rows), len(batch.rows) + 1) is None
 
 
 CONDITIONINGS = ("first", "once", "every", "output", "reconstruct", "attention")
@@ -99,7 +99,7 @@ def test_losses_can_be_walked_back(conditioning, truncate, tmp_path):
     task, data = made(config, tmp_path)
     torch.manual_seed(0)
     model = task.build_model()
-    for piece in task.losses(model, task.plan(data, 0)[0].part(0, 1), None):
+    for piece in task.losses(model, task.plan(data, 0)[0].shard(0, 1), None):
         piece.loss.backward()
     assert piece.last
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -109,7 +109,9 @@ def test_validation_does_not_depend_on_the_number_of_workers(tmp_path):
     task, data = made(settings(), tmp_path)
     torch.manual_seed(0)
     model = task.build_model()
-    scores = [task.scores([task.validate(model, data, rank, size) for rank in range(size)]) for size in (1, 3)]
+    scores = [
+        task.validation_scores([task.validate(model, data, rank, size) for rank in range(size)]) for size in (1, 3)
+    ]
     assert scores[0] == pytest.approx(scores[1])
     assert {"loss", "perplexity", "exact_match", "cider_d"} <= scores[0].keys()
 
@@ -119,7 +121,7 @@ def test_a_photograph_may_have_several_captions(tmp_path, monkeypatch):
 
     read = CaptionSet([b"", b"", b""], ["a.jpg", "b.jpg", "c.jpg"], captions)
     monkeypatch.setattr("unrolled.data.caption_corpus.open_captions", lambda data, split: read)
-    folder = prepare_captions(settings().data, normal)
+    folder = prepare_captions(settings().data, normalize_caption)
     corpus = folder.split("train")
     assert isinstance(corpus, CaptionSplit) and len(corpus) == 6
     assert corpus.photo_index.tolist() == [0, 0, 1, 2, 2, 2]
@@ -164,9 +166,9 @@ def test_photographs_are_named_by_their_place_or_their_file(tmp_path):
 def test_what_does_not_go_with_photographs_is_refused(tmp_path):
     task, _ = made(settings(decoder={"conditioning": "first"}), tmp_path)
     with pytest.raises(UserError, match="coverage_penalty wants attention"):
-        task.check(Beam(coverage_penalty=0.2))
+        task.check_strategy(Beam(coverage_penalty=0.2))
     with pytest.raises(UserError, match="length_factor"):
-        task.check(Beam(length_factor=2.0))
+        task.check_strategy(Beam(length_factor=2.0))
     with pytest.raises(ValueError, match="layer is 2"):
         settings(decoder={"layer": 2})
 

@@ -152,31 +152,29 @@ def test_a_view_is_a_part_of_the_photograph_or_its_mirror_image():
 def test_a_batch_has_all_captions_of_its_photographs_in_the_views_of_its_epoch(tmp_path, photographs):
     task, data = made(tmp_path, photographs, backbone="efficientnet-lite0")
     corpus = data.split("train")
-    assert data.pictures.features("train").unreadable == {
-        3: ("3.jpg", data.pictures.features("train").unreadable[3][1])
-    }
-    assert "1 of them unreadable (3.jpg)" in task.introduce(data)[1]
+    assert data.images.stored("train").unreadable == {3: ("3.jpg", data.images.stored("train").unreadable[3][1])}
+    assert "1 of them unreadable (3.jpg)" in task.describe(data)[1]
     first, again, later = task.plan(data, 0), task.plan(data, 0), task.plan(data, 1)
-    in_batches = [set(corpus.photo_index[batch.indices].tolist()) for batch in first]
+    in_batches = [set(corpus.photo_index[batch.rows].tolist()) for batch in first]
     assert sum(map(len, in_batches)) == 11 and set().union(*in_batches) == set(range(12)) - {3}
-    assert sorted(np.concatenate([batch.indices for batch in first]).tolist()) == corpus.without({3}).tolist()
+    assert sorted(np.concatenate([batch.rows for batch in first]).tolist()) == corpus.without({3}).tolist()
     whole = views(first, 0, 1)
     assert whole.keys() == views(again, 0, 1).keys()
     halves = views(first, 0, 2) | views(first, 1, 2)
     other = views(later, 0, 1)
     for photo, pixels in whole.items():
         assert torch.equal(halves[photo], pixels) and not torch.equal(other[photo], pixels)
-        assert torch.equal(pixels, data.pictures.of("train", [photo], 0)[0])
-    untouched = data.pictures.of("validation", [2])[0].permute(1, 2, 0)
-    assert torch.equal(untouched, to_pixels(task.photo("validation:2"), 224))
+        assert torch.equal(pixels, data.images.read("train", [photo], 0)[0])
+    untouched = data.images.read("validation", [2])[0].permute(1, 2, 0)
+    assert torch.equal(untouched, to_pixels(task.load_photo("validation:2"), 224))
 
 
 def views(batches, rank, size):
     """What a worker sees of every photograph."""
     found = {}
     for batch in batches:
-        photos = np.unique(batch.corpus.photo_index[batch.indices])[rank::size].tolist()
-        part = batch.part(rank, size)
+        photos = np.unique(batch.corpus.photo_index[batch.rows])[rank::size].tolist()
+        part = batch.shard(rank, size)
         if part is not None:
             assert part.photos.dtype == torch.uint8 and len(part.photos) == len(photos)
             found |= zip(photos, part.photos, strict=True)
@@ -186,7 +184,7 @@ def views(batches, rank, size):
 def test_scenes_are_seen_as_they_are(tmp_path):
     task, data = made(tmp_path, "scenes", backbone="small")
     drawn = read_image(open_captions(task.config.data, "train").images[5])
-    assert torch.equal(data.pictures.of("train", [5], 3)[0].permute(1, 2, 0), torch.from_numpy(np.array(drawn)))
+    assert torch.equal(data.images.read("train", [5], 3)[0].permute(1, 2, 0), torch.from_numpy(np.array(drawn)))
 
 
 def test_normalisation_keeps_its_statistics_and_learns_its_scale():

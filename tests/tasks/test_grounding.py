@@ -87,18 +87,18 @@ ALIGN = {"regions": {"by": "align", "dropout": 0.0}}
 def test_shuffled_candidates_never_change_a_choice(folder, tmp_path, model):
     task, _, net = _task(_config(folder, tmp_path, model=model), tmp_path)
     opened = task.open("train")
-    first = task.examine(net, opened, 0, 1)
+    first = task.evaluate_shard(net, opened, 0, 1)
     generator = random.Random(3)
     shuffled = []
-    for question in opened.asked.questions:
+    for question in opened.questions:
         order = generator.sample(range(len(question.choices)), len(question.choices))
         choices = tuple(question.choices[place] for place in order)
         shuffled.append(replace(question, choices=choices, answer_index=choices.index(question.answer)))
-    again = task.examine(net, replace(opened, asked=replace(opened.asked, questions=shuffled)), 0, 1)
+    again = task.evaluate_shard(net, replace(opened, questions=shuffled), 0, 1)
     for one, other in zip(first, again, strict=True):
         assert one.chosen == other.chosen
-        shares = dict(zip(one.question.choices, one.reply.probabilities, strict=True))
-        assert shares == dict(zip(other.question.choices, other.reply.probabilities, strict=True))
+        shares = dict(zip(one.question.choices, one.prediction.probabilities, strict=True))
+        assert shares == dict(zip(other.question.choices, other.prediction.probabilities, strict=True))
 
 
 def test_equal_regions_are_chosen_alike_in_every_order(folder, tmp_path):
@@ -107,24 +107,24 @@ def test_equal_regions_are_chosen_alike_in_every_order(folder, tmp_path):
     opened = task.open("train")
     turned = [
         replace(each, choices=each.choices[::-1], answer_index=each.choices[::-1].index(each.answer))
-        for each in opened.asked.questions
+        for each in opened.questions
     ]
-    again = task.examine(net, replace(opened, asked=replace(opened.asked, questions=turned)), 0, 1)
-    assert [one.chosen for one in task.examine(net, opened, 0, 1)] == [one.chosen for one in again]
+    again = task.evaluate_shard(net, replace(opened, questions=turned), 0, 1)
+    assert [one.chosen for one in task.evaluate_shard(net, opened, 0, 1)] == [one.chosen for one in again]
 
 
 def test_padding_candidates_never_change_a_probability(folder, tmp_path):
     """Questions with three candidates, alone and beside those with four."""
     task, data, net = _task(_config(folder, tmp_path), tmp_path)
     opened = task.open("train")
-    together = task.examine(net, opened, 0, 1)
-    for place, question in enumerate(opened.asked.questions):
-        (alone,) = task.examine(net, replace(opened, asked=replace(opened.asked, questions=[question])), 0, 1)
-        assert alone.reply.probabilities == pytest.approx(together[place].reply.probabilities, abs=1e-12)
+    together = task.evaluate_shard(net, opened, 0, 1)
+    for place, question in enumerate(opened.questions):
+        (alone,) = task.evaluate_shard(net, replace(opened, questions=[question]), 0, 1)
+        assert alone.prediction.probabilities == pytest.approx(together[place].prediction.probabilities, abs=1e-12)
     assert {len(one.question.choices) for one in together} == {3, 4}
-    losses = [-torch.tensor(one.reply.probabilities[one.question.answer_index]).log() for one in together]
+    losses = [-torch.tensor(one.prediction.probabilities[one.question.answer_index]).log() for one in together]
     for batch in task.plan(data, 0):
-        (piece,) = task.losses(net, batch.part(0, 1), None)
+        (piece,) = task.losses(net, batch.shard(0, 1), None)
         ids = {question.id for question in batch.corpus.questions(batch.rows)}
         own = [loss for one, loss in zip(together, losses, strict=True) if one.question.id in ids]
         assert float(piece.loss) == pytest.approx(float(sum(own)), abs=1e-5)
@@ -134,8 +134,8 @@ def test_padding_candidates_never_change_a_probability(folder, tmp_path):
 def test_two_workers_add_up_to_one(folder, tmp_path, changes):
     task, data, net = _task(_config(folder, tmp_path, **changes), tmp_path)
     for batch in task.plan(data, 0):
-        parts = [part for rank in range(2) if (part := batch.part(rank, 2)) is not None]
-        whole = _gradients(net, task, [batch.part(0, 1)])
+        parts = [part for rank in range(2) if (part := batch.shard(rank, 2)) is not None]
+        whole = _gradients(net, task, [batch.shard(0, 1)])
         for name, gradient in _gradients(net, task, parts).items():
             torch.testing.assert_close(gradient, whole[name], rtol=1e-9, atol=1e-12)
         assert sum(map(len, parts)) == batch.tokens
@@ -153,7 +153,7 @@ def test_steps_by_hand_and_by_autograd_are_the_same(folder, tmp_path):
     grown = []
     for engine in ("auto", "autograd"):
         task, data, net = _task(_config(folder, tmp_path, model={"engine": engine}), tmp_path)
-        grown.append(_gradients(net, task, [batch.part(0, 1) for batch in task.plan(data, 0)]))
+        grown.append(_gradients(net, task, [batch.shard(0, 1) for batch in task.plan(data, 0)]))
     for name, gradient in grown[0].items():
         torch.testing.assert_close(gradient, grown[1][name], rtol=1e-9, atol=1e-11)
 

@@ -158,7 +158,7 @@ def test_windows_read_every_lane_once_in_its_order(units, lanes, truncate, size)
     steps = (units - 1) // lanes
     plan = plan_windows(numbers, lanes, truncate)
     for rank in range(size):
-        read = [part for window in plan if (part := window.part(rank, size))]
+        read = [part for window in plan if (part := window.shard(rank, size))]
         if not read:
             continue
         inputs = torch.cat([part.inputs for part in read], dim=1)
@@ -278,10 +278,10 @@ def test_lanes_of_an_examination_do_not_depend_on_who_reads_them(config, tmp_pat
     run, _ = train(config, *EXACT, "training.max_steps=2", "evaluation.lanes=3", "data.validation_share=0.5")
     task, model = load_task_and_model([EnsembleMember(run, run.config(), choose_checkpoint(run))], torch.device("cpu"))
     units = task.open("validation")
-    together = task.examine(model, units, 0, 1)
-    assert task.shares(units) == len(together) == 3
+    together = task.evaluate_shard(model, units, 0, 1)
+    assert task.num_shards(units) == len(together) == 3
     for rank in range(3):
-        (lane,) = task.examine(model, units, rank, 3)
+        (lane,) = task.evaluate_shard(model, units, rank, 3)
         np.testing.assert_allclose(lane, together[rank], atol=1e-12)
     assert sum(map(len, together)) == len(units) - 1
 

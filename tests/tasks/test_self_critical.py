@@ -49,7 +49,7 @@ def made(first, *overrides):
 
 
 def part_of(task, data, rank=0, size=1, photographs=None):
-    part = task.plan(data, 0)[0].part(rank, size)
+    part = task.plan(data, 0)[0].shard(rank, size)
     part = (
         part
         if photographs is None
@@ -102,7 +102,7 @@ def test_losses_are_the_formula(first, baseline, model):
     model.train()
     part = part_of(task, data, photographs=3)
     loss, found = gradients(model, task.losses(model, part, None))
-    drawn = task.critic.draw(model, part)
+    drawn = task.critic.sample(model, part)
     expected = 0
     for photo in range(3):
         rows = slice(5 * photo, 5 * photo + 5)
@@ -151,14 +151,14 @@ def test_windows_report_the_reward_too(first):
     task, data, model = made(first, "training.truncate=3")
     part = part_of(task, data)
     loss, found = gradients(model, task.losses(model, part, None))
-    assert loss == pytest.approx(-float(task.critic.draw(model, part).rewards.sum()))
+    assert loss == pytest.approx(-float(task.critic.sample(model, part).rewards.sum()))
     assert float(found.norm()) > 0
 
 
 def test_two_workers_draw_the_same_and_add_up_to_one(first):
     task, data, model = made(first)
-    whole = task.critic.draw(model, part_of(task, data))
-    parts = [task.critic.draw(model, part_of(task, data, rank, 2)) for rank in range(2)]
+    whole = task.critic.sample(model, part_of(task, data))
+    parts = [task.critic.sample(model, part_of(task, data, rank, 2)) for rank in range(2)]
     for rank, drawn in enumerate(parts):
         torch.testing.assert_close(drawn.rewards.view(-1, 5), whole.rewards.view(-1, 5)[rank::2])
     loss, found = gradients(model, task.losses(model, part_of(task, data), None))
@@ -169,9 +169,9 @@ def test_two_workers_draw_the_same_and_add_up_to_one(first):
 
 def test_narrow_products_do_not_reach_what_is_drawn(first):
     task, data, model = made(first)
-    part = task.plan(data, 0)[0].part(0, 1)
+    part = task.plan(data, 0)[0].shard(0, 1)
     model.float()
-    expected = task.critic.draw(model, part).rewards.sum()
+    expected = task.critic.sample(model, part).rewards.sum()
     with torch.autocast("cpu", torch.bfloat16):
         (piece,) = task.losses(model, part, None)
     assert float(piece.loss.detach()) == pytest.approx(-float(expected), rel=1e-5)

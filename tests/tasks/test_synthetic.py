@@ -104,10 +104,10 @@ def test_plans_follow_from_seed_and_epoch_and_never_repeat(tmp_path):
     batches = [*task.plan(data, 0), *task.plan(data, 1)]
     numbers = [number for batch in batches for number in batch.indices]
     assert numbers == list(range(2 * 6 * 5))
-    whole, parts = batches[3].part(0, 1), [batches[3].part(rank, 2) for rank in range(2)]
+    whole, parts = batches[3].shard(0, 1), [batches[3].shard(rank, 2) for rank in range(2)]
     for rank, part in enumerate(parts):
         assert torch.equal(part.inputs, whole.inputs[rank::2])
-    assert batches[0].part(5, 6) is None
+    assert batches[0].shard(5, 6) is None
 
 
 # Truncation -----------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def model_of(task: Translation) -> torch.nn.Module:
 def test_an_unknown_word_is_the_one_that_attention_looked_at(tmp_path: Path, strategy: Greedy | Beam | Sample) -> None:
     translation = task(tmp_path, "decoding.replace_unknown=true")
     model = model_of(translation)
-    found = translation.answers(model, INPUTS, strategy)  # type: ignore[arg-type]
+    found = translation.decode(model, INPUTS, strategy)  # type: ignore[arg-type]
     known = translation.vocabularies.input
     for text, answer in zip(INPUTS, found, strict=True):
         (tokens,), (units,) = known.encode([text]), known.surface_tokens([text])
@@ -98,4 +98,4 @@ def test_an_empty_input_has_nothing_to_copy(tmp_path: Path) -> None:
 def test_a_model_without_attention_is_refused(tmp_path: Path) -> None:
     translation = task(tmp_path, "decoding.replace_unknown=true", "model.decoder.conditioning=state")
     with pytest.raises(UserError, match=r"decoding.replace_unknown wants attention"):
-        translation.check(Greedy())
+        translation.check_strategy(Greedy())

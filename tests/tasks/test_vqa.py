@@ -13,8 +13,8 @@ from unrolled.cli import main
 from unrolled.data.visual7w_io import read_results
 from unrolled.errors import UserError
 from unrolled.metrics.answers import WORDNET_VARIABLE
-from unrolled.tasks.image_inputs import address
-from unrolled.tasks.vqa_results import check_scores
+from unrolled.tasks.image_inputs import photo_address
+from unrolled.tasks.vqa_results import check_metrics
 from vqa_runs import learned, made, model_of, settings, visual7w_folder
 
 WAYS = [(answers, attention) for answers in ("classes", "vectors", "words") for attention in (False, True)]
@@ -26,11 +26,11 @@ def photos(tmp_path_factory):
 
 
 def replies(task, model, questions, asked="validation"):
-    return task._replied(model, asked, questions)
+    return task.answer(model, asked, questions)
 
 
 def shares(one):
-    return dict(zip(one.question.choices, one.reply.probabilities, strict=True))
+    return dict(zip(one.question.choices, one.prediction.probabilities, strict=True))
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -48,7 +48,7 @@ def test_an_epoch_has_every_question_once_and_no_batch_is_too_large(photos, tmp_
 def test_a_photograph_is_read_once_however_many_questions_it_has(photos, tmp_path):
     task, data = made(settings(photos, training={"together": True}), tmp_path)
     for batch in task.plan(data, 0):
-        part = batch.part(0, 1)
+        part = batch.shard(0, 1)
         assert len(part.photos) == len(part.photo_index) // 2 == len(set(part.photo_index.tolist()))
 
 
@@ -57,8 +57,8 @@ def test_two_workers_have_the_loss_of_one(photos, tmp_path, answers, attention):
     task, data = made(settings(photos, answers=answers, attention=attention), tmp_path)
     model = model_of(task)
     for batch in task.plan(data, 0):
-        whole, *parts = (batch.part(rank, size) for rank, size in ((0, 1), (0, 2), (1, 2)))
-        losses = [task.respondent.loss(model, _double(part)) for part in (whole, *parts) if part is not None]
+        whole, *parts = (batch.shard(rank, size) for rank, size in ((0, 1), (0, 2), (1, 2)))
+        losses = [task.head.loss(model, _double(part)) for part in (whole, *parts) if part is not None]
         torch.testing.assert_close(losses[0], sum(losses[1:]))
 
 
@@ -71,8 +71,8 @@ def seen(monkeypatch):
     """Features in double precision, as the models here."""
 
     def make(task):
-        given = task.seen
-        monkeypatch.setattr(task, "seen", lambda *args: given(*args).double())
+        given = task.images.read
+        monkeypatch.setattr(task.images, "read", lambda *args: given(*args).double())
 
     return make
 
@@ -94,8 +94,8 @@ def test_the_order_of_candidates_never_changes_a_choice(photos, tmp_path, seen, 
             after = replies(task, model, shuffled)
             assert [one.chosen for one in after] == [one.chosen for one in before]
             for one, other in zip(before, after, strict=True):
-                shares = dict(zip(one.question.choices, one.reply.probabilities, strict=True))
-                assert dict(zip(other.question.choices, other.reply.probabilities, strict=True)) == pytest.approx(
+                shares = dict(zip(one.question.choices, one.prediction.probabilities, strict=True))
+                assert dict(zip(other.question.choices, other.prediction.probabilities, strict=True)) == pytest.approx(
                     shares
                 )
 
@@ -109,8 +109,8 @@ def test_candidates_of_questions_beside_it_never_change_a_probability(photos, tm
     more = ("dark red", "dark green and then some more words", "blue", "green")
     crowded = [asked[0], *(replace(one, choices=tuple(dict.fromkeys(one.choices + more))) for one in asked[1:])]
     together, alone = replies(task, model, crowded), replies(task, model, asked[:1])
-    assert together[0].reply.probabilities == pytest.approx(alone[0].reply.probabilities)
-    assert sum(together[0].reply.probabilities) == pytest.approx(1)
+    assert together[0].prediction.probabilities == pytest.approx(alone[0].prediction.probabilities)
+    assert sum(together[0].prediction.probabilities) == pytest.approx(1)
 
 
 def test_a_candidate_that_no_training_answer_is_cannot_be_chosen_by_classes(photos, tmp_path, seen):
@@ -118,13 +118,13 @@ def test_a_candidate_that_no_training_answer_is_cannot_be_chosen_by_classes(phot
     seen(task)
     (question,) = data.split("validation").questions([0])
     (one,) = replies(task, model_of(task), [replace(question, choices=("zebra", *question.choices))])
-    assert one.reply.probabilities[0] == 0 and one.chosen != "zebra"
+    assert one.prediction.probabilities[0] == 0 and one.chosen != "zebra"
 
 
 def test_the_loss_among_candidates_is_that_of_a_softmax_over_them(photos, tmp_path):
     task, data = made(settings(photos, answers="classes", training={"candidates": 0.9}), tmp_path)
     model, corpus = model_of(task), data.split("train")
-    batch = _double(task.plan(data, 0)[0].part(0, 1))
+    batch = _double(task.plan(data, 0)[0].shard(0, 1))
     joined = model(batch.photos, batch.photo_index, batch.tokens, batch.mask)
     logits, expected = model.head.logits(joined.vector), 0.0
     for row, right, own in zip(logits, batch.target.correct, batch.target.candidates, strict=True):
@@ -140,7 +140,7 @@ def test_a_new_candidate_of_known_words_can_be_chosen_by_vectors(photos, tmp_pat
     (question,) = data.split("validation").questions([0])
     asked = replace(question, choices=("red green", "zebra", *question.choices))
     (one,) = replies(task, model_of(task), [asked])
-    new, unknown, *_ = one.reply.probabilities
+    new, unknown, *_ = one.prediction.probabilities
     assert new > 0 and unknown == 0
 
 
@@ -149,20 +149,20 @@ def test_the_loss_among_candidates_is_that_of_their_likelihoods(photos, tmp_path
     task, data = made(settings(photos, answers=answers, training={"candidates": share}), tmp_path)
     model, corpus = model_of(task), data.split("train")
     batch = task.plan(data, 0)[0]
-    part = _double(batch.part(0, 1))
-    alone = task.respondent.loss(model, part).item()
+    part = _double(batch.shard(0, 1))
+    alone = task.head.loss(model, part).item()
     seen(task)
-    replied = task._replied(model, "train", corpus.questions(batch.rows))
-    chosen = -sum(np.log(one.reply.probabilities[one.question.answer_index]) for one in replied)
+    replied = task.answer(model, "train", corpus.questions(batch.rows))
+    chosen = -sum(np.log(one.prediction.probabilities[one.question.answer_index]) for one in replied)
     model.train()
-    assert task.respondent.loss(model, part).item() == pytest.approx((1 - share) * alone + share * chosen)
+    assert task.head.loss(model, part).item() == pytest.approx((1 - share) * alone + share * chosen)
 
 
 @pytest.mark.parametrize("sees", ["question", "picture"])
 def test_baselines_do_without_what_they_do_not_see(photos, tmp_path, sees):
     task, data = made(settings(photos, answers="words", sees=sees, attention=False), tmp_path)
     (batch, *_) = task.plan(data, 0)
-    part = batch.part(0, 1)
+    part = batch.shard(0, 1)
     assert (part.photos.abs().sum() == 0) == (sees == "question")
     asked = part.target.decoder_inputs.shape[1] > 3
     assert asked == (sees == "question")
@@ -172,7 +172,7 @@ def test_without_candidates_multiple_choice_is_refused(photos, tmp_path):
     task, _ = made(settings(photos), tmp_path)
     bare = [replace(each, choices=(), answer_index=-1) for each in task.open("validation").questions]
     with pytest.raises(UserError, match=f"multiple_choice, but question {bare[0].id} .* has no candidates"):
-        check_scores(task.config, bare)
+        check_metrics(task.config, bare)
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])
@@ -212,6 +212,6 @@ def test_a_run_learns_is_evaluated_and_answers(photos, tmp_path, capsys, answers
     opened = task.open("validation")
     answered = read_results(report.path.with_name("visual7w.json"), opened.questions, "validation")
     assert len(answered) == len(opened.questions) and all(len(each) == 4 for each in answered)
-    assert np.isfinite(report.scores["accuracy"]) and address("validation", 0, opened.names[0]) == opened.address(
+    assert np.isfinite(report.scores["accuracy"]) and photo_address("validation", 0, opened.names[0]) == opened.address(
         opened.questions[0]
     )

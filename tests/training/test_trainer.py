@@ -303,7 +303,7 @@ def test_accumulated_batches_are_one_large_batch(tiny):
     batches = task.plan(prepare(config), 0)[:2]
     tokens = sum(batch.tokens for batch in batches)
     for batch in batches:
-        for piece in task.losses(model, batch.part(0, 1), None):
+        for piece in task.losses(model, batch.shard(0, 1), None):
             (piece.loss / tokens).backward()
     for name, parameter in model.named_parameters():
         expected = parameter.detach() - config.training.optimizer.learning_rate * parameter.grad

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from unrolled.data.questions import Question, QuestionSet
+from unrolled.data.questions import Box, Question
 
 ADDED = 0.01
 """Counts that every word has with every answer: few, for most answers have few words."""
@@ -58,14 +58,18 @@ def naive_bayes(train: Sequence[Question], asked: Sequence[Question]) -> list[in
     return chosen
 
 
-def largest_region(asked: QuestionSet) -> list[int]:
-    """Returns for each question of a pointing split the candidate, by its place, whose box has the most pixels."""
+def largest_region(questions: Sequence[Question], boxes: Mapping[str, Box]) -> list[int]:
+    """Returns the index of the candidate whose box has the most pixels, for each question.
 
-    def area(box: str) -> float:
-        _, _, width, height = asked.boxes[box]
+    Args:
+        boxes: of the candidates by id.
+    """
+
+    def area(choice: str) -> float:
+        _, _, width, height = boxes[choice]
         return width * height
 
-    return [_highest([area(choice) for choice in each.choices]) for each in asked.questions]
+    return [_highest([area(choice) for choice in question.choices]) for question in questions]
 
 
 def _words(text: str) -> list[str]:

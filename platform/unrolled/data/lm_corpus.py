@@ -150,7 +150,7 @@ class PlannedWindow:
     def tokens(self) -> int:
         return self.lanes.count * (self.stop - self.start)
 
-    def part(self, rank: int, size: int) -> WindowBatch | None:
+    def shard(self, rank: int, size: int) -> WindowBatch | None:
         """Returns the lanes of a worker; `None` where it has none."""
         mine = range(rank, self.lanes.count, size)
         return self.lanes.windows(mine, self.start, self.stop) if mine else None

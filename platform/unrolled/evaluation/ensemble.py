@@ -13,7 +13,7 @@ from unrolled.config.load import value_at
 from unrolled.data import parallel_corpus
 from unrolled.decoding import Strategy
 from unrolled.errors import UserError
-from unrolled.tasks import GroundingTask, Seeing, Seq2SeqTask, Task, VQATask, make_task
+from unrolled.tasks import GroundingTask, ImageInputTask, Seq2SeqTask, Task, VQATask, make_task
 from unrolled.training.checkpoint import load_model, sha256
 from unrolled.training.run_dir import ChosenCheckpoint, RunDir, choose_checkpoint
 
@@ -75,7 +75,7 @@ def check_strategy(others: Sequence[EnsembleMember], strategy: Strategy) -> None
         task = member.task()
         assert isinstance(task, Seq2SeqTask)
         try:
-            task.check(strategy)
+            task.check_strategy(strategy)
         except UserError as error:
             raise UserError(f"--ensemble {member.run.path}: {error}") from None
 
@@ -92,13 +92,14 @@ def _compatible_member(
         config = config.model_copy(update={"decoding": task.decoding})
     member = EnsembleMember(run, config, choose_checkpoint(run, checkpoint))
     other = member.task()
-    if isinstance(task, Seeing) and isinstance(other, Seeing):
-        for key in task.alike:
+    if isinstance(task, ImageInputTask) and isinstance(other, ImageInputTask):
+        for key in task.ensemble_keys:
             theirs, ours = (value_at(each.config.model_dump(), key) for each in (member, first))
             if theirs != ours:
                 raise UserError(f"{refused}: the one has {key}={theirs}, the other {ours}.")
-        if other.reads != task.reads:
-            raise UserError(f"{refused}: of a photograph the one reads {other.reads}, the other {task.reads}.")
+        theirs, ours = other.encoder_input, task.encoder_input
+        if theirs != ours:
+            raise UserError(f"{refused}: of a photograph the one reads {theirs}, the other {ours}.")
     vocabularies, expected = member.vocabularies(), first.vocabularies()
     files = sorted(vocabularies | expected)
     if different := [file for file in files if vocabularies.get(file) != expected.get(file)]:

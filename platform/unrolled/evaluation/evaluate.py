@@ -38,7 +38,7 @@ from unrolled.reports.evaluation_report import training_charts, write_report
 from unrolled.reports.gallery import SIDE, Picture, choose_examples, embedded, question_gallery
 from unrolled.reports.page import Card, facts, size_and_training, write_page
 from unrolled.reports.text import ranking
-from unrolled.tasks import Findings, ImageInputTask, MetricTask, Seq2SeqTask, VQATask
+from unrolled.tasks import ImageInputTask, MetricResults, MetricTask, Seq2SeqTask
 from unrolled.training.checkpoint import sha256, weights_sha256
 from unrolled.training.console import Console, format_score
 from unrolled.training.run_dir import RunDir
@@ -173,7 +173,7 @@ class DecodingEvaluation(Evaluation):
     references: References
 
     def run(self, pool: WorkerPool) -> EvaluationReport:
-        metrics = list(self.task.shown)
+        metrics = list(self.task.metric_names)
         outputs: dict[str, Sequence[Output]] = {}
         scores: dict[str, dict[str, Any]] = {}
         caches = self._open_caches(pool)
@@ -193,7 +193,9 @@ class DecodingEvaluation(Evaluation):
             "strategies": scores,
             "comparisons": comparisons,
             "by_frequency": self._f1_by_frequency(texts),
-            **({"unreadable": self.task.unreadable(self.split)} if isinstance(self.task, ImageInputTask) else {}),
+            **(
+                {"unreadable": self.task.unreadable_photos(self.split)} if isinstance(self.task, ImageInputTask) else {}
+            ),
         }
         ranked = [name for name, strategy in self.strategies.items() if isinstance(strategy, Beam | BestOfN)]
         rows = output_rows(self.inputs, self.references, outputs, ranked)
@@ -249,7 +251,7 @@ class DecodingEvaluation(Evaluation):
         if any(len(each) > 1 for each in references):
             return {}
         try:
-            _, training = self.task.texts("train")
+            _, training = self.task.examples("train")
         except UserError:
             return {}
         training_texts = [text for each in as_reference_lists(training) for text in each]
@@ -260,7 +262,7 @@ class DecodingEvaluation(Evaluation):
         photos = {}
         for row in rows:
             try:
-                photos[row["index"]] = task.photo(row["input"], least=SIDE)
+                photos[row["index"]] = task.load_photo(row["input"], least=SIDE)
             except UserError as error:
                 self.console.say(f"not in the gallery: {error}")
         return photos
@@ -286,12 +288,12 @@ class MetricEvaluation(Evaluation):
     data: Any
 
     def run(self, pool: WorkerPool) -> EvaluationReport:
-        num_shards, began = self.task.shares(self.data), time.perf_counter()
+        num_shards, began = self.task.num_shards(self.data), time.perf_counter()
         unit = "shares measured" if num_shards > 1 else "share measured"
         advance = self.progress(self.split, num_shards, unit)
         shards = pool.evaluate_shards(self.data, num_shards, advance)
         seconds = time.perf_counter() - began
-        ((_, findings),) = pool.imap_unordered("findings", [(self.data, shards)])
+        ((_, findings),) = pool.imap_unordered("summarize", [(self.data, shards)])
         results = {
             **self.provenance(pool),
             "targets": findings.targets,
@@ -306,11 +308,13 @@ class MetricEvaluation(Evaluation):
         write_json_lines(self.folder / "outputs.jsonl", findings.outputs)
         for name, text in findings.files.items():
             write_atomic(self.folder / name, text)
-        gallery = question_gallery(findings.shown, cast(VQATask, self.task).photo, SIDE) if findings.shown else []
+        gallery = []
+        if findings.gallery:
+            gallery = question_gallery(findings.gallery, cast(ImageInputTask, self.task).load_photo, SIDE)
         self._write_report(results, findings, gallery)
         return EvaluationReport(findings.scores, self.folder / "report.html", self.title, _score_lines(findings))
 
-    def _write_report(self, results: dict[str, Any], findings: Findings, gallery: list[dict[str, Any]]) -> None:
+    def _write_report(self, results: dict[str, Any], findings: MetricResults, gallery: list[dict[str, Any]]) -> None:
         scores = [
             {
                 "label": metric_info(name).label,
@@ -343,7 +347,7 @@ class MetricEvaluation(Evaluation):
         )
 
 
-def _score_lines(findings: Findings) -> list[str]:
+def _score_lines(findings: MetricResults) -> list[str]:
     lines = [f"{findings.targets:,} targets"]
     for name, value in findings.scores.items():
         interval = _format_interval(findings, name)
@@ -351,7 +355,7 @@ def _score_lines(findings: Findings) -> list[str]:
     return lines
 
 
-def _format_interval(findings: Findings, name: str) -> str:
+def _format_interval(findings: MetricResults, name: str) -> str:
     if name not in findings.intervals:
         return ""
     low, high = (metric_info(name).format(end) for end in findings.intervals[name])
@@ -374,9 +378,9 @@ def prepare_evaluation(
     if isinstance(task, Seq2SeqTask):
         strategies = parse_strategies(decode or DEFAULT_STRATEGIES, task.decoding)
         for strategy in strategies.values():
-            task.check(strategy)
+            task.check_strategy(strategy)
             check_strategy(members[1:], strategy)
-        return DecodingEvaluation(members, split, command, console, task, strategies, *task.texts(split))
+        return DecodingEvaluation(members, split, command, console, task, strategies, *task.examples(split))
     name = members[0].config.task
     if decode:
         raise UserError(f"--decode: task {name} is measured on the data themselves; leave --decode out.")

@@ -24,7 +24,7 @@ from unrolled.evaluation.ensemble import EnsembleMember
 from unrolled.models import EncoderDecoder, EncoderOutput, Rows
 from unrolled.models.heads import Precision
 from unrolled.recurrence.state import Nest
-from unrolled.tasks import Attended, Findings, MetricTask, Seq2SeqTask, Task, Writer
+from unrolled.tasks import AttentionMap, GenerationTask, MetricResults, MetricTask, Seq2SeqTask, Task
 
 
 class Predictor:
@@ -47,13 +47,13 @@ class Predictor:
 
     def predict(self, strategy: Strategy, numbers: Sequence[int], inputs: Sequence[str]) -> list[str]:
         """Returns one text per input, in order; `numbers` are the inputs' indices in the split."""
-        assert isinstance(self.task, Writer)
+        assert isinstance(self.task, GenerationTask)
         return self.task.predict(self.model, inputs, strategy, numbers)
 
     def outputs(self, strategy: Strategy, numbers: Sequence[int], inputs: Sequence[str]) -> list[Output]:
         """Returns one `Output` per input, in order, with at most `MAX_CANDIDATES` of an n-best list."""
         assert isinstance(self.task, Seq2SeqTask)
-        outputs = self.task.answers(self.model, inputs, strategy, numbers)
+        outputs = self.task.decode(self.model, inputs, strategy, numbers)
         if not isinstance(strategy, Beam | BestOfN):
             return outputs
         return [replace(output, candidates=output.candidates[:MAX_CANDIDATES]) for output in outputs]
@@ -62,10 +62,10 @@ class Predictor:
         """Returns up to `count` candidates per input, the best first; raises `UserError` if the strategy cannot find as
         many."""
         assert isinstance(self.task, Seq2SeqTask)
-        outputs = self.task.answers(self.model, inputs, n_best(strategy, count))
+        outputs = self.task.decode(self.model, inputs, n_best(strategy, count))
         return [sorted(output.candidates, key=lambda one: -one.score)[:count] for output in outputs]
 
-    def attention(self, text: str, output: str) -> Attended | None:
+    def attention(self, text: str, output: str) -> AttentionMap | None:
         """Returns the attention weights over `text` while the model writes `output`."""
         assert isinstance(self.task, Seq2SeqTask)
         return self.task.attention(self.model, text, output)
@@ -73,12 +73,12 @@ class Predictor:
     def evaluate_shard(self, data: Any, shard: int, num_shards: int) -> Any:
         """Measures one shard of a split."""
         assert isinstance(self.task, MetricTask)
-        return self.task.examine(self.model, data, shard, num_shards)
+        return self.task.evaluate_shard(self.model, data, shard, num_shards)
 
-    def findings(self, data: Any, shards: Sequence[Any]) -> Findings:
+    def summarize(self, data: Any, shards: Sequence[Any]) -> MetricResults:
         """Combines the results of all shards of a split."""
         assert isinstance(self.task, MetricTask)
-        return self.task.findings(self.model, data, shards)
+        return self.task.summarize(self.model, data, shards)
 
 
 MAX_CANDIDATES = 5

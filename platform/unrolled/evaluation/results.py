@@ -73,7 +73,7 @@ def _sample_statistics(
     count = strategy.samples
     others = (task.score([output.candidates[i].text for output in outputs], references) for i in range(1, count))
     each = [first, *others]
-    table = {name: [scores[name] for scores in each] for name in task.shown}
+    table = {name: [scores[name] for scores in each] for name in task.metric_names}
     return {
         "count": count,
         "mean": {name: statistics.mean(values) for name, values in table.items()},

@@ -3,17 +3,17 @@ that is trained."""
 
 from __future__ import annotations
 
-from unrolled.features.backbones import Backbone, build_backbone, load_pretrained, make_backbone
+from unrolled.features.backbones import Backbone, build_backbone, load_pretrained, pretrained_backbone
 from unrolled.features.extract import open_features
-from unrolled.features.store import Features, Pixels, open_pixels
+from unrolled.features.store import FeatureSet, PixelSet, open_pixels
 
 __all__ = [
     "Backbone",
-    "Features",
-    "Pixels",
+    "FeatureSet",
+    "PixelSet",
     "build_backbone",
     "load_pretrained",
-    "make_backbone",
     "open_features",
     "open_pixels",
+    "pretrained_backbone",
 ]

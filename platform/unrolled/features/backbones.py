@@ -33,7 +33,7 @@ from unrolled.errors import UserError, did_you_mean, listing
 from unrolled.features import efficientnet_lite
 
 
-class Cut(NamedTuple):
+class TruncatedNetwork(NamedTuple):
     """A network up to a map of `channels` and `positions`, its rows and columns."""
 
     network: fx.GraphModule
@@ -55,7 +55,7 @@ class _Shapes(fx.Interpreter):
         return result
 
 
-def last_map(network: nn.Module, size: int, side: int) -> Cut:
+def truncate_at_last_map(network: nn.Module, size: int, side: int) -> TruncatedNetwork:
     """Returns the network up to its last map of at least `side` × `side` positions (and of more than one).
 
     Pooling to a single position, dropout and the classifier fall away; names of parameters stay. Behaviour is that of
@@ -87,7 +87,7 @@ def last_map(network: nn.Module, size: int, side: int) -> Cut:
     traced.delete_all_unused_submodules()
     traced.recompile()
     _, channels, rows, columns = known.shapes[node]
-    return Cut(traced, channels, (rows, columns))
+    return TruncatedNetwork(traced, channels, (rows, columns))
 
 
 SIZE = 56
@@ -98,7 +98,7 @@ SMALL_VERSION = 2
 """Raise when the first weights, or what is made with them, change."""
 
 
-class Small(nn.Module):
+class SmallCNN(nn.Module):
     """Convolutions that halve the picture three times.
 
     A position of the map sees 22 × 22 pixels and nothing else: there is no normalisation, since one over the whole
@@ -126,7 +126,7 @@ WRAPPED = ("state_dict", "model", "model_state_dict")
 COUNTERS = "num_batches_tracked"
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
+def read_state_dict(file: Path) -> dict[str, Tensor]:
     """Reads a file of weights by name: safetensors, or torch's format (no other objects are loaded from it).
 
     Raises:
@@ -148,7 +148,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     return content
 
 
-def hub_weights(choice: Any) -> dict[str, Tensor]:
+def download_weights(choice: Any) -> dict[str, Tensor]:
     """Returns pretrained weights of torchvision, downloaded unless they are in torch's cache.
 
     Raises:
@@ -165,7 +165,7 @@ def hub_weights(choice: Any) -> dict[str, Tensor]:
     return found
 
 
-def check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], backbone: str, file: str) -> None:
+def check_state_dict(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], backbone: str, file: str) -> None:
     """Raises `UserError` if `given` lacks weights that the network wants, or has them in another shape."""
     for name, tensor in wanted.items():
         if name.endswith(COUNTERS):
@@ -181,7 +181,7 @@ def check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], backbone: s
         )
 
 
-def digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
     """Returns what tells a file's content from others; raises `UserError` if it cannot be read."""
     try:
         with file.open("rb") as stream:
@@ -200,7 +200,7 @@ SMALL = "small"
 PIXEL = 255.0
 
 
-class Kind(NamedTuple):
+class BackboneSpec(NamedTuple):
     """What is known of a network before it is made.
 
     Attributes:
@@ -228,7 +228,7 @@ class Backbone(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, cut: Cut, kind: Kind, side: int, learning_rate_factor: float) -> None:
+    def __init__(self, cut: TruncatedNetwork, kind: BackboneSpec, side: int, learning_rate_factor: float) -> None:
         super().__init__()
         self.learning_rate_factor = learning_rate_factor
         self.network: nn.Module = cut.network
@@ -264,7 +264,7 @@ class Backbone(nn.Module):
         return made
 
 
-def make_backbone(features: FeatureConfig) -> Backbone:
+def pretrained_backbone(features: FeatureConfig) -> Backbone:
     """Makes the network of `model.features`, with its weights; raises `UserError` as the two that this calls."""
     backbone = build_backbone(features)
     load_pretrained(backbone, features)
@@ -277,10 +277,10 @@ def build_backbone(features: FeatureConfig) -> Backbone:
     Raises:
         UserError: no such network, or one that makes no map.
     """
-    kind = kind_of(features)
+    kind = backbone_spec(features)
     network = _network(features.backbone)
     try:
-        cut = last_map(network, kind.size, features.grid)
+        cut = truncate_at_last_map(network, kind.size, features.grid)
     except ValueError as error:
         raise UserError(f"model.features.backbone: {features.backbone} cannot be used: {error}.") from None
     return Backbone(cut, kind, features.grid, features.learning_rate)
@@ -292,26 +292,26 @@ def load_pretrained(backbone: Backbone, features: FeatureConfig) -> None:
     Raises:
         UserError: they cannot be had, or belong to another network.
     """
-    weights, source = _weights(features, kind_of(features))
+    weights, source = _weights(features, backbone_spec(features))
     if weights:
         wanted = backbone.network.state_dict()
-        check(wanted, weights, features.backbone, source)
+        check_state_dict(wanted, weights, features.backbone, source)
         backbone.network.load_state_dict({name: weights[name] for name in wanted if name in weights}, strict=False)
 
 
-def kind_of(features: FeatureConfig) -> Kind:
+def backbone_spec(features: FeatureConfig) -> BackboneSpec:
     """Returns what is known of a network by its name; raises `UserError` if there is none of that name."""
     kind = _named(features.backbone)
     return kind if features.size is None else kind._replace(size=features.size)
 
 
-def _named(backbone: str) -> Kind:
+def _named(backbone: str) -> BackboneSpec:
     if backbone in efficientnet_lite.SIZES:
-        return Kind(
+        return BackboneSpec(
             efficientnet_lite.SIZES[backbone], (efficientnet_lite.MEAN,) * 3, (efficientnet_lite.DEVIATION,) * 3
         )
     if backbone == SMALL:
-        return Kind(SIZE, (MEAN,) * 3, (DEVIATION,) * 3)
+        return BackboneSpec(SIZE, (MEAN,) * 3, (DEVIATION,) * 3)
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -325,7 +325,7 @@ def _named(backbone: str) -> Kind:
     pretrained = models.get_model_weights(backbone)["DEFAULT"]
     # Of the preprocessing that the weights were trained with: its size after cropping, and its normalisation.
     transform = pretrained.transforms()
-    return Kind(
+    return BackboneSpec(
         transform.crop_size[0],
         tuple(PIXEL * mean for mean in transform.mean),
         tuple(PIXEL * deviation for deviation in transform.std),
@@ -333,13 +333,13 @@ def _named(backbone: str) -> Kind:
     )
 
 
-def weights_name(features: FeatureConfig) -> str:
+def weights_fingerprint(features: FeatureConfig) -> str:
     """Returns what tells these weights from others, without loading them; raises `UserError` as `make_backbone`."""
-    kind = kind_of(features)
+    kind = backbone_spec(features)
     if features.weights is not None:
-        return digest(Path(features.weights).expanduser())
+        return file_digest(Path(features.weights).expanduser())
     if features.backbone in efficientnet_lite.SIZES:
-        return digest(efficientnet_lite.weights_file(features.backbone))
+        return file_digest(efficientnet_lite.weights_file(features.backbone))
     return kind.pretrained.url if kind.pretrained else f"first {SMALL_VERSION}"
 
 
@@ -347,7 +347,7 @@ def _network(backbone: str) -> nn.Module:
     if backbone in efficientnet_lite.SIZES:
         return efficientnet_lite.Lite(backbone)
     if backbone == SMALL:
-        return Small()
+        return SmallCNN()
     from torchvision import models
 
     if backbone.startswith("vit_"):
@@ -358,13 +358,13 @@ def _network(backbone: str) -> nn.Module:
     return network
 
 
-def _weights(features: FeatureConfig, kind: Kind) -> tuple[Mapping[str, Tensor], str]:
+def _weights(features: FeatureConfig, kind: BackboneSpec) -> tuple[Mapping[str, Tensor], str]:
     """Returns the weights by name, none for a network that has only its first ones, and where they come from."""
     if features.weights is None and kind.pretrained:
-        return hub_weights(kind.pretrained), str(kind.pretrained)
+        return download_weights(kind.pretrained), str(kind.pretrained)
     if features.weights is None and features.backbone == SMALL:
         return {}, ""
     name, given = features.backbone, features.weights
     file = efficientnet_lite.weights_file(name) if given is None else Path(given).expanduser()
-    weights = read_weights(file)
+    weights = read_state_dict(file)
     return efficientnet_lite.named_here(name, weights) if name in efficientnet_lite.SIZES else weights, str(file)

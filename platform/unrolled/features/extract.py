@@ -28,8 +28,8 @@ from unrolled.data.image_sets import REGIONS_PREFIX, PhotoData, open_photos, par
 from unrolled.data.images import PhotoSet, UnreadableImage, random_view, read_image, required_side, to_pixels
 from unrolled.data.question_readers import FOLD_SPLITS
 from unrolled.errors import UserError
-from unrolled.features.backbones import VERSION, make_backbone, weights_name
-from unrolled.features.store import BLOCK, Block, Features, Unfinished
+from unrolled.features.backbones import VERSION, pretrained_backbone, weights_fingerprint
+from unrolled.features.store import BLOCK, Block, FeatureSet, FeatureWriter
 from unrolled.files import cache_folder, explain_write_errors
 
 BATCH = 4
@@ -45,7 +45,7 @@ class Extractor:
         self, data: PhotoData, features: FeatureConfig, split: str, photographs: PhotoSet | None = None
     ) -> None:
         self.photographs = photographs or open_photos(data, split)
-        self.backbone = make_backbone(features).folded()
+        self.backbone = pretrained_backbone(features).folded()
         self._view = parse_view_split(split)[1]
 
     def block(self, number: int) -> Block:
@@ -71,12 +71,12 @@ class Extractor:
         pixels.copy_(to_pixels(image, self.backbone.size, view))
 
 
-Advance = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Told how many photographs of how many are done."""
 
 
 @dataclass(frozen=True)
-class Work:
+class FeatureJob:
     """The features of one split.
 
     Attributes:
@@ -90,52 +90,52 @@ class Work:
     folder: Path
 
 
-Compute = Callable[[Work, Sequence[int]], Iterable[tuple[int, Block]]]
+ExtractBlocks = Callable[[FeatureJob, Sequence[int]], Iterable[tuple[int, Block]]]
 """Makes blocks of a split; yields each with its number, in any order."""
 
 
-def work_of(config: Config, split: str) -> Work:
+def feature_job(config: Config, split: str) -> FeatureJob:
     """Returns what is to be made of a split by `config.data` and `config.model.features`.
 
     Raises:
-        UserError: as `open_photographs` and `make_backbone`.
+        UserError: as `open_photographs` and `pretrained_backbone`.
     """
     given: Any = config
     data, features = given.data, given.model.features
     if split.startswith(REGIONS_PREFIX):  # of which the mean alone is read
         features = features.model_copy(update={"grid": 1})
     photographs = open_photos(data, split)
-    network = [features.backbone, weights_name(features), features.grid]
+    network = [features.backbone, weights_fingerprint(features), features.grid]
     made_of: list[object] = [VERSION, BLOCK, photographs.fingerprint, *network]
     if features.size is not None:
         made_of.append(f"size {features.size}")
     if view := parse_view_split(split)[1]:
         made_of.append(f"view {view}")
     fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
-    return Work(data, features, split, photographs, cache_folder() / f"features-{fingerprint}")
+    return FeatureJob(data, features, split, photographs, cache_folder() / f"features-{fingerprint}")
 
 
-def open_features(config: Config, split: str) -> Features:
+def open_features(config: Config, split: str) -> FeatureSet:
     """Returns the features of a split, made in this process if they are not there; raises as `make`."""
-    return make(work_of(config, split), compute_here, lambda done, of: None)
+    return extract_features(feature_job(config, split), extract_locally, lambda done, of: None)
 
 
-def make(work: Work, compute: Compute, advance: Advance) -> Features:
+def extract_features(work: FeatureJob, compute: ExtractBlocks, advance: ProgressCallback) -> FeatureSet:
     """Makes what is missing of the features of a split. Of several processes one makes them and the others wait.
 
     Raises:
         UserError: the network cannot be had, or the cache cannot be written.
     """
     if work.folder.exists():
-        return Features(work.folder)
+        return FeatureSet(work.folder)
     names = work.photographs.names
     with explain_write_errors(work.folder):
         work.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{work.folder}.lock"):
             if not work.folder.exists():
-                backbone = make_backbone(work.features)
+                backbone = pretrained_backbone(work.features)
                 shape = len(names), backbone.positions, backbone.channels
-                unfinished = Unfinished(work.folder.with_name(f".{work.folder.name}"), shape)
+                unfinished = FeatureWriter(work.folder.with_name(f".{work.folder.name}"), shape)
                 done = len(names) - sum(_size(number, len(names)) for number in unfinished.missing)
                 advance(done, len(names))
                 for number, block in compute(work, unfinished.missing):
@@ -143,10 +143,10 @@ def make(work: Work, compute: Compute, advance: Advance) -> Features:
                     done += len(block.grids)
                     advance(done, len(names))
                 unfinished.finish(work.folder, names)
-    return Features(work.folder)
+    return FeatureSet(work.folder)
 
 
-def compute_here(work: Work, missing: Sequence[int]) -> Iterator[tuple[int, Block]]:
+def extract_locally(work: FeatureJob, missing: Sequence[int]) -> Iterator[tuple[int, Block]]:
     """Makes blocks in this process."""
     extractor = Extractor(work.data, work.features, work.split, work.photographs)
     for number in missing:
@@ -162,14 +162,14 @@ NAMED = 5
 Show = Callable[[str, int, int, str], None]
 
 
-def has_features(config: Config) -> bool:
+def uses_frozen_features(config: Config) -> bool:
     """Whether the task looks at photographs through a network that stays as it is."""
     features = getattr(config.model, "features", None)
     blind = getattr(config.model, "sees", None) == "question"
     return features is not None and not features.fine_tune and not blind
 
 
-def works_of(config: Config, splits: Sequence[str]) -> list[Work]:
+def feature_jobs(config: Config, splits: Sequence[str]) -> list[FeatureJob]:
     """Returns what is to be made of each split.
 
     Raises:
@@ -181,7 +181,7 @@ def works_of(config: Config, splits: Sequence[str]) -> list[Work]:
     if features.fine_tune:
         raise UserError("features: model.features.fine_tune is true: the network is trained, so nothing can be kept.")
     views = [view_split("train", view) for view in range(1, getattr(features, "views", 1))] if "train" in splits else []
-    return [work_of(config, split) for split in (*splits, *views, *region_splits(config, splits))]
+    return [feature_job(config, split) for split in (*splits, *views, *region_splits(config, splits))]
 
 
 def region_splits(config: Config, splits: Sequence[str]) -> list[str]:
@@ -196,7 +196,7 @@ def region_splits(config: Config, splits: Sequence[str]) -> list[str]:
     return [f"{REGIONS_PREFIX}{split}" for split in splits]
 
 
-def make_splits(works: Sequence[Work], compute: Compute, show: Show, say: Callable[[str], None]) -> None:
+def extract_splits(works: Sequence[FeatureJob], compute: ExtractBlocks, show: Show, say: Callable[[str], None]) -> None:
     """Makes what is missing of the features of these splits; says what was made and what could not be read. Raises as
     `making.make`."""
     for work in works:
@@ -209,7 +209,7 @@ def make_splits(works: Sequence[Work], compute: Compute, show: Show, say: Callab
             counts.append(done)
             show(f"features of {split}", done, of, "photographs")
 
-        features = make(work, compute, advance)
+        features = extract_features(work, compute, advance)
         seconds = time.monotonic() - began
         made = 0 if there or not counts else counts[-1] - counts[0]
         how = f"{made:,} made in {seconds:.0f} s" if made else "nothing to do"
@@ -219,7 +219,7 @@ def make_splits(works: Sequence[Work], compute: Compute, show: Show, say: Callab
             say(sentence)
 
 
-def _unreadable(features: Features, split: str) -> list[str]:
+def _unreadable(features: FeatureSet, split: str) -> list[str]:
     if not features.missing:
         return []
     named = [f"{name} {reason}" for name, reason in list(features.unreadable.values())[:NAMED]]

@@ -14,7 +14,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from unrolled.errors import RunFailed, UserError
-from unrolled.features.extract import Compute, Extractor, Work
+from unrolled.features.extract import ExtractBlocks, Extractor, FeatureJob
 from unrolled.features.store import Block
 
 
@@ -41,14 +41,14 @@ class _Worker:
         )
 
 
-def compute_on_ray(workers: int) -> Compute:
+def extract_on_ray(workers: int) -> ExtractBlocks:
     """Returns what makes blocks on so many workers of one CPU each. Ray must be initialised.
 
     Raises:
         RunFailed: workers died too often; what was made is kept.
     """
 
-    def compute(work: Work, missing: Sequence[int]) -> Iterator[tuple[int, Block]]:
+    def compute(work: FeatureJob, missing: Sequence[int]) -> Iterator[tuple[int, Block]]:
         if not missing:
             return
         _hush()

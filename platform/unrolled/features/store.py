@@ -29,7 +29,7 @@ from unrolled.config import Config
 from unrolled.data.image_sets import open_photos
 from unrolled.data.images import PhotoSet, UnreadableImage, random_view, read_image, required_side, to_pixels
 from unrolled.errors import UserError
-from unrolled.features.backbones import SMALL, kind_of
+from unrolled.features.backbones import SMALL, backbone_spec
 from unrolled.files import build_cached, write_atomic
 
 BLOCK = 64
@@ -54,7 +54,7 @@ class Block:
 FILE, DONE, PHOTOGRAPHS = "features.safetensors", "blocks.jsonl", "photographs.json"
 
 
-class Features:
+class FeatureSet:
     """Features of a split's photographs, memory-mapped.
 
     Attributes:
@@ -86,7 +86,7 @@ class Features:
         return means
 
 
-class Unfinished:
+class FeatureWriter:
     """The folder of features that are being made. One process at a time may hold it.
 
     Args:
@@ -171,7 +171,7 @@ VERSION = 1
 UNREADABLE = "unreadable.json"
 
 
-class Pixels:
+class PixelSet:
     """The photographs of a split.
 
     Args:
@@ -213,13 +213,13 @@ class Pixels:
         return pixels.permute(0, 3, 1, 2)
 
 
-def open_pixels(config: Config, split: str) -> Pixels:
+def open_pixels(config: Config, split: str) -> PixelSet:
     """Opens the photographs of a split for the network of `config.model.features`. Which of them can be read is found
     out once and kept in the cache. Networks for photographs learn from random views; `small` sees all of a picture,
     since what it is for, drawn scenes, says what is left and right.
 
     Raises:
-        UserError: as `open_photographs` and `kind_of`, or the cache cannot be written.
+        UserError: as `open_photographs` and `backbone_spec`, or the cache cannot be written.
     """
     given: Any = config
     features = given.model.features
@@ -228,7 +228,9 @@ def open_pixels(config: Config, split: str) -> Pixels:
     folder = build_cached(digest, lambda folder: _look_through(photographs, folder))
     found = json.loads((folder / UNREADABLE).read_text(encoding="utf-8"))
     unreadable = {int(row): (photographs.names[int(row)], reason) for row, reason in found.items()}
-    return Pixels(photographs, unreadable, kind_of(features).size, None if features.backbone == SMALL else config.seed)
+    return PixelSet(
+        photographs, unreadable, backbone_spec(features).size, None if features.backbone == SMALL else config.seed
+    )
 
 
 def _look_through(photographs: PhotoSet, folder: Path) -> None:

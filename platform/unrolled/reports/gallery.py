@@ -30,7 +30,7 @@ from unrolled.files import explain_write_errors
 from unrolled.metrics import METRICS, ChrF, References, SummedMetric, metric_info
 from unrolled.reports.page import Chart, as_json, colour, layout
 from unrolled.reports.text import finite, short, title
-from unrolled.tasks import Attended, Shown
+from unrolled.tasks import AttentionMap, GalleryItem
 
 EACH = 12
 """Photographs of each kind."""
@@ -191,7 +191,7 @@ ROOM = 0.12
 
 
 def question_gallery(
-    shown: Sequence[Shown], photo: Callable[[str, int], Image.Image], least: int
+    shown: Sequence[GalleryItem], photo: Callable[[str, int], Image.Image], least: int
 ) -> list[dict[str, Any]]:
     """Returns what the page shows: a group a heading, each with its `cards`.
 
@@ -207,7 +207,7 @@ def question_gallery(
     return [{"title": heading, "cards": cards} for heading, cards in groups.items()]
 
 
-def _question_card(number: int, one: Shown, picture: Picture) -> dict[str, Any]:
+def _question_card(number: int, one: GalleryItem, picture: Picture) -> dict[str, Any]:
     scale = WIDTH / max(picture.width, picture.height)
     return {
         "index": number,
@@ -217,20 +217,20 @@ def _question_card(number: int, one: Shown, picture: Picture) -> dict[str, Any]:
         "width": round(picture.width * scale),
         "question": one.question,
         "answer": one.answer,
-        "written": one.written,
+        "written": one.prediction,
         "options": [
             {
                 "text": option.text,
-                "percent": f"{100 * option.share:.0f}\N{NO-BREAK SPACE}%",
-                "width": round(100 * option.share, 1),
-                "right": option.right,
+                "percent": f"{100 * option.probability:.0f}\N{NO-BREAK SPACE}%",
+                "width": round(100 * option.probability, 1),
+                "right": option.correct,
                 "chosen": option.chosen,
                 "box": None if option.box is None else [round(100 * side, 2) for side in option.box],
                 "label": None if option.box is None else _label(option.box),
             }
-            for option in one.options
+            for option in one.choices
         ],
-        "gaze": None if one.weights is None else _question_gaze(one.weights),
+        "gaze": None if one.attention is None else _question_gaze(one.attention),
     }
 
 
@@ -326,7 +326,7 @@ PAPER, INK, FONT_SIZE = "white", "black", 16
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def save_strips(path: Path, photos: Sequence[Image.Image], attended: Sequence[Attended]) -> None:
+def save_strips(path: Path, photos: Sequence[Image.Image], attended: Sequence[AttentionMap]) -> None:
     """Writes the strips of photographs below one another.
 
     Raises:
@@ -349,7 +349,7 @@ def check_name(path: Path) -> None:
         raise UserError(f"--attention {path}: a picture's name ends with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
 
 
-def strip(photo: Image.Image, attended: Attended) -> Image.Image:
+def strip(photo: Image.Image, attended: AttentionMap) -> Image.Image:
     """Returns the photograph, and for every word a copy that is bright where the model looked: light falls with the
     weight, that of the most looked at position is whole."""
     small = photo.copy()

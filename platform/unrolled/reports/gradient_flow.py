@@ -33,7 +33,7 @@ from unrolled.recurrence.gradient_flow import (
 )
 from unrolled.reports.page import Chart, as_json, layout, look
 from unrolled.reports.text import joined
-from unrolled.tasks import Prepared, Task, make_task, prepare
+from unrolled.tasks import PreparedData, Task, make_task, prepare
 from unrolled.training.checkpoint import load_model
 from unrolled.training.run_dir import choose_checkpoint, open_run
 
@@ -101,9 +101,9 @@ def _measure_config(config: Config, path: str | Path, checkpoint: str | None) ->
     return Measurement(config.name, "fresh parameters", targets, flows, page)
 
 
-def _on_first_batch(task: Task, model: nn.Module, data: Prepared) -> tuple[int, list[LayerGradientFlow]]:
+def _on_first_batch(task: Task, model: nn.Module, data: PreparedData) -> tuple[int, list[LayerGradientFlow]]:
     batch = task.plan(data, epoch=0)[0]
-    part = batch.part(0, 1)
+    part = batch.shard(0, 1)
     model.double().eval()
     return batch.tokens, gradient_flow(model, lambda: _loss(task, model, part) / batch.tokens)
 

@@ -14,7 +14,7 @@ from unrolled.errors import UserError
 from unrolled.metrics import metric_info
 from unrolled.reports.page import Chart, Rows, as_json, layout, look, thin, write_page
 from unrolled.reports.text import finite, joined
-from unrolled.tasks import Baselined, make_task
+from unrolled.tasks import make_task
 from unrolled.training.console import format_duration
 from unrolled.training.run_dir import RunDir, open_run
 
@@ -86,7 +86,7 @@ def _curve(name: str, run: RunDir, score: str) -> Curve:
             f"{run.path}: has no validation with {metric_info(score).label} yet; there is no curve to draw."
         )
     task = make_task(config, run.vocabulary)
-    baseline = task.baseline.get(score) if isinstance(task, Baselined) else None
+    baseline = task.baseline.get(score)
     training = [row for row in history if row["kind"] == "train"]
     return Curve(name, flatten(config.model_dump()), validation, training, baseline)
 

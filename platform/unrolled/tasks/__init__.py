@@ -1,4 +1,7 @@
-"""One file a task. A new one is a file, a line in `TASKS`, and its config's class (see `unrolled.config`)."""
+"""Tasks: one module per task over the base in `tasks.base`.
+
+A new task is a module, an entry of `TASKS`, and a config class (see `unrolled.config`).
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,29 @@ from pathlib import Path
 
 from unrolled.config import Config
 from unrolled.tasks.base import (
-    Attended,
-    Baselined,
-    Counting,
-    Explainer,
-    Findings,
+    AttentionMap,
+    Choice,
+    GalleryItem,
+    GenerationTask,
     GlobalBatch,
     GroundingTask,
-    ImageInputTask,
+    MetricResults,
     MetricTask,
-    Option,
-    Prepared,
-    Pretrained,
-    Reply,
-    Seeing,
+    Prediction,
+    PreparedData,
     Seq2SeqTask,
     Shard,
-    Shown,
+    StepTraceTask,
     Table,
     Task,
     VQATask,
     WindowLoss,
-    Writer,
 )
 from unrolled.tasks.captioning import Captioning
 from unrolled.tasks.grounding import Grounding
+from unrolled.tasks.image_inputs import ImageInputTask
 from unrolled.tasks.language_modeling import LanguageModeling
-from unrolled.tasks.synthetic import Memory
+from unrolled.tasks.synthetic import SyntheticMemory
 from unrolled.tasks.translation import Translation
 from unrolled.tasks.vqa import QuestionAnswering
 
@@ -42,44 +41,40 @@ TASKS: dict[str, type[Task]] = {
     "language_modeling": LanguageModeling,
     "question_answering": QuestionAnswering,
     "pointing": Grounding,
-    "memory": Memory,
+    "memory": SyntheticMemory,
 }
 
 
-def prepare(config: Config, fingerprint: str | None = None) -> Prepared:
-    """Makes the data of `config` ready; see `Task.prepare`."""
+def prepare(config: Config, fingerprint: str | None = None) -> PreparedData:
+    """Prepares the data of `config`; see `Task.prepare`."""
     return TASKS[config.task].prepare(config, fingerprint)
 
 
 def make_task(config: Config, folder: Path) -> Task:
-    """Returns the task that `config.task` names, with what `Prepared.save` wrote into `folder`."""
+    """Returns the task named by `config.task`, with the files that `PreparedData.save` wrote into `folder`."""
     return TASKS[config.task](config, folder)
 
 
 __all__ = [
     "TASKS",
-    "Attended",
-    "Baselined",
-    "Counting",
-    "Explainer",
-    "Findings",
+    "AttentionMap",
+    "Choice",
+    "GalleryItem",
+    "GenerationTask",
     "GlobalBatch",
     "GroundingTask",
     "ImageInputTask",
+    "MetricResults",
     "MetricTask",
-    "Option",
-    "Prepared",
-    "Pretrained",
-    "Reply",
-    "Seeing",
+    "Prediction",
+    "PreparedData",
     "Seq2SeqTask",
     "Shard",
-    "Shown",
+    "StepTraceTask",
     "Table",
     "Task",
     "VQATask",
     "WindowLoss",
-    "Writer",
     "make_task",
     "prepare",
 ]

@@ -1,37 +1,284 @@
 """The task interface used by the trainer, the evaluation and the command line.
 
-What an examination of a model found, as the report shows it.
-
-What the loop, the evaluation and the command line know of a task.
-
-`Task` is what training needs. What a trained model can do besides is a protocol of its own: `Writer` (texts in,
-texts out), `Answerer` (its texts are compared with references), `Viewer` (it describes photographs), `Examinee`
-(measured on the data themselves), `Explainer`. `Pretrained` is one whose training begins with weights from elsewhere.
-
-What workers did of a split, each its share, put together again.
+A `Task` binds data to a model and is all that training needs. What a trained model can do besides is said by further
+base classes: `GenerationTask` (writes text), `Seq2SeqTask` (its texts are compared with references), `MetricTask`
+(measured on the data themselves), `VQATask` (answers questions about photographs), `GroundingTask` (chooses regions of
+photographs) and `StepTraceTask` (shows its model's computation). A task derives from as many as apply.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from unrolled.config import Decoding
 from unrolled.data.questions import Box
-from unrolled.decoding import Output, Strategy
-from unrolled.metrics import References
+from unrolled.data.tokenizer import BEGIN
+from unrolled.decoding import Greedy, Output, Strategy, resolve_precision
+from unrolled.metrics import Perplexity, References, score
+from unrolled.models import EncoderDecoder, EncoderOutput
 from unrolled.recurrence.state import Nest
+
+T = TypeVar("T")
+
+
+class Shard(Protocol):
+    """One worker's rows of a global batch."""
+
+    def to(self, device: torch.device) -> Self:
+        """Moves every tensor."""
+        ...
+
+
+class GlobalBatch(Protocol):
+    """The examples from which all workers together make one update."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of targets in all shards; the summed loss is divided by it."""
+        ...
+
+    def shard(self, rank: int, size: int) -> Shard | None:
+        """Returns the rows `rank::size`; `None` where there are none."""
+        ...
+
+
+class WindowLoss(NamedTuple):
+    """The loss of a shard, or of one window of it, to be back-propagated before the next window is computed.
+
+    Attributes:
+        loss: in nats, summed over the targets of the window.
+        state: initial state of the next shard; `None` where batches are independent of each other.
+        last: whether this window's backward pass is known to be the shard's last; workers then send gradients while
+            the pass still computes others.
+    """
+
+    loss: Tensor
+    state: Nest
+    last: bool = False
+
+
+def decoder_losses(
+    model: EncoderDecoder,
+    memory: EncoderOutput,
+    before: Tensor,
+    after: Tensor,
+    mask: Tensor,
+    state: Nest,
+    truncate: int | None,
+    smoothing: float = 0.0,
+    weights: Tensor | None = None,
+    source_index: Tensor | None = None,
+) -> Iterator[WindowLoss]:
+    """Yields the summed cross-entropy of a decoder under teacher forcing, in windows of `truncate` steps (`None`:
+    whole). The gradients of all windows with respect to the encoder output are accumulated and back-propagated into
+    the encoder at last.
+
+    Args:
+        memory: encoder output.
+        state: passed on to the next shard.
+
+    Other arguments as in `EncoderDecoder.window_losses`.
+    """
+    if truncate is None:
+        steps = max(1, before.shape[1])
+        (loss,) = model.window_losses(memory, before, after, mask, smoothing, steps, weights, source_index)
+        yield WindowLoss(loss, state, last=True)
+        return
+    leaf = memory.detach_leaf()
+    for loss in model.window_losses(leaf, before, after, mask, smoothing, truncate, weights, source_index):
+        yield WindowLoss(loss, state)
+    yield WindowLoss(memory.backward_into_encoder(leaf), state, last=True)
+
+
+class PreparedData(Protocol):
+    """Data ready for training. Every worker opens them by their fingerprint."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the content: equal data, equal fingerprint."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes what a run keeps, such as vocabularies, so that it needs the data no more."""
+        ...
+
+
+class Task(ABC):
+    """Data bound to a model.
+
+    Args:
+        config: of the task's own class.
+        folder: written by `PreparedData.save`.
+
+    Attributes:
+        metric_names: scores of a validation in the order of display, without the loss.
+        unit: of the targets, in the plural.
+        baseline: scores that are reached without learning, by name.
+    """
+
+    metric_names: Sequence[str]
+    unit: str = "tokens"
+    baseline: Mapping[str, float] = {}
+
+    @abstractmethod
+    def __init__(self, config: Any, folder: Path) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, config: Any, fingerprint: str | None = None) -> PreparedData:
+        """Prepares the data, or opens them where that was done before.
+
+        Args:
+            fingerprint: of the data, where another process has computed it.
+
+        Raises:
+            UserError: the data cannot be used.
+        """
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """Builds the model, with fresh parameters drawn from torch's generator."""
+
+    def load_pretrained(self, model: Any) -> None:
+        """Loads the pretrained weights, if there are any, with which training begins.
+
+        Raises:
+            UserError: they cannot be had.
+        """
+        del model
+
+    @abstractmethod
+    def describe(self, data: Any) -> tuple[str, str]:
+        """Describes the model and the data, one line each."""
+
+    @abstractmethod
+    def plan(self, data: Any, epoch: int) -> Sequence[GlobalBatch]:
+        """Returns the global batches of an epoch; they depend on the config's seed and `epoch` alone."""
+
+    @abstractmethod
+    def losses(self, model: Any, shard: Any, state: Nest) -> Iterator[WindowLoss]:
+        """Yields the training loss of a shard: whole, or window by window where back-propagation through time is
+        truncated. The backward pass of a window must have run before the next one is taken.
+
+        Args:
+            state: final state of the shard before this one, with the same rows; `None` at an epoch's start.
+        """
+
+    @abstractmethod
+    def validate(self, model: Any, data: Any, rank: int, size: int) -> Any:
+        """Measures shard `rank` of `size` of the validation split; returns numbers or texts that can be sent."""
+
+    @abstractmethod
+    def validation_scores(self, shards: Sequence[Any]) -> dict[str, float]:
+        """Returns the scores of a validation, among them `loss` (nats per target, without label smoothing).
+
+        Args:
+            shards: results of `validate` in the order of ranks.
+        """
+
+
+class GenerationTask(Task):
+    """A task whose model writes text.
+
+    Attributes:
+        decoding: settings of the strategies.
+        default_strategy: of `unrolled generate`.
+    """
+
+    decoding: Decoding
+    default_strategy: ClassVar[str]
+
+    @abstractmethod
+    def predict(
+        self, model: Any, inputs: Sequence[str], strategy: Strategy, example_ids: Sequence[int] | None = None
+    ) -> list[str]:
+        """Writes one text per input, in order.
+
+        Args:
+            example_ids: seeds of sampling, one per input; default: the inputs' positions.
+        """
+
+
+class AttentionMap(NamedTuple):
+    """Attention weights, `(output, input)`: one row per token of `output`, one column per token of `input`."""
+
+    input: list[str]
+    output: list[str]
+    weights: list[list[float]]
+
+
+class Seq2SeqTask(GenerationTask):
+    """A task whose model writes one text per input, to be compared with references. The first of `metric_names` leads
+    the report."""
+
+    @abstractmethod
+    def examples(self, split: str) -> tuple[list[str], list[str] | list[list[str]]]:
+        """Returns the inputs of a split, and one or several references of each.
+
+        Raises:
+            UserError: the data have no such split.
+        """
+
+    @abstractmethod
+    def check_strategy(self, strategy: Strategy) -> None:
+        """Raises `UserError` if the strategy does not fit the config's settings or the model."""
+
+    @abstractmethod
+    def decode(
+        self, model: Any, inputs: Sequence[str], strategy: Strategy, example_ids: Sequence[int] | None = None
+    ) -> list[Output]:
+        """As `predict`, with candidates and scores."""
+
+    def predict(
+        self, model: Any, inputs: Sequence[str], strategy: Strategy, example_ids: Sequence[int] | None = None
+    ) -> list[str]:
+        return [output.text for output in self.decode(model, inputs, strategy, example_ids)]
+
+    @abstractmethod
+    def attention(self, model: Any, text: str, output: str) -> AttentionMap | None:
+        """Returns the attention weights under which the model writes `output`; `None` for a model without attention."""
+
+    def score(self, predictions: Sequence[str], references: References) -> dict[str, Any]:
+        """Returns scores by name, and under `signatures` how each was computed."""
+        return score(self.metric_names, predictions, references)
+
+    def validation_scores(self, shards: Sequence[ValidationShard]) -> dict[str, float]:
+        """Returns loss, perplexity and every metric on greedy outputs."""
+        losses, targets, outputs, references = zip(*shards, strict=True)
+        loss = sum(losses) / sum(targets)
+        scores = self.score(interleave(outputs), interleave(references))
+        perplexity = float(Perplexity.of_loss(loss))
+        return {"loss": loss, "perplexity": perplexity} | {name: scores[name] for name in self.metric_names}
+
+
+ValidationShard = tuple[float, int, list[str], Sequence[str | list[str]]]
+"""Summed loss, number of targets, outputs, references of each output."""
+
+
+def greedy_strategy(decoding: Decoding) -> Greedy:
+    """Returns the strategy of validations."""
+    return Greedy(max_length=decoding.max_length, precision=resolve_precision(decoding))
+
+
+def attention_weights(model: EncoderDecoder, memory: EncoderOutput, output: Sequence[int]) -> list[list[float]]:
+    """Returns the attention weights of one input for the tokens of `output` and the end symbol, one row per token."""
+    state, rows = model.start(memory), []
+    for token in (BEGIN, *output):
+        _, state, weights = model.step_with_attention(torch.tensor([token], device=memory.mask.device), state, memory)
+        rows.append([round(weight, 3) for weight in weights[0].tolist()])
+    return rows
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows for the report, such as the hardest characters."""
+    """A table of the report."""
 
     title: str
     note: str
@@ -40,58 +287,58 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Option:
-    """One of the answers that a question allows.
+class Choice:
+    """One candidate answer of a question.
 
     Attributes:
-        text: as people read it.
-        share: its probability.
-        right, chosen: whether it is the right one, and the model's.
-        box: where it is on the photograph, if it is a region: left, top, width and height as shares of its sides.
+        text: as displayed.
+        probability: given by the model.
+        correct, chosen: whether it is the correct one, and the model's.
+        box: of a region: left, top, width and height as fractions of the photograph's sides.
     """
 
     text: str
-    share: float
-    right: bool
+    probability: float
+    correct: bool
     chosen: bool
     box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A photograph with a question about it, for the report.
+class GalleryItem:
+    """A question about a photograph in the report's gallery.
 
     Attributes:
-        heading: of the group in which it stands.
-        photo: as `Asker.photo` takes it.
-        answer: the right one.
-        options: the candidates.
-        written: what the model answered freely; None if it does not.
-        weights: of attention, on a square grid row by row.
+        heading: of its group.
+        photo: its name, as `ImageInputTask.load_photo` takes it.
+        answer: the correct one.
+        choices: the candidates.
+        prediction: the model's free answer; `None` where it has none.
+        attention: weights over a square grid, row by row.
     """
 
     heading: str
     photo: str
     question: str
     answer: str
-    options: Sequence[Option] = ()
-    written: str | None = None
-    weights: Sequence[float] | None = None
+    choices: Sequence[Choice] = ()
+    prediction: str | None = None
+    attention: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What an examination found.
+class MetricResults:
+    """Scores of a split, and what its report shows.
 
     Attributes:
         scores: by name.
-        intervals: 95 % intervals of scores, as far as known.
-        targets: how many the scores are means of.
+        targets: number of targets over which the scores are means.
+        intervals: 95 % intervals of scores, where known.
         outputs: rows of outputs.jsonl.
-        tables: for the report.
-        samples: heading and text of what the model wrote, side by side in the report.
-        shown: photographs for the report's gallery, those of one heading together.
-        files: further files beside the report, their texts by name.
+        tables: of the report.
+        samples: headings and generated texts, displayed side by side.
+        gallery: questions about photographs, grouped by heading.
+        files: texts of further files beside the report, by file name.
     """
 
     scores: dict[str, float]
@@ -100,244 +347,37 @@ class Findings:
     outputs: Sequence[dict[str, Any]] = ()
     tables: Sequence[Table] = ()
     samples: Sequence[tuple[str, str]] = ()
-    shown: Sequence[Shown] = ()
+    gallery: Sequence[GalleryItem] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
 
-class Shard(Protocol):
-    """What one worker computes of a global batch."""
+class MetricTask(Task):
+    """A task whose model is measured on the data themselves."""
 
-    def to(self, device: torch.device) -> Self:
-        """Moves every tensor."""
-        ...
-
-
-class GlobalBatch(Protocol):
-    """What all workers together make one update from."""
-
-    @property
-    def tokens(self) -> int:
-        """Targets in all parts; the summed loss is divided by it."""
-        ...
-
-    def part(self, rank: int, size: int) -> Shard | None:
-        """The rows `rank::size`; `None` where there are none."""
-        ...
-
-
-class WindowLoss(NamedTuple):
-    """A part's loss, or a window of it, that is to be walked back before the next one is made.
-
-    Attributes:
-        loss: in nats, summed over the targets of the piece.
-        state: what the next part reads on from; `None` where batches have nothing to do with each other.
-        last: whether this piece's backward pass is known to be the part's last. Nobody else can know while it is still
-            to come; where it is said, workers send gradients while the pass makes the others.
-    """
-
-    loss: Tensor
-    state: Nest
-    last: bool = False
-
-
-class Prepared(Protocol):
-    """Data ready for training; every worker opens its own by the fingerprint."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the content: equal data, equal fingerprint."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Writes what a run keeps, such as vocabularies, so that it needs the data no more."""
-        ...
-
-
-class Task(Protocol):
-    """Binds data to a model. Built from a config of its own class and the folder that `Prepared.save` wrote."""
-
-    def __init__(self, config: Any, folder: Path) -> None: ...
-
-    @property
-    def shown(self) -> Sequence[str]:
-        """Scores of a validation in the order that people see them, the loss aside."""
-        ...
-
-    @classmethod
-    def prepare(cls, config: Any, fingerprint: str | None = None) -> Prepared:
-        """Makes the data ready, unless that was done.
-
-        Args:
-            fingerprint: of the data, where another process has computed it.
-
-        Raises:
-            UserError: the data cannot be used.
-        """
-        ...
-
-    def build_model(self) -> nn.Module:
-        """Makes the model, with fresh parameters drawn from torch's generator."""
-        ...
-
-    def introduce(self, data: Any) -> tuple[str, str]:
-        """Describes the model and the data, a line each."""
-        ...
-
-    def plan(self, data: Any, epoch: int) -> Sequence[GlobalBatch]:
-        """The global batches of an epoch, from the config's seed and `epoch` alone."""
-        ...
-
-    def losses(self, model: Any, part: Any, state: Nest) -> Iterator[WindowLoss]:
-        """The training loss of the part: in one piece, or window by window where back-propagation through time is
-        truncated. The backward pass of a piece must have run before the next is taken.
-
-        Args:
-            state: what the part before this one carried out, rows as in this part; `None` at an epoch's start.
-        """
-        ...
-
-    def validate(self, model: Any, data: Any, rank: int, size: int) -> Any:
-        """Measures the worker's share of the validation split; returns plain numbers or texts that can be sent."""
-        ...
-
-    def scores(self, shares: Sequence[Any]) -> dict[str, float]:
-        """The scores of a validation, `loss` (nats a target, as trained but without smoothing) among them, from
-        what every worker's `validate` returned, in the order of ranks."""
-        ...
-
-
-@runtime_checkable
-class Writer(Protocol):
-    """A task whose model writes text.
-
-    Attributes:
-        decoding: settings of the strategies.
-        default_strategy: of `generate`.
-    """
-
-    decoding: Decoding
-    default_strategy: str
-
-    def predict(
-        self, model: Any, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
-    ) -> list[str]:
-        """Writes one output an input, in order. `numbers` name the examples for sampling; default: their places."""
-        ...
-
-
-class Attended(NamedTuple):
-    """The weights of attention, a row of `weights` for every token of `output`, over the tokens of `input`."""
-
-    input: list[str]
-    output: list[str]
-    weights: list[list[float]]
-
-
-@runtime_checkable
-class Seq2SeqTask(Writer, Protocol):
-    """A writer whose outputs are compared with references."""
-
-    @property
-    def shown(self) -> Sequence[str]:
-        """The metrics of `score`; the first leads the report."""
-        ...
-
-    def texts(self, split: str) -> tuple[list[str], list[str] | list[list[str]]]:
-        """Opens the inputs of a split and a reference of each, or several of each; raises `UserError` if the data have
-        none of that name."""
-        ...
-
-    def check(self, strategy: Strategy) -> None:
-        """Raises `UserError` if the config's settings and the model do not go with the strategy."""
-        ...
-
-    def answers(
-        self, model: Any, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
-    ) -> list[Output]:
-        """As `predict`, with everything that the search tells of an output."""
-        ...
-
-    def attention(self, model: Any, text: str, output: str) -> Attended | None:
-        """Where the model looks in `text` while it writes `output`; `None` if it does not look."""
-        ...
-
-    def score(self, predictions: Sequence[str], references: References) -> dict[str, Any]:
-        """Scores by name, and under `signatures` how each was computed."""
-        ...
-
-
-@runtime_checkable
-class Pretrained(Protocol):
-    """A task whose model begins with weights from elsewhere. A trained one does without them."""
-
-    def load_pretrained(self, model: Any) -> None:
-        """Puts them in place of those that `build_model` drew; raises `UserError` if they cannot be had."""
-        ...
-
-
-@runtime_checkable
-class Seeing(Protocol):
-    """A task on photographs.
-
-    Attributes:
-        alike: keys of the config that runs which answer together have in common: by them the first one's task reads and
-            replies for all.
-    """
-
-    alike: tuple[str, ...]
-
-    @property
-    def reads(self) -> str:
-        """What its encoder reads of a photograph, in words: alike where runs can answer together."""
-        ...
-
-
-@runtime_checkable
-class ImageInputTask(Seeing, Protocol):
-    """An answerer whose inputs are photographs."""
-
-    def files(self, names: Sequence[str]) -> list[str]:
-        """The photographs themselves, a folder by those in it; raises `UserError` where it has none."""
-        ...
-
-    def photo(self, name: str, least: int = 0) -> Image.Image:
-        """The photograph that an input names, RGB; `least` as in `read_image`. Raises `UserError` if it cannot be
-        read."""
-        ...
-
-    def unreadable(self, split: str) -> dict[str, str]:
-        """Why photographs of a split cannot be read, by name; `texts` leaves them out."""
-        ...
-
-
-@runtime_checkable
-class MetricTask(Protocol):
-    """A task that is measured on the data themselves."""
-
+    @abstractmethod
     def open(self, split: str) -> Any:
         """Opens a split; raises `UserError` if the data have none of that name."""
-        ...
 
-    def shares(self, data: Any) -> int:
-        """Into how many shares an examination of this split can be cut."""
-        ...
+    @abstractmethod
+    def num_shards(self, data: Any) -> int:
+        """Returns the number of shards in which a split is evaluated."""
 
-    def examine(self, model: Any, data: Any, rank: int, size: int) -> Any:
-        """Measures the share `rank` of `size` of a split; what it returns can be sent."""
-        ...
+    @abstractmethod
+    def evaluate_shard(self, model: Any, data: Any, rank: int, size: int) -> Any:
+        """Measures shard `rank` of `size`; the result can be sent."""
 
-    def findings(self, model: Any, data: Any, shares: Sequence[Any]) -> Findings:
-        """Sums up what `examine` returned for every share, in their order."""
-        ...
+    @abstractmethod
+    def summarize(self, model: Any, data: Any, shards: Sequence[Any]) -> MetricResults:
+        """Combines the results of `evaluate_shard` for all shards, in their order."""
 
 
-class Reply(NamedTuple):
-    """To one question.
+class Prediction(NamedTuple):
+    """The model's answer to one question.
 
     Attributes:
-        answer: in words; of a region its name.
-        probabilities: of the candidates, in their order, together 1; () without candidates.
-        chosen: the likeliest candidate's place, -1 without.
+        answer: in words; the name of a region.
+        probabilities: of the candidates, in their order, of sum 1; empty without candidates.
+        chosen: index of the most probable candidate, -1 without candidates.
     """
 
     answer: str
@@ -345,10 +385,9 @@ class Reply(NamedTuple):
     chosen: int = -1
 
 
-@runtime_checkable
-class VQATask(Seeing, Protocol):
-    """A task whose model answers questions about photographs. In its place an `nn.ModuleList` of several may stand, the
-    mean of whose probabilities counts.
+class VQATask(Task):
+    """A task whose model answers questions about photographs. An `nn.ModuleList` of models is taken as an ensemble that
+    averages probabilities.
 
     Attributes:
         decoding: settings of the strategies.
@@ -356,33 +395,27 @@ class VQATask(Seeing, Protocol):
 
     decoding: Decoding
 
-    def photo(self, name: str, least: int = 0) -> Image.Image:
-        """As `Viewer.photo`."""
-        ...
-
-    def ask(self, model: Any, photo: str, question: str, choices: Sequence[str], strategy: Strategy | None) -> Reply:
+    @abstractmethod
+    def ask(
+        self, model: Any, photo: str, question: str, choices: Sequence[str] = (), strategy: Strategy | None = None
+    ) -> Prediction:
         """Answers a question.
 
         Args:
             photo: its address in the data or its file.
             choices: candidates; none: the answer is free.
-            strategy: by which it is written; `None`: the task's own.
+            strategy: decoding of a free answer; `None`: greedy.
 
         Raises:
             UserError: the photograph cannot be read, or candidates or strategy cannot be used.
         """
-        ...
 
 
-@runtime_checkable
-class GroundingTask(Seeing, Protocol):
-    """A task whose model, or models as of an `Asker`, choose the region of a photograph that a question asks for."""
+class GroundingTask(Task):
+    """A task whose model, or ensemble as in `VQATask`, chooses the region of a photograph that a question asks for."""
 
-    def photo(self, name: str, least: int = 0) -> Image.Image:
-        """As `Viewer.photo`."""
-        ...
-
-    def point(self, model: Any, photo: str, question: str, boxes: Sequence[Box]) -> Reply:
+    @abstractmethod
+    def point(self, model: Any, photo: str, question: str, boxes: Sequence[Box]) -> Prediction:
         """Chooses one of the boxes.
 
         Args:
@@ -391,50 +424,24 @@ class GroundingTask(Seeing, Protocol):
         Raises:
             UserError: the photograph cannot be read, or the boxes cannot be used.
         """
-        ...
 
 
-@runtime_checkable
-class Explainer(Protocol):
-    """A task that can show what its model computes, step by step."""
+class StepTraceTask(Task):
+    """A task that can print its model's computation step by step."""
 
-    def explain(self, model: Any, text: str | None) -> str:
-        """Lines of at most 100 columns; raises `UserError` where there is nothing to show.
+    @abstractmethod
+    def step_trace(self, model: Any, text: str | None) -> str:
+        """Returns lines of at most 100 columns.
 
         Args:
-            text: `None` takes one of the data.
+            text: read by the model; `None` takes one of the data.
+
+        Raises:
+            UserError: there is nothing to show.
         """
-        ...
 
 
-@runtime_checkable
-class Baselined(Protocol):
-    """A task of which is known what can be reached without learning.
-
-    Attributes:
-        baseline: that, by the name of the score.
-    """
-
-    @property
-    def baseline(self) -> Mapping[str, float]: ...
-
-
-@runtime_checkable
-class Counting(Protocol):
-    """A task whose targets need not be tokens.
-
-    Attributes:
-        counted: what they are, such as captions.
-    """
-
-    @property
-    def counted(self) -> str: ...
-
-
-T = TypeVar("T")
-
-
-def interleaved(shares: Sequence[list[T]]) -> list[T]:
-    """Puts what was dealt out in turn back into its order."""
-    total = sum(map(len, shares))
-    return [shares[i % len(shares)][i // len(shares)] for i in range(total)]
+def interleave(shards: Sequence[list[T]]) -> list[T]:
+    """Merges the results for the rows `rank::size` of every rank into the order of the rows."""
+    total = sum(map(len, shards))
+    return [shards[row % len(shards)][row // len(shards)] for row in range(total)]

@@ -1,13 +1,15 @@
-"""Photographs as inputs of a task."""
+"""Photographs as inputs: addresses, files and stored features; the base class of tasks on photographs."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,23 +18,39 @@ from unrolled.config.captioning import CaptioningConfig
 from unrolled.config.vqa import PointingConfig, QuestionAnsweringConfig
 from unrolled.data.image_sets import open_photos, view_split
 from unrolled.data.images import URL_PREFIXES, PhotoSet, UnreadableImage, random_view_index, read_image, to_pixels
+from unrolled.data.question_corpus import VOCABULARY
+from unrolled.data.tokenizer import Vocabulary
 from unrolled.errors import UserError
-from unrolled.features import Features, Pixels, build_backbone, make_backbone, open_features, open_pixels
-from unrolled.features.backbones import kind_of, weights_name
+from unrolled.features import (
+    Backbone,
+    FeatureSet,
+    PixelSet,
+    build_backbone,
+    load_pretrained,
+    open_features,
+    open_pixels,
+    pretrained_backbone,
+)
+from unrolled.features.backbones import backbone_spec, weights_fingerprint
 from unrolled.files import write_atomic
+from unrolled.tasks.base import Shard, Task
 
-PhotoConfig = CaptioningConfig | QuestionAnsweringConfig | PointingConfig
-"""Of a task on photographs."""
+ImageTaskConfig = CaptioningConfig | QuestionAnsweringConfig | PointingConfig
 FILE = "features.json"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Of the files that are taken of a folder."""
+"""Suffixes of the files that are read from a folder."""
 _ADDRESS = re.compile(r"(\w+):(\d+)(?:$|\s)")
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Of the features: `channels` a position, `positions` of the grid; `size`: pixels of a photograph's side, if the
-    encoder reads these."""
+class FeatureShape:
+    """Shape of one photograph's features.
+
+    Attributes:
+        channels: per position.
+        positions: of the grid, in all.
+        size: pixels per side of the photograph, where the encoder reads pixels.
+    """
 
     channels: int
     positions: int
@@ -43,106 +61,148 @@ class Shape:
         write_atomic(folder / FILE, json.dumps(vars(self)))
 
     @classmethod
-    def load(cls, folder: Path) -> Shape:
-        """Reads what `save` wrote; raises `UserError` where there is no such file."""
+    def load(cls, folder: Path) -> FeatureShape:
+        """Reads `features.json`; raises `UserError` where it is missing."""
         path = folder / FILE
         if not path.is_file():
             raise UserError(f"{path}: no such file; the run is not whole.")
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def address(split: str, row: int, name: str) -> str:
-    """Returns how an input names a photograph of the data."""
+def photo_address(split: str, row: int, name: str) -> str:
+    """Returns the input that names a photograph of the data."""
     return f"{split}:{row} {name}"
 
 
-def files(names: Sequence[str]) -> list[str]:
-    """Returns the names, in place of a folder the pictures in it, sorted; raises `UserError` where it has none."""
-    found: list[str] = []
+def expand_folders(names: Sequence[str]) -> list[str]:
+    """Replaces every folder by the pictures in it, sorted; raises `UserError` for a folder without pictures."""
+    files: list[str] = []
     for name in names:
         if not name.startswith(URL_PREFIXES) and Path(name).is_dir():
             inside = sorted(path for path in Path(name).iterdir() if path.suffix.lower() in SUFFIXES)
             if not inside:
                 raise UserError(f"{name}: the folder has no pictures ({', '.join(SUFFIXES)}).")
-            found += map(str, inside)
+            files += map(str, inside)
         else:
-            found.append(name)
-    return found
+            files.append(name)
+    return files
 
 
-class Pictures:
-    """Args: `grid`, whether the encoder reads the positions of a photograph; else their mean alone."""
+class ImageInputs:
+    """The encoder's input for photographs: features, or pixels where the backbone is fine-tuned.
 
-    def __init__(self, config: PhotoConfig, *, grid: bool) -> None:
-        self._config, self._grid = config, grid
+    Args:
+        grid: whether the encoder reads all positions of a photograph; else their mean alone.
+        blind: whether the model sees no photograph: its input is one zero per photograph.
+    """
+
+    def __init__(self, config: ImageTaskConfig, *, grid: bool, blind: bool = False) -> None:
+        self._config, self._grid, self.blind = config, grid, blind
         self._views = config.model.features.views if isinstance(config, CaptioningConfig) else 1
-        self._splits: dict[str, Features | Pixels] = {}
-        self._stored: dict[str, PhotoSet] = {}
+        self._splits: dict[str, FeatureSet | PixelSet] = {}
+        self._photographs: dict[str, PhotoSet] = {}
 
-    def shape(self) -> Shape:
-        """Returns that of the features that the decoder will see."""
-        settings = self._config.model.features
-        backbone = build_backbone(settings)
-        return Shape(backbone.channels, backbone.positions, backbone.size if settings.fine_tune else None)
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether the backbone is a part of the model."""
+        return self._config.model.features.fine_tune and not self.blind
 
-    def described(self) -> str:
-        """Says what the encoder reads of a photograph, so that what reads the same is described alike."""
+    def build_backbone(self) -> Backbone | None:
+        """Returns the backbone, with fresh weights, where it is a part of the model."""
+        return build_backbone(self._config.model.features) if self.fine_tuned else None
+
+    def check_backbone(self) -> None:
+        """Raises `UserError` if the backbone or its weights cannot be had."""
+        if not self.blind:
+            pretrained_backbone(self._config.model.features)
+
+    def shape(self) -> FeatureShape:
+        """Returns the shape of the features that the decoder reads."""
+        if self.blind:
+            return FeatureShape(1, 1)
+        backbone = build_backbone(self._config.model.features)
+        return FeatureShape(backbone.channels, backbone.positions, backbone.size if self.fine_tuned else None)
+
+    def description(self) -> str:
+        """Describes the encoder's input, equally for equal inputs."""
+        if self.blind:
+            return "nothing"
         settings = self._config.model.features
-        size = kind_of(settings).size
+        size = backbone_spec(settings).size
         if settings.fine_tune:
             return f"{size} × {size} pixels"
-        weights = "" if settings.weights is None else f" with the weights {weights_name(settings)}"
-        seen = f"its {settings.grid} × {settings.grid} positions" if self._grid else "the mean of its positions"
-        return f"{seen} as {settings.backbone}{weights} sees it at {size} × {size} pixels"
+        weights = "" if settings.weights is None else f" with the weights {weights_fingerprint(settings)}"
+        part = f"its {settings.grid} × {settings.grid} positions" if self._grid else "the mean of its positions"
+        return f"{part} as {settings.backbone}{weights} sees it at {size} × {size} pixels"
 
-    def features(self, split: str) -> Features | Pixels:
-        """Opens the features of a split, which are made where they are missing, or its pixels."""
+    def stored(self, split: str) -> FeatureSet | PixelSet:
+        """Opens the features of a split, which are extracted where they are missing, or its pixels."""
         if split not in self._splits:
             opener = open_pixels if self._config.model.features.fine_tune else open_features
             self._splits[split] = opener(self._config, split)
         return self._splits[split]
 
-    def of(self, split: str, rows: Sequence[int], epoch: int | None = None) -> Tensor:
-        """Returns what the encoder reads: features `(photographs, positions, channels)`, or pixels `(photographs, 3,
-        size, size)`, of random views where they are learned from in an `epoch`."""
-        features = self.features(split)
-        if isinstance(features, Pixels):
-            return features.read(rows, epoch)
-        wanted = torch.as_tensor(rows, dtype=torch.long)
+    def unreadable(self, split: str) -> Mapping[int, tuple[str, str]]:
+        """Returns name and reason for the photographs of a split that cannot be read, by row."""
+        return {} if self.blind else self.stored(split).unreadable
+
+    def read(self, split: str, rows: Sequence[int], epoch: int | None = None) -> Tensor:
+        """Returns features `(photographs, positions, channels)` or pixels `(photographs, 3, size, size)`.
+
+        Args:
+            epoch: of training: views are drawn at random; `None`: the whole photograph.
+        """
+        if self.blind:
+            return torch.zeros(len(rows), 1, 1)
+        stored = self.stored(split)
+        if isinstance(stored, PixelSet):
+            return stored.read(rows, epoch)
+        indices = torch.as_tensor(rows, dtype=torch.long)
         if epoch is None or self._views == 1:
-            return self._kept(features, wanted)
+            return self._features(stored, indices)
         views = torch.tensor([random_view_index(self._config.seed, epoch, row, self._views) for row in rows])
-        made = torch.empty(len(rows), features.positions if self._grid else 1, features.channels)
+        features = torch.empty(len(rows), stored.positions if self._grid else 1, stored.channels)
         for view in set(views.tolist()):
-            made[views == view] = self._kept(self.features(view_split(split, view)), wanted[views == view])
-        return made
+            features[views == view] = self._features(self.stored(view_split(split, view)), indices[views == view])
+        return features
 
-    def _kept(self, features: Features | Pixels, wanted: Tensor) -> Tensor:
-        assert isinstance(features, Features), "pixels are read"
-        return features.grids(wanted) if self._grid else features.globals(wanted)[:, None]
+    def _features(self, stored: FeatureSet | PixelSet, indices: Tensor) -> Tensor:
+        assert isinstance(stored, FeatureSet)
+        return stored.grids(indices) if self._grid else stored.globals(indices)[:, None]
 
-    def named(self, inputs: Sequence[str]) -> Tensor:
-        """Returns the same of photographs named by an `address`, their files or http addresses."""
-        found: dict[int, Tensor] = {}
+    def read_named(self, names: Sequence[str]) -> Tensor:
+        """As `read`, for photographs named by their `photo_address`, their files or http addresses."""
+        if self.blind:
+            return torch.zeros(len(names), 1, 1)
+        tensors: dict[int, Tensor] = {}
         rows: dict[str, list[tuple[int, int]]] = {}
         files: list[int] = []
-        for place, name in enumerate(inputs):
-            if (stored := _stored(name)) is not None:
-                rows.setdefault(stored[0], []).append((place, stored[1]))
+        for i, name in enumerate(names):
+            if (address := _parse_address(name)) is not None:
+                rows.setdefault(address[0], []).append((i, address[1]))
             else:
-                files.append(place)
-        for split, wanted in rows.items():
-            there = len(self.features(split))
-            for _, row in wanted:
-                _check(split, row, there)
-            places = [place for place, _ in wanted]
-            found |= zip(places, self.of(split, [row for _, row in wanted]), strict=True)
+                files.append(i)
+        for split, indices in rows.items():
+            count = len(self.stored(split))
+            for _, row in indices:
+                _check_row(split, row, count)
+            tensors |= zip([i for i, _ in indices], self.read(split, [row for _, row in indices]), strict=True)
         if files:
-            found |= zip(files, self._computed([inputs[place] for place in files]), strict=True)
-        return torch.stack([found[place] for place in range(len(inputs))])
+            tensors |= zip(files, self._read_files([names[i] for i in files]), strict=True)
+        return torch.stack([tensors[i] for i in range(len(names))])
 
-    def photo(self, name: str, least: int = 0) -> Image.Image:
-        """Returns a photograph named by an `address`, its file or its http address, as RGB.
+    @torch.inference_mode()
+    def _read_files(self, files: Sequence[str]) -> Tensor:
+        features = self._config.model.features
+        if features.fine_tune:
+            size = backbone_spec(features).size
+            return torch.stack([to_pixels(self.load_photo(file, size), size) for file in files]).permute(0, 3, 1, 2)
+        backbone = pretrained_backbone(features).eval()
+        grids: Tensor = backbone(torch.stack([backbone.preprocess(self.load_photo(file)) for file in files]))
+        return grids if self._grid else grids.mean(1, keepdim=True)
+
+    def load_photo(self, name: str, least: int = 0) -> Image.Image:
+        """Returns a photograph, named as for `read_named`, in RGB.
 
         Args:
             least: as in `read_image`.
@@ -151,34 +211,161 @@ class Pictures:
             UserError: it cannot be read.
         """
         source: bytes | str | Path = name
-        if (stored := _stored(name)) is not None:
-            split, row = stored
-            if split not in self._stored:
-                self._stored[split] = open_photos(self._config.data, split)
-            _check(split, row, len(self._stored[split]))
-            source = self._stored[split].images[row]
+        if (address := _parse_address(name)) is not None:
+            split, row = address
+            if split not in self._photographs:
+                self._photographs[split] = open_photos(self._config.data, split)
+            _check_row(split, row, len(self._photographs[split]))
+            source = self._photographs[split].images[row]
         try:
             return read_image(source, least)
         except UnreadableImage as error:
             raise UserError(f"{name}: {error}.") from None
 
-    @torch.inference_mode()
-    def _computed(self, files: Sequence[str]) -> Tensor:
-        features = self._config.model.features
-        if features.fine_tune:
-            size = kind_of(features).size
-            return torch.stack([to_pixels(self.photo(file, size), size) for file in files]).permute(0, 3, 1, 2)
-        backbone = make_backbone(features).eval()
-        grids: Tensor = backbone(torch.stack([backbone.preprocess(self.photo(file)) for file in files]))
-        return grids if self._grid else grids.mean(1, keepdim=True)
 
-
-def _stored(name: str) -> tuple[str, int] | None:
-    """Returns split and row of an `address`; None for what names a file."""
+def _parse_address(name: str) -> tuple[str, int] | None:
+    """Returns split and row of a `photo_address`; `None` for the name of a file."""
     match = _ADDRESS.match(name)
     return (match[1], int(match[2])) if match and not Path(name).exists() else None
 
 
-def _check(split: str, row: int, there: int) -> None:
-    if row >= there:
-        raise UserError(f"{split}:{row}: the split has {there:,} photographs, counted from 0.")
+def _check_row(split: str, row: int, count: int) -> None:
+    if row >= count:
+        raise UserError(f"{split}:{row}: the split has {count:,} photographs, counted from 0.")
+
+
+class ImageTextCorpus(Protocol):
+    """Captions of photographs or questions about them, tokenised; one row per text."""
+
+    names: list[str]
+    photo_index: np.ndarray
+    lengths: np.ndarray
+
+    def without(self, photos: set[int]) -> np.ndarray: ...
+
+
+class CorpusFolder(Protocol):
+    """The cached folder of a vocabulary and the tokenised splits."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    def split(self, name: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class PreparedImageText:
+    """Tokenised texts and the photographs that they are about, ready for training.
+
+    Attributes:
+        extra_files: of the corpus, which a run keeps besides the vocabulary.
+    """
+
+    corpus: CorpusFolder
+    images: ImageInputs
+    extra_files: Sequence[str] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        return self.corpus.folder.name
+
+    def save(self, folder: Path) -> None:
+        """Writes the vocabulary, the extra files and the shape of features."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.corpus.vocabulary.save(folder / VOCABULARY)
+        for name in self.extra_files:
+            write_atomic(folder / name, (self.corpus.folder / name).read_text(encoding="utf-8"))
+        self.images.shape().save(folder)
+
+    def split(self, name: str) -> Any:
+        """Opens the corpus of `train` or `validation`."""
+        return self.corpus.split(name)
+
+    def readable_rows(self, split: str) -> np.ndarray:
+        """Returns the rows of the corpus whose photographs can be read."""
+        rows: np.ndarray = self.split(split).without(set(self.images.unreadable(split)))
+        return rows
+
+
+@dataclass(frozen=True)
+class ImageTextBatch:
+    """A global batch: the rows of a corpus. Each worker takes some of their photographs, with all texts about them.
+
+    Attributes:
+        epoch: of training; `None` in validation.
+    """
+
+    task: ImageInputTask
+    corpus: Any
+    split: str
+    rows: np.ndarray
+    epoch: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        return self.task.num_targets(self.corpus, self.rows)
+
+    def shard(self, rank: int, size: int) -> Any:
+        """Returns the photographs `rank::size` of the batch, with all texts about them."""
+        photos, owners = np.unique(self.corpus.photo_index[self.rows], return_inverse=True)
+        mine = owners % size == rank
+        if not mine.any():
+            return None
+        photo_index = torch.from_numpy(owners[mine] // size)
+        return self.task.collate(self, self.rows[mine], photos[rank::size].tolist(), photo_index)
+
+
+class ImageInputTask(Task):
+    """A task on photographs.
+
+    Attributes:
+        ensemble_keys: config keys in which the members of an ensemble must agree.
+    """
+
+    ensemble_keys: tuple[str, ...] = ()
+
+    def __init__(self, config: Any, folder: Path) -> None:
+        self.config, self.vocabulary = config, Vocabulary.load(folder / VOCABULARY)
+        self.shape, self.metric_names = FeatureShape.load(folder), config.evaluation.metrics
+        self.images = self.image_inputs(config)
+
+    @staticmethod
+    def image_inputs(config: Any) -> ImageInputs:
+        """Returns the encoder's input."""
+        raise NotImplementedError
+
+    def num_targets(self, corpus: Any, rows: np.ndarray) -> int:
+        """Returns the number of targets in rows of a corpus."""
+        raise NotImplementedError
+
+    def collate(self, batch: ImageTextBatch, rows: np.ndarray, photos: list[int], photo_index: Tensor) -> Shard:
+        """Collates some rows of a global batch.
+
+        Args:
+            photos: rows of their photographs in the split.
+            photo_index: index into `photos` per row, `(rows,)`.
+        """
+        raise NotImplementedError
+
+    def load_pretrained(self, model: Any) -> None:
+        for module in model.modules():
+            if isinstance(module, Backbone):
+                load_pretrained(module, self.config.model.features)
+
+    @property
+    def encoder_input(self) -> str:
+        """Describes what the encoder reads of a photograph; equal for all members of an ensemble."""
+        return self.images.description()
+
+    def load_photo(self, name: str, least: int = 0) -> Image.Image:
+        """As `ImageInputs.load_photo`."""
+        return self.images.load_photo(name, least)
+
+    def expand_folders(self, names: Sequence[str]) -> list[str]:
+        """As `expand_folders`."""
+        return expand_folders(names)
+
+    def unreadable_photos(self, split: str) -> dict[str, str]:
+        """Returns the reason for every photograph of a split that cannot be read, by name."""
+        return dict(self.images.unreadable(split).values())

@@ -1,18 +1,10 @@
-"""Translation: text in, text out.
-
-Unknown words of outputs, replaced by the word of the input that attention looked at most when they were written
-(Luong et al. 2015, "Addressing the rare word problem in neural machine translation"; with attention in the place of
-their alignments Jean et al. 2015, section 3.3).
-
-Translation: text in, text out.
-"""
+"""Translation: text in, text out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,82 +15,23 @@ from unrolled.data.batching import Batch, collate, collate_inputs, padding_fract
 from unrolled.data.parallel_corpus import ParallelCorpus, ParallelSplit, TargetLengths, Vocabularies, prepare_pairs
 from unrolled.data.sources import read_pairs
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
-from unrolled.decoding import (
-    Beam,
-    DecodeResult,
-    Greedy,
-    Output,
-    Strategy,
-    decode,
-    length_limits,
-    make_outputs,
-    resolve_auto,
-    resolve_precision,
-)
+from unrolled.decoding import Beam, DecodeResult, Output, Strategy, decode, length_limits, make_outputs, resolve_auto
 from unrolled.errors import UserError
-from unrolled.metrics import Perplexity, References, score
 from unrolled.models import EncoderDecoder, EncoderOutput, build_translator
 from unrolled.recurrence.state import Nest
-from unrolled.tasks.base import Attended, WindowLoss, interleaved
-
-
-def copying(
-    model: EncoderDecoder,
-    memory: EncoderOutput,
-    inputs: Sequence[str],
-    decoded: DecodeResult,
-    vocabularies: Vocabularies,
-) -> Callable[[Sequence[Sequence[int]]], list[str]]:
-    """Returns what turns the tokens of all that was decoded, in order, into texts without unknown words.
-
-    Args:
-        memory: of the inputs.
-    """
-    owners = [number for number, found in enumerate(decoded.hypotheses) for _ in found]
-    target, units = vocabularies.target, vocabularies.input.surface_tokens(inputs)
-
-    def write(rows: Sequence[Sequence[int]]) -> list[str]:
-        texts = target.decode(rows)
-        places = [place for place, row in enumerate(rows) if UNKNOWN in row and units[owners[place]]]
-        if not places:
-            return texts
-        sentences = [owners[place] for place in places]
-        lengths = [len(units[sentence]) for sentence in sentences]
-        looked = _looked(model, memory, sentences, lengths, [rows[place] for place in places])
-        for place, sentence, positions in zip(places, sentences, looked.tolist(), strict=True):
-            names = target.tokens(rows[place])
-            copied = [units[sentence][position] for position in positions[: len(names)]]
-            pairs = zip(rows[place], names, copied, strict=True)
-            texts[place] = target.detokenize([unit if token == UNKNOWN else name for token, name, unit in pairs])
-        return texts
-
-    return write
-
-
-def _looked(
-    model: EncoderDecoder,
-    memory: EncoderOutput,
-    sentences: Sequence[int],
-    lengths: Sequence[int],
-    rows: Sequence[Sequence[int]],
-) -> Tensor:
-    """Returns where in the input, its end left out, attention has most weight when each token of the rows is written,
-    `(rows, longest)`."""
-    device = memory.mask.device
-    own = memory.select(torch.tensor(sentences, device=device))
-    longest = max(map(len, rows))
-    before = torch.tensor([[BEGIN, *row, *[END] * (longest - len(row))] for row in rows], device=device)
-    outside = torch.arange(own.mask.shape[1], device=device) >= torch.tensor(lengths, device=device)[:, None]
-    state, found = model.start(own), []
-    for step in range(longest):
-        _, state, weights = model.step_outputs(before[:, step], state, own)
-        assert weights is not None
-        found.append(weights.masked_fill(outside, -1).argmax(1))
-    return torch.stack(found, dim=1)
+from unrolled.tasks.base import (
+    AttentionMap,
+    Seq2SeqTask,
+    ValidationShard,
+    WindowLoss,
+    attention_weights,
+    decoder_losses,
+    greedy_strategy,
+)
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairBatch:
     """A global batch: the examples `indices` of a tokenised split."""
 
     corpus: ParallelSplit
@@ -108,19 +41,19 @@ class Pairs:
     def tokens(self) -> int:
         return int(self.corpus.lengths[self.indices, 1].sum())
 
-    def part(self, rank: int, size: int) -> Batch | None:
+    def shard(self, rank: int, size: int) -> Batch | None:
         mine = self.indices[rank::size]
         return collate(*self.corpus.tokens(mine)) if len(mine) else None
 
 
-class Translation:
+class Translation(Seq2SeqTask):
     """An encoder–decoder between the two columns of the data."""
 
     default_strategy = "beam"
 
     def __init__(self, config: TranslationConfig, folder: Path) -> None:
         self.config, self.vocabularies = config, Vocabularies.load(folder)
-        self.shown = config.evaluation.metrics
+        self.metric_names = config.evaluation.metrics
         longest = TargetLengths.load(folder)
         factor = None if longest is None else longest.factor(config.decoding.length_offset)
         self.decoding = resolve_auto(config.decoding, config.training.precision, factor)
@@ -131,11 +64,10 @@ class Translation:
         return prepare_pairs(config.data, fingerprint)
 
     def build_model(self) -> EncoderDecoder:
-        """The model of the config's `model` section."""
         return build_translator(self.config.model, len(self.vocabularies.input), len(self.vocabularies.target))
 
-    def introduce(self, data: ParallelCorpus) -> tuple[str, str]:
-        """Cells, sizes and conditioning; pairs, vocabulary and what of the first epoch's batches is padding."""
+    def describe(self, data: ParallelCorpus) -> tuple[str, str]:
+        """Describes cells, sizes and conditioning; pairs, vocabulary and padding of the first epoch."""
         encoder, decoder, words = self.config.model.encoder, self.config.model.decoder, self.vocabularies
         sees = f"{decoder.attention.score} attention" if decoder.conditioning == "attention" else "the summary alone"
         both = "bidirectional " if encoder.bidirectional else ""
@@ -148,76 +80,57 @@ class Translation:
             f"{both}{encoder.cell} {encoder.hidden} → {decoder.cell} {decoder.hidden} with {sees}",
             f"{self.config.data.source}: {learned:,} pairs to learn from{long}, "
             f"{len(data.split('validation')):,} to validate; {self.config.data.vocabulary.kind} vocabulary of {size}; "
-            f"padding {100 * padding_fraction(lengths, batches):.1f} %",
+            f"padding_fraction {100 * padding_fraction(lengths, batches):.1f} %",
         )
 
-    def plan(self, data: ParallelCorpus, epoch: int) -> list[Pairs]:
-        """Batches of similar length within the token budget."""
-        training, corpus = self.config.training, data.split("train")
-        limits = {"batch_tokens": training.batch_tokens, "max_length": self.config.data.max_length}
-        return [
-            Pairs(corpus, indices) for indices in plan(corpus.lengths, **limits, seed=self.config.seed, epoch=epoch)
-        ]
+    def plan(self, data: ParallelCorpus, epoch: int) -> list[PairBatch]:
+        """Returns batches of similar lengths within the token budget."""
+        corpus = data.split("train")
+        return self._plan(corpus, self.config.data.max_length, seed=self.config.seed, epoch=epoch)
 
-    def losses(self, model: EncoderDecoder, part: Batch, state: Nest) -> Iterator[WindowLoss]:
-        """Cross-entropy of every target token given those before it (teacher forcing), summed."""
+    def _plan(self, corpus: ParallelSplit, max_length: int, *, seed: int, epoch: int) -> list[PairBatch]:
+        batch_tokens = self.config.training.batch_tokens
+        planned = plan(corpus.lengths, batch_tokens=batch_tokens, max_length=max_length, seed=seed, epoch=epoch)
+        return [PairBatch(corpus, indices) for indices in planned]
+
+    def losses(self, model: EncoderDecoder, shard: Batch, state: Nest) -> Iterator[WindowLoss]:
+        """Yields the summed cross-entropy of every target token given those before it (teacher forcing)."""
         truncate, smoothing = self.config.training.truncate, self.config.training.label_smoothing
-        if truncate is None or truncate >= max(part.inputs.shape[1], part.decoder_inputs.shape[1]):
-            yield WindowLoss(self._loss(model, part, smoothing), state, last=True)
-            return
-        memory = model.encode(part.inputs, part.input_mask, truncate)
-        leaf = memory.detach_leaf()
-        for loss in model.window_losses(leaf, part.decoder_inputs, part.targets, part.target_mask, smoothing, truncate):
-            yield WindowLoss(loss, state)
-        yield WindowLoss(memory.backward_into_encoder(leaf), state, last=True)
+        if truncate is not None and truncate >= max(shard.inputs.shape[1], shard.decoder_inputs.shape[1]):
+            truncate = None
+        memory = model.encode(shard.inputs, shard.input_mask, truncate)
+        decoder_batch = shard.decoder_inputs, shard.targets, shard.target_mask
+        return decoder_losses(model, memory, *decoder_batch, state, truncate, smoothing)
 
-    def _loss(self, model: EncoderDecoder, part: Batch, smoothing: float = 0.0) -> Tensor:
-        memory = model.encode(part.inputs, part.input_mask)
-        return model.loss(memory, part.decoder_inputs, part.targets, part.target_mask, smoothing)
-
-    def validate(
-        self, model: EncoderDecoder, data: ParallelCorpus, rank: int, size: int
-    ) -> tuple[float, int, list[str], list[str]]:
-        """Loss under teacher forcing and its targets; what the model really writes, greedily, and the references."""
+    def validate(self, model: EncoderDecoder, data: ParallelCorpus, rank: int, size: int) -> ValidationShard:
+        """Returns the loss under teacher forcing and its targets; greedy outputs and references."""
         model.eval()
         corpus = data.split("validation")
-        total, tokens = self._validation_loss(model, corpus, rank, size)
+        total, targets = self._validation_loss(model, corpus, rank, size)
         inputs, references = (texts[rank::size] for texts in corpus.texts())
-        strategy = Greedy(max_length=self.decoding.max_length, precision=resolve_precision(self.decoding))
-        outputs = self.predict(model, inputs, strategy)
-        return total, tokens, outputs, references
+        return total, targets, self.predict(model, inputs, greedy_strategy(self.decoding)), references
 
     @torch.inference_mode()
     def _validation_loss(self, model: EncoderDecoder, corpus: ParallelSplit, rank: int, size: int) -> tuple[float, int]:
-        device = next(model.parameters()).device
-        total, tokens, longest = 0.0, 0, int(corpus.lengths.max())
-        limits = {"batch_tokens": self.config.training.batch_tokens, "max_length": longest}
-        for indices in plan(corpus.lengths, **limits, seed=0, epoch=0):
-            mine = Pairs(corpus, indices[rank::size])
-            if part := mine.part(0, 1):
-                total += float(self._loss(model, part.to(device)).double())
-                tokens += mine.tokens
-        return total, tokens
+        device, total, targets = next(model.parameters()).device, 0.0, 0
+        for batch in self._plan(corpus, int(corpus.lengths.max()), seed=0, epoch=0):
+            if shard := batch.shard(rank, size):
+                shard = shard.to(device)
+                memory = model.encode(shard.inputs, shard.input_mask)
+                total += float(model.loss(memory, shard.decoder_inputs, shard.targets, shard.target_mask).double())
+                targets += int(shard.target_mask.sum())
+        return total, targets
 
-    def scores(self, shares: Sequence[tuple[float, int, list[str], list[str]]]) -> dict[str, float]:
-        """Loss, perplexity, and every metric of the evaluation on greedy outputs."""
-        losses, tokens, outputs, references = zip(*shares, strict=True)
-        loss = sum(losses) / sum(tokens)
-        scores = self.score(interleaved(outputs), interleaved(references))
-        perplexity = float(Perplexity.of_loss(loss))
-        return {"loss": loss, "perplexity": perplexity} | {name: scores[name] for name in self.shown}
-
-    def texts(self, split: str) -> tuple[list[str], list[str]]:
-        """Opens both columns of a split, `train`, `validation` and `test` by their names in `data.splits`."""
+    def examples(self, split: str) -> tuple[list[str], list[str]]:
+        """Returns both columns of a split; `train`, `validation` and `test` are looked up in `data.splits`."""
         names = self.config.data.splits.model_dump()
         return read_pairs(self.config.data, names.get(split, split))
 
-    def check(self, strategy: Strategy) -> None:
-        """Raises `UserError` if `decoding` or the model do not go with the strategy."""
+    def check_strategy(self, strategy: Strategy) -> None:
         settings, name = self.config.decoding, strategy.name()
-        (prefix,) = self._known([settings.prefix], "prefix")
+        (prefix,) = self._encode_known([settings.prefix], "prefix")
         beam = strategy if isinstance(strategy, Beam) else None
-        if self._known(settings.required, "required") and (beam is None or beam.groups > 1):
+        if self._encode_known(settings.required, "required") and (beam is None or beam.groups > 1):
             what = name if beam is None else "several"
             raise UserError(f"decoding.required wants a beam search with one group, not {what}: leave one of them out.")
         if beam is not None and beam.coverage_penalty > 0 and self.config.model.decoder.conditioning == "state":
@@ -233,31 +146,25 @@ class Translation:
                 f"decoding.prefix has {len(prefix)} tokens, more than {name}'s max_length, {strategy.max_length}."
             )
 
-    def predict(
-        self, model: EncoderDecoder, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
-    ) -> list[str]:
-        """Translates texts."""
-        return [answer.text for answer in self.answers(model, inputs, strategy, numbers)]
-
     @torch.inference_mode()
-    def answers(
-        self, model: EncoderDecoder, inputs: Sequence[str], strategy: Strategy, numbers: Sequence[int] | None = None
+    def decode(
+        self, model: EncoderDecoder, inputs: Sequence[str], strategy: Strategy, example_ids: Sequence[int] | None = None
     ) -> list[Output]:
-        """Translates texts. Those of like length are decoded together, `decoding.batch` at a time."""
+        """Translates texts, those of similar length together, `decoding.batch` at a time."""
         model.eval()
         device = next(model.parameters()).device
+        settings, target = self.config.decoding, self.vocabularies.target
         tokens = self.vocabularies.input.encode(inputs)
         order = sorted(range(len(inputs)), key=lambda i: len(tokens[i]))
+        banned = target.encode(settings.banned)
+        (prefix,) = self._encode_known([settings.prefix], "prefix")
+        # The greedy decoding of a validation takes no required words.
+        required = self._encode_known(settings.required, "required") if isinstance(strategy, Beam) else []
         outputs: dict[int, Output] = {}
-        target = self.vocabularies.target
-        settings, banned = self.config.decoding, target.encode(self.config.decoding.banned)
-        (prefix,) = self._known([settings.prefix], "prefix")
-        # The greedy outputs of a validation do without.
-        required = self._known(settings.required, "required") if isinstance(strategy, Beam) else []
-        for start in range(0, len(order), self.config.decoding.batch):
-            chosen = order[start : start + self.config.decoding.batch]
-            padded, mask = collate_inputs([tokens[i] for i in chosen])
-            lengths = [len(tokens[i]) for i in chosen]
+        for start in range(0, len(order), settings.batch):
+            batch = order[start : start + settings.batch]
+            padded, mask = collate_inputs([tokens[i] for i in batch])
+            lengths = [len(tokens[i]) for i in batch]
             memory = model.encode(padded.to(device), mask.to(device))
             decoded = decode(
                 model,
@@ -267,43 +174,99 @@ class Translation:
                 end=END,
                 forbidden=(PAD, BEGIN) if settings.replace_unknown else (PAD, BEGIN, UNKNOWN),
                 input_lengths=lengths,
-                sentence_ids=[i if numbers is None else numbers[i] for i in chosen],
+                sentence_ids=[i if example_ids is None else example_ids[i] for i in batch],
                 banned=banned,
-                prefixes=[prefix] * len(chosen),
-                required=[required] * len(chosen) if required else None,
+                prefixes=[prefix] * len(batch),
+                required=[required] * len(batch) if required else None,
             )
-            limits = length_limits(strategy, None, lengths, len(chosen))
-            copies = settings.replace_unknown
-            texts = [inputs[i] for i in chosen]
-            write = copying(model, memory, texts, decoded, self.vocabularies) if copies else target.decode
-            outputs |= zip(chosen, make_outputs(decoded, strategy, write, limits), strict=True)
+            limits = length_limits(strategy, None, lengths, len(batch))
+            to_texts: Callable[[Sequence[Sequence[int]]], list[str]] = target.decode
+            if settings.replace_unknown:
+                to_texts = copying_decoder(model, memory, [inputs[i] for i in batch], decoded, self.vocabularies)
+            outputs |= zip(batch, make_outputs(decoded, strategy, to_texts, limits), strict=True)
         return [outputs[i] for i in range(len(inputs))]
 
     @torch.inference_mode()
-    def attention(self, model: EncoderDecoder, text: str, output: str) -> Attended | None:
-        """The weights over the text's tokens and its end, for the output's tokens and its end."""
+    def attention(self, model: EncoderDecoder, text: str, output: str) -> AttentionMap | None:
+        """Returns the weights of the text's tokens and its end, for the output's tokens and its end."""
         if not model.attends:
             return None
         model.eval()
         device = next(model.parameters()).device
-        (given,), (written,) = self.vocabularies.input.encode([text]), self.vocabularies.target.encode([output])
-        padded, mask = collate_inputs([given])
+        (inputs,), (outputs,) = self.vocabularies.input.encode([text]), self.vocabularies.target.encode([output])
+        padded, mask = collate_inputs([inputs])
         memory = model.encode(padded.to(device), mask.to(device))
-        state, weights = model.start(memory), []
-        for token in (BEGIN, *written):
-            _, state, seen = model.step_with_attention(torch.tensor([token], device=device), state, memory)
-            weights.append([round(weight, 3) for weight in seen[0].tolist()])
-        names = self.vocabularies.input.tokens(padded[0].tolist()), self.vocabularies.target.tokens([*written, END])
-        return Attended(*names, weights)
+        names = self.vocabularies.input.tokens(padded[0].tolist()), self.vocabularies.target.tokens([*outputs, END])
+        return AttentionMap(*names, attention_weights(model, memory, outputs))
 
-    def _known(self, texts: Sequence[str], key: str) -> list[list[int]]:
-        """Tokens of what `decoding` wants written; raises `UserError` for what the vocabulary cannot write."""
+    def _encode_known(self, texts: Sequence[str], key: str) -> list[list[int]]:
+        """Encodes texts of the setting `decoding.key`; raises `UserError` for those with unknown words."""
         rows = self.vocabularies.target.encode(texts)
         for text, tokens in zip(texts, rows, strict=True):
             if UNKNOWN in tokens:
                 raise UserError(f"decoding.{key}: the target vocabulary cannot write all of {text!r}.")
         return rows
 
-    def score(self, predictions: Sequence[str], references: References) -> dict[str, Any]:
-        """The metrics of `evaluation.metrics`, on detokenised text."""
-        return score(self.shown, predictions, references)
+
+def copying_decoder(
+    model: EncoderDecoder,
+    memory: EncoderOutput,
+    inputs: Sequence[str],
+    decoded: DecodeResult,
+    vocabularies: Vocabularies,
+) -> Callable[[Sequence[Sequence[int]]], list[str]]:
+    """Returns a function from the tokens of all hypotheses, in order, to texts without unknown words.
+
+    An unknown word is replaced by the input word with the largest attention weight when it was written (Luong et al.
+    2015, "Addressing the rare word problem in neural machine translation"; with attention in place of their alignments
+    Jean et al. 2015, section 3.3).
+
+    Args:
+        memory: encoder output of the inputs.
+    """
+    owners = [sentence for sentence, hypotheses in enumerate(decoded.hypotheses) for _ in hypotheses]
+    target, units = vocabularies.target, vocabularies.input.surface_tokens(inputs)
+
+    def to_texts(rows: Sequence[Sequence[int]]) -> list[str]:
+        texts = target.decode(rows)
+        indices = [i for i, row in enumerate(rows) if UNKNOWN in row and units[owners[i]]]
+        if not indices:
+            return texts
+        sentences = [owners[i] for i in indices]
+        lengths = [len(units[sentence]) for sentence in sentences]
+        aligned = _align(model, memory, sentences, lengths, [rows[i] for i in indices])
+        for i, sentence, positions in zip(indices, sentences, aligned.tolist(), strict=True):
+            names = target.tokens(rows[i])
+            copied = [units[sentence][position] for position in positions[: len(names)]]
+            triples = zip(rows[i], names, copied, strict=True)
+            texts[i] = target.detokenize([unit if token == UNKNOWN else name for token, name, unit in triples])
+        return texts
+
+    return to_texts
+
+
+def _align(
+    model: EncoderDecoder,
+    memory: EncoderOutput,
+    sentences: Sequence[int],
+    lengths: Sequence[int],
+    rows: Sequence[Sequence[int]],
+) -> Tensor:
+    """Returns the input position with the largest attention weight, end symbol excluded, for each token of the rows,
+    `(rows, longest)`.
+
+    Args:
+        sentences: input of each row.
+        lengths: input tokens of each row, without the end symbol.
+    """
+    device = memory.mask.device
+    own = memory.select(torch.tensor(sentences, device=device))
+    longest = max(map(len, rows))
+    before = torch.tensor([[BEGIN, *row, *[END] * (longest - len(row))] for row in rows], device=device)
+    outside = torch.arange(own.mask.shape[1], device=device) >= torch.tensor(lengths, device=device)[:, None]
+    state, aligned = model.start(own), []
+    for step in range(longest):
+        _, state, weights = model.step_outputs(before[:, step], state, own)
+        assert weights is not None
+        aligned.append(weights.masked_fill(outside, -1).argmax(1))
+    return torch.stack(aligned, dim=1)

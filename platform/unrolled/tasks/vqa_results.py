@@ -1,63 +1,77 @@
-"""Results of question answering and grounding for reports.
-
-Scores of replies to questions, by name.
-
-What an examination of question answering found, summed up for the report.
-
-What an examination of pointing found, beside what is reached without learning.
-"""
+"""Results of question answering and grounding: metrics, tables and galleries of the report."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from unrolled.config.vqa import QuestionAnsweringConfig
 from unrolled.data.blind_baselines import chance_accuracy, largest_region, most_frequent, naive_bayes
 from unrolled.data.image_sets import Region
-from unrolled.data.questions import Question, QuestionSet
+from unrolled.data.questions import Box, Question
 from unrolled.data.visual7w_io import format_results
 from unrolled.errors import UserError
 from unrolled.metrics import METRICS, SummedMetric, mean_interval, metric_info, proportion_interval
 from unrolled.metrics.answers import MIN_ANSWERS, wordnet_nouns
-from unrolled.tasks.base import Findings, Option, Shown, Table
-from unrolled.tasks.vqa_heads import Replied
+from unrolled.tasks.base import Choice, GalleryItem, MetricResults, Prediction, Table
 
-CHOSEN = "multiple_choice"
-"""The share of questions whose right candidate was the likeliest one; all other scores are of free answers."""
+CHOICE_ACCURACY = "multiple_choice"
+"""Percentage of questions whose correct candidate is the most probable one; all other metrics score free answers."""
+GALLERY_SIZE = 12
+"""Photographs per heading of the gallery."""
+CORRECT = 50.0
+"""Score from which on an answer counts as correct in the gallery: people may agree with it in part."""
 
 
-def each_score(name: str, replied: Sequence[Replied]) -> list[float]:
-    """Returns the score of every reply, 0 to 100."""
-    if name == CHOSEN:
-        return [100.0 * (one.reply.chosen == one.question.answer_index) for one in replied]
+class AnsweredQuestion(NamedTuple):
+    """A question and the model's prediction."""
+
+    question: Question
+    prediction: Prediction
+
+    @property
+    def chosen(self) -> str:
+        """The candidate that was chosen."""
+        return self.question.choices[self.prediction.chosen]
+
+
+Address = Callable[[Question], str]
+"""Returns the address of a question's photograph."""
+Attention = Callable[[AnsweredQuestion], Sequence[float] | None]
+"""Returns the attention weights over the grid for a question, if the model has any."""
+
+
+def score_answers(names: Sequence[str], answered: Sequence[AnsweredQuestion]) -> dict[str, float]:
+    """Returns the mean of every metric."""
+    return {name: sum(_scores(name, answered)) / len(answered) for name in names}
+
+
+def _scores(name: str, answered: Sequence[AnsweredQuestion]) -> list[float]:
+    """Returns the score of every answer, 0 to 100."""
+    if name == CHOICE_ACCURACY:
+        return [100.0 * (one.prediction.chosen == one.question.answer_index) for one in answered]
     measure = METRICS[name]()
     assert isinstance(measure, SummedMetric), f"{name} has no scores of single examples"
-    given, people = [one.reply.answer for one in replied], [list(one.question.answers) for one in replied]
-    scores: list[float] = measure.sentence_scores(given, people).tolist()
+    answers, references = [one.prediction.answer for one in answered], [list(one.question.answers) for one in answered]
+    scores: list[float] = measure.sentence_scores(answers, references).tolist()
     return scores
 
 
-def score_replies(names: Sequence[str], replied: Sequence[Replied]) -> dict[str, float]:
-    """Returns the mean of every score."""
-    return {name: sum(each_score(name, replied)) / len(replied) for name in names}
-
-
 def check_wordnet(config: QuestionAnsweringConfig) -> None:
-    """Raises `UserError` where a score needs WordNet, which is not there."""
+    """Raises `UserError` where a metric needs WordNet and that is not installed."""
     if any(name.startswith("wups") for name in config.evaluation.metrics):
         wordnet_nouns()
 
 
-def check_scores(config: QuestionAnsweringConfig, questions: Sequence[Question]) -> None:
-    """Raises `UserError` where a score needs what is not there: candidates, several people's answers, or WordNet."""
+def check_metrics(config: QuestionAnsweringConfig, questions: Sequence[Question]) -> None:
+    """Raises `UserError` where a metric needs what is missing: candidates, answers of several people, or WordNet."""
     names = config.evaluation.metrics
     check_wordnet(config)
     for question in questions:
-        if CHOSEN in names and not question.choices:
-            lacks, name = "has no candidates", CHOSEN
+        if CHOICE_ACCURACY in names and not question.choices:
+            lacks, name = "has no candidates", CHOICE_ACCURACY
         elif "vqa_accuracy" in names and len(question.answers) < MIN_ANSWERS:
             lacks, name = f"has {len(question.answers)} answers and not {MIN_ANSWERS} or more", "vqa_accuracy"
         else:
@@ -67,179 +81,170 @@ def check_scores(config: QuestionAnsweringConfig, questions: Sequence[Question])
         )
 
 
-EACH = 12
-"""Photographs of each heading."""
-HALF = 50.0
-"""A score from which on a reply counts as right: people may agree with it in part."""
-Look = Callable[[Replied], Sequence[float] | None]
-"""Where the model looks for its answer to a question."""
-
-
-class Split(Protocol):
-    """Where questions come from."""
-
-    def address(self, question: Question) -> str:
-        """Names the photograph of a question."""
-        ...
-
-
-def vqa_findings(
-    names: Sequence[str], split: Split, replied: Sequence[Replied], learned: Sequence[Question], look: Look
-) -> Findings:
-    """Sums up.
+def vqa_results(
+    names: Sequence[str],
+    address: Address,
+    answered: Sequence[AnsweredQuestion],
+    training: Sequence[Question],
+    attention: Attention,
+) -> MetricResults:
+    """Returns the results of question answering.
 
     Args:
-        names: of the scores, the leading one first.
-        learned: the questions of the training split, by which is chosen without looking; none where there are no
-            candidates.
+        names: of the metrics, the leading one first.
+        training: questions of the training split, from which the baselines learn; empty where there are no candidates.
     """
-    scored = {name: each_score(name, replied) for name in names}
-    asked, ranked = [one.question for one in replied], [_ranked(one) for one in replied]
-    return Findings(
-        scores={name: sum(each) / len(each) for name, each in scored.items()},
-        targets=len(replied),
-        intervals={name: mean_interval(each) for name, each in scored.items()},
-        outputs=[_row(split, one) for one in replied],
-        tables=([_baselines(replied, learned)] if learned else []) + [_by_kind(replied, scored)],
-        shown=_shown(split, replied, scored, look),
-        files={"visual7w.json": format_results(asked, ranked, boxes=False)},
+    scores = {name: _scores(name, answered) for name in names}
+    questions = [one.question for one in answered]
+    tables = [_by_kind(answered, scores)]
+    if training:
+        baselines = {
+            "Most frequent answer": most_frequent(training, questions),
+            "Naive Bayes on the question": naive_bayes(training, questions),
+        }
+        note = (
+            "Most frequent answer: the candidate that most training questions have. Naive Bayes knows the question's "
+            "words."
+        )
+        tables.insert(0, _baseline_table(answered, baselines, note))
+    return MetricResults(
+        scores={name: sum(values) / len(values) for name, values in scores.items()},
+        targets=len(answered),
+        intervals={name: mean_interval(values) for name, values in scores.items()},
+        outputs=[_row(address, one) for one in answered],
+        tables=tables,
+        gallery=_gallery(address, answered, scores, attention),
+        files={"visual7w.json": format_results(questions, [_ranked(one) for one in answered], boxes=False)},
     )
 
 
-def _ranked(one: Replied) -> list[str]:
-    """Returns the candidates, the likeliest first, or the free answer."""
-    order = sorted(range(len(one.question.choices)), key=lambda place: -one.reply.probabilities[place])
-    return [one.question.choices[place] for place in order] or [one.reply.answer]
+def grounding_results(
+    names: Sequence[str],
+    address: Address,
+    boxes: Mapping[str, Box],
+    answered: Sequence[AnsweredQuestion],
+    regions: Mapping[str, Region],
+    attention: Attention,
+) -> MetricResults:
+    """Returns the results of grounding.
 
-
-def _baselines(replied: Sequence[Replied], learned: Sequence[Question]) -> Table:
-    """Shares of questions whose right candidate is chosen, by the model and without looking."""
-    asked = [one.question for one in replied]
-    chosen = {
-        "Most frequent answer": most_frequent(learned, asked),
-        "Naive Bayes on the question": naive_bayes(learned, asked),
-        "This model": [one.reply.chosen for one in replied],
-    }
-    rows = [["Chance", metric_info(CHOSEN).format(100 * chance_accuracy(asked)), "–"]]
-    for name, places in chosen.items():
-        right = sum(place == question.answer_index for place, question in zip(places, asked, strict=True))
-        low, high = (metric_info(CHOSEN).format(100 * end) for end in proportion_interval(right, len(asked)))
-        rows.append([name, metric_info(CHOSEN).format(100 * right / len(asked)), f"{low}–{high}"])
-    note = (
-        "Most frequent answer: the candidate that most training questions have. Naive Bayes knows the question's words."
+    Args:
+        names: of the metrics, the leading one first.
+        boxes: of the candidates by id; empty where these are photographs.
+        regions: places of the candidates by id.
+    """
+    found = vqa_results(names, address, answered, [], attention)
+    questions = [one.question for one in answered]
+    baselines = {"The largest region": largest_region(questions, boxes)} if boxes else {}
+    note = "The largest region: the candidate with the most pixels, whatever is asked."
+    return replace(
+        found,
+        tables=[_baseline_table(answered, baselines, note), *found.tables],
+        gallery=[_with_boxes(item, regions) for item in found.gallery] if boxes else [],
+        files={"visual7w.json": format_results(questions, [[one.chosen] for one in answered], boxes=True)},
     )
-    return Table("With and without looking", note, ["Chosen by", metric_info(CHOSEN).label, "95 % interval"], rows)
 
 
-def _row(split: Split, one: Replied) -> dict[str, Any]:
+def _ranked(one: AnsweredQuestion) -> list[str]:
+    """Returns the candidates, the most probable first, or the free answer."""
+    order = sorted(range(len(one.question.choices)), key=lambda i: -one.prediction.probabilities[i])
+    return [one.question.choices[i] for i in order] or [one.prediction.answer]
+
+
+def _baseline_table(answered: Sequence[AnsweredQuestion], baselines: Mapping[str, Sequence[int]], note: str) -> Table:
+    """Returns the table of choice accuracies of chance, baselines and the model.
+
+    Args:
+        baselines: indices of the candidates that each chooses.
+    """
+    accuracy, questions = metric_info(CHOICE_ACCURACY), [one.question for one in answered]
+    rows = [["Chance", accuracy.format(100 * chance_accuracy(questions)), "–"]]
+    for name, chosen in {**baselines, "This model": [one.prediction.chosen for one in answered]}.items():
+        right = sum(choice == question.answer_index for choice, question in zip(chosen, questions, strict=True))
+        low, high = (accuracy.format(100 * end) for end in proportion_interval(right, len(questions)))
+        rows.append([name, accuracy.format(100 * right / len(questions)), f"{low}–{high}"])
+    return Table("With and without looking", note, ["Chosen by", accuracy.label, "95 % interval"], rows)
+
+
+def _row(address: Address, one: AnsweredQuestion) -> dict[str, Any]:
     """Returns a row of outputs.jsonl."""
-    question, reply = one
+    question, prediction = one
     row: dict[str, Any] = {
         "qa_id": question.id,
-        "photo": split.address(question),
+        "photo": address(question),
         "kind": question.kind,
         "question": question.question,
         "answer": question.answer,
-        "output": reply.answer,
+        "output": prediction.answer,
     }
     if question.choices:
-        shares = [round(share, 4) for share in reply.probabilities]
-        row |= {"chosen": one.chosen, "candidates": dict(zip(question.choices, shares, strict=True))}
+        probabilities = [round(probability, 4) for probability in prediction.probabilities]
+        row |= {"chosen": one.chosen, "candidates": dict(zip(question.choices, probabilities, strict=True))}
     return row
 
 
-def _by_kind(replied: Sequence[Replied], scored: dict[str, list[float]]) -> Table:
+def _by_kind(answered: Sequence[AnsweredQuestion], scores: Mapping[str, Sequence[float]]) -> Table:
     kinds: dict[str, list[int]] = {}
-    for place, one in enumerate(replied):
-        kinds.setdefault(one.question.kind or "other", []).append(place)
+    for i, one in enumerate(answered):
+        kinds.setdefault(one.question.kind or "other", []).append(i)
     rows = []
-    for kind, places in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
-        row = [kind, f"{len(places):,}"]
-        for name, each in scored.items():
-            own = [each[place] for place in places]
+    for kind, indices in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
+        row = [kind, f"{len(indices):,}"]
+        for name, values in scores.items():
+            own = [values[i] for i in indices]
             low, high = (metric_info(name).format(end) for end in mean_interval(own))
             row += [metric_info(name).format(sum(own) / len(own)), f"{low}–{high}"]
         rows.append(row)
-    columns = [column for name in scored for column in (metric_info(name).label, "95 % interval")]
+    columns = [column for name in scores for column in (metric_info(name).label, "95 % interval")]
     return Table(
         "By kind of question", "A kind is the question's first word of its sort.", ["Kind", "Questions", *columns], rows
     )
 
 
-def _shown(split: Split, replied: Sequence[Replied], scored: dict[str, list[float]], look: Look) -> list[Shown]:
-    """Returns right and wrong replies, those that the model was surest of first; without candidates drawn at random."""
-    leading = next(iter(scored))
-    order = list(range(len(replied)))
+def _gallery(
+    address: Address,
+    answered: Sequence[AnsweredQuestion],
+    scores: Mapping[str, Sequence[float]],
+    attention: Attention,
+) -> list[GalleryItem]:
+    """Returns right and wrong answers, the most confident first (without candidates in random order), and a random
+    sample."""
+    leading = next(iter(scores))
+    order = list(range(len(answered)))
     random.Random(1).shuffle(order)
-    order.sort(key=lambda place: -max(replied[place].reply.probabilities, default=0.0))
-    sure = " and sure" if leading == CHOSEN else ""
-    right = [place for place in order if scored[leading][place] >= HALF][:EACH]
-    wrong = [place for place in order if scored[leading][place] < HALF][:EACH]
-    drawn = random.Random(2).sample(range(len(replied)), min(EACH, len(replied)))
-    groups = {f"Right{sure}": right, f"Wrong{sure}": wrong, "Drawn at random": sorted(drawn)}
-    return [_one(heading, split, replied[place], look) for heading, places in groups.items() for place in places]
+    order.sort(key=lambda i: -max(answered[i].prediction.probabilities, default=0.0))
+    sure = " and sure" if leading == CHOICE_ACCURACY else ""
+    right = [i for i in order if scores[leading][i] >= CORRECT][:GALLERY_SIZE]
+    wrong = [i for i in order if scores[leading][i] < CORRECT][:GALLERY_SIZE]
+    random_view_index = random.Random(2).sample(range(len(answered)), min(GALLERY_SIZE, len(answered)))
+    groups = {f"Right{sure}": right, f"Wrong{sure}": wrong, "Drawn at random": sorted(random_view_index)}
+    return [_item(heading, address, answered[i], attention) for heading, indices in groups.items() for i in indices]
 
 
-def _one(heading: str, split: Split, one: Replied, look: Look) -> Shown:
-    question, reply = one
-    options = [
-        Option(text, share, place == question.answer_index, place == reply.chosen)
-        for place, (text, share) in enumerate(zip(question.choices, reply.probabilities, strict=True))
+def _item(heading: str, address: Address, one: AnsweredQuestion, attention: Attention) -> GalleryItem:
+    question, prediction = one
+    choices = [
+        Choice(text, probability, i == question.answer_index, i == prediction.chosen)
+        for i, (text, probability) in enumerate(zip(question.choices, prediction.probabilities, strict=True))
     ]
-    weights = look(one)
-    return Shown(
+    weights = attention(one)
+    return GalleryItem(
         heading,
-        split.address(question),
+        address(question),
         question.question,
         question.answer,
-        options,
-        reply.answer,
+        choices,
+        prediction.answer,
         None if weights is None else [round(weight, 4) for weight in weights],
     )
 
 
-def grounding_findings(
-    names: Sequence[str],
-    split: Split,
-    asked: QuestionSet,
-    replied: Sequence[Replied],
-    regions: Mapping[str, Region],
-    look: Look,
-) -> Findings:
-    """Sums up.
-
-    Args:
-        names: of the scores, the leading one first.
-        asked: the questions that were replied to, in order.
-        regions: where candidates lie, by id; none where they are photographs.
-    """
-    found = vqa_findings(names, split, replied, [], look)
-    shown = [_told(one, regions) for one in found.shown] if asked.boxes else []
-    files = {"visual7w.json": format_results(asked.questions, [[one.chosen] for one in replied], boxes=True)}
-    return replace(found, tables=[without_learning(asked, replied), *found.tables], shown=shown, files=files)
+def _with_boxes(item: GalleryItem, regions: Mapping[str, Region]) -> GalleryItem:
+    """Adds the boxes of regions, and names these by numbers in place of their ids."""
+    names = {choice.text: f"region {number}" for number, choice in enumerate(item.choices, start=1)}
+    choices = [replace(choice, text=names[choice.text], box=_box(regions[choice.text])) for choice in item.choices]
+    return replace(item, choices=choices, answer=names[item.answer], prediction=None)
 
 
-def without_learning(asked: QuestionSet, replied: Sequence[Replied]) -> Table:
-    """Returns the table of the model's choices beside chance and the largest region."""
-    chosen = {"This model": [one.reply.chosen for one in replied]}
-    if asked.boxes:
-        chosen = {"The largest region": largest_region(asked)} | chosen
-    rows = [["Chance", metric_info(CHOSEN).format(100 * chance_accuracy(asked.questions)), "–"]]
-    for name, places in chosen.items():
-        right = sum(place == question.answer_index for place, question in zip(places, asked.questions, strict=True))
-        low, high = (metric_info(CHOSEN).format(100 * end) for end in proportion_interval(right, len(places)))
-        rows.append([name, metric_info(CHOSEN).format(100 * right / len(places)), f"{low}–{high}"])
-    note = "The largest region: the candidate with the most pixels, whatever is asked."
-    return Table("With and without looking", note, ["Chosen by", metric_info(CHOSEN).label, "95 % interval"], rows)
-
-
-def _told(shown: Shown, regions: Mapping[str, Region]) -> Shown:
-    """Shows where regions lie, and names them by numbers in place of their ids."""
-    names = {option.text: f"region {number}" for number, option in enumerate(shown.options, start=1)}
-    options = [_placed(option, names[option.text], regions[option.text]) for option in shown.options]
-    return replace(shown, options=options, answer=names[shown.answer], written=None)
-
-
-def _placed(option: Option, name: str, region: Region) -> Option:
-    sides = region.left, region.top, region.right - region.left, region.bottom - region.top
-    return replace(option, text=name, box=sides)
+def _box(region: Region) -> tuple[float, float, float, float]:
+    return region.left, region.top, region.right - region.left, region.bottom - region.top

@@ -25,7 +25,7 @@ from unrolled.config.load import (
 )
 from unrolled.errors import RunFailed, UserError, did_you_mean, listing
 from unrolled.files import explain_write_errors, read_json_lines, write_atomic
-from unrolled.tasks import Prepared, make_task
+from unrolled.tasks import PreparedData, make_task
 from unrolled.training import checkpoint
 from unrolled.training.console import format_duration, format_score
 
@@ -96,7 +96,7 @@ class RunDir:
         """
         return load_stored_config(self.config_file, overrides)
 
-    def initialize(self, config: Config, data: Prepared, *, resume: bool) -> None:
+    def initialize(self, config: Config, data: PreparedData, *, resume: bool) -> None:
         """Writes config and vocabulary; without `resume`, the previous content of the folder is removed.
 
         Raises:
@@ -273,7 +273,7 @@ def initial_weights(config: Config) -> ChosenCheckpoint | None:
         raise UserError(f"{START_FROM}: {error}") from None
 
 
-def check_initial_weights(run: RunDir, config: Config, data: Prepared, *, resume: bool) -> None:
+def check_initial_weights(run: RunDir, config: Config, data: PreparedData, *, resume: bool) -> None:
     """Checks, without writing, that a run can begin with the weights of its checkpoint or of `training.start_from`.
 
     Raises:
@@ -286,7 +286,7 @@ def check_initial_weights(run: RunDir, config: Config, data: Prepared, *, resume
         _check_source_run(run, config, data, chosen)
 
 
-def _check_source_run(run: RunDir, config: Config, data: Prepared, chosen: ChosenCheckpoint) -> None:
+def _check_source_run(run: RunDir, config: Config, data: PreparedData, chosen: ChosenCheckpoint) -> None:
     source = open_run(str(config.training.start_from))
     if source.path == run.path:
         raise UserError(f"{START_FROM}: {source.path} is this run itself; give this one another name=….")

@@ -34,7 +34,7 @@ from unrolled.recurrence import NonFiniteError, named_stacks
 from unrolled.recurrence import state as nest
 from unrolled.recurrence.matmul import has_bfloat16_matmul
 from unrolled.recurrence.state import Nest
-from unrolled.tasks import GlobalBatch, Pretrained, Shard, Task
+from unrolled.tasks import GlobalBatch, Shard, Task
 from unrolled.training.distributed import Comm, GradientBuckets
 from unrolled.training.optim import MovingAverage, Schedule, build_optimizer, optimizer_step
 
@@ -113,7 +113,7 @@ def prefetch(groups: Sequence[Sequence[GlobalBatch]], comm: Comm) -> Generator[W
     """Yields the work of each group of global batches in turn; one more than was taken is made ready in a thread."""
 
     def work(group: Sequence[GlobalBatch]) -> WorkerBatch:
-        parts = (batch.part(comm.rank, comm.size) for batch in group)
+        parts = (batch.shard(comm.rank, comm.size) for batch in group)
         return WorkerBatch([part for part in parts if part is not None], sum(batch.tokens for batch in group))
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
@@ -248,8 +248,7 @@ def build_initial_model(task: Task, config: Config, device: torch.device) -> nn.
     """Makes the model that a run begins with, from the config's seed and what is pretrained of it."""
     torch.manual_seed(config.seed)
     model = task.build_model()
-    if isinstance(task, Pretrained):
-        task.load_pretrained(model)
+    task.load_pretrained(model)
     return model.to(device, getattr(torch, config.training.parameter_type))
 
 

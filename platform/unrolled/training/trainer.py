@@ -31,7 +31,7 @@ from unrolled.config import Config
 from unrolled.errors import Diverged, RunFailed
 from unrolled.files import explain_write_errors
 from unrolled.metrics import metric_info
-from unrolled.tasks import GlobalBatch, Prepared, Task, make_task, prepare
+from unrolled.tasks import GlobalBatch, PreparedData, Task, make_task, prepare
 from unrolled.training import checkpoint, distributed
 from unrolled.training.checkpoint import CheckpointWriter, Progress, Snapshot
 from unrolled.training.console import Console
@@ -64,7 +64,7 @@ class Trainer:
     def __init__(
         self,
         task: Task,
-        data: Prepared,
+        data: PreparedData,
         run: RunDir,
         config: Config,
         comm: Comm,
@@ -214,7 +214,7 @@ class Trainer:
         progress = self.progress
         with self.updater.average.in_place():
             share = self.task.validate(self.model, self.data, self.comm.rank, self.comm.size)
-        scores = self.task.scores(self.comm.gather(share))
+        scores = self.task.validation_scores(self.comm.gather(share))
         value = scores[self.training.metric]
         if better := self._better(value, progress.best):
             progress.best, progress.best_step = value, progress.step
@@ -316,7 +316,7 @@ class _Since:
         }
 
 
-def fit(task: Task, data: Prepared, run: RunDir, config: Config, comm: Comm, **options: Any) -> Progress:
+def fit(task: Task, data: PreparedData, run: RunDir, config: Config, comm: Comm, **options: Any) -> Progress:
     """Trains a run, from its newest checkpoint if it has one; see `Trainer`."""
     return Trainer(task, data, run, config, comm, **options).fit()
 

@@ -116,7 +116,7 @@ def _reported(config: Config) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "vocabulary"
         prepare(config).save(folder)
-        return list(dict.fromkeys(["loss", *make_task(config, folder).shown]))
+        return list(dict.fromkeys(["loss", *make_task(config, folder).metric_names]))
 
 
 def _check_points(config: Config, tuning: Tuning, *, smoke: bool) -> None:
