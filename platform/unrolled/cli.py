@@ -301,11 +301,11 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _gradients(options: argparse.Namespace) -> int:
     import unrolled
-    from unrolled.reports.gradient_flow import measure, table, write_page
+    from unrolled.reports.gradient_flow import measure, table, write_report
 
     measurement = measure(options.source, overrides=options.overrides, checkpoint=options.checkpoint)
     print(*table(measurement), sep="\n")
-    write_page(measurement, version=unrolled.__version__)
+    write_report(measurement, version=unrolled.__version__)
     print(f"page: {measurement.page}")
     return 0
 
@@ -320,10 +320,10 @@ def _profile(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     import unrolled
-    from unrolled.reports.learning_curves import compare, table, write_comparison
+    from unrolled.reports.learning_curves import compare, table, write_report
 
     comparison = compare(options.runs)
-    write_comparison(comparison, version=unrolled.__version__)
+    write_report(comparison, version=unrolled.__version__)
     print(*table(comparison), f"page: {comparison.page}", sep="\n")
     return 0
 

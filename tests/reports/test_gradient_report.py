@@ -12,7 +12,7 @@ from small_configs import TINY
 from unrolled.cli import main
 from unrolled.recurrence import CELLS, Stack
 from unrolled.recurrence.gradient_flow import gradient_flow
-from unrolled.reports.gradient_flow import Measurement, distances, measure, table, write_page
+from unrolled.reports.gradient_flow import Measurement, distances, measure, table, write_report
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_changed_data_are_refused(run, capsys, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1200])
 def test_the_page_in_a_browser(browser, sample, width):
-    write_page(sample, version="0")
+    write_report(sample, version="0")
     metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 640}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.get_log("performance")

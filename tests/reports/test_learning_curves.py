@@ -10,7 +10,7 @@ import pytest
 
 from training_runs import train
 from unrolled.cli import main
-from unrolled.reports.learning_curves import compare, write_comparison
+from unrolled.reports.learning_curves import compare, write_report
 
 CONFIG = """\
 task: memory
@@ -51,7 +51,7 @@ def test_the_table_says_what_sets_runs_apart(storage, capsys):
 
 def test_the_curves_are_the_runs_validations(storage):
     comparison = compare([str(storage / "rnn"), str(storage / "lstm")])
-    write_comparison(comparison, version="0")
+    write_report(comparison, version="0")
     drawn = figures(comparison.page)
     for number, curve in enumerate(comparison.curves):
         by_step, by_time = (drawn[f"score-{axis}"]["data"][number] for axis in ("step", "seconds"))
@@ -94,7 +94,7 @@ def test_runs_that_cannot_be_compared_are_one_sentence(storage, names, words, ca
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_in_a_browser(browser, storage, width, scheme):
     comparison = compare([str(storage / "lstm"), str(storage / "rnn")])
-    write_comparison(comparison, version="0")
+    write_report(comparison, version="0")
     metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 640}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     features = [{"name": "prefers-color-scheme", "value": scheme}]

@@ -17,7 +17,7 @@ from search_report_samples import searched_outputs, searched_results
 from unrolled.reports.examples import page_rows
 from unrolled.reports.gallery import attention_charts
 from unrolled.reports.search_plots import curse, search_charts, sweeps
-from unrolled.reports.text import differ, headline, summary, tables, title
+from unrolled.reports.text import differ_significantly, headline, significance_tables, strategy_title, summary
 
 
 def with_p(results: dict[str, Any], p: float, **pairs: float) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def with_p(results: dict[str, Any], p: float, **pairs: float) -> dict[str, Any]:
     ],
 )
 def test_titles_of_spelled_strategies(spelling: str, name: str) -> None:
-    assert title(spelling) == name
+    assert strategy_title(spelling) == name
 
 
 def test_headline_of_few_names_those_that_do_not_differ() -> None:
@@ -86,7 +86,9 @@ def test_letters_stand_in_for_p_values() -> None:
     names = list(results["strategies"])
     for one in names:
         for other in names:
-            assert differ(results, "chrf", one, other) == differ(only_letters, "chrf", one, other)
+            assert differ_significantly(results, "chrf", one, other) == differ_significantly(
+                only_letters, "chrf", one, other
+            )
 
 
 @given(st.integers(0, 4), st.sampled_from([0.001, 0.4]), st.booleans())
@@ -116,7 +118,7 @@ def test_a_sweep_holds_strategies_alike_in_all_else() -> None:
 
 def test_search_charts_draw_the_figures() -> None:
     results = searched_results()
-    size, likelier, temperature = (chart.figure["data"][0] for chart in search_charts(results))
+    size, likelier, temperature = (chart.figure.to_dict()["data"][0] for chart in search_charts(results))
     assert size["x"] == [1, 2, 5, 10, 20] and size["y"] == [35.1, 37.4, 38.2, 38.4, 37.9]
     assert likelier["x"] == [-0.552, -0.519, -0.497, -0.486, -0.478] and likelier["y"] == size["y"]
     assert temperature["x"] == [0.3, 0.5, 0.7, 1.0]
@@ -137,9 +139,10 @@ def test_a_heatmap_keeps_equal_and_strange_tokens_apart() -> None:
     attention = {"strategy": "greedy", "input": ["the", "the", "<b>"], "output": ["&"] * 2 + ["x" * 99]}
     row = {"index": 3, "attention": attention | {"weights": [[0.1, 0.2, 0.7], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]}}
     (chart,) = attention_charts([{"index": 2}, row])
-    assert chart.figure["data"][0]["z"] == row["attention"]["weights"]
-    assert chart.figure["layout"]["xaxis"]["ticktext"] == ["the", "the", "&lt;b&gt;"]
-    assert len(chart.figure["layout"]["yaxis"]["ticktext"][2]) < 30
+    figure = chart.figure.to_dict()
+    assert figure["data"][0]["z"] == row["attention"]["weights"]
+    assert figure["layout"]["xaxis"]["ticktext"] == ["the", "the", "&lt;b&gt;"]
+    assert len(figure["layout"]["yaxis"]["ticktext"][2]) < 30
 
 
 # ---- The file
@@ -150,9 +153,9 @@ def test_the_table_marks_what_does_not_differ_from_the_best(tmp_path: Path) -> N
     table = write(tmp_path, results).split("</table>")[0].split("<tbody>")[1]
     lines = {re.search(r"</i>([^<]+)", line)[1]: line for line in table.split("<tr>")[1:]}  # type: ignore[index]
     for name, row in results["strategies"].items():
-        cell = re.search(r'<td class="number( best)?" data-value', lines[title(name)])
+        cell = re.search(r'<td class="number( best)?" data-value', lines[strategy_title(name)])
         assert cell is not None and bool(cell[1]) == ("a" in row["letters"]["bleu"])
-        assert f">{row['letters']['bleu']}</sup>" in lines[title(name)]
+        assert f">{row['letters']['bleu']}</sup>" in lines[strategy_title(name)]
     assert "24.6 ± 0.6" in lines["Sampling (T = 1.0, ×5)"]
     assert not re.search("max length|length penalty|temperature", table)  # what all share is said once, below
     results["strategies"]["beam:size=5"]["settings"]["length_penalty"] = 0.6
@@ -162,7 +165,7 @@ def test_the_table_marks_what_does_not_differ_from_the_best(tmp_path: Path) -> N
 
 def test_p_values_of_all_pairs(tmp_path: Path) -> None:
     results = searched_results()
-    (bleu, *_) = tables(results)
+    (bleu, *_) = significance_tables(results)
     assert [row["title"] for row in bleu["rows"][:2]] == ["Beam search 10", "Beam search 5"]
     for i, row in enumerate(bleu["rows"]):
         assert row["cells"][i] is None

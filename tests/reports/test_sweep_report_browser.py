@@ -47,8 +47,8 @@ def page(browser: Any, report: Path) -> Any:
 
 def test_it_opens_without_network_and_draws_every_chart(page: Any, report: Path) -> None:
     wait_until(page, lambda: all(page.execute_script(DRAWN)))
-    # Importance, parallel, 4 of categories, 3 of ranges, pairs, curves, divergence, norms, thresholds, speed.
-    assert len(page.execute_script(DRAWN)) == 15
+    # Importance, parallel, 4 of categories, 3 of ranges, pairs, curves, history, divergence, 4 of gradients, speed.
+    assert len(page.execute_script(DRAWN)) == 18
     messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
     assert {url for url in asked if not url.startswith("data:")} == {report.as_uri()}

@@ -36,8 +36,8 @@ from unrolled.files import explain_write_errors, write_atomic
 from unrolled.metrics import References, as_reference_lists, metric_info
 from unrolled.reports.evaluation_report import training_charts, write_report
 from unrolled.reports.gallery import SIDE, Picture, choose_examples, embedded, question_gallery
-from unrolled.reports.page import Card, facts, size_and_training, write_page
-from unrolled.reports.text import ranking
+from unrolled.reports.page import Card, model_cards, report_facts, write_page
+from unrolled.reports.text import rank_strategies
 from unrolled.tasks import ImageInputTask, MetricResults, MetricTask, Seq2SeqTask
 from unrolled.training.checkpoint import sha256, weights_sha256
 from unrolled.training.console import Console, format_score
@@ -199,7 +199,7 @@ class DecodingEvaluation(Evaluation):
         }
         ranked = [name for name, strategy in self.strategies.items() if isinstance(strategy, Beam | BestOfN)]
         rows = output_rows(self.inputs, self.references, outputs, ranked)
-        best = ranking(results, metrics[0])[0]
+        best = rank_strategies(results, metrics[0])[0]
         pictures: dict[int, Picture] = {}
         attention_rows = rows[:ATTENTION_EXAMPLES]
         if isinstance(self.task, ImageInputTask):
@@ -337,12 +337,12 @@ class MetricEvaluation(Evaluation):
             headline=" and ".join(f"{row['label'].lower()} {row['text']}" for row in scores[:2]).capitalize() + ".",
             summary=summary,
             cards=[Card(row["label"], row["text"], [row["interval"]] if row["interval"] else []) for row in scores]
-            + size_and_training(results, self.history),
+            + model_cards(results, self.history),
             scores=scores,
             findings=findings,
             gallery=gallery,
             gazes={card["index"]: card["gaze"] for group in gallery for card in group["cards"] if card["gaze"]},
-            facts=facts(results),
+            facts=report_facts(results),
             config_yaml=self.config_yaml,
         )
 

@@ -24,33 +24,34 @@ from unrolled.reports.page import (
     Card,
     Chart,
     Rows,
-    as_json,
-    colour,
-    facts,
+    axis_title,
+    downsample,
+    error_bars,
     interval,
     layout,
-    size_and_training,
+    model_cards,
+    report_facts,
+    strategy_colour,
+    strategy_marker,
     strategy_table,
-    symbol,
-    thin,
     write_page,
 )
 from unrolled.reports.search_plots import search_charts
 from unrolled.reports.text import (
     ABOUT,
     Results,
+    best_of_kinds,
     finite,
-    first_of_kinds,
     headline,
     joined,
-    kind,
     metric_names,
-    ranking,
-    scored,
-    short,
+    rank_strategies,
+    scored_strategies,
+    short_title,
+    significance_tables,
+    strategy_kind,
+    strategy_title,
     summary,
-    tables,
-    title,
 )
 
 MANY = 6  # dots in a chart from which they move together
@@ -68,42 +69,34 @@ def group_charts(results: Results) -> list[Chart]:
 
 
 def _score_chart(results: Results, name: str) -> Chart:
-    known, strategies = metric_info(name), scored(results, name)
+    known, strategies = metric_info(name), scored_strategies(results, name)
     many = len(strategies) >= MANY
     figure = go.Figure(
         layout=layout(56 + (34 if many else 52) * len(strategies), showlegend=False, hovermode="closest")
     )
     ends: list[float] = []
     for strategy in strategies:
-        row, paint = results["strategies"][strategy], colour(strategy)
+        row, paint = results["strategies"][strategy], strategy_colour(strategy)
         value = row[name]
         low, high = (row.get("intervals") or {}).get(name) or (value, value)
         ends += [low, high]
         figure.add_scatter(
             x=[value],
-            y=[title(strategy)],
+            y=[strategy_title(strategy)],
             mode="markers+text",
             text=[f"<b>{known.format(value)}</b>"],
             textposition="top center",
             textfont={"color": "var(--ink)", "size": 11 if many else 13},
             cliponaxis=False,
-            marker={"color": paint, "size": 10 if many else 13, "symbol": symbol(strategy)},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [high - value],
-                "arrayminus": [value - low],
-                "color": paint,
-                "thickness": 2,
-                "width": 4 if many else 6,
-            },
-            hovertemplate=f"{title(strategy)}: {known.format(value)}<br>{low:.1f} to {high:.1f}<extra></extra>",
+            marker={"color": paint, "size": 10 if many else 13, "symbol": strategy_marker(strategy)},
+            error_x=error_bars([value], [(low, high)], paint),
+            hovertemplate=f"%{{y}}: {known.format(value)}<br>{low:.1f} to {high:.1f}<extra></extra>",
         )
     margin = 0.12 * (max(ends) - min(ends)) or 1.0
     figure.update_xaxes(range=[min(ends) - margin, max(ends) + margin], nticks=5, tickangle=0)
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
-    values = joined([f"{short(s)} {known.format(results['strategies'][s][name])}" for s in strategies])
-    return Chart(f"score-{name}", known.label, f"Dot chart of {known.label}: {values}.", known.about, as_json(figure))
+    values = joined([f"{short_title(s)} {known.format(results['strategies'][s][name])}" for s in strategies])
+    return Chart(f"score-{name}", known.label, f"Dot chart of {known.label}: {values}.", known.about, figure)
 
 
 def _length_chart(results: Results) -> Chart | None:
@@ -113,7 +106,7 @@ def _length_chart(results: Results) -> Chart | None:
     if not names:
         return None
     known = metric_info(names[0])
-    strategies = first_of_kinds([one for one in ranking(results, names[0]) if one in buckets])
+    strategies = best_of_kinds([one for one in rank_strategies(results, names[0]) if one in buckets])
     figure = go.Figure(layout=layout(380))
     for strategy in strategies:
         labels = [f"{_span(b)}<br>n = {b['examples']:,}" for b in buckets[strategy]]
@@ -123,10 +116,10 @@ def _length_chart(results: Results) -> Chart | None:
     return Chart(
         "by-length",
         f"{known.label} by sentence length",
-        f"Line chart: {known.label} by sentence length for {joined([short(name) for name in strategies])}.",
+        f"Line chart: {known.label} by sentence length for {joined([short_title(name) for name in strategies])}.",
         "Each step of a recurrent model passes on a state of fixed size: a falling line says that longer sentences "
         f"lose more on the way. Groups with few sentences (n) jump about by chance.{_kinds_note(results, strategies)}",
-        as_json(figure),
+        figure,
     )
 
 
@@ -134,8 +127,8 @@ def _frequency_chart(results: Results) -> Chart | None:
     """Returns the F1 of words by how often the training split has them, or None where it was not measured."""
     measured = results.get("by_frequency") or {}
     names = metric_names(results)
-    order = ranking(results, names[0]) if names else list(results["strategies"])
-    strategies = first_of_kinds([one for one in order if measured.get(one)])
+    order = rank_strategies(results, names[0]) if names else list(results["strategies"])
+    strategies = best_of_kinds([one for one in order if measured.get(one)])
     if not strategies:
         return None
     figure = go.Figure(layout=layout(380))
@@ -149,10 +142,10 @@ def _frequency_chart(results: Results) -> Chart | None:
     return Chart(
         "by-frequency",
         "F1 of words by their frequency",
-        f"Line chart: F1 by frequency in training for {joined([short(name) for name in strategies])}.",
+        f"Line chart: F1 by frequency in training for {joined([short_title(name) for name in strategies])}.",
         "How well the words of the references are hit (F1 of words written and words wanted, 100 is best), by how "
         f"often training showed them; n counts them. Rare words are the hard ones.{_kinds_note(results, strategies)}",
-        as_json(figure),
+        figure,
     )
 
 
@@ -160,17 +153,17 @@ def _line(figure: go.Figure, strategy: str, labels: list[str], values: list[floa
     figure.add_scatter(
         x=labels,
         y=values,
-        name=title(strategy),
+        name=strategy_title(strategy),
         mode="lines+markers",
-        line={"color": colour(strategy), "width": 2},
-        marker={"color": colour(strategy), "size": 9, "symbol": symbol(strategy)},
+        line={"color": strategy_colour(strategy), "width": 2},
+        marker={"color": strategy_colour(strategy), "size": 9, "symbol": strategy_marker(strategy)},
         hovertemplate="%{y:.1f}" + unit,
     )
 
 
 def _group_axis(figure: go.Figure, text: str) -> None:
     labels = {"tickangle": 0, "tickfont": {"size": 11}}  # five stand beside each other on a phone
-    figure.update_xaxes(type="category", showgrid=False, title={"text": text, "font": {"size": 13}}, **labels)
+    figure.update_xaxes(type="category", showgrid=False, title=axis_title(text), **labels)
 
 
 def _kinds_note(results: Results, strategies: list[str]) -> str:
@@ -191,9 +184,9 @@ def training_charts(history: Rows, headline: str) -> list[Chart]:
     train = [row for row in history if row.get("kind") == "train"]
     validation = [row for row in history if row.get("kind") == "validation"]
     charts = [
-        _learning_chart(thin(train), thin(validation), headline, _best_step(validation)),
-        _gradient_chart(thin(train)),
-        _rate_chart(thin(train)),
+        _learning_chart(downsample(train), downsample(validation), headline, _best_step(validation)),
+        _gradient_chart(downsample(train)),
+        _rate_chart(downsample(train)),
     ]
     return [chart for chart in charts if chart is not None]
 
@@ -223,7 +216,7 @@ def _learning_chart(train: Rows, validation: Rows, headline: str, best: float | 
         f"Line chart: training and validation loss by step{ending}.",
         "Both losses falling: the model still learns. Training falling while validation rises: it begins to learn its "
         "examples by heart." + (DECODED if scores and scores[0] in METRICS else ""),
-        as_json(figure),
+        figure,
     )
 
 
@@ -248,7 +241,7 @@ def _gradient_chart(train: Rows) -> Chart | None:
         "Line charts: norm of the gradient before clipping, and the share of clipped steps, by step.",
         "Gradients of recurrent models can explode; clipping caps their length. Spikes are normal. A share near "
         "100 % to the end means that the threshold, not the learning rate, sets the size of the steps.",
-        as_json(figure),
+        figure,
     )
 
 
@@ -265,7 +258,7 @@ def _rate_chart(train: Rows) -> Chart | None:
         "Line chart: learning rate by step.",
         "How far each step goes along the gradient. Schedules often start small, because early gradients mislead, "
         "and shrink towards the end, to settle.",
-        as_json(figure),
+        figure,
     )
 
 
@@ -295,7 +288,7 @@ def _panels(titles: list[str], heights: list[float], height: int) -> go.Figure:
     figure.update_layout(layout(height))
     figure.update_annotations(x=0, xanchor="left", font={"size": 13, "color": "var(--muted)"})
     figure.update_xaxes(tickformat=",d", showgrid=False)
-    figure.update_xaxes(title={"text": "Step", "standoff": 6, "font": {"size": 13}}, row=len(titles))
+    figure.update_xaxes(title=axis_title("Step"), row=len(titles))
     return figure
 
 
@@ -333,7 +326,7 @@ def write_report(
     names = _ranked(results)
     # The order of the run, so that an example's lines stay where they are from report to report.
     strategies = list(results["strategies"])
-    kinds = {kind(name) for name in names}
+    kinds = {strategy_kind(name) for name in names}
     photos = gallery(outputs, pictures or {}, results["headline"], strategies) if pictures else []
     examples = page_rows(outputs, strategies, names, BESIDE_PHOTOS if photos else BYTES)
     signatures = _signatures(results)
@@ -347,7 +340,7 @@ def write_report(
         summary=summary(results),
         cards=_cards(results, history, names[0]),
         table=strategy_table(results, names),
-        pairs=tables(results),
+        pairs=significance_tables(results),
         about=[text for name, text in ABOUT.items() if name in kinds],
         examples=examples | {"best": [], "worst": []} if photos else examples,
         gallery=photos,
@@ -355,10 +348,12 @@ def write_report(
         headline_metric=metric_info(results["headline"]).label if photos else "",
         several=any(len(row.get("references") or ()) > 1 for row in outputs),
         unreadable=results.get("unreadable") or {},
-        strategies=[{"name": name, "title": title(name), "colour": colour(name)} for name in strategies],
+        strategies=[
+            {"name": name, "title": strategy_title(name), "colour": strategy_colour(name)} for name in strategies
+        ],
         signatures=signatures,
         of_captions=any(TOKENIZER_SIGNATURE in signature["text"] for signature in signatures),
-        facts=facts(results),
+        facts=report_facts(results),
         config_yaml=config_yaml,
     )
 
@@ -366,20 +361,20 @@ def write_report(
 def _ranked(results: Results) -> list[str]:
     """Returns the strategies from best to worst, in the run's order where nothing was scored."""
     names = metric_names(results)
-    return ranking(results, names[0]) if names else list(results["strategies"])
+    return rank_strategies(results, names[0]) if names else list(results["strategies"])
 
 
 def _cards(results: Results, history: Sequence[Mapping[str, Any]], leader: str) -> list[Card]:
     """Returns the main numbers: each metric's best, then speed, size and training."""
     cards = []
     for name in metric_names(results)[:3]:
-        best = ranking(results, name)[0]
+        best = rank_strategies(results, name)[0]
         row = results["strategies"][best]
-        notes = [note for note in (short(best), interval(row, name)) if note]
+        notes = [note for note in (short_title(best), interval(row, name)) if note]
         cards.append(Card(metric_info(name).label, metric_info(name).format(row[name]), notes))
     if speed := finite(results["strategies"][leader].get("sentences_per_second")):
-        cards.append(Card("Speed", f"{speed:,.0f}", ["outputs a second", short(leader)]))
-    return cards + size_and_training(results, history)
+        cards.append(Card("Speed", f"{speed:,.0f}", ["outputs a second", short_title(leader)]))
+    return cards + model_cards(results, history)
 
 
 def _signatures(results: Results) -> list[dict[str, str]]:
@@ -387,7 +382,7 @@ def _signatures(results: Results) -> list[dict[str, str]]:
     users: dict[tuple[str, str], list[str]] = {}
     for strategy, row in results["strategies"].items():
         for name, signature in (row.get("signatures") or {}).items():
-            users.setdefault((name, signature), []).append(title(strategy))
+            users.setdefault((name, signature), []).append(strategy_title(strategy))
     count = len(results["strategies"])
     return [
         {"label": metric_info(name).label, "text": text, "users": "" if len(who) == count else ", ".join(who)}

@@ -28,8 +28,8 @@ from PIL import Image, ImageDraw, ImageFont
 from unrolled.errors import UserError
 from unrolled.files import explain_write_errors
 from unrolled.metrics import METRICS, ChrF, References, SummedMetric, metric_info
-from unrolled.reports.page import Chart, as_json, colour, layout
-from unrolled.reports.text import finite, short, title
+from unrolled.reports.page import Chart, layout, strategy_colour
+from unrolled.reports.text import finite, short_title, strategy_title
 from unrolled.tasks import AttentionMap, GalleryItem
 
 EACH = 12
@@ -143,7 +143,7 @@ def _card(row: Mapping[str, Any], picture: Picture, name: str, strategies: Seque
         "picture": picture,
         "said": [
             {
-                "by": [{"title": title(one), "colour": colour(one)} for one in by],
+                "by": [{"title": strategy_title(one), "colour": strategy_colour(one)} for one in by],
                 "text": text,
                 "score": metric_info(name).format(finite(scores.get(by[0]))),
             }
@@ -167,7 +167,7 @@ def _gaze(attention: Mapping[str, Any] | None) -> dict[str, Any] | None:
         words.append(
             {"text": text, "told": f"“{text}”: {told(weights)}", "seen": [round(100 * one / most) for one in weights]}
         )
-    return {"words": words, "by": short(attention["strategy"]), "side": round(len(attention["input"]) ** 0.5)}
+    return {"words": words, "by": short_title(attention["strategy"]), "side": round(len(attention["input"]) ** 0.5)}
 
 
 def word(token: str) -> str:
@@ -273,10 +273,10 @@ def _charts(outputs: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
         yield Chart(
             f"attention-{row['index']}",
             f"#{row['index']} {_cut(str(row.get('input') or ' '.join(read)), 70)}",
-            f"Heatmap: attention of {short(attention['strategy'])} from {len(written)} output tokens to {len(read)} "
-            "input tokens.",
+            f"Heatmap: attention of {short_title(attention['strategy'])} from {len(written)} output tokens to "
+            f"{len(read)} input tokens.",
             NOTE,
-            as_json(_heatmap(read, written, weights)),
+            _heatmap(read, written, weights),
         )
 
 

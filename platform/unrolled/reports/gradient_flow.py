@@ -15,15 +15,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 from torch import Tensor, nn
 
 from unrolled.config import Config
 from unrolled.config.load import load_config, runs_folder
-from unrolled.errors import RunFailed, UserError
-from unrolled.files import explain_write_errors, write_atomic
+from unrolled.errors import UserError
 from unrolled.recurrence.gradient_flow import (
     EXPLODING,
     VANISHING,
@@ -31,7 +27,7 @@ from unrolled.recurrence.gradient_flow import (
     gradient_flow,
     textbook_gradient_flow,
 )
-from unrolled.reports.page import Chart, as_json, layout, look
+from unrolled.reports.page import Chart, axis_title, layout, line_style, write_page
 from unrolled.reports.text import joined
 from unrolled.tasks import PreparedData, Task, make_task, prepare
 from unrolled.training.checkpoint import load_model
@@ -147,31 +143,19 @@ FLOOR = 1e-20
 """Smaller values are drawn on the lower edge: nothing trains on them."""
 
 
-def write_page(measurement: Measurement, *, version: str) -> None:
+def write_report(measurement: Measurement, *, version: str) -> None:
     """Writes `measurement.page` as one self-contained HTML file; its folder is made."""
-    charts = [_distance_chart(measurement.flows), _step_chart(measurement.flows)] if measurement.flows else []
-    reference = _textbook_chart()
-    environment = Environment(
-        loader=PackageLoader("unrolled.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("gradients.html.j2").render(
+    flows = measurement.flows
+    write_page(
+        measurement.page,
+        "gradients.html.j2",
+        {"flow": [_distance_chart(flows), _step_chart(flows)] if flows else [], "textbook": [_textbook_chart()]},
         measurement=measurement,
-        headline=_headline(measurement.flows),
-        rows=[_row(flow) for flow in measurement.flows],
-        charts=charts,
-        reference=reference,
-        figures={chart.id: chart.figure for chart in [*charts, reference]},
+        headline=_headline(flows),
+        rows=[_row(flow) for flow in flows],
         rule=RULE,
         version=version,
-        plotly=Markup(get_plotlyjs()),  # the library itself, no data in it
     )
-    with explain_write_errors(measurement.page, RunFailed):
-        measurement.page.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(measurement.page, page)
 
 
 def _headline(flows: Sequence[LayerGradientFlow]) -> str:
@@ -203,7 +187,7 @@ def _row(flow: LayerGradientFlow) -> dict[str, Any]:
 def _distance_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
     figure = _log_figure("Steps back", "Share of the gradient left")
     for number, flow in enumerate(flows):
-        _line(figure, flow.layer, flow.remaining, *look(number))
+        _line(figure, flow.layer, flow.remaining, *line_style(number))
     return Chart(
         "distance",
         "How far the last step's gradient reaches",
@@ -211,14 +195,14 @@ def _distance_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
         "The gradient of the last step that the loss reaches, followed back through the state alone; 1 is its norm "
         "there. A straight line is a constant factor a step: downwards it vanishes, upwards it explodes. "
         "Geometric mean over the examples.",
-        as_json(figure),
+        figure,
     )
 
 
 def _step_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
     figure = _log_figure("Step, in the order of reading", "‖∂L/∂h‖")
     for number, flow in enumerate(flows):
-        _line(figure, flow.layer, flow.norms, *look(number))
+        _line(figure, flow.layer, flow.norms, *line_style(number))
     norms = [norm for flow in flows for norm in flow.norms if norm > 0]
     if max(norms) < 100 * min(norms):
         figure.update_yaxes(dtick="D2", tickformat=".0e")  # 1, 2 and 5, not every digit
@@ -228,7 +212,7 @@ def _step_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
         f"Line chart: norm of the gradient by step for {joined([flow.layer for flow in flows])}.",
         "The loss of the batch by the state h of each step, every loss and every way included. A layer that "
         "reads ← begins at the end of the sequence. Root mean square over the examples that have the step.",
-        as_json(figure),
+        figure,
     )
 
 
@@ -249,7 +233,7 @@ def _textbook_chart() -> Chart:
         "Exploding, vanishing, and the highway",
         f"Line chart: share of the gradient left by distance for {joined(list(flows))}.",
         _textbook_note(flows),
-        as_json(figure),
+        figure,
     )
 
 
@@ -277,7 +261,7 @@ def _line(figure: go.Figure, name: str, values: Sequence[float], colour: str, da
 
 def _log_figure(x: str, y: str) -> go.Figure:
     figure = go.Figure(layout=layout(440))
-    figure.update_xaxes(title={"text": x, "standoff": 6, "font": {"size": 13}}, showgrid=False, rangemode="tozero")
-    figure.update_yaxes(type="log", exponentformat="power", nticks=9, title={"text": y, "font": {"size": 13}})
+    figure.update_xaxes(title=axis_title(x), showgrid=False, rangemode="tozero")
+    figure.update_yaxes(type="log", exponentformat="power", nticks=9, title=axis_title(y))
     figure.update_layout(showlegend=True, margin={"b": 8})
     return figure

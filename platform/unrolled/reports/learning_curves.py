@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from unrolled.config.load import flatten, format_value
 from unrolled.errors import UserError
 from unrolled.metrics import metric_info
-from unrolled.reports.page import Chart, Rows, as_json, layout, look, thin, write_page
+from unrolled.reports.page import Chart, Rows, axis_title, downsample, layout, line_style, write_page
 from unrolled.reports.text import finite, joined
 from unrolled.tasks import make_task
 from unrolled.training.console import format_duration
@@ -105,7 +105,7 @@ def table(comparison: Comparison) -> list[str]:
     return ["  ".join(f"{row[key]:<{widths[key]}}" for key in heading).rstrip() for row in rows]
 
 
-def write_comparison(comparison: Comparison, *, version: str) -> None:
+def write_report(comparison: Comparison, *, version: str) -> None:
     """Writes `comparison.page` as one self-contained HTML file."""
     known, rows = metric_info(comparison.metric), _rows(comparison)
     values = [_best(curve)[comparison.metric] for curve in comparison.curves]
@@ -144,7 +144,7 @@ def _best(curve: Curve) -> Mapping[str, Any]:
 
 
 def _settings_apart(curve: Curve, curves: Sequence[Curve]) -> list[str]:
-    """Returns the settings that not all runs share, as overrides are format_value."""
+    """Returns the settings that not all runs share, as overrides are written."""
     keys = dict.fromkeys(key for other in curves for key in other.settings if key not in ("name", "storage"))
     apart = [key for key in keys if any(other.settings.get(key) != curves[0].settings.get(key) for other in curves)]
     return [f"{key}={format_value(curve.settings[key])}" for key in apart if key in curve.settings]
@@ -167,7 +167,7 @@ def _score_chart(comparison: Comparison, axis: str, title: str) -> Chart:
         f"{known.label} by {title.lower()}",
         f"Line chart: validation {known.label} by {title.lower()} for {joined([c.name for c in comparison.curves])}.",
         "The dotted line is reached by the best answer that looks at no input." if baselines else "",
-        as_json(figure),
+        figure,
     )
 
 
@@ -180,19 +180,19 @@ def _loss_chart(comparison: Comparison) -> Chart:
         "Training loss by step",
         f"Line chart: training loss by step for {joined([curve.name for curve in comparison.curves])}.",
         "The mean since the point before. With label smoothing or dropout it is not comparable with validation.",
-        as_json(figure),
+        figure,
     )
 
 
 def _figure(x: str) -> go.Figure:
     figure = go.Figure(layout=layout(420, showlegend=True))
-    figure.update_xaxes(title={"text": x, "standoff": 6, "font": {"size": 13}}, showgrid=False, tickformat=",d")
+    figure.update_xaxes(title=axis_title(x), showgrid=False, tickformat=",d")
     return figure
 
 
 def _line(figure: go.Figure, name: str, rows: Rows, x: str, y: str, number: int) -> None:
-    colour, dash = look(number)
-    drawn = thin(rows)
+    colour, dash = line_style(number)
+    drawn = downsample(rows)
     figure.add_scatter(
         x=[row[x] for row in drawn],
         y=[finite(row.get(y)) for row in drawn],

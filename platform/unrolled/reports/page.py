@@ -1,18 +1,13 @@
-"""Report pages: templates, cards, charts and score tables.
+"""Report pages: templates, cards, the theme of charts, and the table of decoding strategies.
 
-What all charts share: plotly figures whose colours are names of the page's CSS variables.
-
-plotly keeps ``var(--…)`` as it is; the page puts the colour of the moment in its place, light or dark.
-
-What the pages of all evaluations share.
-
-The table of strategies: a row each, scores with their certainty, and what they cost.
+Colours of figures are names of the page's CSS variables (``var(--ink)``), which plotly keeps as they are; the page puts
+the colours of the light or dark scheme in their place.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,53 +21,72 @@ from plotly.offline import get_plotlyjs
 from unrolled.errors import RunFailed
 from unrolled.files import explain_write_errors, write_atomic
 from unrolled.metrics import metric_info
-from unrolled.reports.text import Results, differ, finite, kind, letters, metric_names, samples, scored, spelled, title
+from unrolled.reports.text import (
+    Results,
+    differ_significantly,
+    finite,
+    metric_names,
+    sample_statistics,
+    scored_strategies,
+    significance_letters,
+    strategy_kind,
+    strategy_options,
+    strategy_title,
+)
 from unrolled.training.console import format_duration
 
 Rows = Sequence[Mapping[str, Any]]
 
-POINTS = 1000  # of a curve: more than a screen has columns
-PAINT = ("series-beam", "series-greedy", "series-sample", "series-1", "series-2", "series-3")
+MAX_CURVE_POINTS = 1000
+"""More than a screen has columns."""
+LINE_COLOURS = ("series-beam", "series-greedy", "series-sample", "series-1", "series-2", "series-3")
 DASHES = ("solid", "dash", "dot", "dashdot")
-KINDS = {
+STRATEGY_STYLES = {
     "beam": ("series-beam", "circle"),
     "greedy": ("series-greedy", "diamond"),
     "sample": ("series-sample", "square"),
     "mbr": ("series-1", "triangle-up"),
     "best": ("series-2", "cross"),
 }
-"""Colour and marker of each kind of strategy, the same in every report."""
-OTHER = ("series-3", "star")
+"""Colour and marker of each kind of decoding strategy, the same in every report."""
+OTHER_STYLE = ("series-3", "star")
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with what stands around it: its `label` for who cannot see it, its `note` for who learns."""
+    """A figure with its heading.
+
+    Attributes:
+        id: unique within a page.
+        label: text alternative for screen readers.
+        note: caption.
+    """
 
     id: str
     title: str
     label: str
     note: str
-    figure: dict[str, Any]
+    figure: go.Figure
 
 
-def look(number: int) -> tuple[str, str]:
-    """Returns colour and dash of the line `number`: no two of the first 24 look the same."""
-    return f"var(--{PAINT[number % len(PAINT)]})", DASHES[number // len(PAINT) % len(DASHES)]
+def line_style(number: int) -> tuple[str, str]:
+    """Returns colour and dash of the line `number`; the first 24 lines all differ."""
+    colour = LINE_COLOURS[number % len(LINE_COLOURS)]
+    return f"var(--{colour})", DASHES[number // len(LINE_COLOURS) % len(DASHES)]
 
 
-def colour(strategy: str) -> str:
+def strategy_colour(strategy: str) -> str:
     """Returns the CSS variable of a strategy's kind, such as ``var(--series-beam)``."""
-    return f"var(--{KINDS.get(kind(strategy), OTHER)[0]})"
+    return f"var(--{STRATEGY_STYLES.get(strategy_kind(strategy), OTHER_STYLE)[0]})"
 
 
-def symbol(strategy: str) -> str:
+def strategy_marker(strategy: str) -> str:
     """Returns the marker of a strategy's kind, so that colour is never the only sign."""
-    return KINDS.get(kind(strategy), OTHER)[1]
+    return STRATEGY_STYLES.get(strategy_kind(strategy), OTHER_STYLE)[1]
 
 
 def layout(height: int, **settings: Any) -> go.Layout:
-    """Returns the look of every chart, `height` in pixels; `settings` of plotly's layout come on top."""
+    """Returns the layout of every chart, `height` in pixels, updated with `settings` of plotly's layout."""
     axis = {
         "gridcolor": "var(--line)",
         "linecolor": "var(--line)",
@@ -95,20 +109,34 @@ def layout(height: int, **settings: Any) -> go.Layout:
     return go.Layout(defaults | settings)
 
 
-def thin(rows: Rows) -> Rows:
-    """Returns at most `POINTS` of the rows, evenly."""
-    return rows[:: -(-len(rows) // POINTS)] if rows else rows
+def axis_title(text: str) -> dict[str, Any]:
+    """Returns the title of an axis, as plotly's layout takes it."""
+    return {"text": text, "standoff": 6, "font": {"size": 13}}
 
 
-def as_json(figure: go.Figure) -> dict[str, Any]:
-    """Returns the figure as plain lists and numbers, NaN as None."""
-    plain: dict[str, Any] = json.loads(figure.to_json())
-    return plain
+def error_bars(values: Sequence[float], intervals: Sequence[Sequence[float]], colour: str) -> dict[str, Any]:
+    """Returns plotly's error bars from values to the ends of their intervals."""
+    pairs = list(zip(values, intervals, strict=True))
+    ends = {
+        "array": [high - value for value, (_, high) in pairs],
+        "arrayminus": [value - low for value, (low, _) in pairs],
+    }
+    return {"type": "data", "symmetric": False, **ends, "color": colour, "thickness": 2, "width": 5}
+
+
+def downsample(rows: Rows) -> Rows:
+    """Returns at most `MAX_CURVE_POINTS` of the rows, evenly spaced."""
+    return rows[:: -(-len(rows) // MAX_CURVE_POINTS)] if rows else rows
+
+
+def present(charts: Iterable[Chart | None]) -> list[Chart]:
+    """Returns the charts that are not None."""
+    return [chart for chart in charts if chart is not None]
 
 
 @dataclass(frozen=True)
 class Card:
-    """One number of the row below the headline."""
+    """A number in the row below the headline."""
 
     label: str
     value: str
@@ -116,14 +144,15 @@ class Card:
 
 
 def write_page(path: Path, template: str, charts: Mapping[str, Sequence[Chart]], **content: Any) -> None:
-    """Writes a page that opens without a network.
+    """Writes a self-contained page, which opens without a network; its folder is made.
 
     Args:
-        charts: by the section they stand in.
-        content: what else the template names.
+        template: name of the template.
+        charts: charts by section.
+        content: other variables of the template.
 
     Raises:
-        RunFailed: it cannot be written.
+        RunFailed: the page cannot be written.
     """
     environment = Environment(
         loader=PackageLoader("unrolled.reports"),
@@ -135,7 +164,7 @@ def write_page(path: Path, template: str, charts: Mapping[str, Sequence[Chart]],
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     page = environment.get_template(template).render(
         charts=charts,
-        figures={chart.id: chart.figure for group in charts.values() for chart in group},
+        figures={chart.id: json.loads(chart.figure.to_json()) for group in charts.values() for chart in group},
         plotly=Markup(get_plotlyjs()),  # the library itself, no data in it
         **content,
     )
@@ -144,11 +173,11 @@ def write_page(path: Path, template: str, charts: Mapping[str, Sequence[Chart]],
         write_atomic(path, page, errors="replace")
 
 
-def size_and_training(results: Results, history: Sequence[Mapping[str, Any]]) -> list[Card]:
-    """Returns the cards that every report ends with."""
+def model_cards(results: Results, history: Rows) -> list[Card]:
+    """Returns the cards of model size and training, the last of every evaluation report."""
     cards = []
     if parameters := results.get("parameters"):
-        cards.append(Card("Parameters", _compact(parameters), ["checkpoint", results["checkpoint"]]))
+        cards.append(Card("Parameters", _abbreviated(parameters), ["checkpoint", results["checkpoint"]]))
     if history:
         last = history[-1]
         seconds = finite(last.get("seconds"))
@@ -156,8 +185,8 @@ def size_and_training(results: Results, history: Sequence[Mapping[str, Any]]) ->
     return cards
 
 
-def facts(results: Results) -> dict[str, str]:
-    """Returns what else is needed to repeat the evaluation."""
+def report_facts(results: Results) -> dict[str, str]:
+    """Returns what is needed to repeat the evaluation, by name."""
     workers = results.get("workers")
     facts = {
         "Run": results["run"],
@@ -170,7 +199,7 @@ def facts(results: Results) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value}
 
 
-def _compact(count: int) -> str:
+def _abbreviated(count: int) -> str:
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if count >= size:
             return f"{count / size:.3g}\N{NO-BREAK SPACE}{letter}"
@@ -178,12 +207,12 @@ def _compact(count: int) -> str:
 
 
 def date(created: str) -> str:
-    """Returns an ISO moment as a reader writes it, in UTC."""
+    """Returns an ISO 8601 time in words, in UTC."""
     moment = datetime.fromisoformat(created).astimezone(UTC)
     return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
 
 
-MEASURED = {
+MEASUREMENTS = {
     "distinct_1": ("Distinct-1", "{:.1f}"),
     "distinct_2": ("Distinct-2", "{:.1f}"),
     "length_ratio": ("Length ratio", "{:.2f}"),
@@ -192,31 +221,33 @@ MEASURED = {
 
 
 def strategy_table(results: Results, names: Sequence[str]) -> dict[str, Any]:
-    """Returns ``columns`` and ``rows`` of the table, in the order of `names`, and the ``settings`` that many share.
+    """Returns ``columns`` and ``rows`` of the table, in the order of `names`, and the ``settings`` that they share.
 
     A score is marked ``best`` if it is the best of its metric or does not differ significantly from the best.
     """
     rows = results["strategies"]
     metrics = metric_names(results)
-    measured = [key for key in MEASURED if any(finite(row.get(key)) is not None for row in rows.values())]
-    shared = _shared(results)
+    measured = [key for key in MEASUREMENTS if any(finite(row.get(key)) is not None for row in rows.values())]
+    shared = _shared_settings(results)
     return {
-        "columns": [metric_info(name).label for name in metrics] + [MEASURED[key][0] for key in measured],
+        "columns": [metric_info(name).label for name in metrics] + [MEASUREMENTS[key][0] for key in measured],
         "rows": [
             {
-                "title": title(name),
-                "colour": colour(name),
+                "title": strategy_title(name),
+                "colour": strategy_colour(name),
                 "scores": [_score(results, one, name) for one in metrics],
-                "measured": [_measurement(rows[name].get(key), MEASURED[key][1]) for key in measured],
-                "settings": _written(
+                "measured": [_measurement(rows[name].get(key), MEASUREMENTS[key][1]) for key in measured],
+                "settings": _spelled_out(
                     rows[name].get("settings") or {},
-                    without={*shared["All strategies"], *shared.get(kind(name), ()), *spelled(name)},
+                    without={*shared["All strategies"], *shared.get(strategy_kind(name), ()), *strategy_options(name)},
                 ),
             }
             for name in names
         ],
-        "settings": {title(who): text for who, common in shared.items() if (text := _written(common, without=()))},
-        "letters": any(letters(results, name, one) for name in names for one in metrics),
+        "settings": {
+            strategy_title(who): text for who, common in shared.items() if (text := _spelled_out(common, without=()))
+        },
+        "letters": any(significance_letters(results, name, one) for name in names for one in metrics),
         "samples": any(row.get("samples") for row in rows.values()),
         "distinct": "distinct_1" in measured or "distinct_2" in measured,
     }
@@ -231,22 +262,24 @@ def interval(row: Mapping[str, Any], name: str) -> str:
 def _score(results: Results, name: str, strategy: str) -> dict[str, Any]:
     known, row = metric_info(name), results["strategies"][strategy]
     value = finite(row.get(name))
-    ranked = scored(results, name)
-    top = finite(results["strategies"][ranked[0]].get(name))
-    same = known.format(value) == known.format(top) or differ(results, name, ranked[0], strategy) is False
+    ranked = scored_strategies(results, name)
+    best = finite(results["strategies"][ranked[0]].get(name))
+    is_best = (
+        known.format(value) == known.format(best) or differ_significantly(results, name, ranked[0], strategy) is False
+    )
     return {
         "text": known.format(value),
         "value": value,
         "interval": interval(row, name),
-        "letters": letters(results, strategy, name),
+        "letters": significance_letters(results, strategy, name),
         "samples": _samples(row, name),
-        "best": len(ranked) > 1 and value is not None and same,
+        "best": len(ranked) > 1 and value is not None and is_best,
     }
 
 
 def _samples(row: Mapping[str, Any], name: str) -> str:
     """Returns mean and deviation of a strategy's samples, such as ``28.6 ± 0.3``."""
-    known = samples(row, name)
+    known = sample_statistics(row, name)
     return "{:.1f} ± {:.1f}".format(*known) if known else ""
 
 
@@ -255,14 +288,14 @@ def _measurement(value: Any, form: str) -> dict[str, Any]:
     return {"text": "–" if number is None else form.format(number), "value": number}
 
 
-def _shared(results: Results) -> dict[str, dict[str, Any]]:
-    """Returns the settings that all strategies share and, by kind, those that all of the kind share beyond that."""
+def _shared_settings(results: Results) -> dict[str, dict[str, Any]]:
+    """Returns the settings that all strategies share and, by kind, those that all of the kind share besides."""
     rows = results["strategies"]
-    everyones = _common([row.get("settings") or {} for row in rows.values()]) if len(rows) > 1 else {}
-    shared = {"All strategies": everyones}
-    for what in dict.fromkeys(kind(name) for name in rows):
-        common = _common([row.get("settings") or {} for name, row in rows.items() if kind(name) == what])
-        shared[what] = {key: value for key, value in common.items() if key not in everyones}
+    of_all = _common([row.get("settings") or {} for row in rows.values()]) if len(rows) > 1 else {}
+    shared = {"All strategies": of_all}
+    for what in dict.fromkeys(strategy_kind(name) for name in rows):
+        common = _common([row.get("settings") or {} for name, row in rows.items() if strategy_kind(name) == what])
+        shared[what] = {key: value for key, value in common.items() if key not in of_all}
     return shared
 
 
@@ -271,7 +304,7 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in first.items() if all(key in one and one[key] == value for one in others)}
 
 
-def _written(settings: Mapping[str, Any], without: Collection[str]) -> list[str]:
+def _spelled_out(settings: Mapping[str, Any], without: Collection[str]) -> list[str]:
     return [
         f"{key.replace('_', ' ')} {value}"
         for key, value in settings.items()

@@ -8,8 +8,18 @@ from collections.abc import Iterable
 import plotly.graph_objects as go
 
 from unrolled.metrics import metric_info
-from unrolled.reports.page import DASHES, Chart, as_json, colour, layout, symbol
-from unrolled.reports.text import Results, differ, finite, joined, kind, metric_names, samples, spelled, title
+from unrolled.reports.page import DASHES, Chart, axis_title, layout, strategy_colour, strategy_marker
+from unrolled.reports.text import (
+    Results,
+    differ_significantly,
+    finite,
+    joined,
+    metric_names,
+    sample_statistics,
+    strategy_kind,
+    strategy_options,
+    strategy_title,
+)
 
 Sweep = list[tuple[float, str]]
 """Strategies that differ in one setting alone, with its value, in its order."""
@@ -38,8 +48,10 @@ def sweeps(results: Results, name: str, setting: str, kinds: Iterable[str]) -> l
         settings = dict(row.get("settings") or {})
         settings.pop("best", None)  # how many outputs are listed changes none of them
         value = finite(settings.pop(setting, None))
-        if kind(strategy) in kinds and value is not None and finite(row.get(name)) is not None:
-            groups.setdefault((kind(strategy), json.dumps(settings, sort_keys=True)), []).append((value, strategy))
+        if strategy_kind(strategy) in kinds and value is not None and finite(row.get(name)) is not None:
+            groups.setdefault((strategy_kind(strategy), json.dumps(settings, sort_keys=True)), []).append(
+                (value, strategy)
+            )
     return [sorted(group) for group in groups.values() if len({value for value, _ in group}) > 1]
 
 
@@ -67,7 +79,7 @@ def curse(results: Results, name: str, sweep: Sweep) -> str:
         True: f"a significant loss.{curse_seen}",
         False: "a difference that is not significant, so no beam-search curse can be told from chance.",
         None: "a difference that was not tested for significance.",
-    }[differ(results, name, top, last)]
+    }[differ_significantly(results, name, top, last)]
     return (
         f"{begin}, while {_word(name)} is best at {peak:g} ({score}) and {known.format(rows[last][name])} "
         f"at {large:g}: {verdict}"
@@ -96,7 +108,7 @@ def _size_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | None
         f"Line chart: {metric_info(name).label} by beam size, {_spoken(results, name, beams[0])}.",
         f"Whiskers are 95 % intervals. {_best_of(results, name, beams[0], 'beam size')} "
         "A beam of 1 is greedy decoding; the work grows with the size.",
-        as_json(figure),
+        figure,
     )
 
 
@@ -105,7 +117,7 @@ def _temperature_chart(results: Results, name: str, temperatures: list[Sweep]) -
         return None
     figure, _ = _lines(results, name, temperatures, "Temperature")
     drawn = [results["strategies"][strategy] for sweep in temperatures for _, strategy in sweep]
-    several = any(samples(row, name) for row in drawn)
+    several = any(sample_statistics(row, name) for row in drawn)
     return Chart(
         "by-temperature",
         f"{metric_info(name).label} by temperature",
@@ -114,7 +126,7 @@ def _temperature_chart(results: Results, name: str, temperatures: list[Sweep]) -
         + _best_of(results, name, temperatures[0], "temperature")
         + " A low temperature sharpens the model’s choice of words, towards greedy decoding; at 1 it speaks as it "
         "learned to.",
-        as_json(figure),
+        figure,
     )
 
 
@@ -124,7 +136,7 @@ def _lines(results: Results, name: str, drawn: list[Sweep], axis: str) -> tuple[
     for number, sweep in enumerate(drawn):
         _sweep_line(figure, results, name, sweep, number, len(drawn))
     values = sorted({value for sweep in drawn for value, _ in sweep})
-    figure.update_xaxes(tickvals=values, showgrid=False, title={"text": axis, "font": {"size": 13}})
+    figure.update_xaxes(tickvals=values, showgrid=False, title=axis_title(axis))
     figure.update_yaxes(ticksuffix=metric_info(name).unit)
     figure.update_layout(showlegend=len(drawn) > 1)
     return figure, values
@@ -154,25 +166,25 @@ def _curse_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | Non
             textposition="top center",
             textfont={"color": "var(--ink)"},
             cliponaxis=False,
-            line={"color": colour("beam"), "width": 2, "dash": DASHES[number % len(DASHES)]},
-            marker={"color": colour("beam"), "size": 10},
+            line={"color": strategy_colour("beam"), "width": 2, "dash": DASHES[number % len(DASHES)]},
+            marker={"color": strategy_colour("beam"), "size": 10},
             hovertemplate="beam size %{text}<br>%{y:.1f} " + known.label + "<br>%{x:.3f} nats<extra></extra>",
         )
     ends = [rows[one]["model_score"] for sweep in modelled for _, one in sweep]
     margin = max(0.08 * (max(ends) - min(ends)), 0.01)  # differences smaller than a tick stay small
     figure.update_xaxes(
-        title={"text": "Model score, nats per token (right: likelier)", "font": {"size": 13}},
+        title=axis_title("Model score, nats per token (right: likelier)"),
         range=[min(ends) - margin, max(ends) + margin],
         nticks=5,
         tickformat=".3~f",
     )
-    figure.update_yaxes(ticksuffix=known.unit, title={"text": known.label, "font": {"size": 13}})
+    figure.update_yaxes(ticksuffix=known.unit, title=axis_title(known.label))
     return Chart(
         "curse",
         "Likelier, but better?",
         f"Line chart: {known.label} against the model’s own score over beam sizes. {curse(results, name, modelled[0])}",
         f"{curse(results, name, modelled[0])} Numbers at the dots are beam sizes.",
-        as_json(figure),
+        figure,
     )
 
 
@@ -181,7 +193,7 @@ def _sweep_line(figure: go.Figure, results: Results, name: str, sweep: Sweep, nu
     values, up, down = [], [], []
     for _, strategy in sweep:
         row = results["strategies"][strategy]
-        if several := samples(row, name):
+        if several := sample_statistics(row, name):
             value, deviation = several
             low, high = value - deviation, value + deviation
         else:
@@ -190,14 +202,14 @@ def _sweep_line(figure: go.Figure, results: Results, name: str, sweep: Sweep, nu
         values.append(value)
         up.append(high - value)
         down.append(value - low)
-    paint = colour(sweep[0][1])
+    paint = strategy_colour(sweep[0][1])
     figure.add_scatter(
         x=[value for value, _ in sweep],
         y=values,
-        name=_series(sweep) if count > 1 else title(kind(sweep[0][1])),
+        name=_series(sweep) if count > 1 else strategy_title(strategy_kind(sweep[0][1])),
         mode="lines+markers",
         line={"color": paint, "width": 2, "dash": DASHES[number % len(DASHES)]},
-        marker={"color": paint, "size": 9, "symbol": symbol(sweep[0][1])},
+        marker={"color": paint, "size": 9, "symbol": strategy_marker(sweep[0][1])},
         error_y={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": paint, "thickness": 1.5},
         hovertemplate="%{y:.1f}" + metric_info(name).unit,
     )
@@ -205,10 +217,10 @@ def _sweep_line(figure: go.Figure, results: Results, name: str, sweep: Sweep, nu
 
 def _series(sweep: Sweep) -> str:
     """Returns the name of a line: its strategies' kind, with the options that they share."""
-    first, *others = (spelled(strategy).items() for _, strategy in sweep)
+    first, *others = (strategy_options(strategy).items() for _, strategy in sweep)
     shared = [f"{key}={value}" for key, value in first if all((key, value) in other for other in others)]
-    name = kind(sweep[0][1])
-    return title(f"{name}:{','.join(shared)}" if shared else name)
+    name = strategy_kind(sweep[0][1])
+    return strategy_title(f"{name}:{','.join(shared)}" if shared else name)
 
 
 def _spoken(results: Results, name: str, sweep: Sweep) -> str:
@@ -222,19 +234,19 @@ def _best_of(results: Results, name: str, sweep: Sweep, setting: str) -> str:
     known, rows = metric_info(name), results["strategies"]
 
     def worth(strategy: str) -> float:
-        several = samples(rows[strategy], name)
+        several = sample_statistics(rows[strategy], name)
         value = several[0] if several else rows[strategy][name]
         return -value if known.higher_is_better else value
 
-    what = title(kind(sweep[0][1]))
+    what = strategy_title(strategy_kind(sweep[0][1]))
     if len({known.format(abs(worth(one))) for _, one in sweep}) == 1:
         return f"{what} scores the same at every {setting}."
     ranked = sorted(sweep, key=lambda pair: worth(pair[1]))
     (value, best), others = ranked[0], ranked[1:]
-    level = [f"{other:g}" for other, one in sorted(others) if differ(results, name, best, one) is False]
-    tested = any(differ(results, name, best, one) is not None for _, one in others)
+    level = [f"{other:g}" for other, one in sorted(others) if differ_significantly(results, name, best, one) is False]
+    tested = any(differ_significantly(results, name, best, one) is not None for _, one in others)
     first = f"{what} scores best at {setting} {value:g}"
-    judged = " by the first samples" if samples(rows[best], name) else ""
+    judged = " by the first samples" if sample_statistics(rows[best], name) else ""
     if level:
         return f"{first}, not significantly different from {joined(level)}{judged}."
     return f"{first}{f', significantly so{judged}' if tested else ''}."

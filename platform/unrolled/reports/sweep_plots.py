@@ -1,450 +1,67 @@
-"""Plots of a sweep: scores by parameter value and by pairs of parameters.
+"""Plots of a sweep: importance, parallel coordinates, slices, heatmaps, learning curves, gradients and Pareto fronts.
 
-What the charts of a sweep share: findings with their parameters, colours of values, names that are no markup.
-
-Two parameters at once as heatmaps: scores by pairs of values, and which of them diverged.
-
-The score against each parameter: its values compared, or its range with every point.
+Optuna draws what it can; its figures then get the page's theme, the names of the points and the colours of one
+parameter's values. Plotly reads markup in labels, so names and values are escaped.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Mapping, Sequence
+from html import escape, unescape
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
+from optuna import Study, visualization
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
 
-from unrolled.reports.page import Chart, as_json, layout, look
-from unrolled.reports.sweep_analysis import Findings
-from unrolled.reports.sweep_points import Entry, Objective, Parameter, identity, objectives, parameters_of
-from unrolled.reports.sweep_statistics import named
-from unrolled.reports.text import finite
+from unrolled.metrics import metric_info
+from unrolled.reports.page import Chart, axis_title, error_bars, layout, line_style, present
+from unrolled.reports.sweep_points import SPEED, Objective, Parameter, SweepData, at_step, canonical, create_study
+from unrolled.reports.sweep_statistics import find_categorical
+from unrolled.reports.text import truncated
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "triangle-down", "pentagon")
-BEST, OTHER, LOST, QUIET = "var(--series-beam)", "var(--series-greedy)", "var(--missing)", "var(--muted)"
-SMALL = {"size": 11}
-MARKS = 6  # of a logarithmic axis
+BEST, OTHER, MUTED = "var(--series-beam)", "var(--series-greedy)", "var(--muted)"
+LEADERS = 5
+"""Points that stand out among parallel coordinates."""
+OUTLYING = 3
+"""Scores further from the best than so many times the 90th percentile lie outside the chart of learning curves."""
+LOG_AXIS = {"type": "log", "nticks": 5, "exponentformat": "power"}
+PANEL, ROW, AXIS, CELL = 300, 44, 84, 52
+"""Heights in pixels: of a scatter chart, of a category, between parallel axes, of a heatmap's cell."""
 
 
-@dataclass(frozen=True)
-class View:
-    """A sweep as it is drawn."""
-
-    found: Findings
-    parameters: Mapping[str, Parameter]
-    goals: Sequence[Objective]
-
-    @property
-    def goal(self) -> Objective:
-        """The first objective, which ranks the points."""
-        return self.goals[0]
-
-    @property
-    def names(self) -> dict[int, str]:
-        """Names of the points by number, as text of a chart."""
-        return {row["point"]: escape(row["name"]) for row in self.found["ranking"]}
-
-    def colours(self) -> Parameter | None:
-        """Returns the parameter whose values give points their colours: the cell, or the most important one."""
-        cell = named(list(self.parameters.values()), "cell")
-        if cell:
-            return cell
-        keys = [row["key"] for row in self.found["importance"]]
-        ranked = [self.parameters[key] for key in keys] or list(self.parameters.values())
-        return next((one for one in ranked if 1 < len(one.values) <= len(SYMBOLS)), None)
-
-    def at(self, step: int | None) -> str:
-        """Returns where scores are taken: ``at step 100`` or ``at the end``."""
-        return "at the end" if step is None else f"at step {step:,}"
-
-    def scores(self, step: int | None) -> dict[int, float]:
-        """Returns the scores of a basis by point: at `step`, or of the points that finished."""
-        rows = self.found["ranking"]
-        if step is not None:
-            return {row["point"]: row["at_step"] for row in rows if row["at_step"] is not None}
-        ends = {row["point"]: row["scores"][self.goal.name]["mean"] for row in rows if row["state"] == "finished"}
-        return {point: score for point, score in ends.items() if score is not None}
-
-    def bases(self) -> list[int | None]:
-        """Returns the steps at which points are compared, the fairest first; None is the end."""
-        steps = [None] if self.found["step"] is None else [self.found["step"], None]
-        return [step for step in steps if self.scores(step)]
+def sweep_charts(data: SweepData) -> dict[str, list[Chart]]:
+    """Returns the charts by the section of the page they belong to."""
+    sections: dict[str, Sequence[Chart | None]] = {
+        "importance": [_importance_chart(data), _parallel_chart(data)],
+        "values": [_categorical_chart(data, one) for one in data.findings["comparisons"]],
+        "ranges": [_numeric_chart(data, one) for one in data.parameters.values() if not one.categorical],
+        "pairs": _pair_charts(data),
+        "curves": [_curves_chart(data), _history_chart(data)],
+        "gradients": [_divergence_chart(data), *_gradient_charts(data)],
+        "fronts": [_front_chart(data, front) for front in data.findings["fronts"]],
+    }
+    return {section: present(charts) for section, charts in sections.items()}
 
 
-def view(sweep: Entry, found: Findings) -> View:
-    """Returns the findings of a sweep ready to be drawn."""
-    return View(found, {one.key: one for one in parameters_of(sweep)}, objectives(sweep))
+def _importance_chart(data: SweepData) -> Chart | None:
+    """Returns the share of the score's variance that each parameter explains, beside what shuffled scores reach.
 
-
-def text(parameter: Parameter, value: Any) -> str:
-    """Returns a value as text of a chart: plotly reads markup, so what looks like it stays what it is."""
-    return escape(parameter.text(value))
-
-
-def paint(parameter: Parameter | None, value: Any) -> tuple[str, str]:
-    """Returns colour and marker of a value."""
-    if parameter is None:
-        return BEST, SYMBOLS[0]
-    place = parameter.place(value)
-    return look(place)[0], SYMBOLS[place % len(SYMBOLS)]
-
-
-def panels(titles: Sequence[str], heights: Sequence[int], **settings: Any) -> go.Figure:
-    """Returns charts of `heights` pixels below each other, each with its title at the left."""
-    gaps = 62  # pixels between two: tick labels of the upper, title of the lower
-    total = sum(heights) + gaps * len(heights)
-    figure = go.Figure(layout=layout(total, hovermode="closest", **settings))
-    top = 1.0
-    for number, (title, height) in enumerate(zip(titles, heights, strict=True), start=1):
-        end = "" if number == 1 else str(number)
-        low = max(0.0, top - height / (total - 36))
-        place = {f"xaxis{end}": {"anchor": f"y{end}"}, f"yaxis{end}": {"anchor": f"x{end}", "domain": [low, top]}}
-        figure.update_layout(place)
-        if title:
-            heading = {"xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left", "yanchor": "bottom"}
-            figure.add_annotation(text=title, showarrow=False, font={"color": "var(--ink)", "size": 13}, **heading)
-        top = low - gaps / (total - 36)
-    return figure
-
-
-def axes(number: int) -> dict[str, str]:
-    """Returns the axes of the panel `number`, from 1, as a trace names them."""
-    end = "" if number == 1 else str(number)
-    return {"xaxis": f"x{end}", "yaxis": f"y{end}"}
-
-
-def ticks_of_logarithm(low: float, high: float) -> dict[str, Any]:
-    """Returns an x axis from `low` to `high` by the logarithm, marked at a few powers of ten."""
-    first, last = math.log10(low), math.log10(high)
-    room = 0.04 * (last - first) or 0.1
-    axis: dict[str, Any] = {"type": "log", "range": [first - room, last + room]}
-    powers = range(math.floor(first), math.ceil(last) + 1)
-    if len(powers) > 2:
-        powers = powers[:: -(-len(powers) // MARKS)]
-        # Long rows of zeros are hard to count.
-        labels = [f"{10.0**power:g}" if -4 < power < 5 else f"10<sup>{power}</sup>" for power in powers]
-        axis |= {"tickvals": [10.0**power for power in powers], "ticktext": labels}
-    return axis
-
-
-CELL = 52  # pixels
-BY = {"mean": "Mean", "best": "Best"}
-
-
-def pair_charts(view: View) -> list[Chart]:
-    """Returns mean and best score by two categorical parameters, for each basis; a reader chooses one."""
-    pairs = view.found["pairs"]
-    if not pairs or len(view.found["ranking"]) < 2:
-        return []
-    rows, columns = view.parameters[pairs["rows"]], view.parameters[pairs["columns"]]
-    charts: list[Chart] = []
-    for basis in pairs["bases"]:
-        for by, word in BY.items():
-            title = f"{word} {view.goal.word} {view.at(basis['step'])}"
-            charts.append(_score_chart(view, rows, columns, basis["cells"], by, title, len(charts)))
-    return charts
-
-
-def divergence_chart(view: View) -> Chart | None:
-    """Returns the share of trials that diverged, by cell and clipping where the sweep varies both."""
-    found = view.found["divergence"]
-    if not found:
-        return None
-    rows = view.parameters[found["rows"]]
-    columns = view.parameters[found["columns"]] if found["columns"] else None
-    cells = [
-        cell | {"shade": cell["share"], "text": f"{cell['diverged']} of {cell['trials']}", "hover": _share(cell)}
-        for cell in found["cells"]
-    ]
-    figure = _heatmap(rows, columns, cells, "var(--missing)", ends=(0.0, 1.0))
-    names = f"{rows.label} and {columns.label}" if columns else rows.label
-    told = ", ".join(
-        f"{rows.text(cell['row'])}{' ' + columns.text(cell['column']) if columns else ''} {cell['text']}"
-        for cell in found["cells"]
-        for cell in [cell | {"text": f"{cell['diverged']} of {cell['trials']}"}]
-    )
-    return Chart(
-        "divergence",
-        f"Trials that diverged, by {names}",
-        f"Heatmap of diverged trials by {names}: {told}.",
-        "Trials whose loss or gradient stopped being finite, of all that ended. A recurrent gradient is a product over "
-        "time: where its factors exceed 1 it explodes, and clipping caps the step that follows. Touch a cell for its "
-        "95 % interval (Wilson).",
-        as_json(figure),
-    )
-
-
-def _score_chart(
-    view: View,
-    rows: Parameter,
-    columns: Parameter,
-    found: Sequence[dict[str, Any]],
-    by: str,
-    title: str,
-    number: int,
-) -> Chart:
-    goal = view.goal
-    cells = [
-        cell
-        | {
-            "shade": -goal.loss(cell[by]),
-            "text": f"{goal.text(cell[by])}<br>n = {cell['points']}",
-            "hover": f"{goal.text(cell['mean'])} mean, {goal.text(cell['best'])} best of {cell['points']}",
-        }
-        for cell in found
-    ]
-    told = ", ".join(f"{rows.text(cell['row'])} {columns.text(cell['column'])} {goal.text(cell[by])}" for cell in found)
-    return Chart(
-        f"pairs-{number}",
-        title,
-        f"Heatmap of {title.lower()} by {rows.label} and {columns.label}: {told}.",
-        f"{rows.label} downwards, {columns.label} across; the stronger the colour, the better; n counts points. Empty "
-        "cells have none.",
-        as_json(_heatmap(rows, columns, cells, "var(--accent)", "var(--accent-soft)")),
-    )
-
-
-def _share(cell: dict[str, Any]) -> str:
-    low, high = cell["interval"]
-    return f"{cell['share']:.0%} diverged<br>95 % {low:.0%} to {high:.0%}"
-
-
-def _heatmap(
-    rows: Parameter,
-    columns: Parameter | None,
-    cells: Sequence[dict[str, Any]],
-    colour: str,
-    weakest: str = "var(--surface)",
-    ends: tuple[float, float] | None = None,
-) -> go.Figure:
-    """Returns a heatmap of ``shade``, from `weakest` to `colour`, with the ``text`` of each cell in it."""
-    down = {identity(value): place for place, value in enumerate(rows.values)}
-    across = {identity(value): place for place, value in enumerate(columns.values if columns else (None,))}
-    table = [[None] * len(across) for _ in down]
-    low, high = ends or (min(cell["shade"] for cell in cells), max(cell["shade"] for cell in cells))
-    figure = go.Figure(layout=layout(CELL * len(down) + 56, hovermode="closest", showlegend=False))
-
-    def spread(key: str) -> list[list[Any]]:
-        filled: list[list[Any]] = [list(line) for line in table]
-        for cell in cells:
-            filled[down[identity(cell["row"])]][across[identity(cell["column"])]] = cell[key]
-        return filled
-
-    figure.add_heatmap(
-        z=spread("shade"),
-        customdata=spread("hover"),
-        zmin=low,
-        zmax=high if high > low else low + 1,
-        colorscale=[[0, weakest], [1, colour]],
-        showscale=False,
-        xgap=2,
-        ygap=2,
-        hoverongaps=False,
-        hovertemplate="%{customdata}<extra></extra>",
-    )
-    for cell in cells:
-        is_strong = (cell["shade"] - low) / (high - low or 1.0) > 0.55
-        figure.add_annotation(
-            x=across[identity(cell["column"])],
-            y=down[identity(cell["row"])],
-            text=cell["text"],
-            showarrow=False,
-            font={"color": "var(--surface)" if is_strong else "var(--ink)", "size": 12},
-        )
-    _category(figure.update_xaxes, [text(columns, value) for value in columns.values] if columns else [""])
-    _category(figure.update_yaxes, [text(rows, value) for value in rows.values])
-    figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(side="top", tickangle=0)
-    return figure
-
-
-def _category(update: Callable[..., Any], labels: Sequence[str]) -> None:
-    unseen = {"ticks": "outside", "tickcolor": "rgba(0,0,0,0)"}  # they keep labels off the cells
-    font = {**SMALL, "color": "var(--ink)"}
-    update(tickvals=list(range(len(labels))), ticktext=labels, showgrid=False, tickfont=font, **unseen)
-
-
-ROW, PANEL = 40, 250  # pixels of a value's row, of a panel with a range
-
-
-def value_charts(view: View) -> list[Chart]:
-    """Returns a chart a categorical parameter: every point, and the mean of each value with its interval."""
-    return [_values_chart(view, one) for one in view.found["comparisons"]]
-
-
-def range_charts(view: View) -> list[Chart]:
-    """Returns a chart a numeric parameter: score against value; along its edge the points that diverged."""
-    charts = (_range_chart(view, one) for one in view.parameters.values() if not one.categorical)
-    return [chart for chart in charts if chart is not None]
-
-
-def _values_chart(view: View, compared: dict[str, Any]) -> Chart:
-    parameter, goal = view.parameters[compared["key"]], view.goal
-    shown = compared["bases"]
-    order = [value for value in parameter.values if any(_row(basis, value) for basis in shown)]
-    labels = [text(parameter, value) for value in order]
-    titles = [f"{goal.label} {view.at(basis['step'])}" for basis in shown]
-    figure = panels(titles, [ROW * len(order)] * len(shown), showlegend=False)
-    for number, basis in enumerate(shown, start=1):
-        scores = view.scores(basis["step"])
-        mine = [(row, scores[row["point"]]) for row in view.found["ranking"] if row["point"] in scores]
-        mine = [(row, score) for row, score in mine if parameter.key in row["parameters"]]
-        figure.add_scatter(
-            x=[score for _, score in mine],
-            y=[text(parameter, row["parameters"][parameter.key]) for row, _ in mine],
-            text=[view.names[row["point"]] for row, _ in mine],
-            mode="markers",
-            marker={"color": QUIET, "size": 7, "opacity": 0.45},
-            hovertemplate="%{text}: %{x:.4~g}<extra></extra>",
-            **axes(number),
-        )
-        for place, row in enumerate(basis["values"]):
-            _mean(figure, row, text(parameter, row["value"]), BEST if place == 0 else OTHER, goal.text, number)
-        end = "" if number == 1 else str(number)
-        category = {"type": "category", "categoryorder": "array", "categoryarray": labels}
-        figure.update_layout(
-            {
-                f"yaxis{end}": {**category, "range": [len(order) - 0.5, -0.5], "showgrid": False},
-                f"xaxis{end}": {
-                    "range": _window([score for _, score in mine], basis["values"]),
-                    "nticks": 5,
-                    "tickangle": 0,
-                },
-            }
-        )
-    names = ", ".join(f"{row['text']} {goal.text(row['mean'])}" for row in shown[0]["values"])
-    return Chart(
-        f"value-{parameter.key}",
-        parameter.label,
-        f"Dot chart of {goal.word} by {parameter.label} {view.at(shown[0]['step'])}, means: {names}.",
-        " ".join(basis["statement"] for basis in shown),
-        as_json(figure),
-    )
-
-
-def _mean(figure: Any, row: dict[str, Any], label: str, colour: str, written: Any, number: int) -> None:
-    low, high = row["interval"] or (row["mean"], row["mean"])
-    hover = f"{label}: mean {written(row['mean'])}"
-    hover += f"<br>95 % {written(low)} to {written(high)}" if row["interval"] else "<br>a single point"
-    figure.add_scatter(
-        x=[row["mean"]],
-        y=[label],
-        mode="markers",
-        marker={"color": colour, "size": 12, "symbol": "diamond"},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [high - row["mean"]],
-            "arrayminus": [row["mean"] - low],
-            "color": colour,
-            "thickness": 2,
-            "width": 5,
-        },
-        hovertemplate=f"{hover}<extra></extra>",
-        **axes(number),
-    )
-
-
-def _window(scores: Sequence[float], rows: Sequence[dict[str, Any]]) -> list[float]:
-    """Returns the range that is shown: points and intervals, but of an interval of two values no more than half of
-    what the points span on either side."""
-    low, high = min(scores), max(scores)
-    room = 0.5 * (high - low) or 1.0
-    ends = [end for row in rows for end in row["interval"] or ()]
-    low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
-    margin = 0.04 * (high - low) or room
-    return [low - margin, high + margin]
-
-
-def _row(basis: dict[str, Any], value: Any) -> bool:
-    return any(identity(row["value"]) == identity(value) for row in basis["values"])
-
-
-def _range_chart(view: View, parameter: Parameter) -> Chart | None:
-    goal, by = view.goal, view.colours()
-    rows = [row for row in view.found["ranking"] if finite(row["parameters"].get(parameter.key)) is not None]
-    numbers = [row["parameters"][parameter.key] for row in rows]
-    steps = [step for step in view.bases() if sum(row["point"] in view.scores(step) for row in rows) > 1]
-    if len(set(numbers)) < 2 or not steps:
-        return None
-    titles = [f"{goal.label} {view.at(step)}" for step in steps]
-    figure = panels(titles, [PANEL] * len(steps))
-    low, high = min(parameter.low, *numbers), max(parameter.high, *numbers)
-    named: set[str] = set()
-    for number, step in enumerate(steps, start=1):
-        scores = view.scores(step)
-        for value in by.values if by else (None,):
-            mine = [row for row in rows if row["point"] in scores and (not by or by.given(row["parameters"], value))]
-            if mine:
-                name = text(by, value) if by else "points"
-                colour, symbol = paint(by, value)
-                figure.add_scatter(
-                    x=[row["parameters"][parameter.key] for row in mine],
-                    y=[scores[row["point"]] for row in mine],
-                    text=[view.names[row["point"]] for row in mine],
-                    name=name,
-                    legendgroup=name,
-                    showlegend=bool(by) and name not in named,
-                    mode="markers",
-                    marker={"color": colour, "size": 9, "symbol": symbol, "opacity": 0.85},
-                    hovertemplate="%{text}<br>%{x:.4~g}: %{y:.4~g}<extra></extra>",
-                    **axes(number),
-                )
-                named.add(name)
-        end = "" if number == 1 else str(number)
-        axis = ticks_of_logarithm(low, high) if parameter.logarithmic else {"range": _padded(low, high)}
-        figure.update_layout({f"xaxis{end}": {**axis, "tickangle": 0, "showgrid": False}})
-    lost = [row for row in rows if row["state"] == "diverged"]
-    if lost:
-        _edge(figure, view, lost, parameter, view.scores(steps[0]))
-    scale = ", a logarithmic axis" if parameter.logarithmic else ""
-    return Chart(
-        f"range-{parameter.key}",
-        parameter.label,
-        f"Scatter chart: {goal.word} {view.at(steps[0])} against {parameter.label}{scale}.",
-        f"A point each that uses it. {'Crosses along the edge diverged. ' if lost else ''}"
-        + (f"Below, those that finished, {view.at(None)}." if len(steps) > 1 else ""),
-        as_json(figure),
-    )
-
-
-def _edge(figure: Any, view: View, lost: Any, parameter: Parameter, scores: dict[int, float]) -> None:
-    """Adds the points that diverged at the worse edge of the first panel: they have no score."""
-    ends = [min(scores.values()), max(scores.values())]
-    room = 0.12 * (ends[1] - ends[0]) or 1.0
-    at = ends[1] + room if view.goal.lower_is_better else ends[0] - room
-    figure.add_scatter(
-        x=[row["parameters"][parameter.key] for row in lost],
-        y=[at] * len(lost),
-        text=[view.names[row["point"]] for row in lost],
-        name="diverged",
-        mode="markers",
-        marker={"color": LOST, "size": 8, "symbol": "x-thin", "line": {"color": LOST, "width": 2}},
-        hovertemplate="%{text} diverged<br>%{x:.4~g}<extra></extra>",
-    )
-
-
-def _padded(low: float, high: float) -> list[float]:
-    room = 0.04 * (high - low)
-    return [low - room, high + room]
-
-
-def importance_chart(view: View) -> Chart | None:
-    """Returns how much of the score's variance each parameter explains, beside what chance alone gives it."""
-    rows = view.found["importance"]
+    Optuna's own chart normalizes the shares, and has only parameters that all points use.
+    """
+    rows = data.findings["importance"]
     if not rows:
         return None
-    labels = [escape(view.parameters[row["key"]].label) + (" *" if row["among"] else "") for row in rows]
-    figure = panels([""], [34 * len(rows)], bargap=0.4)
+    labels = [escape(data.parameters[row["key"]].label) + (" *" if row["among"] else "") for row in rows]
+    figure = go.Figure(layout=layout(34 * len(rows) + 62, hovermode="closest", bargap=0.4))
     figure.add_bar(
         x=[row["share"] for row in rows],
-        y=[labels[place] for place in range(len(rows))],
+        y=labels,
         orientation="h",
-        name="share of variance",
-        marker={"color": [BEST if row["share"] > row["chance"] else QUIET for row in rows]},
+        marker={"color": [BEST if row["share"] > row["chance"] else MUTED for row in rows]},
         showlegend=False,
         hovertemplate="%{y}: %{x:.0%}<extra></extra>",
     )
@@ -457,19 +74,435 @@ def importance_chart(view: View) -> Chart | None:
         hovertemplate="chance: up to %{x:.0%}<extra></extra>",
     )
     figure.update_xaxes(tickformat=".0%", rangemode="tozero", nticks=5)
-    figure.update_yaxes(autorange="reversed", showgrid=False, tickfont=SMALL, ticksuffix="  ")
-    told = ", ".join(f"{label} {row['share']:.0%}" for label, row in zip(labels, rows, strict=True))
-    step = view.found["step"]
-    some = any(row["among"] for row in rows)
-    points = max(row["points"] for row in rows)
+    figure.update_yaxes(autorange="reversed", showgrid=False, ticksuffix="  ")
+    shares = ", ".join(f"{label} {row['share']:.0%}" for label, row in zip(labels, rows, strict=True))
     return Chart(
         "importance",
-        f"What moved the {view.goal.word} {view.at(step)}",
-        f"Bar chart of importance: {told}.",
+        f"What moved the {data.score}",
+        f"Bar chart of importance: {shares}.",
         "fANOVA: the share of the score’s variance over the whole space that a parameter explains alone, as a forest "
         "of regression trees has learned it; what is missing to 100 % is due to combinations and noise. The mark is "
         f"what shuffled scores reach once in 20: a bar that stays below it tells nothing. Learned from the "
-        f"{points} points that have a score there."
-        + (" * Only among the points that use it: a share of their variance." if some else ""),
-        as_json(figure),
+        f"{max(row['points'] for row in rows)} points that have a score there."
+        + (" * Only among the points that use it: a share of their variance." if any(r["among"] for r in rows) else ""),
+        figure,
+    )
+
+
+def _parallel_chart(data: SweepData) -> Chart | None:
+    """Returns parallel coordinates of all points that have a score; None for a single point or parameter.
+
+    Optuna's axes stand side by side; here they lie below each other, so that the chart fits a phone.
+    """
+    scores = data.scores()
+    varied = [one for one in data.parameters.values() if _varies(data, one, scores)]
+    if len(scores) < 2 or len(varied) < 2:
+        return None
+    drawn = visualization.plot_parallel_coordinate(
+        _study(data, scores), [escape(one.label) for one in varied], target_name=data.score
+    )
+    names = drawn.layout.xaxis.ticktext
+    leaders = sorted(scores, key=lambda point: data.objective.loss(scores[point]))[:LEADERS]
+    lines = dict(zip(scores, drawn.data[:-1], strict=True))  # the colour scale comes last
+    figure = go.Figure(layout=layout(AXIS * len(names) + 40, hovermode="closest", showlegend=False))
+    for point in sorted(lines, key=leaders.__contains__):  # the leaders on top
+        line, is_leader = lines[point], point in leaders
+        figure.add_scatter(
+            x=line.y,
+            y=line.x,
+            customdata=line.customdata,
+            mode="lines",
+            line={"color": BEST, "width": 3} if is_leader else {"color": MUTED, "width": 1},
+            opacity=0.9 if is_leader else 0.5,
+            hovertemplate=f"{escape(data.rows[point]['name'])}<br>{line.hovertemplate}",
+        )
+    label = {"showarrow": False, "bgcolor": "var(--surface)", "borderpad": 1}
+    for depth, name in enumerate(names):
+        figure.add_hline(y=depth, line={"color": "var(--line)", "width": 2}, layer="below")
+        place = {"x": 0, "y": depth, "xanchor": "left", "yanchor": "bottom", "yshift": 8}
+        figure.add_annotation(text=f"<b>{name}</b>", font={"color": "var(--ink)"}, **place, **label)
+    for tick in drawn.layout.annotations:
+        side = "left" if tick.y == 0 else "right" if tick.y == 1 else "center"
+        place = {"x": tick.y, "y": tick.x, "xanchor": side, "yanchor": "top", "yshift": -8}
+        text = "–" if tick.text == "None" else escape(truncated(unescape(tick.text), 11))
+        figure.add_annotation(text=text, font={"size": 11}, **place, **label)
+    figure.update_xaxes(visible=False, range=[-0.03, 1.03])
+    figure.update_yaxes(visible=False, range=[len(names) - 0.55, -0.4])
+    return Chart(
+        "parallel",
+        "Every point, from its score to its parameters",
+        f"Parallel coordinates of {len(scores)} points over the score and {', '.join(one.label for one in varied)}.",
+        f"A line is a point; follow it from axis to axis. The best {len(leaders)} are drawn thick. “–” marks points "
+        "that do not use a parameter.",
+        figure,
+    )
+
+
+def _varies(data: SweepData, parameter: Parameter, points: Mapping[int, float]) -> bool:
+    used = [canonical(value) for point, value in data.values(parameter).items() if point in points]
+    return len(set(used)) + (0 < len(used) < len(points)) > 1
+
+
+def _study(data: SweepData, values: Mapping[int, Any], directions: Sequence[str] = ()) -> Study:
+    """Returns an Optuna study with a trial for each point of `values`, in their order; its parameters are called by
+    their labels and categories by their text, both escaped."""
+    study = create_study(*(directions or [data.objective.direction]))
+    used = {one: data.values(one) for one in data.parameters.values()}
+    distributions = {one: _distribution(one, list(known.values())) for one, known in used.items() if known}
+    for point, score in values.items():
+        mine = {one: known[point] for one, known in used.items() if point in known}
+        trial = create_trial(
+            values=score if directions else [score],
+            params={escape(one.label): _coordinate(one, value) for one, value in mine.items()},
+            distributions={escape(one.label): distributions[one] for one in mine},
+        )
+        study.add_trial(trial)
+    return study
+
+
+def _coordinate(parameter: Parameter, value: Any) -> Any:
+    return escape(parameter.text(value)) if parameter.categorical else float(value)
+
+
+def _distribution(parameter: Parameter, used: Sequence[Any]) -> BaseDistribution:
+    if parameter.categorical:
+        known = dict.fromkeys(_coordinate(parameter, value) for value in [*parameter.values, *used])
+        return CategoricalDistribution(list(known))
+    # Population-based training may leave the range.
+    return FloatDistribution(min([parameter.low, *used]), max([parameter.high, *used]), log=parameter.logarithmic)
+
+
+def _slice(data: SweepData, parameter: Parameter, values: Mapping[int, float]) -> go.Figure:
+    """Returns Optuna's slice plot: numbers by point against a parameter that all of them use. Categories, whose names
+    need room, lie below each other."""
+    drawn = visualization.plot_slice(_study(data, values), [escape(parameter.label)])
+    (dots,) = drawn.data
+    chosen = [list(values)[number] for number in dots.marker.color]  # Optuna's colour is the number of the trial
+    is_wide, styles = parameter.categorical, _styles(data)
+    height = ROW * len(parameter.values) + 50 if is_wide else PANEL
+    figure = go.Figure(layout=layout(height, hovermode="closest"))
+    figure.add_scatter(
+        x=dots.y if is_wide else dots.x,
+        y=dots.x if is_wide else dots.y,
+        text=[escape(data.rows[point]["name"]) for point in chosen],
+        mode="markers",
+        marker={"size": 9, "opacity": 0.85} | _markers(styles, chosen),
+        showlegend=False,
+        hovertemplate="%{text}: " + ("%{x:.4~g}" if is_wide else "%{y:.4~g} at %{x:.4~g}") + "<extra></extra>",
+    )
+    figure.update_xaxes(tickangle=0, nticks=5, showgrid=is_wide)
+    if is_wide:
+        order = list(drawn.layout.xaxis.categoryarray)  # each is the repr of a text
+        category = {"type": "category", "categoryorder": "array", "categoryarray": order, "showgrid": False}
+        labels = [escape(truncated(parameter.text(value), 24)) for value in parameter.values]
+        figure.update_yaxes(range=[len(order) - 0.5, -0.5], tickvals=order, ticktext=labels, **category)
+        return figure
+    if parameter.logarithmic:
+        figure.update_xaxes(**LOG_AXIS)
+    _add_legend(figure, data, chosen)
+    return figure
+
+
+def _markers(styles: Mapping[int, tuple[str, str]], points: Sequence[int]) -> dict[str, list[str]]:
+    return {"color": [styles[point][0] for point in points], "symbol": [styles[point][1] for point in points]}
+
+
+def _colour_parameter(data: SweepData) -> Parameter | None:
+    """Returns the parameter whose values give points their colours: the cell, or the most important categorical one."""
+    if cell := find_categorical(list(data.parameters.values()), "cell"):
+        return cell
+    by_importance = [data.parameters[row["key"]] for row in data.findings["importance"]]
+    candidates = by_importance or list(data.parameters.values())
+    return next((one for one in candidates if 1 < len(one.values) <= len(SYMBOLS)), None)
+
+
+def _styles(data: SweepData) -> dict[int, tuple[str, str]]:
+    """Returns colour and marker by point."""
+    parameter = _colour_parameter(data)
+    indices = {p: parameter.index(value) for p, value in data.values(parameter).items()} if parameter else {}
+    known = {p: (line_style(index)[0], SYMBOLS[index % len(SYMBOLS)]) for p, index in indices.items()}
+    return {point: known.get(point, (BEST, SYMBOLS[0])) for point in data.rows}
+
+
+def _add_legend(figure: go.Figure, data: SweepData, points: Sequence[int], mode: str = "markers") -> None:
+    """Adds the values that give `points` their colours to the legend."""
+    if (parameter := _colour_parameter(data)) is None:
+        return
+    styles, values = _styles(data), data.values(parameter)
+    shown = sorted((point for point in points if point in values), key=lambda point: parameter.index(values[point]))
+    for name, (colour, symbol) in {escape(parameter.text(values[point])): styles[point] for point in shown}.items():
+        marker, line = {"color": colour, "symbol": symbol, "size": 9}, {"color": colour, "width": 3}
+        figure.add_scatter(x=[None], y=[None], mode=mode, name=name, marker=marker, line=line, showlegend=True)
+
+
+def _categorical_chart(data: SweepData, compared: Mapping[str, Any]) -> Chart:
+    """Returns every point by the value of a categorical parameter, and the mean of each value with its interval."""
+    parameter, objective, basis = data.parameters[compared["key"]], data.objective, compared["bases"][0]
+    used, scores = data.values(parameter), data.scores()
+    scores = {point: score for point, score in scores.items() if point in used}
+    figure = _slice(data, parameter, scores)
+    figure.update_traces(marker={"color": MUTED, "size": 7, "opacity": 0.45, "symbol": "circle"})
+    for place, row in enumerate(basis["values"]):
+        mean, colour = row["mean"], BEST if place == 0 else OTHER
+        low, high = row["interval"] or (mean, mean)
+        interval = f"95 % {objective.text(low)} to {objective.text(high)}" if row["interval"] else "a single point"
+        figure.add_scatter(
+            x=[mean],
+            y=[repr(_coordinate(parameter, row["value"]))],
+            mode="markers",
+            marker={"color": colour, "size": 12, "symbol": "diamond"},
+            error_x=error_bars([mean], [(low, high)], colour),
+            showlegend=False,
+            hovertemplate=f"mean {objective.text(mean)} of {row['points']}<br>{interval}<extra></extra>",
+        )
+    # Intervals of two points may be many times as long as all scores: they are cut.
+    low, high = min(scores.values()), max(scores.values())
+    room = 0.3 * (high - low) or 1.0
+    figure.update_xaxes(range=[low - room, high + room])
+    means = ", ".join(f"{row['text']} {objective.text(row['mean'])}" for row in basis["values"])
+    return Chart(
+        f"value-{parameter.key}",
+        f"{parameter.label}: {data.score}",
+        f"Dot chart of {data.score} by {parameter.label}, means: {means}.",
+        " ".join(one["statement"] for one in compared["bases"]),
+        figure,
+    )
+
+
+def _numeric_chart(data: SweepData, parameter: Parameter) -> Chart | None:
+    used = data.values(parameter)
+    scores = {point: score for point, score in data.scores().items() if point in used}
+    if len({used[point] for point in scores}) < 2:
+        return None
+    return Chart(
+        f"range-{parameter.key}",
+        f"{parameter.label}: {data.score}",
+        f"Scatter chart: {data.score} against {parameter.label}.",
+        "A point each that uses it and has a score there.",
+        _slice(data, parameter, scores),
+    )
+
+
+def _pair_charts(data: SweepData) -> list[Chart]:
+    """Returns mean and best score by two categorical parameters, at each step at which points are compared."""
+    pairs, objective = data.findings["pairs"], data.objective
+    if not pairs or len(data.rows) < 2:
+        return []
+    rows, columns = data.parameters[pairs["rows"]], data.parameters[pairs["columns"]]
+    charts: list[Chart] = []
+    for table, by in [(table, by) for table in pairs["bases"] for by in ("mean", "best")]:
+        for cell in (cells := [dict(cell) for cell in table["cells"]]):
+            cell["text"], cell["shade"] = (
+                f"{objective.text(cell[by])}<br>n = {cell['points']}",
+                -objective.loss(cell[by]),
+            )
+            cell["hover"] = f"{objective.text(cell['mean'])} mean, {objective.text(cell['best'])} best"
+        title = f"{by.capitalize()} {objective.word} {at_step(table['step'])}"
+        charts.append(
+            Chart(
+                f"pairs-{len(charts)}",
+                title,
+                f"Heatmap of {title.lower()} by {_spoken(rows, columns, cells)}.",
+                f"{rows.label} downwards, {columns.label} across; the stronger the colour, the better; n counts "
+                "points. Empty cells have none.",
+                _heatmap(rows, columns, cells, "var(--accent-soft)", "var(--accent)"),
+            )
+        )
+    return charts
+
+
+def _divergence_chart(data: SweepData) -> Chart | None:
+    """Returns the share of trials that diverged, by cell and clipping where the sweep varies both."""
+    found = data.findings["divergence"]
+    if not found:
+        return None
+    rows, columns = data.parameters[found["rows"]], data.parameters.get(found["columns"] or "")
+    for cell in (cells := [dict(cell) for cell in found["cells"]]):
+        low, high = cell["interval"]
+        cell["text"], cell["shade"] = f"{cell['diverged']} of {cell['trials']}", cell["share"]
+        cell["hover"] = f"{cell['share']:.0%} diverged<br>95 % {low:.0%} to {high:.0%}"
+    return Chart(
+        "divergence",
+        f"Trials that diverged, by {rows.label}{f' and {columns.label}' if columns else ''}",
+        f"Heatmap of diverged trials by {_spoken(rows, columns, cells)}.",
+        "Trials whose loss or gradient stopped being finite, of all that ended. A recurrent gradient is a product over "
+        "time: where its factors exceed 1 it explodes, and clipping caps the step that follows. Touch a cell for its "
+        "95 % interval (Wilson).",
+        _heatmap(rows, columns, cells, "var(--surface)", "var(--missing)", (0.0, 1.0)),
+    )
+
+
+def _spoken(rows: Parameter, columns: Parameter | None, cells: Sequence[Mapping[str, Any]]) -> str:
+    names = rows.label + (f" and {columns.label}" if columns else "")
+    values = [f"{rows.text(cell['row'])} {columns.text(cell['column']) if columns else ''}".strip() for cell in cells]
+    texts = (cell["text"].partition("<br>")[0] for cell in cells)
+    return f"{names}: {', '.join(f'{value} {text}' for value, text in zip(values, texts, strict=True))}"
+
+
+def _heatmap(
+    rows: Parameter,
+    columns: Parameter | None,
+    cells: Sequence[Mapping[str, Any]],
+    weakest: str,
+    strongest: str,
+    limits: tuple[float, float] | None = None,
+) -> go.Figure:
+    """Returns a heatmap of ``shade`` between two colours, with the ``text`` of each cell in it."""
+    low, high = limits or (min(cell["shade"] for cell in cells), max(cell["shade"] for cell in cells))
+    shape = len(rows.values), len(columns.values) if columns else 1
+    shades, hovers = np.full(shape, None, dtype=object), np.full(shape, None, dtype=object)
+    figure = go.Figure(layout=layout(CELL * shape[0] + 56, hovermode="closest", showlegend=False))
+    for cell in cells:
+        y, x = rows.index(cell["row"]), columns.index(cell["column"]) if columns else 0
+        shades[y, x], hovers[y, x] = cell["shade"], cell["hover"]
+        is_strong = (cell["shade"] - low) / (high - low or 1.0) > 0.55
+        font = {"color": "var(--surface)" if is_strong else "var(--ink)", "size": 12}
+        figure.add_annotation(x=x, y=y, text=cell["text"], showarrow=False, font=font)
+    figure.add_heatmap(
+        z=shades.tolist(),
+        customdata=hovers.tolist(),
+        zmin=low,
+        zmax=high if high > low else low + 1,
+        colorscale=[[0, weakest], [1, strongest]],
+        showscale=False,
+        xgap=2,
+        ygap=2,
+        hoverongaps=False,
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+    # Invisible ticks keep labels off the cells.
+    ticks = {"showgrid": False, "ticks": "outside", "tickcolor": "rgba(0,0,0,0)"}
+    ticks |= {"tickfont": {"size": 11, "color": "var(--ink)"}}
+    down, across = ([escape(one.text(value)) for value in one.values] if one else [""] for one in (rows, columns))
+    figure.update_xaxes(tickvals=list(range(len(across))), ticktext=across, side="top", tickangle=0, **ticks)
+    figure.update_yaxes(tickvals=list(range(len(down))), ticktext=down, autorange="reversed", **ticks)
+    return figure
+
+
+def _curves_chart(data: SweepData) -> Chart | None:
+    """Returns the learning curves of all trials; how a trial ended shows in its line."""
+    best, objective, styles = (data.findings["lead"] or {}).get("point"), data.objective, _styles(data)
+    # The winner is drawn last, on top.
+    curves = sorted(data.findings["curves"], key=lambda one: (one["state"] == "finished", one["point"] == best))
+    if not any(len(curve["steps"]) > 1 for curve in curves):
+        return None
+    study = create_study("minimize")
+    for curve in curves:
+        history = dict(zip(curve["steps"], curve["scores"], strict=True))
+        study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values=history))
+    figure = go.Figure(visualization.plot_intermediate_values(study).data, layout(PANEL + 100, hovermode="closest"))
+    for curve, line in zip(curves, figure.data, strict=True):
+        is_finished, is_best, colour = curve["state"] == "finished", curve["point"] == best, styles[curve["point"]][0]
+        dash = {"stopped": "dash", "diverged": "dot"}.get(curve["state"], "solid")
+        line.update(
+            mode="lines" if len(curve["steps"]) > 1 else "markers",
+            marker={"color": colour, "size": 5},
+            line={"color": colour, "width": 4 if is_best else 2 if is_finished else 1.2, "dash": dash},
+            opacity=1.0 if is_best else 0.85 if is_finished else 0.5,
+            showlegend=False,
+            hovertemplate=f"{escape(data.rows[curve['point']]['name'])}<br>step %{{x:,d}}: %{{y:.4~g}}<extra></extra>",
+        )
+    _add_legend(figure, data, [curve["point"] for curve in curves], "lines")
+    figure.update_yaxes(range=_curve_range(objective, curves))
+    figure.update_xaxes(title=axis_title("Step"), tickformat=",d", showgrid=False)
+    states = data.findings["counts"]
+    notes = ["The winner is drawn thick."] if best is not None and len(curves) > 1 else []
+    notes += ["Dashed lines end where early stopping gave a trial up."] if states.get("stopped") else []
+    notes += ["Dotted lines end with the last validation of a trial that diverged."] if states.get("diverged") else []
+    return Chart(
+        "curves",
+        f"Validation {objective.word} of all trials",
+        f"Line chart: {objective.word} by step of {len(curves)} trials.",
+        " ".join(notes),
+        figure,
+    )
+
+
+def _curve_range(objective: Objective, curves: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Returns the range of scores shown, without outliers, which would press the rest flat."""
+    whole = [curve for curve in curves if curve["state"] != "diverged"] or curves
+    losses = [objective.loss(score) for curve in whole for score in curve["scores"]]
+    low = min(losses)
+    high = min(max(losses), low + OUTLYING * (float(np.quantile(losses, 0.9)) - low))
+    margin = 0.06 * (high - low) or 0.5
+    return sorted([objective.loss(low - margin), objective.loss(high + margin)])
+
+
+def _history_chart(data: SweepData) -> Chart | None:
+    """Returns the score of each point in the order of the search, and the best up to then."""
+    scores = data.scores()
+    if len(scores) < 2:
+        return None
+    dots, best, _ = visualization.plot_optimization_history(_study(data, scores), target_name="points").data
+    figure = go.Figure([dots, best], layout(PANEL, hovermode="closest"))
+    names, hover = [escape(data.rows[point]["name"]) for point in scores], "%{text}: %{y:.4~g}<extra></extra>"
+    figure.data[0].update(x=list(scores), text=names, hovertemplate=hover, marker={"color": MUTED, "size": 8})
+    figure.data[1].update(x=list(scores), name="best so far", line={"color": BEST, "shape": "hv"}, hoverinfo="skip")
+    figure.update_xaxes(title=axis_title("Number of the point"), showgrid=False, rangemode="tozero")
+    return Chart(
+        "history",
+        f"The search: {data.score}",
+        f"Scatter chart: {data.score} of {len(scores)} points in the order of the search, with the best so far.",
+        "Points in the order in which they were tried. Where the best still improves at the end, a longer search may "
+        "pay.",
+        figure,
+    )
+
+
+def _gradient_charts(data: SweepData) -> list[Chart | None]:
+    """Returns gradient norms by cell, and norm and share of clipped updates by threshold, as far as logged."""
+    cell = _colour_parameter(data)
+    threshold = next((one for one in data.parameters.values() if one.key.endswith("threshold")), None)
+    norm, clipped = "median gradient norm before clipping", "share of updates clipped"
+    rare = "Where the largest is far above the median, explosions are rare: a threshold between the two cuts them off."
+    net = (
+        "A share near 100 % means that the threshold, not the learning rate, sets the size of the steps; near 0 % "
+        "clipping is a safety net that hardly ever touches an update."
+    )
+    return [
+        _gradient_chart(data, cell, "median", norm, "A dot is the median of a point’s updates."),
+        _gradient_chart(data, cell, "largest", "largest gradient norm before clipping", rare),
+        _gradient_chart(data, threshold, "median", norm, "Of the points that clip."),
+        _gradient_chart(data, threshold, "clipped", clipped, f"Of the points that clip. {net}"),
+    ]
+
+
+def _gradient_chart(data: SweepData, parameter: Parameter | None, key: str, what: str, note: str) -> Chart | None:
+    used = data.values(parameter) if parameter else {}
+    numbers: dict[int, list[float]] = {}
+    for row in data.findings["gradients"]:
+        if row["point"] in used and row[key] is not None and (row[key] > 0 or key == "clipped"):
+            numbers.setdefault(row["point"], []).append(row[key])
+    if parameter is None or len(numbers) < 2:
+        return None
+    figure = _slice(data, parameter, {point: float(np.mean(numbers[point])) for point in sorted(numbers)})
+    axis = {"range": [-0.03, 1.03], "tickformat": ".0%"} if key == "clipped" else LOG_AXIS
+    (figure.update_xaxes if parameter.categorical else figure.update_yaxes)(**axis)
+    what = f"{what[0].upper()}{what[1:]}, by {parameter.label}"
+    return Chart(f"gradient-{key}-{parameter.key}", what, f"Scatter chart: {what}.", note, figure)
+
+
+def _front_chart(data: SweepData, front: Mapping[str, Any]) -> Chart:
+    """Returns the first objective against another one, or speed, with the Pareto front."""
+    x, y = (metric_info(front[axis]) for axis in ("x", "y"))
+    values = {one["point"]: [one["x"], one["y"]] for one in front["points"]}  # sorted by x, as a line wants them
+    objectives = {one.name: one for one in (SPEED, *data.objectives)}
+    study = _study(data, values, [objectives[front[axis]].direction for axis in ("x", "y")])
+    drawn, styles = visualization.plot_pareto_front(study, target_names=[x.label, y.label]), _styles(data)
+    figure = go.Figure(drawn.data, layout(PANEL + 60, hovermode="closest"))
+    for dots, size, opacity in zip(figure.data, (8, 13), (0.55, 1.0), strict=True):
+        chosen = [list(values)[number] for number in dots.marker.color or ()]
+        dots.marker = {"size": size, "opacity": opacity} | _markers(styles, chosen)
+        dots.update(text=[escape(data.rows[point]["name"]) for point in chosen])
+        dots.update(hovertemplate="%{text}<br>%{y:.4~g} at %{x:,.4~g}<extra></extra>")
+    figure.data[1].update(mode="markers+lines", line={"color": "var(--ink)", "width": 1.5, "dash": "dot"})
+    _add_legend(figure, data, list(values))
+    figure.update_xaxes(title=axis_title(x.label), tickformat="~s", nticks=6, tickangle=0)
+    speed = " Speeds compare only where trials had the machine alike." if front["x"] == SPEED.name else ""
+    return Chart(
+        f"front-{front['x']}",
+        f"{y.label} against {x.label.lower()}",
+        f"Scatter chart: {y.label} against {x.label.lower()} of {len(values)} points.",
+        f"Points that finished. No other one is better in both than a large one on the dotted line.{speed}",
+        figure,
     )

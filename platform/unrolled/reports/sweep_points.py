@@ -1,10 +1,6 @@
-"""Points and parameters of a sweep, ranked, and their Pareto front.
+"""Points, parameters and objectives of a sweep, and their Pareto fronts.
 
-Parameters of a search space as a reader meets them: short names, values as text, which are categories.
-
-The points of a sweep in order of merit: a point is one choice of parameters, with a trial for each seed.
-
-The Pareto front of two objectives: the points that no other point beats in both.
+A point is one choice of parameters, with a trial for each seed.
 """
 
 from __future__ import annotations
@@ -15,16 +11,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import optuna
+from optuna.trial import create_trial
+
 from unrolled.config.load import format_value
 from unrolled.metrics import metric_info
 from unrolled.metrics.registry import METRIC_INFO
-from unrolled.reports.text import finite
+from unrolled.reports.text import finite, truncated, uncapitalized
 
-Entry = Mapping[str, Any]
-"""A part of sweep.json."""
+JsonObject = Mapping[str, Any]
+"""The content of sweep.json, or a part of it."""
+Findings = dict[str, Any]
+"""What `sweep_analysis.findings` returns."""
 NUMERIC = ("uniform", "loguniform", "randint")
-LONGEST = 40  # characters of a value that are shown
-FEW = 6  # different numbers up to which a parameter of unknown range is one of categories
+LONGEST = 40
+"""Characters of a value that are shown."""
+MAX_CATEGORIES = 6
+"""A parameter of unknown range with more different numbers is numeric."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,11 @@ class Parameter:
     """A key of the config that a sweep varies.
 
     Attributes:
-        key: dotted.
-        label: its last parts, as many as tell it from the others.
-        values: of a categorical one, in the space's order; empty for a numeric one.
-        low, high: ends of a numeric one's range.
-        logarithmic: it was drawn uniformly by its logarithm.
-        when: values of other parameters under which it is in use; empty where always.
+        key: the dotted key.
+        label: the last parts of the key, as many as tell it from the others.
+        values: the values of a categorical parameter, in the order of the space; empty for a numeric one.
+        low, high: the range of a numeric parameter.
+        logarithmic: whether its logarithm is sampled uniformly.
     """
 
     key: str
@@ -46,62 +48,57 @@ class Parameter:
     low: float = 0.0
     high: float = 0.0
     logarithmic: bool = False
-    when: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
     @property
     def categorical(self) -> bool:
-        """Whether it has values rather than a range."""
+        """Whether it has a list of values, not a range."""
         return bool(self.values)
 
     def text(self, value: Any) -> str:
-        """Returns a value as printed everywhere; two different ones never look the same."""
+        """Returns a value as printed everywhere; two different values never look the same."""
         plain = _plain(self.key, value)
         twins = [other for other in self.values if _plain(self.key, other) == plain]
-        return plain if len(twins) < 2 else f"{plain} ({self.place(value) + 1})"
+        return plain if len(twins) < 2 else f"{plain} ({self.index(value) + 1})"
 
-    def given(self, parameters: Mapping[str, Any], value: Any) -> bool:
-        """Returns whether a point uses it with that value."""
-        return self.key in parameters and identity(parameters[self.key]) == identity(value)
+    def matches(self, parameters: Mapping[str, Any], value: Any) -> bool:
+        """Returns whether a point with these parameters uses this one with that value."""
+        return self.key in parameters and canonical(parameters[self.key]) == canonical(value)
 
-    def place(self, value: Any) -> int:
-        """Returns the place of a value of a categorical parameter; one that the space lacks is last."""
-        known = [identity(one) for one in self.values]
-        return known.index(identity(value)) if identity(value) in known else len(known)
+    def index(self, value: Any) -> int:
+        """Returns the index of a value of a categorical parameter; one that the space lacks comes last."""
+        known = [canonical(one) for one in self.values]
+        return known.index(canonical(value)) if canonical(value) in known else len(known)
 
 
-def identity(value: Any) -> str:
-    """Returns what two equal values share and True, 1 and "1" do not."""
+def canonical(value: Any) -> str:
+    """Returns a text that is the same for equal values, and different for True, 1 and "1"."""
     is_whole = isinstance(value, float) and value.is_integer()
     return json.dumps(int(value) if is_whole else value, sort_keys=True)
 
 
-def parameters_of(sweep: Entry) -> list[Parameter]:
-    """Returns the parameters in the space's order; those of a sweep without a space as its trials show them."""
-    space: dict[str, Entry] = dict(sweep.get("space") or {})
-    drawn: dict[str, list[Any]] = {}
+def parameters_of(sweep: JsonObject) -> list[Parameter]:
+    """Returns the parameters in the order of the space; what the space lacks is inferred from the trials."""
+    space: dict[str, JsonObject] = dict(sweep.get("space") or {})
+    observed: dict[str, list[Any]] = {}
     for trial in sweep["trials"]:
         for key, value in (trial.get("parameters") or {}).items():
-            drawn.setdefault(key, []).append(value)
-    for key, values in drawn.items():
-        if key not in space:
-            space[key] = _guessed(values)
+            observed.setdefault(key, []).append(value)
+    space |= {key: _inferred(values) for key, values in observed.items() if key not in space}
     labels = _labels(list(space))
     return [_parameter(key, labels[key], entry) for key, entry in space.items()]
 
 
-def _parameter(key: str, label: str, entry: Entry) -> Parameter:
-    when = tuple((other, tuple(values)) for other, values in (entry.get("when") or {}).items())
+def _parameter(key: str, label: str, entry: JsonObject) -> Parameter:
     if entry["kind"] in NUMERIC:
-        log = entry["kind"] == "loguniform"
-        return Parameter(key, label, (), float(entry["low"]), float(entry["high"]), log, when)
-    unique = {identity(value): value for value in entry["values"]}
-    return Parameter(key, label, tuple(unique.values()), when=when)
+        return Parameter(key, label, (), float(entry["low"]), float(entry["high"]), entry["kind"] == "loguniform")
+    unique = {canonical(value): value for value in entry["values"]}
+    return Parameter(key, label, tuple(unique.values()))
 
 
-def _guessed(values: Sequence[Any]) -> dict[str, Any]:
-    unique = {identity(value): value for value in values}
+def _inferred(values: Sequence[Any]) -> dict[str, Any]:
+    unique = {canonical(value): value for value in values}
     numbers = [number for value in unique.values() if (number := finite(value)) is not None]
-    if len(numbers) == len(unique) > FEW:
+    if len(numbers) == len(unique) > MAX_CATEGORIES:
         return {"kind": "uniform", "low": min(numbers), "high": max(numbers)}
     return {"kind": "choice", "values": list(unique.values())}
 
@@ -120,12 +117,13 @@ def _labels(keys: Sequence[str]) -> dict[str, str]:
 def _plain(key: str, value: Any) -> str:
     if value is None and key.endswith("truncate"):
         return "full"
-    text = f"{value:.3g}" if isinstance(value, float) and not value.is_integer() else format_value(value)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return truncated(
+        f"{value:.3g}" if isinstance(value, float) and not value.is_integer() else format_value(value), LONGEST
+    )
 
 
 STATES = ("finished", "stopped", "running", "diverged", "failed")
-"""From the one that says most of a point to the one that says least."""
+"""States of trials, the most informative first."""
 WORDS = {
     "finished": "finished",
     "stopped": "stopped early",
@@ -137,20 +135,25 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Objective:
-    """What a sweep seeks."""
+    """A score that a sweep optimizes."""
 
     name: str
     lower_is_better: bool
 
     @property
+    def direction(self) -> str:
+        """``minimize`` or ``maximize``."""
+        return "minimize" if self.lower_is_better else "maximize"
+
+    @property
     def label(self) -> str:
-        """Its name for readers."""
+        """The name shown to readers."""
         return metric_info(self.name).label
 
     @property
     def word(self) -> str:
-        """Its name inside a sentence: ``loss``, but ``BLEU``."""
-        return self.label[0].lower() + self.label[1:] if self.label[1:2].islower() else self.label
+        """The label inside a sentence: ``loss``, but ``BLEU``."""
+        return uncapitalized(self.label)
 
     def text(self, value: float | None) -> str:
         """Returns a score, or a difference of scores, as printed everywhere."""
@@ -161,7 +164,7 @@ class Objective:
         return text.replace("-", "−")
 
     def loss(self, value: float) -> float:
-        """Returns a number that is the smaller, the better the score."""
+        """Returns a number that is smaller for a better score."""
         return value if self.lower_is_better else -value
 
 
@@ -170,18 +173,18 @@ class Point:
     """One choice of parameters.
 
     Attributes:
-        number: as the sweep counts.
-        parameters: by dotted key; those not in use are absent.
-        trials: of sweep.json, one a seed.
+        number: its number in the sweep, from 0.
+        parameters: values by dotted key; those not in use are absent.
+        trials: the entries of sweep.json, one per seed.
     """
 
     number: int
     parameters: Mapping[str, Any]
-    trials: tuple[Entry, ...]
+    trials: tuple[JsonObject, ...]
 
     @property
     def name(self) -> str:
-        """That of its trial, or its own where several seeds were run: ``trial 0007``, ``point 7``."""
+        """The name of its trial, or its number where several seeds were run: ``trial 0007``, ``point 7``."""
         return f"trial {self.trials[0]['name']}" if len(self.trials) == 1 else f"point {self.number}"
 
     @property
@@ -191,13 +194,13 @@ class Point:
 
     @property
     def steps(self) -> int:
-        """Updates of its shortest trial."""
+        """The number of updates of its shortest trial."""
         return min(int(finite(trial.get("steps")) or 0) for trial in self.trials)
 
     def scores(self, name: str) -> list[float]:
-        """Returns the scores of its trials that have one and neither diverged nor failed."""
-        whole = [trial for trial in self.trials if trial["state"] in ("finished", "stopped", "running")]
-        return _known((trial.get("scores") or {}).get(name) for trial in whole)
+        """Returns the scores of the trials that have one and neither diverged nor failed."""
+        valid = [trial for trial in self.trials if trial["state"] in ("finished", "stopped", "running")]
+        return _known((trial.get("scores") or {}).get(name) for trial in valid)
 
     def score(self, name: str) -> float | None:
         """Returns the mean of `scores`, None where there is none."""
@@ -211,44 +214,44 @@ class Point:
         return statistics.fmean(values) if len(values) == len(self.trials) else None
 
     def mean(self, key: str) -> float | None:
-        """Returns the mean of another number of its trials, such as ``tokens_per_second``."""
+        """Returns the mean of another number of the trials, such as ``tokens_per_second``."""
         values = _known(trial.get(key) for trial in self.trials)
         return statistics.fmean(values) if values else None
 
 
-def objectives(sweep: Entry) -> list[Objective]:
-    """Returns what the sweep seeks, the first first."""
+def objectives(sweep: JsonObject) -> list[Objective]:
+    """Returns the objectives of the sweep; the first one ranks the points."""
     return [Objective(name, mode == "min") for name, mode in zip(sweep["metric"], sweep["mode"], strict=True)]
 
 
-def ranked_points(sweep: Entry) -> list[Point]:
+def ranked_points(sweep: JsonObject) -> list[Point]:
     """Returns the points from best to worst by the first objective.
 
-    Points that finished come first; then those that were stopped early, the longest first, for a score of fewer
-    steps does not compare; then those that still run, diverged or failed.
+    Points that finished come first; then those that were stopped early, the longest first, because scores after fewer
+    steps do not compare; then those that are running, diverged or failed.
     """
-    goal = objectives(sweep)[0]
-    groups: dict[int, list[Entry]] = {}
-    for place, trial in enumerate(sweep["trials"]):
-        groups.setdefault(trial.get("point", place), []).append(trial)
+    objective = objectives(sweep)[0]
+    groups: dict[int, list[JsonObject]] = {}
+    for index, trial in enumerate(sweep["trials"]):
+        groups.setdefault(trial.get("point", index), []).append(trial)
     points = [Point(number, trials[0].get("parameters") or {}, tuple(trials)) for number, trials in groups.items()]
 
-    def merit(point: Point) -> tuple[int, int, bool, float]:
-        score = point.score(goal.name)
+    def rank(point: Point) -> tuple[int, int, bool, float]:
+        score = point.score(objective.name)
         steps = 0 if point.state == "finished" else -point.steps
-        return STATES.index(point.state), steps, score is None, 0.0 if score is None else goal.loss(score)
+        return STATES.index(point.state), steps, score is None, 0.0 if score is None else objective.loss(score)
 
-    return sorted(points, key=merit)
+    return sorted(points, key=rank)
 
 
 def common_step(points: Sequence[Point], name: str) -> int | None:
-    """Returns the last step at which every point has a score that was not cut short by failing or diverging;
-    None where nothing was stopped early or there is no such step."""
-    whole = [point for point in points if point.state in ("finished", "stopped")]
-    if all(point.state == "finished" for point in whole):
+    """Returns the last step at which every finished or stopped point has a score; None where nothing was stopped early
+    or there is no such step."""
+    valid = [point for point in points if point.state in ("finished", "stopped")]
+    if all(point.state == "finished" for point in valid):
         return None
     steps: set[int] | None = None
-    for trial in (trial for point in whole for trial in point.trials):
+    for trial in (trial for point in valid for trial in point.trials):
         own = {row["step"] for row in trial.get("history") or [] if finite(row["scores"].get(name)) is not None}
         steps = own if steps is None else steps & own
     return max(steps) if steps else None
@@ -258,39 +261,91 @@ def _known(values: Any) -> list[float]:
     return [number for value in values if (number := finite(value)) is not None]
 
 
+def create_study(*directions: str) -> optuna.Study:
+    """Returns an empty Optuna study in memory, without its line in the log."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(directions=directions)
+
+
 SPEED = Objective("tokens_per_second", lower_is_better=False)
 
 
-def fronts(points: Sequence[Point], goals: Sequence[Objective]) -> list[dict[str, Any]]:
-    """Returns score against speed, and the first objective against each other one, of the points that finished.
+def pareto_fronts(points: Sequence[Point], objectives: Sequence[Objective]) -> list[dict[str, Any]]:
+    """Returns the first objective against speed and against each other one, of the points that finished.
 
     Returns:
-        for each ``x`` and ``y``: names of what is measured, ``points`` with ``name``, ``x``, ``y`` and ``front``,
-        sorted by x; pairs that fewer than two points have are left out.
+        For each pair ``x`` and ``y``, the names of what is measured, and ``points`` with ``name``, ``x``, ``y`` and
+        ``front``, sorted by x; pairs that fewer than two points have are left out.
     """
-    against = [*goals[1:], *([SPEED] if all(goal.name != SPEED.name for goal in goals) else [])]
+    first, *others = objectives
     found = []
-    for other in against:
-        known = []
-        for point in points:
-            x, y = objective_value(point, other), objective_value(point, goals[0])
-            if point.state == "finished" and x is not None and y is not None:
-                known.append({"name": point.name, "point": point.number, "x": x, "y": y})
+    for other in [*others, *([SPEED] if SPEED.name not in [one.name for one in objectives] else [])]:
+        measured = [(objective_value(point, other), objective_value(point, first), point) for point in points]
+        known = [
+            {"name": point.name, "point": point.number, "x": x, "y": y}
+            for x, y, point in measured
+            if point.state == "finished" and x is not None and y is not None
+        ]
         if len(known) > 1:
-            for one in known:
-                one["front"] = not any(_beats(rival, one, other, goals[0]) for rival in known)
             known.sort(key=lambda one: (one["x"], one["y"]))
-            found.append({"x": other.name, "y": goals[0].name, "points": known})
+            study = create_study(other.direction, first.direction)
+            study.add_trials([create_trial(values=[one["x"], one["y"]]) for one in known])
+            best = {trial.number for trial in study.best_trials}
+            for number, one in enumerate(known):
+                one["front"] = number in best
+            found.append({"x": other.name, "y": first.name, "points": known})
     return found
 
 
-def objective_value(point: Point, goal: Objective) -> float | None:
-    """Returns a point's mean score, or its speed where no score is called so."""
-    score = point.score(goal.name)
-    return point.mean(goal.name) if score is None and goal.name == SPEED.name else score
+def objective_value(point: Point, objective: Objective) -> float | None:
+    """Returns a point's mean score, or its speed where no score has that name."""
+    score = point.score(objective.name)
+    return point.mean(objective.name) if score is None and objective.name == SPEED.name else score
 
 
-def _beats(one: dict[str, Any], other: dict[str, Any], x: Objective, y: Objective) -> bool:
-    """Returns whether `one` is at least as good in both and better in one."""
-    losses = [(x.loss(each["x"]), y.loss(each["y"])) for each in (one, other)]
-    return losses[0] != losses[1] and all(mine <= theirs for mine, theirs in zip(*losses, strict=True))
+def at_step(step: int | None) -> str:
+    """Returns where scores are taken: ``at step 100`` or ``at the end``."""
+    return "at the end" if step is None else f"at step {step:,}"
+
+
+@dataclass(frozen=True)
+class SweepData:
+    """The findings of a sweep with its parameters by key and its objectives, the first of which ranks the points."""
+
+    findings: Findings
+    parameters: Mapping[str, Parameter]
+    objectives: Sequence[Objective]
+
+    @classmethod
+    def of(cls, sweep: JsonObject, findings: Findings) -> SweepData:
+        """Returns the data of `sweep`, the content of sweep.json."""
+        return cls(findings, {one.key: one for one in parameters_of(sweep)}, objectives(sweep))
+
+    @property
+    def objective(self) -> Objective:
+        """The objective that ranks the points."""
+        return self.objectives[0]
+
+    @property
+    def rows(self) -> dict[int, dict[str, Any]]:
+        """The rows of the ranking by the point's number, in the order in which the points were tried."""
+        return {row["point"]: row for row in sorted(self.findings["ranking"], key=lambda row: row["point"])}
+
+    @property
+    def score(self) -> str:
+        """The name of `scores`: ``loss at step 100`` or ``loss at the end``."""
+        return f"{self.objective.word} {at_step(self.findings['step'])}"
+
+    def scores(self) -> dict[int, float]:
+        """Returns scores by point: at the step at which points are compared, or at the end of those that finished."""
+        if self.findings["step"] is not None:
+            return {point: row["at_step"] for point, row in self.rows.items() if row["at_step"] is not None}
+        finished = {point: row for point, row in self.rows.items() if row["state"] == "finished"}
+        ends = {point: row["scores"][self.objective.name]["mean"] for point, row in finished.items()}
+        return {point: score for point, score in ends.items() if score is not None}
+
+    def values(self, parameter: Parameter) -> dict[int, Any]:
+        """Returns the values of a parameter by point, of the points that use it."""
+        given = {point: row["parameters"] for point, row in self.rows.items()}
+        used = {point: values[parameter.key] for point, values in given.items() if parameter.key in values}
+        return {point: one for point, one in used.items() if parameter.categorical or finite(one) is not None}

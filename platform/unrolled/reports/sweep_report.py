@@ -1,9 +1,4 @@
-"""Sweep reports.
-
-The table of a sweep's points: a row each, best first, its parameters, scores and what it cost.
-
-The report of a sweep: one HTML file that opens without a network, and its findings as JSON beside it.
-"""
+"""Sweep reports: one self-contained HTML page, and its findings as JSON beside it."""
 
 from __future__ import annotations
 
@@ -16,19 +11,10 @@ from typing import Any
 from unrolled.config.load import format_value
 from unrolled.errors import RunFailed
 from unrolled.files import explain_write_errors, write_atomic
-from unrolled.reports.page import Card, Chart, date, write_page
-from unrolled.reports.sweep_analysis import Findings, findings
-from unrolled.reports.sweep_plots import (
-    View,
-    divergence_chart,
-    importance_chart,
-    pair_charts,
-    range_charts,
-    value_charts,
-    view,
-)
-from unrolled.reports.sweep_points import WORDS, Entry, Objective, Parameter
-from unrolled.reports.sweep_trial_plots import curves_chart, front_charts, gradient_charts, parallel_chart
+from unrolled.reports.page import Card, date, write_page
+from unrolled.reports.sweep_analysis import findings
+from unrolled.reports.sweep_plots import sweep_charts
+from unrolled.reports.sweep_points import WORDS, Findings, JsonObject, Objective, Parameter, SweepData
 from unrolled.reports.text import finite, joined
 from unrolled.training.console import format_duration
 
@@ -37,13 +23,14 @@ MEASURED = {"steps": "Steps", "tokens_per_second": "Tokens / s", "seconds": "Tim
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a place of the table.
+    """A cell of the ranking table.
 
     Attributes:
         value: a number to sort by; text sorts by itself.
+        number: whether the cell is aligned as a number.
         small: lines below the text.
-        about: shown when the cell is pointed at.
-        score: it is one of the objectives.
+        about: tooltip.
+        score: whether the cell holds an objective.
     """
 
     text: str
@@ -54,31 +41,29 @@ class Cell:
     score: bool = False
 
 
-def ranking_table(view: View) -> dict[str, Any]:
-    """Returns ``columns`` and ``rows``, each with its ``cells``."""
-    rows = view.found["ranking"]
-    parameters = [one for one in view.parameters.values() if any(one.key in row["parameters"] for row in rows)]
-    early = view.found["step"] is not None
+def ranking_table(data: SweepData) -> dict[str, Any]:
+    """Returns ``columns`` and ``rows`` of the table of points, best first, each row with its ``cells``."""
+    rows, step = data.findings["ranking"], data.findings["step"]
+    parameters = [one for one in data.parameters.values() if any(one.key in row["parameters"] for row in rows)]
     measured = [key for key in MEASURED if any(row[key] is not None for row in rows)]
-    # A speed that is sought stands among the scores already.
-    measured = [key for key in measured if all(goal.name != key for goal in view.goals)]
-    columns = [(goal.label, True) for goal in view.goals]
-    columns += [(f"At step {view.found['step']:,}", True)] if early else []
+    # A speed that is an objective stands among the scores already.
+    measured = [key for key in measured if all(objective.name != key for objective in data.objectives)]
+    columns = [(objective.label, True) for objective in data.objectives]
+    columns += [] if step is None else [(f"At step {step:,}", True)]
     columns += [("State", False), *((one.label, not one.categorical) for one in parameters)]
     columns += [(MEASURED[key], True) for key in measured]
-    won = (view.found["lead"] or {}).get("point")
+    best = (data.findings["lead"] or {}).get("point")
     return {
         "columns": [{"label": label, "number": number} for label, number in columns],
-        "seeds": any(len(row["trials"]) > 1 for row in rows),
         "rows": [
             {
                 "rank": row["rank"],
                 "title": row["name"][0].upper() + row["name"][1:],
-                "best": row["point"] == won,
+                "best": row["point"] == best,
                 "state": row["state"],
                 "cells": [
-                    *(_score(row["scores"][goal.name], goal) for goal in view.goals),
-                    *([Cell(view.goal.text(row["at_step"]), row["at_step"], number=True)] if early else []),
+                    *(_score(row["scores"][objective.name], objective) for objective in data.objectives),
+                    *([] if step is None else [Cell(data.objective.text(row["at_step"]), row["at_step"], number=True)]),
                     _state(row),
                     *(_parameter(one, row["parameters"]) for one in parameters),
                     *(_measurement(row, key) for key in measured),
@@ -89,11 +74,11 @@ def ranking_table(view: View) -> dict[str, Any]:
     }
 
 
-def _score(score: dict[str, Any], goal: Objective) -> Cell:
-    small = [] if score["deviation"] is None else [f"± {goal.text(score['deviation'])}"]
+def _score(score: dict[str, Any], objective: Objective) -> Cell:
+    small = [] if score["deviation"] is None else [f"± {objective.text(score['deviation'])}"]
     if score["interval"]:
-        small.append("–".join(goal.text(end) for end in score["interval"]))
-    return Cell(goal.text(score["mean"]), score["mean"], number=True, small=small, score=True)
+        small.append("–".join(objective.text(end) for end in score["interval"]))
+    return Cell(objective.text(score["mean"]), score["mean"], number=True, small=small, score=True)
 
 
 def _state(row: dict[str, Any]) -> Cell:
@@ -119,89 +104,68 @@ def _measurement(row: dict[str, Any], key: str) -> Cell:
 
 
 def write_report(sweep: dict[str, Any], page: Path) -> None:
-    """Writes a sweep as one self-contained HTML file, and every figure in it as JSON beside it.
+    """Writes the report of a sweep as one self-contained HTML file, and its findings as JSON beside it.
 
     Args:
-        sweep: the content of sweep.json; what it lacks, the page leaves out.
-        page: the HTML file; its folder is made. The JSON has the same name and ends in .json.
+        sweep: content of sweep.json; sections whose data are missing are left out.
+        page: path of the HTML file; its folder is made. The JSON file has the same name and ends in .json.
 
     Raises:
-        RunFailed: one of them cannot be written.
+        RunFailed: one of the files cannot be written.
     """
     found = findings(sweep)
-    drawn = view(sweep, found)
-    charts = {
-        "importance": _present([importance_chart(drawn), parallel_chart(drawn)]),
-        "values": value_charts(drawn),
-        "ranges": range_charts(drawn),
-        "pairs": pair_charts(drawn),
-        "curves": _present([curves_chart(drawn)]),
-        "gradients": _present([divergence_chart(drawn), *gradient_charts(drawn)]),
-        "fronts": front_charts(drawn),
-    }
+    data = SweepData.of(sweep, found)
     write_page(
         page,
         "sweep.html.j2",
-        charts,
+        sweep_charts(data),
         results=sweep,
         headline=found["headline"],
         summary=found["summary"],
-        cards=_cards(drawn, sweep),
-        table=ranking_table(drawn),
+        cards=_cards(data, sweep),
+        table=ranking_table(data),
         won=found["lead"] is not None,
         answers=found["answers"],
         caveats=_caveats(found, sweep.get("sampler")),
         about_seeds=_about_seeds(found),
-        pair=_pair(drawn),
+        pair=_pair(data),
         facts=_facts(sweep),
         space=_space(sweep),
         config_yaml=sweep.get("best_config"),
         best=sweep.get("best"),
     )
-    data = json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False, default=str)
+    text = json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False, default=str)
     path = page.with_suffix(".json")
     with explain_write_errors(path, RunFailed):
-        write_atomic(path, data + "\n", errors="replace")
+        write_atomic(path, text + "\n", errors="replace")
 
 
-def _present(charts: Sequence[Chart | None]) -> list[Chart]:
-    return [chart for chart in charts if chart is not None]
-
-
-def _cards(drawn: View, sweep: Entry) -> list[Card]:
-    """Returns the main numbers: the best score of each objective, what became of the trials, what it took."""
-    found, cards = drawn.found, []
-    for goal in drawn.goals:
-        scored = [row for row in found["ranking"] if row["state"] == "finished"]
-        scored = [row for row in scored if row["scores"][goal.name]["mean"] is not None]
-        if scored:
-            best = min(scored, key=lambda row: goal.loss(row["scores"][goal.name]["mean"]))
-            score = best["scores"][goal.name]
-            notes = [f"best, {best['name']}"]
+def _cards(data: SweepData, sweep: JsonObject) -> list[Card]:
+    """Returns the main numbers: the best score of each objective, counts of trials, and time."""
+    rows, cards = data.findings["ranking"], []
+    for objective in data.objectives:
+        finished = [(row["scores"][objective.name], row["name"]) for row in rows if row["state"] == "finished"]
+        if scored := [(score, name) for score, name in finished if score["mean"] is not None]:
+            score, name = min(scored, key=lambda pair: objective.loss(pair[0]["mean"]))
+            notes = [f"best, {name}"]
             if score["deviation"] is not None:
-                notes.append(f"± {goal.text(score['deviation'])} over {len(score['values'])} seeds")
-            cards.append(Card(goal.label, goal.text(score["mean"]), notes))
-    counts = found["counts"]
-    total = sum(counts.values())
-    cards.append(Card("Trials", f"{total:,}", _points(len(found["ranking"]))))
-    if counts.get("stopped"):
-        cards.append(
-            Card("Stopped early", f"{counts['stopped']:,}", [f"{counts.get('finished', 0):,} ran to their end"])
-        )
-    if counts.get("diverged"):
-        cards.append(Card("Diverged", f"{counts['diverged'] / total:.0%}", [f"{counts['diverged']} of {total} trials"]))
+                notes.append(f"± {objective.text(score['deviation'])} over {len(score['values'])} seeds")
+            cards.append(Card(objective.label, objective.text(score["mean"]), notes))
+    counts = data.findings["counts"]
+    total, stopped, diverged = sum(counts.values()), counts.get("stopped"), counts.get("diverged")
+    cards.append(Card("Trials", f"{total:,}", [f"at {len(rows):,} points"] if len(rows) > 1 else []))
+    if stopped:
+        cards.append(Card("Stopped early", f"{stopped:,}", [f"{counts.get('finished', 0):,} ran to their end"]))
+    if diverged:
+        cards.append(Card("Diverged", f"{diverged / total:.0%}", [f"{diverged} of {total} trials"]))
     if seconds := sweep.get("seconds"):
         workers = sweep.get("workers")
         cards.append(Card("Time", format_duration(seconds), [f"{workers} workers"] if workers else []))
     return cards
 
 
-def _points(count: int) -> list[str]:
-    return [f"at {count:,} points"] if count > 1 else []
-
-
 def _caveats(found: Findings, sampler: str | None) -> list[str]:
-    """Returns what early stopping and an adaptive sampler do to the comparisons of values."""
+    """Returns how early stopping and an adaptive sampler bias the comparisons of values."""
     adaptive = (
         f"The sampler ({sampler}) chose points by the scores of earlier ones: values that it favoured met better "
         "values of the others, so their leads are flattered. Random points compare fairly."
@@ -233,12 +197,12 @@ def _about_seeds(found: Findings) -> str:
     return "One seed a point: how far a score would move with another seed is not known."
 
 
-def _pair(drawn: View) -> str:
-    pairs = drawn.found["pairs"]
-    return joined([drawn.parameters[pairs[axis]].label for axis in ("rows", "columns")]) if pairs else ""
+def _pair(data: SweepData) -> str:
+    pairs = data.findings["pairs"]
+    return joined([data.parameters[pairs[axis]].label for axis in ("rows", "columns")]) if pairs else ""
 
 
-def _facts(sweep: Entry) -> dict[str, str]:
+def _facts(sweep: JsonObject) -> dict[str, str]:
     facts = {
         "Sweep": sweep["name"],
         "Task": str(sweep["task"]).replace("_", " "),
@@ -252,8 +216,8 @@ def _facts(sweep: Entry) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value}
 
 
-def _space(sweep: Entry) -> list[str]:
-    """Returns the search space, a line a parameter."""
+def _space(sweep: JsonObject) -> list[str]:
+    """Returns the search space, one line per parameter."""
     lines = []
     for key, entry in (sweep.get("space") or {}).items():
         values = entry.get("values")

@@ -1,16 +1,9 @@
-"""Statistics of a sweep: comparisons, intervals, pairs of parameters and importance.
+"""Statistics of a sweep: intervals, tests, comparisons of values, divergence and importance of parameters.
 
-How sure a sweep can be: intervals of means and of differences, and a test of two groups of points.
-
-The values of a categorical parameter compared: only points that trained equally long stand in one comparison.
-
-Two categorical parameters at once: scores of their pairs of values, and the share of trials that diverged.
-
-Which parameters moved the score: fANOVA on the trials of a sweep.
-
-Hutter, Hoos and Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance, 2014: a forest of
-regression trees learns the score from the parameters; a parameter's importance is the share of the forest's variance
-over the whole space that it explains alone.
+Only points that trained equally long stand in one comparison. Importance is fANOVA (Hutter, Hoos and Leyton-Brown, An
+Efficient Approach for Assessing Hyperparameter Importance, 2014): a forest of regression trees learns the score from
+the parameters; a parameter's importance is the share of the forest's variance over the whole space that it explains
+alone.
 """
 
 from __future__ import annotations
@@ -23,74 +16,73 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import fisher_exact, t
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.importance import FanovaImportanceEvaluator
+from optuna.trial import create_trial
+from scipy.stats import bootstrap, fisher_exact, permutation_test, ttest_1samp, ttest_ind
 
 from unrolled.metrics import compact_letter_display, holm_correction, mean_interval, proportion_interval
-from unrolled.reports.sweep_points import Objective, Parameter, Point, common_step, identity
+from unrolled.reports.sweep_points import Objective, Parameter, Point, at_step, canonical, common_step, create_study
 from unrolled.reports.text import LEVEL
 
 FEW = 10
-"""Below so many values an interval is Student's: a bootstrap of 3 values never leaves their range and holds their
-mean in 3 cases of 4, not in 95 of 100."""
-SHUFFLES = 10_000
+"""Intervals of fewer values are Student's: a bootstrap of 3 values never leaves their range and holds their mean in 3
+cases of 4, not in 95 of 100."""
+PERMUTATIONS, RESAMPLES = 10_000, 1000
 Interval = tuple[float, float]
 
 
 def interval_of_mean(values: Sequence[float]) -> Interval | None:
-    """Returns the 95 % interval of the mean of independent values: by bootstrap (Efron 1979), by Student's t where
-    they are few; None for a single one."""
+    """Returns the 95 % interval of the mean of independent values: by bootstrap (Efron 1979), by Student's t for fewer
+    than `FEW`; None for a single one."""
     if len(values) < 2:
         return None
     if len(values) >= FEW:
         return mean_interval(values)
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    reach = float(t.ppf(0.975, len(values) - 1)) * error
-    return mean - reach, mean + reach
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # equal values have an interval of length 0
+        low, high = ttest_1samp(values, 0.0).confidence_interval()
+    return float(low), float(high)
 
 
 def interval_of_difference(one: Sequence[float], other: Sequence[float]) -> Interval | None:
     """Returns the 95 % interval of mean(one) − mean(other) of two independent groups: by bootstrap, by Welch's t where
-    either is small; None where either has less than two values."""
+    either has fewer than `FEW` values; None where either has fewer than two."""
     if min(len(one), len(other)) < 2:
         return None
-    first, second = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    difference = float(first.mean() - second.mean())
-    if min(len(one), len(other)) >= FEW:
-        generator = np.random.default_rng(1)
-        drawn = (_resampled(first, generator) - _resampled(second, generator)).tolist()
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        return float(low), float(high)
-    parts = [float(group.var(ddof=1)) / len(group) for group in (first, second)]
-    total = sum(parts)
-    if total == 0:
-        return difference, difference
-    freedom = total**2 / sum(part**2 / (len(group) - 1) for part, group in zip(parts, (first, second), strict=True))
-    reach = float(t.ppf(0.975, freedom)) * math.sqrt(total)
-    return difference - reach, difference + reach
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if min(len(one), len(other)) < FEW:
+            low, high = ttest_ind(one, other, equal_var=False).confidence_interval()
+        else:
+            rng = np.random.default_rng(1)
+            low, high = bootstrap(
+                (one, other), _difference_of_means, n_resamples=RESAMPLES, method="percentile", random_state=rng
+            ).confidence_interval
+    return float(low), float(high)
 
 
 def p_of_difference(one: Sequence[float], other: Sequence[float]) -> float:
-    """Returns how often chance alone moves the means of two independent groups as far apart: a permutation test,
-    (times + 1) / (SHUFFLES + 1), two-sided, not corrected for the number of pairs."""
-    both = np.asarray([*one, *other], dtype=np.float64)
-    generator = np.random.default_rng(1)
-    drawn = generator.permuted(np.tile(both, (SHUFFLES, 1)), axis=1)
-    apart = np.abs(drawn[:, : len(one)].mean(axis=1) - drawn[:, len(one) :].mean(axis=1))
-    observed = abs(float(np.mean(one)) - float(np.mean(other)))
-    rounding = 1e-12 * float(np.abs(both).max(initial=1.0))
-    return (int((apart >= observed - rounding).sum()) + 1) / (SHUFFLES + 1)
+    """Returns the p-value of a permutation test of two independent groups: how often chance alone moves their means as
+    far apart; two-sided, not corrected for the number of pairs."""
+    rng = np.random.default_rng(1)
+    options = {"n_resamples": PERMUTATIONS, "alternative": "greater", "vectorized": True, "random_state": rng}
+    return float(permutation_test((one, other), _distance_of_means, **options).pvalue)
 
 
-def _resampled(values: np.ndarray, generator: np.random.Generator, samples: int = 1000) -> np.ndarray:
-    """Returns the means of `samples` groups drawn anew with replacement, `(samples,)`."""
-    means: np.ndarray = generator.choice(values, (samples, len(values))).mean(axis=1)
-    return means
+def _difference_of_means(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
+    difference: np.ndarray = np.mean(one, axis=axis) - np.mean(other, axis=axis)
+    return difference
 
 
-FEWEST = 3
-"""Points of a value from which it is tested."""
-SOUND = ("finished", "stopped")
-"""States of points whose scores are compared."""
+def _distance_of_means(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
+    distance: np.ndarray = np.abs(_difference_of_means(one, other, axis))
+    return distance
+
+
+MIN_TESTED = 3
+"""Values with fewer points are not tested."""
+COMPARED_STATES = ("finished", "stopped")
 
 
 @dataclass(frozen=True)
@@ -98,8 +90,8 @@ class Basis:
     """Points that may be compared, with their scores.
 
     Attributes:
-        step: at which they are; None: at the end of their training.
-        scores: by the point's number.
+        step: the step at which the scores are taken; None: the end of training.
+        scores: scores by the point's number.
     """
 
     step: int | None
@@ -108,70 +100,71 @@ class Basis:
     @property
     def text(self) -> str:
         """Where the scores are taken: ``at step 100`` or ``at the end``."""
-        return "at the end" if self.step is None else f"at step {self.step:,}"
+        return at_step(self.step)
 
 
-def bases(points: Sequence[Point], goal: Objective) -> list[Basis]:
-    """Returns on what points can be compared fairly, the fairest first.
+def comparable_points(points: Sequence[Point], objective: Objective) -> list[Basis]:
+    """Returns the points that can be compared fairly, the fairest basis first.
 
-    Where trials were stopped early, that is all points at the last step that all of them reached: those that
-    finished are the ones that led, whatever their values. The finished ones at their end come second, or alone
-    where nothing was stopped. What diverged has no part in it: its loss says nothing but that it did.
+    Where trials were stopped early, that is all points at the last step that all of them reached: those that finished
+    are the ones that led, whatever their values. The finished ones at their end come second, or alone where nothing
+    was stopped. Points that diverged take no part.
     """
-    step = common_step(points, goal.name)
-    found = []
+    step = common_step(points, objective.name)
+    early: dict[int, float | None] = {}
     if step is not None:
-        early = {point.number: point.score_at(goal.name, step) for point in points if point.state in SOUND}
-        found.append(Basis(step, {number: score for number, score in early.items() if score is not None}))
-    ends = {point.number: point.score(goal.name) for point in points if point.state == "finished"}
-    found.append(Basis(None, {number: score for number, score in ends.items() if score is not None}))
+        compared = [point for point in points if point.state in COMPARED_STATES]
+        early = {point.number: point.score_at(objective.name, step) for point in compared}
+    ends = {point.number: point.score(objective.name) for point in points if point.state == "finished"}
+    found = [
+        Basis(at, {number: score for number, score in scores.items() if score is not None})
+        for at, scores in ((step, early), (None, ends))
+    ]
     return [basis for basis in found if basis.scores]
 
 
-def comparison(parameter: Parameter, points: Sequence[Point], basis: Basis, goal: Objective) -> dict[str, Any]:
+def comparison(parameter: Parameter, points: Sequence[Point], basis: Basis, objective: Objective) -> dict[str, Any]:
     """Returns the values of `parameter` from best to worst mean.
 
     Returns:
         ``step`` of the basis and ``values``: rows with ``value``, ``text``, ``points``, ``best``, ``mean`` and its
-        ``interval``, ``behind``: the best mean's lead over it, with ``behind_interval`` and Holm-corrected ``p``, and
-        significance ``letters``, both None where a value has fewer than FEWEST points.
+        ``interval``; ``behind``, the lead of the best mean over it, with ``behind_interval`` and Holm-corrected ``p``,
+        and significance ``letters``, which are None for values with fewer than `MIN_TESTED` points.
     """
     groups = _groups(parameter, points, basis)
-    rows = [_row(parameter, value, scores, goal) for value, scores in groups]
-    order = sorted(range(len(rows)), key=lambda place: goal.loss(rows[place]["mean"]))
-    rows = [rows[place] for place in order]
-    values = [[score for _, score in groups[place][1]] for place in order]
-    _tested(rows, values, goal)
+    rows = [_row(parameter, value, scores, objective) for value, scores in groups]
+    order = sorted(range(len(rows)), key=lambda index: objective.loss(rows[index]["mean"]))
+    rows = [rows[index] for index in order]
+    _add_tests(rows, [groups[index][1] for index in order], objective)
     return {"step": basis.step, "values": rows}
 
 
-def difference(one: Sequence[float], other: Sequence[float], goal: Objective) -> dict[str, Any]:
+def difference(one: Sequence[float], other: Sequence[float], objective: Objective) -> dict[str, Any]:
     """Returns by how much the mean of `one` is better than that of `other`: ``lead``, its ``interval`` and ``p``."""
-    mine, others = ([goal.loss(score) for score in group] for group in (one, other))
+    losses, other_losses = ([objective.loss(score) for score in group] for group in (one, other))
     return {
-        "lead": statistics.fmean(others) - statistics.fmean(mine),
-        "interval": interval_of_difference(others, mine),
-        "p": p_of_difference(mine, others) if min(len(one), len(other)) >= FEWEST else None,
+        "lead": statistics.fmean(other_losses) - statistics.fmean(losses),
+        "interval": interval_of_difference(other_losses, losses),
+        "p": p_of_difference(losses, other_losses) if min(len(one), len(other)) >= MIN_TESTED else None,
     }
 
 
-def _groups(parameter: Parameter, points: Sequence[Point], basis: Basis) -> list[tuple[Any, list[tuple[Point, float]]]]:
-    """Returns the points of each value with their scores, in the space's order; values without any are left out."""
-    groups: dict[str, tuple[Any, list[tuple[Point, float]]]] = {identity(one): (one, []) for one in parameter.values}
+def _groups(parameter: Parameter, points: Sequence[Point], basis: Basis) -> list[tuple[Any, list[float]]]:
+    """Returns the scores of each value, in the order of the space; values without any are left out."""
+    groups: dict[str, tuple[Any, list[float]]] = {canonical(one): (one, []) for one in parameter.values}
     for point in points:
         if parameter.key in point.parameters and point.number in basis.scores:
             value = point.parameters[parameter.key]
-            groups.setdefault(identity(value), (value, []))[1].append((point, basis.scores[point.number]))
+            groups.setdefault(canonical(value), (value, []))[1].append(basis.scores[point.number])
     return [group for group in groups.values() if group[1]]
 
 
-def _row(parameter: Parameter, value: Any, scored: Sequence[tuple[Point, float]], goal: Objective) -> dict[str, Any]:
-    scores = [score for _, score in scored]
+def _row(parameter: Parameter, value: Any, scores: Sequence[float], objective: Objective) -> dict[str, Any]:
     return {
         "value": value,
         "text": parameter.text(value),
         "points": len(scores),
-        "best": min(scores, key=goal.loss),
+        "best": min(scores, key=objective.loss),
         "mean": statistics.fmean(scores),
         "interval": interval_of_mean(scores),
         "behind": 0.0,
@@ -181,47 +174,45 @@ def _row(parameter: Parameter, value: Any, scored: Sequence[tuple[Point, float]]
     }
 
 
-def _tested(rows: Sequence[dict[str, Any]], values: Sequence[Sequence[float]], goal: Objective) -> None:
-    """Adds to the rows, in place, how they stand to the best that can be tested."""
-    places = [place for place, scores in enumerate(values) if len(scores) >= FEWEST]
+def _add_tests(rows: Sequence[dict[str, Any]], scores: Sequence[Sequence[float]], objective: Objective) -> None:
+    """Adds to the rows, in place, how they compare with the best row that can be tested."""
+    tested = [index for index, group in enumerate(scores) if len(group) >= MIN_TESTED]
     for row in rows:
         row["behind"] = abs(row["mean"] - rows[0]["mean"])
-    if len(places) < 2:
+    if len(tested) < 2:
         return
-    p_values = np.ones((len(places), len(places)))
-    for i, one in enumerate(places):
-        for j, other in enumerate(places[:i]):
-            p_values[i, j] = p_values[j, i] = p_of_difference(values[one], values[other])
+    p_values = np.ones((len(tested), len(tested)))
+    for i, one in enumerate(tested):
+        for j, other in enumerate(tested[:i]):
+            p_values[i, j] = p_values[j, i] = p_of_difference(scores[one], scores[other])
     corrected = holm_correction(p_values)
-    letters = compact_letter_display(corrected <= LEVEL, [-goal.loss(rows[place]["mean"]) for place in places])
-    for i, place in enumerate(places):
-        rows[place]["letters"] = letters[i]
+    letters = compact_letter_display(corrected <= LEVEL, [-objective.loss(rows[index]["mean"]) for index in tested])
+    for i, index in enumerate(tested):
+        rows[index]["letters"] = letters[i]
         if i:
-            found = difference(values[places[0]], values[place], goal)
-            rows[place] |= {"behind": found["lead"], "behind_interval": found["interval"], "p": corrected[0, i]}
+            found = difference(scores[tested[0]], scores[index], objective)
+            rows[index] |= {"behind": found["lead"], "behind_interval": found["interval"], "p": corrected[0, i]}
 
 
-def named(parameters: Sequence[Parameter], ending: str) -> Parameter | None:
-    """Returns the first categorical parameter of two values or more whose key ends so."""
-    return next((one for one in parameters if one.key.endswith(ending) and len(one.values) > 1), None)
+def find_categorical(parameters: Sequence[Parameter], suffix: str) -> Parameter | None:
+    """Returns the first categorical parameter with two or more values whose key ends with `suffix`."""
+    return next((one for one in parameters if one.key.endswith(suffix) and len(one.values) > 1), None)
 
 
-def chosen_pair(parameters: Sequence[Parameter], by_importance: Sequence[str]) -> tuple[Parameter, Parameter] | None:
+def choose_pair(by_importance: Sequence[Parameter]) -> tuple[Parameter, Parameter] | None:
     """Returns cell and truncation where a sweep varies both, else its two most important categorical parameters."""
-    cell, truncation = named(parameters, "cell"), named(parameters, "truncate")
+    cell, truncation = find_categorical(by_importance, "cell"), find_categorical(by_importance, "truncate")
     if cell and truncation:
         return cell, truncation
-    rank = {key: place for place, key in enumerate(by_importance)}
-    varied = [one for one in parameters if len(one.values) > 1]
-    varied.sort(key=lambda one: rank.get(one.key, len(rank)))
+    varied = [one for one in by_importance if len(one.values) > 1]
     return (varied[0], varied[1]) if len(varied) > 1 else None
 
 
 def scores_of_pairs(
-    rows: Parameter, columns: Parameter, points: Sequence[Point], bases: Sequence[Basis], goal: Objective
+    rows: Parameter, columns: Parameter, points: Sequence[Point], bases: Sequence[Basis], objective: Objective
 ) -> dict[str, Any]:
-    """Returns the cells of the table of both parameters, for each basis with ``points``, ``mean`` and ``best``; cells
-    without points are absent."""
+    """Returns number of points, mean and best score by the values of two parameters, for each basis; cells without
+    points are absent."""
     tables = []
     for basis in bases:
         cells = []
@@ -231,11 +222,11 @@ def scores_of_pairs(
                     basis.scores[point.number]
                     for point in points
                     if point.number in basis.scores
-                    and rows.given(point.parameters, row)
-                    and columns.given(point.parameters, column)
+                    and rows.matches(point.parameters, row)
+                    and columns.matches(point.parameters, column)
                 ]
                 if scores:
-                    found = {"mean": statistics.fmean(scores), "best": min(scores, key=goal.loss)}
+                    found = {"mean": statistics.fmean(scores), "best": min(scores, key=objective.loss)}
                     cells.append({"row": row, "column": column, "points": len(scores), **found})
         tables.append({"step": basis.step, "cells": cells})
     return {"rows": rows.key, "columns": columns.key, "bases": tables}
@@ -244,22 +235,22 @@ def scores_of_pairs(
 def divergence(rows: Parameter, columns: Parameter | None, points: Sequence[Point]) -> dict[str, Any] | None:
     """Returns how many trials diverged by the values of one or two parameters; None where none diverged.
 
-    Trials that failed or still run are not counted. Where `columns` has the value ``none`` (no clipping), ``p`` is
-    that of Fisher's exact test of each other value against it, uncorrected.
+    Trials that failed or are running are not counted. Where `columns` has the value ``none`` (no clipping), ``p`` is
+    the uncorrected p-value of Fisher's exact test of each other value against it.
     """
     cells = []
     for row in rows.values:
         for column in columns.values if columns else (None,):
-            mine = [
+            group = [
                 one
                 for one in points
-                if rows.given(one.parameters, row) and (not columns or columns.given(one.parameters, column))
+                if rows.matches(one.parameters, row) and (not columns or columns.matches(one.parameters, column))
             ]
-            if share := diverged_share(mine):
+            if share := diverged_share(group):
                 cells.append({"row": row, "column": column, **share})
     for cell in cells:
-        free = next((one for one in cells if one["row"] == cell["row"] and one["column"] == "none"), None)
-        cell["p"] = None if free is None or free is cell else p_of_shares(free, cell)
+        unclipped = next((one for one in cells if one["row"] == cell["row"] and one["column"] == "none"), None)
+        cell["p"] = None if unclipped is None or unclipped is cell else p_of_shares(unclipped, cell)
     if not any(cell["diverged"] for cell in cells):
         return None
     return {"rows": rows.key, "columns": columns.key if columns else None, "cells": cells}
@@ -274,13 +265,13 @@ def diverged_share(points: Sequence[Point]) -> dict[str, Any] | None:
     return _share(counted.count("diverged"), len(counted))
 
 
-def pooled(cells: Sequence[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """Returns the `cells` of `divergence` summed up over its rows, by column, with ``p`` against ``none`` as there."""
+def pool_rows(cells: Sequence[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """Returns the `cells` of `divergence` summed over the rows, by column, with ``p`` against ``none`` as there."""
     sums: dict[Any, dict[str, Any]] = {}
     columns = dict.fromkeys(cell["column"] for cell in cells)
     for column in sorted(columns, key=lambda one: one != "none"):
-        mine = [cell for cell in cells if cell["column"] == column]
-        share = _share(sum(cell["diverged"] for cell in mine), sum(cell["trials"] for cell in mine))
+        group = [cell for cell in cells if cell["column"] == column]
+        share = _share(sum(cell["diverged"] for cell in group), sum(cell["trials"] for cell in group))
         sums[column] = {"column": column, **share, "p": None}
         if column != "none" and "none" in sums:
             sums[column]["p"] = p_of_shares(sums["none"], sums[column])
@@ -288,7 +279,7 @@ def pooled(cells: Sequence[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
 
 
 def p_of_shares(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """Returns the p of Fisher's exact test of two groups of trials, of which some diverged."""
+    """Returns the p-value of Fisher's exact test of the diverged trials of two groups."""
     counts = [[group["diverged"], group["trials"] - group["diverged"]] for group in (one, other)]
     return float(fisher_exact(counts).pvalue)
 
@@ -298,9 +289,9 @@ def _share(diverged: int, trials: int) -> dict[str, Any]:
     return {"trials": trials, "diverged": diverged, **share}
 
 
-FEWEST_TRIALS = 8
-"""Points from which a forest has something to learn."""
-IMPORTANCE_SHUFFLES = 19
+MIN_LEARNED = 8
+"""Points from which a forest can learn."""
+SHUFFLES = 19
 """Fits to shuffled scores: the largest share that they give a parameter is reached by chance once in 20."""
 TREES, SEED = 16, 1
 Scored = Sequence[tuple[dict[str, Any], float]]
@@ -310,13 +301,13 @@ Scored = Sequence[tuple[dict[str, Any], float]]
 def importance(parameters: Sequence[Parameter], scored: Scored) -> list[dict[str, Any]]:
     """Returns the importance of each parameter, largest first.
 
-    fANOVA needs every parameter in every point. One that is in use only under conditions is therefore assessed among
-    the points that use it, together with those that all of these have; its share is one of their variance.
+    fANOVA needs every parameter in every point. A conditional parameter is therefore assessed among the points that use
+    it, together with the parameters that all of these have; its share is one of their variance.
 
     Returns:
-        rows with ``key``, ``share`` of the variance (0 to 1), ``chance``: what shuffled scores give at most, ``points``
-        that were used, and ``among``: whether only those that use the parameter. None for a parameter that has one
-        value only or is used by fewer than FEWEST points.
+        Rows with ``key``, ``share`` of the variance (0 to 1), ``chance``, the largest share from shuffled scores,
+        ``points``, the number of points used, and ``among``, whether these are only the points that use the parameter.
+        A parameter with a single value, or used by fewer than `MIN_LEARNED` points, has no row.
     """
     rows = []
     everywhere = _shares(_used_by_all(parameters, scored), scored)
@@ -335,33 +326,28 @@ def _used_by_all(parameters: Sequence[Parameter], scored: Scored) -> list[Parame
     return [
         one
         for one in parameters
-        if all(one.key in point for point, _ in scored) and len({identity(point[one.key]) for point, _ in scored}) > 1
+        if all(one.key in point for point, _ in scored) and len({canonical(point[one.key]) for point, _ in scored}) > 1
     ]
 
 
 def _shares(parameters: Sequence[Parameter], scored: Scored) -> dict[str, tuple[float, float]]:
-    """Returns the share and the one that chance gives, by key."""
+    """Returns the share and the largest share from shuffled scores, by key."""
     scores = np.array([score for _, score in scored])
-    if len(scored) < FEWEST_TRIALS or not parameters or np.ptp(scores) == 0:
+    if len(scored) < MIN_LEARNED or not parameters or np.ptp(scores) == 0:
         return {}
     rows = [{one.key: _coordinate(one, point[one.key]) for one in parameters} for point, _ in scored]
     found = _fanova(parameters, rows, scores)
     generator = np.random.default_rng(SEED)
-    shuffled = [_fanova(parameters, rows, generator.permutation(scores)) for _ in range(IMPORTANCE_SHUFFLES)]
+    shuffled = [_fanova(parameters, rows, generator.permutation(scores)) for _ in range(SHUFFLES)]
     return {key: (share, max(one[key] for one in shuffled)) for key, share in found.items()}
 
 
 def _fanova(parameters: Sequence[Parameter], rows: Sequence[dict[str, Any]], scores: np.ndarray) -> dict[str, float]:
-    # Optuna takes a second to import, and only a report needs it.
-    import optuna
-    from optuna.importance import FanovaImportanceEvaluator
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = create_study("minimize")
     distributions = {one.key: _distribution(one, [row[one.key] for row in rows]) for one in parameters}
-    study = optuna.create_study()
     study.add_trials(
         [
-            optuna.trial.create_trial(params=row, distributions=distributions, value=float(score))
+            create_trial(params=row, distributions=distributions, value=float(score))
             for row, score in zip(rows, scores, strict=True)
         ]
     )
@@ -372,17 +358,15 @@ def _fanova(parameters: Sequence[Parameter], rows: Sequence[dict[str, Any]], sco
 
 
 def _coordinate(parameter: Parameter, value: Any) -> Any:
-    """Returns what a study holds for a value: fANOVA weighs a range evenly, so what is drawn by its logarithm enters
-    as one; a category enters as text, for a study knows few types."""
+    """Returns the value that the study holds: fANOVA weighs a range evenly, so logarithmic parameters enter by their
+    logarithm; categories enter as text, because a study knows few types."""
     if parameter.categorical:
-        return identity(value)
+        return canonical(value)
     return math.log10(value) if parameter.logarithmic else float(value)
 
 
-def _distribution(parameter: Parameter, values: Sequence[Any]) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
+def _distribution(parameter: Parameter, values: Sequence[Any]) -> BaseDistribution:
     if parameter.categorical:
         return CategoricalDistribution(sorted(set(values)))
     low, high = (_coordinate(parameter, end) for end in (parameter.low, parameter.high))
-    return FloatDistribution(min(low, *values), max(high, *values))  # mutated ones may lie outside
+    return FloatDistribution(min(low, *values), max(high, *values))  # population-based training may leave the range

@@ -52,31 +52,31 @@ def finite(value: Any) -> float | None:
     return float(value) if is_number and math.isfinite(value) else None
 
 
-def samples(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+def sample_statistics(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
     """Returns mean and standard deviation of metric `name` over several samples, where a strategy has them."""
     known = row.get("samples") or {}
     mean, deviation = (finite((known.get(key) or {}).get(name)) for key in ("mean", "deviation"))
     return None if mean is None or deviation is None else (mean, deviation)
 
 
-def kind(strategy: str) -> str:
+def strategy_kind(strategy: str) -> str:
     """Returns the kind of a strategy as it is spelled: ``beam`` of ``beam:size=10``."""
     return strategy.partition(":")[0]
 
 
-def spelled(strategy: str) -> dict[str, str]:
+def strategy_options(strategy: str) -> dict[str, str]:
     """Returns the options in a strategy's spelling, such as ``{"size": "10"}``."""
     options = (option.partition("=") for option in strategy.partition(":")[2].split(",") if option)
     return {key: value for key, _, value in options}
 
 
-def title(strategy: str) -> str:
+def strategy_title(strategy: str) -> str:
     """Returns the name that opens a sentence or labels a row, such as ``Beam search 10``."""
-    what = kind(strategy)
+    what = strategy_kind(strategy)
     if what not in TITLES:
         return strategy
     name, notes = TITLES[what], []
-    for key, value in spelled(strategy).items():
+    for key, value in strategy_options(strategy).items():
         if (what, key) in COUNTED:
             name = COUNTED[what, key].format(value)
         else:
@@ -84,10 +84,10 @@ def title(strategy: str) -> str:
     return f"{name} ({', '.join(notes)})" if notes else name
 
 
-def short(strategy: str) -> str:
+def short_title(strategy: str) -> str:
     """Returns the name used inside a sentence, such as ``sampling``."""
-    name = title(strategy)
-    if kind(strategy) not in TITLES or name.startswith("MBR"):
+    name = strategy_title(strategy)
+    if strategy_kind(strategy) not in TITLES or name.startswith("MBR"):
         return name
     name = name[0].lower() + name[1:]
     return name.replace("greedy decoding", "greedy")
@@ -101,7 +101,7 @@ def metric_names(results: Results) -> list[str]:
     return sorted(found, key=lambda name: name != results.get("headline"))
 
 
-def ranking(results: Results, name: str) -> list[str]:
+def rank_strategies(results: Results, name: str) -> list[str]:
     """Returns the strategies from best to worst by metric `name`; those without a score come last."""
     sign = -1.0 if metric_info(name).higher_is_better else 1.0
 
@@ -112,14 +112,14 @@ def ranking(results: Results, name: str) -> list[str]:
     return sorted(results["strategies"], key=key)
 
 
-def scored(results: Results, name: str) -> list[str]:
+def scored_strategies(results: Results, name: str) -> list[str]:
     """Returns the strategies that have a score, from best to worst."""
-    return [one for one in ranking(results, name) if finite(results["strategies"][one].get(name)) is not None]
+    return [one for one in rank_strategies(results, name) if finite(results["strategies"][one].get(name)) is not None]
 
 
-def first_of_kinds(strategies: Sequence[str]) -> list[str]:
+def best_of_kinds(strategies: Sequence[str]) -> list[str]:
     """Returns the first strategy of each kind: more lines than kinds are hard to tell apart."""
-    return list({kind(name): name for name in reversed(strategies)}.values())[::-1]
+    return list({strategy_kind(name): name for name in reversed(strategies)}.values())[::-1]
 
 
 def joined(parts: Sequence[str]) -> str:
@@ -127,10 +127,21 @@ def joined(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
+def truncated(text: str, length: int) -> str:
+    """Returns at most `length` characters of a text; an ellipsis stands for the rest."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def uncapitalized(label: str) -> str:
+    """Returns a label as it stands inside a sentence: ``exact match``, but ``BLEU``."""
+    return label[0].lower() + label[1:] if label[1:2].islower() else label
+
+
 LEVEL = 0.05
+"""Significance level of all tests."""
 
 
-def differ(results: Results, name: str, one: str, other: str) -> bool | None:
+def differ_significantly(results: Results, name: str, one: str, other: str) -> bool | None:
     """Returns whether two strategies differ significantly by metric `name`, after Holm's correction; None where no
     test was made."""
     p = _p(results, name, "corrected", one, other)
@@ -141,23 +152,25 @@ def differ(results: Results, name: str, one: str, other: str) -> bool | None:
     return not letters[0] & letters[1] if all(letters) else None
 
 
-def letters(results: Results, strategy: str, name: str) -> str:
+def significance_letters(results: Results, strategy: str, name: str) -> str:
     """Returns the significance letters of a strategy; none where no test was made or there is nothing to compare."""
     rows = results["strategies"]
     return (rows[strategy].get("letters") or {}).get(name) or "" if len(rows) > 1 else ""
 
 
-def tables(results: Results) -> list[dict[str, Any]]:
+def significance_tables(results: Results) -> list[dict[str, Any]]:
     """Returns for each metric the Holm-corrected p-value of every two strategies, best first."""
     found = []
     for name in metric_names(results):
-        systems = [one for one in scored(results, name) if _p(results, name, "corrected", one, one) is not None]
+        systems = [
+            one for one in scored_strategies(results, name) if _p(results, name, "corrected", one, one) is not None
+        ]
         if len(systems) < 2:
             continue
         rows = []
         for one in systems:
             cells = [_cell(results, name, one, other) if other != one else None for other in systems]
-            rows.append({"title": title(one), "cells": cells})
+            rows.append({"title": strategy_title(one), "cells": cells})
         found.append({"label": metric_info(name).label, "rows": rows})
     return found
 
@@ -165,13 +178,13 @@ def tables(results: Results) -> list[dict[str, Any]]:
 def _cell(results: Results, name: str, one: str, other: str) -> dict[str, Any]:
     raw, p = (_p(results, name, which, one, other) for which in ("p", "corrected"))
     return {
-        "text": "–" if p is None else written(p),
-        "raw": "" if raw is None else f"uncorrected {written(raw)}",
+        "text": "–" if p is None else written_p(p),
+        "raw": "" if raw is None else f"uncorrected {written_p(raw)}",
         "differ": p is not None and p <= LEVEL,
     }
 
 
-def written(p: float) -> str:
+def written_p(p: float) -> str:
     """Returns a p-value to three digits; what would be written as 0 is below 0.001."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
@@ -195,22 +208,24 @@ def headline(results: Results) -> str:
     names = metric_names(results)
     if not names:
         return f"{results['examples']:,} outputs, not scored."
-    best, *others = scored(results, names[0])
+    best, *others = scored_strategies(results, names[0])
     claim = _claim(results, names[0], best)
     if not others:
         return f"{claim}."
     level = _level(results, names[0])
     if len(others) <= FEW:
-        leads = [_lead(results, names[0], other) + short(other) for other in others if other not in level]
+        leads = [_lead(results, names[0], other) + short_title(other) for other in others if other not in level]
         if level:
-            leads.append(f"not significantly different from {joined([short(other) for other in level])}")
+            leads.append(f"not significantly different from {joined([short_title(other) for other in level])}")
         return f"{claim}, {joined(leads)}."
     if level:
-        who = joined([short(other) for other in level]) if len(level) <= FEW else f"{len(level)} others"
+        who = joined([short_title(other) for other in level]) if len(level) <= FEW else f"{len(level)} others"
         return f"{claim}; {who} {'do' if len(level) > 1 else 'does'} not differ significantly from it."
-    if all(differ(results, names[0], best, other) for other in others):
+    if all(differ_significantly(results, names[0], best, other) for other in others):
         return f"{claim}, significantly {_side(names[0])} all {len(others)} others."
-    return f"{claim}, {_lead(results, names[0], others[0])}{short(others[0])}, the next best of {len(others) + 1}."
+    return (
+        f"{claim}, {_lead(results, names[0], others[0])}{short_title(others[0])}, the next best of {len(others) + 1}."
+    )
 
 
 def summary(results: Results) -> str:
@@ -219,7 +234,7 @@ def summary(results: Results) -> str:
     pair = f", {data['input']} → {data['target']}" if data.get("input") and data.get("target") else ""
     parts = [f"Measured on {results['examples']:,} examples of the {results['split']} split{pair}."]
     names = metric_names(results)
-    best = scored(results, names[0])[0] if names else next(iter(results["strategies"]))
+    best = scored_strategies(results, names[0])[0] if names else next(iter(results["strategies"]))
     if names and (interval := (results["strategies"][best].get("intervals") or {}).get(names[0])):
         low, high = (metric_info(names[0]).format(end) for end in interval)
         parts.append(f"With 95 % confidence the score lies between {low} and {high}.")
@@ -230,18 +245,24 @@ def summary(results: Results) -> str:
 
 def _significance(results: Results, name: str) -> list[str]:
     """Returns what the headline has no room for: who is level with the best, who is not."""
-    best, *others = scored(results, name)
+    best, *others = scored_strategies(results, name)
     level = _level(results, name)
-    worse = [other for other in others if differ(results, name, best, other)]
+    worse = [other for other in others if differ_significantly(results, name, best, other)]
     parts = []
     if len(others) > FEW and len(level) > FEW:
-        parts.append(f"No significant difference from it: {joined([short(other) for other in level])}.")
+        parts.append(f"No significant difference from it: {joined([short_title(other) for other in level])}.")
     if worse and len(others) <= FEW:
-        which = joined([short(other) for other in worse]) if level else "all others" if len(worse) > 1 else "the other"
+        which = (
+            joined([short_title(other) for other in worse])
+            if level
+            else "all others"
+            if len(worse) > 1
+            else "the other"
+        )
         parts.append(f"The lead over {which} is significant.")
     elif worse and level:
         count = f"{len(worse)} others are" if len(worse) > 1 else "One other is"
-        nearest = f"{short(worse[0])}, by {_distance(results, name, worse[0])}"
+        nearest = f"{short_title(worse[0])}, by {_distance(results, name, worse[0])}"
         parts.append(f"{count} significantly worse{'; the nearest,' if len(worse) > 1 else ':'} {nearest}.")
     return parts
 
@@ -255,26 +276,27 @@ def _speed(results: Results, best: str, level: list[str]) -> list[str]:
     equal = max(level, key=lambda name: speeds[name], default=best)
     fastest = max(speeds, key=lambda name: speeds[name])
     if (ratio := speeds[equal] / speeds[best]) >= 1.1:
-        return [f"Of those that do not differ, {short(equal)} is fastest: {ratio:.1f} times as fast as {short(best)}."]
+        faster = f"{short_title(equal)} is fastest: {ratio:.1f} times as fast as {short_title(best)}"
+        return [f"Of those that do not differ, {faster}."]
     if (ratio := speeds[fastest] / speeds[best]) >= 1.1:
-        return [f"{title(fastest)} is {ratio:.1f} times as fast."]
+        return [f"{strategy_title(fastest)} is {ratio:.1f} times as fast."]
     return []
 
 
 def _level(results: Results, name: str) -> list[str]:
     """Returns the strategies that do not differ significantly from the best, without it."""
-    best, *others = scored(results, name)
-    return [other for other in others if differ(results, name, best, other) is False]
+    best, *others = scored_strategies(results, name)
+    return [other for other in others if differ_significantly(results, name, best, other) is False]
 
 
 def _claim(results: Results, name: str, best: str) -> str:
     """Returns the first half of the headline, with a verb that suits the metric."""
     known, score = metric_info(name), results["strategies"][best][name]
     if name == "exact_match":
-        return f"{title(best)} gets {known.format(score)} of the outputs exactly right"
+        return f"{strategy_title(best)} gets {known.format(score)} of the outputs exactly right"
     if known.higher_is_better and not known.unit:
-        return f"{title(best)} scores {known.format(score)} {known.label}"
-    return f"{title(best)} reaches {known.label.lower()} {known.format(score)}"
+        return f"{strategy_title(best)} scores {known.format(score)} {known.label}"
+    return f"{strategy_title(best)} reaches {known.label.lower()} {known.format(score)}"
 
 
 def _lead(results: Results, name: str, other: str) -> str:
@@ -284,7 +306,7 @@ def _lead(results: Results, name: str, other: str) -> str:
 
 
 def _distance(results: Results, name: str, other: str) -> str:
-    best, known = scored(results, name)[0], metric_info(name)
+    best, known = scored_strategies(results, name)[0], metric_info(name)
     one, two = (round(results["strategies"][each][name], known.digits) for each in (best, other))
     distance = round(abs(one - two), known.digits)
     return f"{distance:.{known.digits}f}{' points' if known.unit else ''}" if distance else ""
