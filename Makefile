@@ -26,6 +26,7 @@ lint: install
 	$(BIN)/ruff format --check platform jobs tests docs/conf.py
 	$(BIN)/mypy
 	PYTHONPATH=platform $(BIN)/lint-imports
+	$(BIN)/pylint platform/unrolled
 
 docs: install
 	$(BIN)/python -m sphinx --quiet --fail-on-warning -d docs/_build/doctrees docs docs/_build/html
