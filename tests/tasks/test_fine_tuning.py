@@ -19,7 +19,7 @@ from unrolled.data.caption_readers import open_captions
 from unrolled.data.images import CROP, View, random_view, read_image, to_pixels
 from unrolled.errors import UserError
 from unrolled.evaluation.ensemble import ensemble_members
-from unrolled.features import build_backbone, make_backbone
+from unrolled.features import build_backbone, pretrained_backbone
 from unrolled.files import cache_folder
 from unrolled.tasks.captioning import Captioning
 
@@ -81,7 +81,7 @@ def test_gradients_reach_the_network(conditioning, truncate, scenes):
     options = [f"model.decoder.conditioning={conditioning}", f"training.truncate={truncate}", "training.max_steps=1"]
     run, _ = train(scenes, *options, *more)
     (row,) = [row for row in run.history() if row["kind"] == "validation"]
-    first, now = make_backbone(run.config().model.features).state_dict(), weights(run)
+    first, now = pretrained_backbone(run.config().model.features).state_dict(), weights(run)
     assert row["loss"] > 0 and first.keys() == {name.removeprefix(NETWORK) for name in now if name.startswith(NETWORK)}
     assert all(not torch.equal(now[NETWORK + name], value.double()) for name, value in first.items())
 
@@ -111,7 +111,7 @@ def test_two_workers_and_a_resumed_run_end_where_one_does(scenes):
 
 def test_a_run_describes_with_the_network_it_trained_and_without_files_of_features(scenes, tmp_path):
     made_before = set(cache_folder().glob("features-*"))
-    save_file(make_backbone(FeatureConfig(backbone="small")).network.state_dict(), tmp_path / "first.safetensors")
+    save_file(pretrained_backbone(FeatureConfig(backbone="small")).network.state_dict(), tmp_path / "first.safetensors")
     options = [f"model.features.weights={tmp_path / 'first.safetensors'}", "training.optimizer.learning_rate=0.02"]
     run = api.train(load_config(scenes, options), local=True)
     (tmp_path / "first.safetensors").unlink()  # a trained run does without
