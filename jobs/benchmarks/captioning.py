@@ -129,7 +129,7 @@ def updates(
     coming = itertools.cycle(WorkerBatch([batch], count) for batch, count in zip(batches, targets, strict=True))
 
     def run() -> None:
-        update(next(coming), 0, 0.0, [0.0, 0.0], layers=False)
+        update(next(coming), 0, 0.0, [0.0, 0.0], norms_by_layer=False)
 
     return run
 

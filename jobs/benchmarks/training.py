@@ -139,7 +139,7 @@ def our_step(config: TranslationConfig, batches: Sequence[Batch], comm: Comm | N
     coming = itertools.cycle(_share(batch, comm) for batch in batches)
 
     def run() -> None:
-        update(next(coming), 0, 0.0, [0.0, 0.0], layers=False)
+        update(next(coming), 0, 0.0, [0.0, 0.0], norms_by_layer=False)
 
     return run
 

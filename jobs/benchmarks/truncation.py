@@ -58,9 +58,9 @@ def _epoch(steps: int) -> int:
     text = np.random.default_rng(0).integers(len(task.vocabulary), size=lanes * steps + 1).astype(np.uint16)
 
     def read(units: np.ndarray) -> None:
-        updater.state = None
+        updater.hidden_state = None
         for step, work in enumerate(prefetch(group_by_update(plan_windows(units, lanes, window), config), comm)):
-            updater(work, step, 0.0, [0.0, 0.0], layers=False)
+            updater(work, step, 0.0, [0.0, 0.0], norms_by_layer=False)
 
     read(text[: lanes * window * 2 + 1])  # what is made once: the optimizer's moments, buffers of the scan
     return peak(lambda: read(text), lambda: None)

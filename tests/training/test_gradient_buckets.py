@@ -25,7 +25,7 @@ class Half(SingleWorker):
     def __init__(self):
         self.events = []
 
-    def memory(self, count, like):
+    def shared_buffer(self, count, like):
         return None
 
     def all_reduce(self, tensor):
@@ -48,11 +48,11 @@ def updates(path, options, count=3):
     task = make_task(config, run.vocabulary)
     model = task.build_model().double()
     updater = TrainStep(task, model, config, comm, torch.device("cpu"))
-    updater.lap = comm.events.append
+    updater.on_phase_end = comm.events.append
     batches = task.plan(prepare(config, fingerprint), 0)[:count]
     for step, work in enumerate(prefetch([[batch] for batch in batches], comm)):
         comm.events.clear()
-        updater(work, step, 0.0, [0.0, 0.0], layers=False)
+        updater(work, step, 0.0, [0.0, 0.0], norms_by_layer=False)
     return [parameter.detach() for parameter in model.parameters()], comm
 
 
@@ -61,7 +61,7 @@ def test_sums_begin_before_the_backward_pass_ends(family, tmp_path, monkeypatch)
     path, options = config_of(family, tmp_path)
     want, whole = updates(path, options)
     assert len(whole.sums) == 1  # all that there is makes less than a bucket
-    monkeypatch.setattr(distributed, "BYTES", 1000)
+    monkeypatch.setattr(distributed, "BUCKET_BYTES", 1000)
     got, cut = updates(path, options)
     assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
     assert sum(cut.sums) == sum(whole.sums)
@@ -102,10 +102,10 @@ def test_the_order_of_sums_does_not_depend_on_who_gets_a_gradient(size, before, 
     """Or workers would wait for each other without end."""
     parameters = [torch.nn.Parameter(torch.ones(count, dtype=torch.float64)) for count in SIZES]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "BYTES", size)
+        patch.setattr(distributed, "BUCKET_BYTES", size)
         comm, other = Half(), Half()
         tested, untouched = GradientBuckets(parameters, 2, comm), GradientBuckets(parameters, 2, other)
-    untouched.sum([0.0, 0.0])
+    untouched.all_reduce([0.0, 0.0])
     for _ in range(2):  # the second time from the state that the first one left
         for parameter in parameters:
             parameter.grad = None
@@ -115,9 +115,9 @@ def test_the_order_of_sums_does_not_depend_on_who_gets_a_gradient(size, before, 
             if terms:
                 loss = torch.stack(terms).sum()
                 if final and told:
-                    tested.last_pass(loss)
+                    tested.begin_last_backward(loss)
                 loss.backward()
-        assert tested.sum([4.0, 5.0]) == [4.0, 5.0]
+        assert tested.all_reduce([4.0, 5.0]) == [4.0, 5.0]
         assert comm.sums == other.sums
         for place, parameter in enumerate(parameters):
             times = before[place] + last[place]
@@ -125,11 +125,11 @@ def test_the_order_of_sums_does_not_depend_on_who_gets_a_gradient(size, before, 
 
 
 def test_a_pass_after_the_last_is_noticed(monkeypatch):
-    monkeypatch.setattr(distributed, "BYTES", 1)
+    monkeypatch.setattr(distributed, "BUCKET_BYTES", 1)
     parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(3)]
     tested = GradientBuckets(parameters, 1, Half())
     loss = parameters[2].sum()
-    tested.last_pass(loss)
+    tested.begin_last_backward(loss)
     loss.backward()
-    with pytest.raises(RuntimeError, match="said too early"):
+    with pytest.raises(RuntimeError, match="set too early"):
         parameters[2].sum().backward()

@@ -337,7 +337,7 @@ def test_the_learning_rate_warms_up_and_falls_on_a_plateau():
     rate.after_validation(2.0)
     assert rate.rate(9, 0.0) == 0.5
     other = LearningRate(rate.config, base=1.0)
-    other.load(json.loads(json.dumps(rate.state())))
+    other.load_state_dict(json.loads(json.dumps(rate.state_dict())))
     assert other.rate(9, 0.0) == 0.5
     constant = LearningRate(Schedule(name="constant"), base=1.0)
     for _ in range(5):

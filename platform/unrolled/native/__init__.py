@@ -9,11 +9,9 @@ folder.
 - `vocabulary.c` (with topk.h): cross-entropy, log Σ exp, largest entries and sampling over a vocabulary, and dropout;
 - `ranking.c` (with topk.h, product.h, product_amx.h, product_avx512.h): logits of a vocabulary and the largest of them;
 - `attention.c` (with reduce.h): attention of one query per row;
-- `bags_of_words.c` (with reduce.h): texts as bags of words;
-- `adam.c`: a step of Adam, and the norm of gradients.
+- `bags_of_words.c` (with reduce.h): texts as bags of words.
 """
 
-from unrolled.native.adam import can_descend, descend, norm
 from unrolled.native.attention import (
     additive_backward,
     additive_backward_keys,
@@ -41,13 +39,10 @@ __all__ = [
     "attention_forward",
     "attention_supported",
     "bags",
-    "can_descend",
     "cross_entropy",
-    "descend",
     "dropout",
     "exp_2x",
     "logsumexp",
-    "norm",
     "ranking_supported",
     "run_scan",
     "sample_rows",

@@ -1,16 +1,9 @@
-"""Optimizers, learning-rate schedules and parameter averages.
-
-Optimizers of torch and the learning rate over time.
-
-Averages of parameters, which often do better than the parameters themselves (Polyak & Juditsky 1992).
-
-The step of an optimizer, and of the averages behind it.
-"""
+"""Optimizers, learning-rate schedules and parameter averages."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,33 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unrolled import native
 from unrolled.config import Optimizer as OptimizerConfig
 from unrolled.config import Schedule as ScheduleConfig
 
-RISE = 0.3
-"""Share of a run in which the rate of one cycle rises."""
-START = 1 / 25
-"""What one cycle starts from, as a share of its highest rate."""
-
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Returns torch's optimizer, with one fused kernel for all parameters where there is one.
+    """Returns torch's optimizer, fused for all parameters where torch has such a kernel.
 
-    A group of parameters has a `factor` besides: what its learning rate is multiplied by. It is 1 but for those of a
-    module that says otherwise by its `learning_rate_factor`.
+    Each parameter group has an additional `factor` by which its learning rate is multiplied: the `learning_rate_factor`
+    of the module that owns the parameters, or 1.
     """
-    parameters = _groups(model)
+    groups = _parameter_groups(model)
     rate, decay = config.learning_rate, config.weight_decay
     if config.name == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=config.momentum, weight_decay=decay, fused=True)
+        return torch.optim.SGD(groups, rate, momentum=config.momentum, weight_decay=decay, fused=True)
     if config.name == "adafactor":
-        return torch.optim.Adafactor(parameters, rate, weight_decay=decay)
+        return torch.optim.Adafactor(groups, rate, weight_decay=decay)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(parameters, rate, betas=(config.momentum, 0.999), weight_decay=decay, fused=True)
+    return kind(groups, rate, betas=(config.momentum, 0.999), weight_decay=decay, fused=True)
 
 
-def _groups(model: nn.Module) -> list[dict[str, Any]]:
+def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     factors: dict[nn.Parameter, float] = {}
     for module in model.modules():
         factor: Any = getattr(module, "learning_rate_factor", None)
@@ -57,15 +44,27 @@ def _groups(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
 
 
+RISE = 0.3
+"""Fraction of a run in which the rate of one cycle rises."""
+START = 1 / 25
+"""Initial rate of one cycle, as a fraction of its highest rate."""
+
+
 @dataclass
 class Schedule:
     """Learning rate: a linear warm-up, then
 
     - `constant`;
-    - `plateau`: lowered whenever the validation loss stands still;
-    - `inverse_square_root`: falling as 1/√step from the warm-up on (Vaswani et al. 2017);
-    - `cosine`: along half a cosine down to zero at the run's end (Loshchilov & Hutter 2017, without restarts);
-    - `one_cycle`: up from a 25th along half a cosine for 30 % of the run, then down to zero (Smith & Topin 2018).
+    - `plateau`: lowered whenever the validation loss stops falling;
+    - `inverse_square_root`: proportional to 1/√step after the warm-up (Vaswani et al. 2017);
+    - `cosine`: half a cosine down to zero at the end of the run (Loshchilov & Hutter 2017, without restarts);
+    - `one_cycle`: half a cosine up from a 25th during 30 % of the run, then down to zero (Smith & Topin 2018).
+
+    Attributes:
+        base: the highest rate.
+        decay: product of all reductions by `plateau`.
+        best: the lowest validation loss.
+        bad_validations: validations since `best` or since the last reduction.
     """
 
     config: ScheduleConfig
@@ -74,25 +73,25 @@ class Schedule:
     best: float = float("inf")
     bad_validations: int = 0
 
-    def rate(self, step: int, done: float) -> float:
-        """Returns the rate of update `step`, counted from 0, when the share `done` of the run is over."""
-        warmup = self.config.warmup_steps
-        return self.base * self.decay * self._shape(step, min(1.0, done)) * min(1.0, (step + 1) / max(1, warmup))
+    def rate(self, step: int, completed: float) -> float:
+        """Returns the rate of update `step`, from 0, when the fraction `completed` of the run is over."""
+        warmup = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        return self.base * self.decay * self._shape(step, min(1.0, completed)) * warmup
 
-    def _shape(self, step: int, done: float) -> float:
+    def _shape(self, step: int, completed: float) -> float:
         if self.config.name == "cosine":
-            return _half_cosine(done)
+            return _half_cosine(completed)
         if self.config.name == "one_cycle":
-            if done < RISE:
-                return 1 - (1 - START) * _half_cosine(done / RISE)
-            return _half_cosine((done - RISE) / (1 - RISE))
+            if completed < RISE:
+                return 1 - (1 - START) * _half_cosine(completed / RISE)
+            return _half_cosine((completed - RISE) / (1 - RISE))
         if self.config.name == "inverse_square_root":
             warmup = max(1, self.config.warmup_steps)
             return math.sqrt(warmup / max(warmup, step + 1))
         return 1.0
 
     def after_validation(self, loss: float) -> None:
-        """Counts validations without a better loss; past the patience the rate falls by the factor."""
+        """Counts validations without a lower loss; beyond the patience the rate is multiplied by the factor."""
         if self.config.name != "plateau":
             return
         if loss < self.best:
@@ -103,56 +102,53 @@ class Schedule:
             self.decay *= self.config.factor
             self.bad_validations = 0
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint holds."""
         return {name: value for name, value in asdict(self).items() if name in ("decay", "best", "bad_validations")}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Continues from `state()`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores `state_dict()`."""
         self.decay, self.best, self.bad_validations = state["decay"], state["best"], state["bad_validations"]
 
 
-def _half_cosine(share: float) -> float:
-    """From 1 at 0 down to 0 at 1."""
-    return (1 + math.cos(math.pi * share)) / 2
+def _half_cosine(x: float) -> float:
+    """Falls from 1 at 0 to 0 at 1."""
+    return (1 + math.cos(math.pi * x)) / 2
 
 
 class MovingAverage:
-    """ā ← d · ā + (1 − d) · parameter after every update, with d = min(decay, (1 + step) / (10 + step)), so that the
-    first parameters, which know nothing, are soon forgotten.
+    """Exponential moving average of the parameters, which often scores better (Polyak & Juditsky 1992).
+
+    ā ← d · ā + (1 − d) · parameter after every update, with d = min(decay, (1 + step) / (10 + step)), so that the
+    initial parameters are soon forgotten.
 
     Args:
-        decay: 0 for none: then all of this does nothing.
+        decay: 0 for no average; all methods then do nothing.
+
+    Attributes:
+        values: the averages, in the order of the parameters.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._parameters: list[Tensor] = list(model.parameters()) if decay else []
-        self._places = {parameter: place for place, parameter in enumerate(self._parameters)}
         self._decay = decay
         self.values: list[Tensor] = [parameter.detach().clone() for parameter in self._parameters]
 
-    def share(self, step: int) -> float:
-        """1 − d of the update number `step`, from 0."""
-        return 1 - min(self._decay, (1 + step) / (10 + step))
-
-    def of(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """The averages of some parameters."""
-        return [self.values[self._places[parameter]] for parameter in parameters] if self.values else []
-
     @torch.no_grad()
-    def follow(self, step: int) -> None:
-        """Takes in the parameters of a finished update, the number `step` from 0."""
+    def update(self, step: int) -> None:
+        """Includes the parameters after update `step`, from 0."""
         if self.values:
-            torch._foreach_lerp_(self.values, self._parameters, self.share(step))
+            weight = 1 - min(self._decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.values, self._parameters, weight)
 
     @torch.no_grad()
-    def restart(self) -> None:
-        """Takes the parameters as they are for the averages."""
+    def reset(self) -> None:
+        """Sets the averages to the current parameters."""
         for value, parameter in zip(self.values, self._parameters, strict=True):
             value.copy_(parameter)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def swapped_in(self) -> Iterator[None]:
         """While open, the model's parameters are the averages."""
         self._swap()
         try:
@@ -161,40 +157,5 @@ class MovingAverage:
             self._swap()
 
     def _swap(self) -> None:
-        for place, parameter in enumerate(self._parameters):
-            parameter.data, self.values[place] = self.values[place], parameter.data
-
-
-@torch.no_grad()
-def optimizer_step(optimizer: torch.optim.Optimizer, average: MovingAverage, factor: float, step: int) -> None:
-    """Takes the step number `step`, from 0, with the gradients times `factor`; then the averages follow.
-
-    Where there is compiled code for it, one pass over the memory does all of this. The first step is torch's, which
-    makes the optimizer's state.
-    """
-    parts = [_parts(optimizer, average, group) for group in optimizer.param_groups]
-    if isinstance(optimizer, torch.optim.Adam) and all(_fits(*part) for part in parts):
-        for group, part in zip(optimizer.param_groups, parts, strict=True):
-            native.descend(group, *part, factor, average.share(step))
-        return
-    if factor != 1:
-        torch._foreach_mul_([gradient for _, gradients, *_ in parts for gradient in gradients], factor)
-    optimizer.step()
-    average.follow(step)
-
-
-Part = tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]], list[Tensor]]
-"""Of a group: parameters, gradients, the optimizer's states and the averages."""
-
-
-def _parts(optimizer: torch.optim.Optimizer, average: MovingAverage, group: dict[str, Any]) -> Part:
-    parameters = group["params"]
-    gradients = [parameter.grad for parameter in parameters]
-    return parameters, gradients, [optimizer.state[parameter] for parameter in parameters], average.of(parameters)
-
-
-def _fits(
-    parameters: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], more: list[Tensor]
-) -> bool:
-    kept = [tensor for state in states for tensor in state.values()]
-    return all(states) and native.can_descend([*parameters, *gradients, *kept, *more])
+        for i, parameter in enumerate(self._parameters):
+            parameter.data, self.values[i] = self.values[i], parameter.data

@@ -156,7 +156,7 @@ class _Job:
         batches = updater.task.plan(prepare(self.config, self.fingerprint), epoch=0)
         groups = group_by_update(batches, self.config)[: self.steps]
         _run(updater, groups, WARM_UP[device.type] * len(groups))
-        updater.lap = watch = Stopwatch(device)
+        updater.on_phase_end = watch = Stopwatch(device)
         tokens, made = _run(updater, groups, self.steps)
         seconds = _by_part(watch.seconds, self.steps, comm)
         return Profile(
@@ -187,13 +187,13 @@ def _run(updater: TrainStep, groups: Sequence[Sequence[GlobalBatch]], steps: int
     """Makes updates as the loop does, from the beginning of the epoch; returns their tokens and how many were made."""
     tokens = made = 0
     for step, work in enumerate(prefetch([groups[step % len(groups)] for step in range(steps)], updater.comm)):
-        updater.lap("data")
+        updater.on_phase_end("data")
         if step % len(groups) == 0:
-            updater.state = None
+            updater.hidden_state = None
         with record_function(OUTSIDE):  # what is left to it under torch.profiler
-            update = updater(work, step, 0.0, [0.0] * FLAGS, layers=False)
-        updater.lap("other")
-        tokens, made = tokens + update.tokens, made + update.made
+            update = updater(work, step, 0.0, [0.0] * FLAGS, norms_by_layer=False)
+        updater.on_phase_end("other")
+        tokens, made = tokens + update.tokens, made + (not update.skipped)
     return tokens, made
 
 

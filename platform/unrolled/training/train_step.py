@@ -1,15 +1,4 @@
-"""One update of the parameters, made by all workers together.
-
-What matrices are multiplied in while training.
-
-What the C library does with memory that is given back.
-
-What the next update needs, made ready in the background while the present one is computed.
-
-All gradients of a model: summed over the workers, measured and clipped.
-
-One update of the parameters, made by all workers together.
-"""
+"""One update of the parameters, made by all workers together: batches, forward and backward, clipping, step."""
 
 from __future__ import annotations
 
@@ -26,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unrolled import native
 from unrolled.config import Clipping, Config
 from unrolled.config.training import Precision
 from unrolled.errors import Diverged
@@ -36,90 +24,53 @@ from unrolled.recurrence.matmul import has_bfloat16_matmul
 from unrolled.recurrence.state import Nest
 from unrolled.tasks import GlobalBatch, Shard, Task
 from unrolled.training.distributed import Comm, GradientBuckets
-from unrolled.training.optim import MovingAverage, Schedule, build_optimizer, optimizer_step
+from unrolled.training.optim import MovingAverage, Schedule, build_optimizer
 
-NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def resolve(precision: Precision, device: torch.device, comm: Comm) -> Precision:
-    """Returns what `auto` stands for: bfloat16 where every worker has matrix units for it, else float32."""
-    if precision != "auto":
-        return precision
-    return "bfloat16" if all(comm.gather(has_bfloat16_matmul(device))) else "float32"
+FLAGS = 2
+"""Number of the trainer's flags, which are summed over the workers together with gradients and loss."""
 
 
-def narrowed(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """While open, matrices are multiplied in the narrow type, if the precision is one."""
-    kind = NARROW.get(precision)
-    return torch.autocast(device.type, kind, enabled=kind is not None)
+def build_initial_model(task: Task, config: Config, device: torch.device) -> nn.Module:
+    """Builds the model that a run begins with: fresh parameters from the config's seed, and pretrained ones if any."""
+    torch.manual_seed(config.seed)
+    model = task.build_model()
+    task.load_pretrained(model)
+    return model.to(device, getattr(torch, config.training.parameter_type))
 
 
-@dataclass
-class LossScale:
-    """What a loss is multiplied by so that its gradient does not vanish in float16 (Micikevicius et al. 2018): halved
-    whenever that was too much, doubled after a long time of finite gradients.
-
-    Attributes:
-        value: the factor; 1 wherever float16 is not used.
-        good: updates since it changed.
-    """
-
-    value: float = 1.0
-    good: int = 0
-
-    PATIENCE = 2000
-
-    def passed(self) -> None:
-        """Counts a finite gradient."""
-        self.good += 1
-        if self.good == self.PATIENCE:
-            self.value, self.good = self.value * 2, 0
-
-    def failed(self) -> None:
-        """Lowers the scale after a gradient that was not finite."""
-        self.value, self.good = max(1.0, self.value / 2), 0
-
-
-TRIM, MAP = -1, -3
-"""Numbers of `M_TRIM_THRESHOLD` and `M_MMAP_THRESHOLD` in glibc's malloc.h."""
-LARGE = 32 * 2**20
-"""The most that glibc takes for the second."""
-
-
-@lru_cache(maxsize=1)
-def keep_freed() -> None:
-    """Has glibc keep what an update gives back for the next one, of the same sizes: else it returns large pieces to the
-    system, which fills every page of them with zeros before it lends them again."""
-    if platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        library.mallopt(TRIM, 2**31 - 1)
-        library.mallopt(MAP, LARGE)
+# Batches --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class WorkerBatch:
-    """One worker's share of an update.
+    """One worker's part of an update.
 
     Attributes:
-        parts: of the global batches, without those that leave nothing to this worker.
+        shards: of the global batches, without those in which this worker has no rows.
         tokens: targets of the global batches, all workers together.
     """
 
-    parts: Sequence[Shard]
+    shards: Sequence[Shard]
     tokens: int
 
 
-def prefetch(groups: Sequence[Sequence[GlobalBatch]], comm: Comm) -> Generator[WorkerBatch]:
-    """Yields the work of each group of global batches in turn; one more than was taken is made ready in a thread."""
+def group_by_update(batches: Sequence[GlobalBatch], config: Config) -> list[Sequence[GlobalBatch]]:
+    """Groups the global batches of an epoch by update (`training.accumulate`)."""
+    size = config.training.accumulate
+    return [batches[start : start + size] for start in range(0, len(batches), size)]
 
-    def work(group: Sequence[GlobalBatch]) -> WorkerBatch:
-        parts = (batch.shard(comm.rank, comm.size) for batch in group)
-        return WorkerBatch([part for part in parts if part is not None], sum(batch.tokens for batch in group))
+
+def prefetch(groups: Sequence[Sequence[GlobalBatch]], comm: Comm) -> Generator[WorkerBatch]:
+    """Yields this worker's batch of each group in turn, while a thread prepares the next one."""
+
+    def load(group: Sequence[GlobalBatch]) -> WorkerBatch:
+        shards = (batch.shard(comm.rank, comm.size) for batch in group)
+        return WorkerBatch([shard for shard in shards if shard is not None], sum(batch.tokens for batch in group))
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         ready: Future[WorkerBatch] | None = None
         for group in groups:
-            following = thread.submit(work, group)
+            following = thread.submit(load, group)
             if ready is not None:
                 yield ready.result()
             ready = following
@@ -127,16 +78,192 @@ def prefetch(groups: Sequence[Sequence[GlobalBatch]], comm: Comm) -> Generator[W
             yield ready.result()
 
 
-EPSILON = 1e-3
-"""Least norm of a unit's weights that adaptive clipping measures its gradient by, so that zeros can leave zero."""
+# The update -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Result of one update.
+
+    Attributes:
+        flags: the trainer's flags, summed over the workers.
+        loss: mean over the targets of the global batches.
+        norm: of the gradient before clipping.
+        tokens: targets of the global batches.
+        skipped: whether loss or gradient is not finite; parameters and hidden state are then unchanged.
+        layer_norms: gradient norms by layer, where requested or where the update was skipped.
+    """
+
+    flags: Sequence[float]
+    loss: float
+    norm: float
+    tokens: int
+    skipped: bool
+    clipped: bool
+    layer_norms: dict[str, float]
+
+
+class TrainStep:
+    """Makes updates and holds all that they change: parameters, optimizer, averages, hidden state.
+
+    Attributes:
+        hidden_state: carried from batch to batch by the model, of this worker's rows; `None` for none.
+        rate: the last learning rate.
+        on_phase_end: called with the name of each phase of an update when it ends; for `unrolled.training.profiler`.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, config: Config, comm: Comm, device: torch.device) -> None:
+        self.task, self.model, self.comm, self.device = task, model, comm, device
+        self.seed, self.training = config.seed, config.training
+        keep_freed_memory()
+        self.optimizer = build_optimizer(model, self.training.optimizer)
+        self._rate_factors = [group["factor"] for group in self.optimizer.param_groups]
+        self.schedule = Schedule(self.training.schedule, self.training.optimizer.learning_rate)
+        self.gradients = Gradients(model, FLAGS + 1, comm)
+        self.average = MovingAverage(model, self.training.moving_average)
+        self.precision = resolve_precision(self.training.precision, device, comm)
+        self.loss_scale = LossScale(2.0**16 if self.precision == "float16" else 1.0)
+        self.hidden_state: Nest = None
+        self.rate = 0.0
+        self.on_phase_end: Callable[[str], None] = lambda phase: None
+
+    def __call__(
+        self, batch: WorkerBatch, step: int, completed: float, flags: Sequence[float], *, norms_by_layer: bool
+    ) -> StepResult:
+        """Accumulates the gradients of all shards, sums them over the workers and takes one optimizer step.
+
+        Random generators are seeded from (seed, step, rank).
+
+        Args:
+            step: number of the update, from 0.
+            completed: completed fraction of the run as far as this worker knows.
+            flags: of this worker. `flags[1]`, summed over the workers, is another measure of the completed fraction;
+                the larger one counts.
+            norms_by_layer: whether gradient norms by layer are computed.
+        """
+        if not self.model.training:  # for a small model, `train` on every module takes longer than a step
+            self.model.train()
+        self.gradients.zero()
+        self._set_seed((self.seed * 1_000_003 + step) * 65_537 + self.comm.rank)
+        loss, hidden = torch.zeros((), dtype=torch.float64, device=self.device), self.hidden_state
+        self.on_phase_end("other")
+        with self._located_non_finite(step):
+            for shard in batch.shards:
+                on_device = shard.to(self.device)
+                self.on_phase_end("data")
+                shard_loss, hidden = self._forward_backward(
+                    on_device, hidden, batch.tokens, last=shard is batch.shards[-1]
+                )
+                loss += shard_loss
+        *flags, mean_loss = self.gradients.all_reduce([*flags, loss])
+        self.on_phase_end("communication")
+        if self.loss_scale.value != 1:
+            self.gradients.scale(1 / self.loss_scale.value)
+        norm = self.gradients.norm()
+        finite = math.isfinite(norm) and math.isfinite(mean_loss)
+        layer_norms = self.gradients.norms_by_layer() if norms_by_layer or not finite else {}
+        clipped = finite and self._clip_and_step(step, max(completed, flags[1]), norm)
+        if finite:
+            self.hidden_state = hidden
+        elif self.precision == "float16":
+            self.loss_scale.decrease()
+        self.on_phase_end("optimizer")
+        return StepResult(flags, mean_loss, norm, batch.tokens, not finite, clipped, layer_norms)
+
+    def _set_seed(self, seed: int) -> None:
+        if self.device.type == "cpu":  # torch.manual_seed also records the stack, for each kind of device not in use
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+
+    def _forward_backward(self, shard: Shard, hidden: Nest, tokens: int, *, last: bool) -> tuple[Tensor, Nest]:
+        """Runs forward and backward passes of a shard, window by window.
+
+        Args:
+            last: whether no other shard follows before the sum over the workers.
+
+        Returns:
+            The shard's part of the mean loss, and the detached hidden state after it.
+        """
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        with autocast(self.precision, self.device):
+            for window in self.task.losses(self.model, shard, hidden):
+                self.on_phase_end("forward")
+                mean = window.loss / tokens
+                if last and window.last:
+                    self.gradients.begin_last_backward(mean)
+                with torch.autocast(self.device.type, enabled=False):
+                    scale = self.loss_scale.value
+                    torch.autograd.backward(mean * scale if scale != 1 else mean)
+                loss += mean.detach()
+                hidden = nest.detach(window.state)
+                self.on_phase_end("backward")
+        return loss, hidden
+
+    def _clip_and_step(self, step: int, completed: float, norm: float) -> bool:
+        """Clips and takes the optimizer's step; returns whether the gradient was clipped."""
+        clipped = self.gradients.clip(self.training.clipping, norm)
+        self.rate = self.schedule.rate(step, completed)
+        for group, rate_factor in zip(self.optimizer.param_groups, self._rate_factors, strict=True):
+            group["lr"] = rate_factor * self.rate
+        self.optimizer.step()
+        self.average.update(step)
+        if self.precision == "float16":
+            self.loss_scale.count_finite()
+        return clipped
+
+    @contextmanager
+    def _located_non_finite(self, step: int) -> Iterator[None]:
+        """With `training.detect_anomaly`, reports the place of the first non-finite number as `Diverged`."""
+        detect, place = self.training.detect_anomaly, f"step {step + 1}"
+        try:
+            with torch.autograd.set_detect_anomaly(detect) if detect else nullcontext():
+                yield
+        except NonFiniteError as error:
+            name = next(name for name, stack in named_stacks(self.model) if stack is error.stack)
+            raise Diverged(f"{place}: {name}: {error}. The last checkpoint is kept.") from None
+        except RuntimeError as error:
+            if not detect or "returned nan values" not in str(error):
+                raise
+            raise Diverged(
+                f"{place}: backward pass: {str(error).splitlines()[0]} The last checkpoint is kept."
+            ) from None
+
+    def state_dict(self, hidden: Nest) -> dict[str, Any]:
+        """Returns what a checkpoint holds besides the model; `hidden` is the hidden state of all workers."""
+        raw = [parameter.detach() for parameter in self.model.parameters()] if self.average.values else []
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scale": [self.loss_scale.value, self.loss_scale.finite_updates],
+            "parameters": raw,
+            "state": hidden,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any], hidden: Nest) -> None:
+        """Restores `state_dict()`; the model already holds the checkpoint's weights, `hidden` is this worker's."""
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.loss_scale.value, self.loss_scale.finite_updates = saved["scale"]
+        self.hidden_state = hidden
+        if self.average.values:
+            self.average.reset()
+            for parameter, raw in zip(self.model.parameters(), saved["parameters"], strict=True):
+                parameter.data.copy_(raw)
+
+
+# Gradients ------------------------------------------------------------------------------------------------
+
+MIN_WEIGHT_NORM = 1e-3
+"""Lower bound on a unit's weight norm in adaptive clipping, so that zero weights can change."""
 
 
 class Gradients:
-    """The gradients of all parameters of a model.
+    """The gradients of all parameters of a model: summed over the workers, measured and clipped.
 
     Args:
         model: its parameters must share a type and a device.
-        extra: numbers that are summed over the workers with them.
+        extra: count of numbers that are summed over the workers together with the gradients.
     """
 
     def __init__(self, model: nn.Module, extra: int, comm: Comm) -> None:
@@ -144,40 +271,38 @@ class Gradients:
         self._buckets = GradientBuckets(list(self._named.values()), extra, comm) if comm.size > 1 else None
 
     def zero(self) -> None:
-        """Starts the next sum. The backward pass then leaves its own memory, which costs no copy."""
+        """Removes all gradients. The next backward pass then leaves its own tensors, without a copy."""
         for parameter in self._named.values():
             parameter.grad = None
 
-    def last_pass(self, loss: Tensor) -> None:
-        """Says that the backward pass from `loss`, now to begin, is the last before the sum over the workers."""
+    def begin_last_backward(self, loss: Tensor) -> None:
+        """Announces that the backward pass from `loss` is the last before `all_reduce`."""
         if self._buckets is not None:
-            self._buckets.last_pass(loss)
+            self._buckets.begin_last_backward(loss)
 
-    def sum_over_workers(self, numbers: Sequence[float | Tensor]) -> list[float]:
-        """Adds up gradients and `numbers` over the workers; returns the numbers' sums."""
+    def all_reduce(self, numbers: Sequence[float | Tensor]) -> list[float]:
+        """Sums gradients and `numbers` over the workers; returns the sums of the numbers."""
         if self._buckets is not None:
-            return self._buckets.sum(numbers)
+            return self._buckets.all_reduce(numbers)
         for parameter in self._named.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         return [float(number) for number in numbers]
 
-    def all(self) -> list[Tensor]:
-        """The gradients, in the order of the parameters."""
+    def tensors(self) -> list[Tensor]:
+        """Returns the gradients in the order of the parameters."""
         return [parameter.grad for parameter in self._named.values() if parameter.grad is not None]
 
     def scale(self, factor: float) -> None:
-        """Multiplies all of them."""
-        torch._foreach_mul_(self.all(), factor)
+        """Multiplies all gradients in place."""
+        torch._foreach_mul_(self.tensors(), factor)
 
     def norm(self) -> float:
-        """The global L2 norm."""
-        if native.can_descend(self.all()):
-            return native.norm(self.all())
-        return float(torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(self.all())))))
+        """Returns the global L2 norm."""
+        return float(torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(self.tensors())))))
 
-    def by_layer(self) -> dict[str, float]:
-        """The L2 norm of every module's own gradients, by its path in the model."""
+    def norms_by_layer(self) -> dict[str, float]:
+        """Returns the L2 norm of each module's own gradients, by its path in the model."""
         squares: dict[str, float] = {}
         for name, parameter in self._named.items():
             assert parameter.grad is not None
@@ -185,50 +310,49 @@ class Gradients:
             squares[layer] = squares.get(layer, 0.0) + float(torch.linalg.vector_norm(parameter.grad)) ** 2
         return {layer: math.sqrt(square) for layer, square in squares.items()}
 
-    def clip(self, config: Clipping, norm: float) -> tuple[bool, float]:
-        """Clips in place, but for a factor that all of them have in common.
+    def clip(self, config: Clipping, norm: float) -> bool:
+        """Clips in place; returns whether that changed anything.
 
-        - `norm`: above the threshold, rescaled to it (Pascanu et al. 2013);
-        - `squared_norm`: where Σg² is above the threshold, g · threshold / Σg²;
-        - `value`: every number into ±threshold (Mikolov 2012);
+        - `norm`: where the norm exceeds the threshold, g · threshold / ‖g‖ (Pascanu et al. 2013);
+        - `squared_norm`: where Σg² exceeds the threshold, g · threshold / Σg²;
+        - `value`: every component into ±threshold (Mikolov 2012);
         - `adaptive`: the gradient of a unit's incoming weights, a row of a matrix or a whole vector, to at most the
           threshold times the norm of these weights (Brock et al. 2021).
 
         Args:
             norm: the global L2 norm, which is finite.
-
-        Returns:
-            Whether that changes anything, and the factor, by which they are still to be multiplied.
         """
         threshold = config.threshold
         if config.kind == "value":
-            return self._clip_values(threshold), 1.0
+            return self._clip_values(threshold)
         if config.kind == "adaptive":
-            return self._clip_units(threshold), 1.0
+            return self._clip_units(threshold)
         measure = norm**2 if config.kind == "squared_norm" else norm
-        above = config.kind != "none" and measure > threshold
-        return above, threshold / measure if above else 1.0
+        exceeds = config.kind != "none" and measure > threshold
+        if exceeds:
+            self.scale(threshold / measure)
+        return exceeds
 
     def _clip_values(self, threshold: float) -> bool:
-        above = max(float(largest) for largest in torch._foreach_norm(self.all(), math.inf)) > threshold
-        if above:
-            torch._foreach_clamp_max_(self.all(), threshold)
-            torch._foreach_clamp_min_(self.all(), -threshold)
-        return above
+        exceeds = max(float(largest) for largest in torch._foreach_norm(self.tensors(), math.inf)) > threshold
+        if exceeds:
+            torch._foreach_clamp_max_(self.tensors(), threshold)
+            torch._foreach_clamp_min_(self.tensors(), -threshold)
+        return exceeds
 
     @torch.no_grad()
     def _clip_units(self, threshold: float) -> bool:
-        above = False
+        exceeds = False
         for parameter in self._named.values():
             gradient = parameter.grad
             assert gradient is not None
             axes = tuple(range(1, parameter.ndim)) if parameter.ndim > 1 else None
-            most = threshold * _norms(parameter, axes).clamp_(min=EPSILON)
-            share = most / _norms(gradient, axes).clamp_(min=1e-12)
-            if bool((share < 1).any()):
-                gradient.mul_(share.clamp_(max=1))
-                above = True
-        return above
+            limit = threshold * _norms(parameter, axes).clamp_(min=MIN_WEIGHT_NORM)
+            factor = limit / _norms(gradient, axes).clamp_(min=1e-12)
+            if bool((factor < 1).any()):
+                gradient.mul_(factor.clamp_(max=1))
+                exceeds = True
+        return exceeds
 
 
 def _norms(tensor: Tensor, axes: tuple[int, ...] | None) -> Tensor:
@@ -236,185 +360,61 @@ def _norms(tensor: Tensor, axes: tuple[int, ...] | None) -> Tensor:
     return norms
 
 
-FLAGS = 2
-"""Numbers of the loop that travel behind the gradients, in front of the loss."""
+# Precision and memory -------------------------------------------------------------------------------------
+
+AUTOCAST_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def _unheard(part: str) -> None:
-    """Nobody measures."""
+def resolve_precision(precision: Precision, device: torch.device, comm: Comm) -> Precision:
+    """Resolves `auto`: bfloat16 if the hardware of every worker has matrix units for it, else float32."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if all(comm.gather(has_bfloat16_matmul(device))) else "float32"
 
 
-def build_initial_model(task: Task, config: Config, device: torch.device) -> nn.Module:
-    """Makes the model that a run begins with, from the config's seed and what is pretrained of it."""
-    torch.manual_seed(config.seed)
-    model = task.build_model()
-    task.load_pretrained(model)
-    return model.to(device, getattr(torch, config.training.parameter_type))
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """While open, matrices are multiplied in bfloat16 or float16, if that is the precision."""
+    dtype = AUTOCAST_TYPES.get(precision)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
-def group_by_update(batches: Sequence[GlobalBatch], config: Config) -> list[Sequence[GlobalBatch]]:
-    """Groups the global batches of an epoch by the update that they are for."""
-    together = config.training.accumulate
-    return [batches[start : start + together] for start in range(0, len(batches), together)]
+@dataclass
+class LossScale:
+    """Dynamic loss scale for float16, in which small gradients would vanish (Micikevicius et al. 2018).
 
-
-@dataclass(frozen=True)
-class StepResult:
-    """What an update did.
+    Halved after a non-finite gradient, doubled after `GROWTH_INTERVAL` finite ones.
 
     Attributes:
-        flags: the loop's numbers, summed over the workers.
-        loss: mean over the targets of the global batches.
-        norm: of the gradient before clipping.
-        made: False where loss or gradient is not finite: then parameters and state are as before.
-        layers: norms by layer, where they were asked for or the update was not made.
+        value: the factor; 1 unless float16 is used.
+        finite_updates: updates since it changed.
     """
 
-    flags: Sequence[float]
-    loss: float
-    norm: float
-    tokens: int
-    made: bool
-    clipped: bool
-    layers: dict[str, float]
+    value: float = 1.0
+    finite_updates: int = 0
+
+    GROWTH_INTERVAL = 2000
+
+    def count_finite(self) -> None:
+        """Counts a finite gradient."""
+        self.finite_updates += 1
+        if self.finite_updates == self.GROWTH_INTERVAL:
+            self.value, self.finite_updates = self.value * 2, 0
+
+    def decrease(self) -> None:
+        """Halves the scale after a non-finite gradient."""
+        self.value, self.finite_updates = max(1.0, self.value / 2), 0
 
 
-class TrainStep:
-    """Makes updates, and keeps what they change: parameters, optimizer, averages, carried state.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Numbers of these options in glibc's malloc.h."""
+LARGEST_MMAP_THRESHOLD = 32 * 2**20
 
-    Attributes:
-        state: what the model carries from batch to batch, on this worker.
-        rate: the last learning rate.
-        lap: called with the name of a part of the update whenever one is over; `unrolled.training.profiler` listens.
-    """
 
-    def __init__(self, task: Task, model: nn.Module, config: Config, comm: Comm, device: torch.device) -> None:
-        self.task, self.model, self.comm, self.device = task, model, comm, device
-        self.seed, self.training = config.seed, config.training
-        keep_freed()
-        self.optimizer = build_optimizer(model, self.training.optimizer)
-        self._factors = [group["factor"] for group in self.optimizer.param_groups]
-        self.schedule = Schedule(self.training.schedule, self.training.optimizer.learning_rate)
-        self.gradients = Gradients(model, FLAGS + 1, comm)
-        self.average = MovingAverage(model, self.training.moving_average)
-        self.precision = resolve(self.training.precision, device, comm)
-        self.scale = LossScale(2.0**16 if self.precision == "float16" else 1.0)
-        self.state: Nest = None
-        self.rate = 0.0
-        self.lap: Callable[[str], None] = _unheard
-
-    def __call__(
-        self, work: WorkerBatch, step: int, done: float, flags: Sequence[float], *, layers: bool
-    ) -> StepResult:
-        """Adds up the gradients of all parts and takes one step.
-
-        Random numbers are drawn anew each step from (seed, step, rank).
-
-        Args:
-            step: the update's number, from 0.
-            done: share of the run that is over, as far as this worker knows; the flag behind it may know better.
-            flags: of this worker; `flags[1]` is another share of the run that is over.
-            layers: whether norms by layer are wanted.
-        """
-        if not self.model.training:  # to say so to every module takes longer than a small one's step
-            self.model.train()
-        self.gradients.zero()
-        self._sow((self.seed * 1_000_003 + step) * 65_537 + self.comm.rank)
-        loss, state = torch.zeros((), dtype=torch.float64, device=self.device), self.state
-        self.lap("other")
-        with self._anomalies(step):
-            for part in work.parts:
-                here = part.to(self.device)
-                self.lap("data")
-                summed, state = self._both_passes(here, state, work.tokens, last=part is work.parts[-1])
-                loss += summed
-        *flags, mean = self.gradients.sum_over_workers([*flags, loss])
-        self.lap("communication")
-        if self.scale.value != 1:
-            self.gradients.scale(1 / self.scale.value)
-        norm = self.gradients.norm()
-        made = math.isfinite(norm) and math.isfinite(mean)
-        by_layer = self.gradients.by_layer() if layers or not made else {}
-        clipped = made and self._step(step, max(done, flags[1]), norm)
-        if made:
-            self.state = state
-        elif self.precision == "float16":
-            self.scale.failed()
-        self.lap("optimizer")
-        return StepResult(flags, mean, norm, work.tokens, made, clipped, by_layer)
-
-    def _sow(self, seed: int) -> None:
-        if self.device.type == "cpu":  # torch.manual_seed also notes the stack, for each kind of device not in use
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
-
-    def _both_passes(self, part: Shard, state: Nest, tokens: int, *, last: bool) -> tuple[Tensor, Nest]:
-        """Forward and backward of a part, window by window. Returns its share of the mean loss and the state after.
-
-        Args:
-            last: whether no other part follows before the sum over the workers.
-        """
-        loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        with narrowed(self.precision, self.device):
-            for piece in self.task.losses(self.model, part, state):
-                self.lap("forward")
-                mean = piece.loss / tokens
-                if last and piece.last:
-                    self.gradients.last_pass(mean)
-                with torch.autocast(self.device.type, enabled=False):
-                    torch.autograd.backward(mean * self.scale.value if self.scale.value != 1 else mean)
-                loss += mean.detach()
-                state = nest.detach(piece.state)
-                self.lap("backward")
-        return loss, state
-
-    def _step(self, step: int, done: float, norm: float) -> bool:
-        """Clips and takes the optimizer's step; returns whether the gradient was clipped."""
-        clipped, kept = self.gradients.clip(self.training.clipping, norm)
-        self.rate = self.schedule.rate(step, done)
-        for group, factor in zip(self.optimizer.param_groups, self._factors, strict=True):
-            group["lr"] = factor * self.rate
-        optimizer_step(self.optimizer, self.average, kept, step)
-        if self.precision == "float16":
-            self.scale.passed()
-        return clipped
-
-    @contextmanager
-    def _anomalies(self, step: int) -> Iterator[None]:
-        """Under `training.detect_anomaly`, turns a number that is not finite into a sentence that says where."""
-        wanted, place = self.training.detect_anomaly, f"step {step + 1}"
-        try:
-            with torch.autograd.set_detect_anomaly(wanted) if wanted else nullcontext():
-                yield
-        except NonFiniteError as error:
-            name = next(name for name, stack in named_stacks(self.model) if stack is error.stack)
-            raise Diverged(f"{place}: {name}: {error}. The last checkpoint is kept.") from None
-        except RuntimeError as error:
-            if not wanted or "returned nan values" not in str(error):
-                raise
-            raise Diverged(
-                f"{place}: backward pass: {str(error).splitlines()[0]} The last checkpoint is kept."
-            ) from None
-
-    def kept(self, state: Nest) -> dict[str, Any]:
-        """What a checkpoint keeps besides the model; `state` is that of all workers."""
-        raw = [parameter.detach() for parameter in self.model.parameters()] if self.average.values else []
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state(),
-            "scale": [self.scale.value, self.scale.good],
-            "parameters": raw,
-            "state": state,
-        }
-
-    def load(self, kept: dict[str, Any], state: Nest) -> None:
-        """Continues from `kept`, where the model already holds what the checkpoint calls the model."""
-        self.optimizer.load_state_dict(kept["optimizer"])
-        self.schedule.load(kept["schedule"])
-        self.scale.value, self.scale.good = kept["scale"]
-        self.state = state
-        if self.average.values:
-            self.average.restart()
-            for parameter, raw in zip(self.model.parameters(), kept["parameters"], strict=True):
-                parameter.data.copy_(raw)
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> None:
+    """Makes glibc keep freed memory for the next update, which needs the same sizes. By default it returns large blocks
+    to the system, which fills every page with zeros before it hands it out again."""
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)

@@ -1,16 +1,11 @@
-"""The training loop.
+"""Training loop of one worker.
 
-The training loop. It knows a task, a group of workers and a run folder; who started the workers is not its business.
-
-Every worker runs `fit`. All of them see the same plan of global batches, take their part, and divide the summed
-loss by the batch's *global* token count, so that the parameters after N steps do not depend on the number of
-workers beyond float rounding. Random numbers are drawn anew each step from (seed, step, rank): a checkpoint is
-complete without any generator's state. What a model carries from batch to batch is cut from the graph after each
-step (truncated back-propagation through time, Williams & Peng 1990) and kept in checkpoints for any number of workers.
-
-Ctrl-C and SIGTERM: end with a checkpoint.
-
-One worker's training: the same function wherever it runs.
+It knows a task, a group of workers and a run directory, but not who started the workers. Every worker runs
+`train_worker`. All workers see the same plan of global batches, take their shard of each, and divide the summed loss by
+the *global* number of targets, so that the parameters after N steps do not depend on the number of workers beyond
+rounding. Random generators are seeded for each step from (seed, step, rank), so that a checkpoint needs no generator
+state. The hidden state that a model carries from batch to batch is detached after each step (truncated
+back-propagation through time, Williams & Peng 1990) and saved in checkpoints for any number of workers.
 """
 
 from __future__ import annotations
@@ -50,15 +45,59 @@ from unrolled.training.train_step import (
 Report = Callable[[dict[str, Any]], None]
 """Receives rows of metrics.jsonl; called by every worker with the same values."""
 
-INTERRUPTED, TIME = 0, 1
-"""Places of the flags: whether to stop and the share of the time that is over, both as the first worker sees it."""
+INTERRUPTED, TIME_USED = 0, 1
+"""Indices of the flags that the first worker shares with each update: whether to stop, and the used fraction of
+`training.max_minutes`."""
+
+
+def train_worker(
+    run: RunDir,
+    fingerprint: str,
+    comm: Comm,
+    *,
+    device: torch.device,
+    threads: int | None,
+    show: Callable[[dict[str, Any]], None] | None = None,
+) -> Progress:
+    """Trains `run` as worker `comm.rank`, from its newest checkpoint if it has one.
+
+    Args:
+        fingerprint: of the prepared data.
+        threads: number of torch's threads; `None` leaves torch's choice.
+        show: receives every row of metrics.jsonl (first worker only).
+
+    Raises:
+        Diverged: loss or gradient are not finite in more consecutive updates than the config allows.
+        RunFailed: a file cannot be written.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    config = run.config()
+    board = TensorBoard(run) if comm.rank == 0 else None
+
+    def report(row: dict[str, Any]) -> None:
+        if board is None:
+            return
+        run.append_metrics(row)
+        board.log(row)
+        if show is not None:
+            show(row)
+
+    try:
+        task, data = make_task(config, run.vocabulary), prepare(config, fingerprint)
+        trainer = Trainer(task, data, run, config, comm, device, report=report, interrupted=run.stop_file.exists)
+        return trainer.fit()
+    finally:
+        if board is not None:
+            board.close()
 
 
 class Trainer:
-    """Everything that changes while a run trains.
+    """The state of a training run and the loop that advances it.
 
     Args:
-        interrupted: asked after each step, by the first worker alone; True ends the run with a checkpoint.
+        report: receives rows of metrics.jsonl.
+        interrupted: called after each step by the first worker; True ends the run with a checkpoint.
     """
 
     def __init__(
@@ -68,8 +107,8 @@ class Trainer:
         run: RunDir,
         config: Config,
         comm: Comm,
-        *,
         device: torch.device,
+        *,
         report: Report,
         interrupted: Callable[[], bool],
     ) -> None:
@@ -77,88 +116,88 @@ class Trainer:
         self.config, self.training = config, config.training
         self.report, self.interrupted = report, interrupted
         self.model = build_initial_model(task, config, device)
-        self.updater = TrainStep(task, self.model, config, comm, device)
+        self.train_step = TrainStep(task, self.model, config, comm, device)
         self.progress = Progress()
         self.writer = CheckpointWriter(
             run.checkpoints, self.training.keep, background=self.training.checkpoint_in_background
         )
-        self._batches = 1
+        self._updates_per_epoch = 1
         self._restore()
-        self._began = time.perf_counter() - self.progress.seconds
-        self._since = _Since()
+        self._start_time = time.perf_counter() - self.progress.seconds
+        self._means = RunningMeans()
 
     def fit(self) -> Progress:
-        """Trains until the config's limits, early stopping or an interruption; returns where the run stands.
+        """Trains until the config's limits, early stopping or an interruption; returns the progress made.
 
         Raises:
-            Diverged: loss or gradient are not finite, update after update.
+            Diverged: loss or gradient are not finite in more consecutive updates than the config allows.
         """
+        progress = self.progress
         try:
-            return self._fit()
+            self._run_pending_validation()
+            stop = progress.finished = self._is_done()
+            while not stop:
+                groups = self._plan_epoch()
+                with closing(prefetch(groups[progress.batch :], self.comm)) as batches:
+                    for batch in batches:
+                        stop = self._advance(batch)
+                        if stop:
+                            break
+            return progress
         finally:
             self.writer.wait()
 
-    def _fit(self) -> Progress:
-        progress = self.progress
-        self._catch_up()
-        stop = progress.finished = self._done()
-        while not stop:
-            groups = self._plan()
-            with closing(prefetch(groups[progress.batch :], self.comm)) as works:
-                for work in works:
-                    stop = self._advance(work)
-                    if stop:
-                        break
-        return progress
+    def _plan_epoch(self) -> list[Sequence[GlobalBatch]]:
+        """Returns the global batches of this epoch, grouped by update."""
+        groups = group_by_update(self.task.plan(self.data, self.progress.epoch), self.config)
+        self._updates_per_epoch = len(groups)
+        return groups
 
-    def _advance(self, work: WorkerBatch) -> bool:
-        """Makes an update and what is due after it; returns whether the run ends here."""
+    def _advance(self, batch: WorkerBatch) -> bool:
+        """Makes one update, then logs, validates and saves if due; returns whether the run ends here."""
         progress = self.progress
         if progress.batch == 0:
-            self.updater.state = None
-        flags = self._update(work)
+            self.train_step.hidden_state = None
+        flags = self._update(batch)
         progress.step += 1
         progress.batch += 1
-        if progress.batch == self._batches:
+        if progress.batch == self._updates_per_epoch:
             progress.epoch, progress.batch = progress.epoch + 1, 0
         if progress.step % self.training.log_every == 0:
             self._log()
-        stop = flags[INTERRUPTED] > 0 or flags[TIME] >= 1 or self._done()
-        self._look_back(stop, interrupted=flags[INTERRUPTED] > 0)
-        return stop or self._done()
+        interrupted = flags[INTERRUPTED] > 0
+        stop = interrupted or flags[TIME_USED] >= 1 or self._is_done()
+        self._validate_and_save(stop, interrupted=interrupted)
+        return stop or self._is_done()
 
-    def _plan(self) -> list[Sequence[GlobalBatch]]:
-        """Returns the global batches of this epoch, those of one update together."""
-        groups = group_by_update(self.task.plan(self.data, self.progress.epoch), self.config)
-        self._batches = len(groups)
-        return groups
+    def _update(self, batch: WorkerBatch) -> Sequence[float]:
+        """Makes or skips one update; returns the flags of the first worker."""
+        progress, step = self.progress, self.progress.step
+        norms_wanted = (step + 1) % self.training.log_every == 0
+        result = self.train_step(batch, step, self._completed(), self._flags(), norms_by_layer=norms_wanted)
+        self._means.add(result)
+        if result.skipped:
+            progress.skipped += 1
+            self._report_skipped(result)
+        else:
+            progress.skipped = 0
+            if step == 0:
+                progress.first_loss = result.loss
+        return result.flags
 
-    def _update(self, work: WorkerBatch) -> Sequence[float]:
-        """Makes an update or leaves it out; returns the flags of all workers."""
-        step = self.progress.step
-        layers = (step + 1) % self.training.log_every == 0
-        update = self.updater(work, step, self._done_share(), self._flags(), layers=layers)
-        self._since.add(update)
-        if step == 0 and update.made:
-            self.progress.first_loss = update.loss
-        self.progress.skipped = 0 if update.made else self.progress.skipped + 1
-        if not update.made:
-            self._left_out(update)
-        return update.flags
-
-    def _left_out(self, update: StepResult) -> None:
-        """Says that an update was not made.
+    def _report_skipped(self, result: StepResult) -> None:
+        """Reports that an update was skipped.
 
         Raises:
-            Diverged: too many of them came in a row.
+            Diverged: too many consecutive updates were skipped.
         """
         step, in_a_row = self.progress.step + 1, self.progress.skipped
-        where = [layer for layer, norm in update.layers.items() if not math.isfinite(norm)]
-        row = {"loss": str(update.loss), "gradient_norm": str(update.norm), "where": where, "in_a_row": in_a_row}
+        where = [layer for layer, norm in result.layer_norms.items() if not math.isfinite(norm)]
+        row = {"loss": str(result.loss), "gradient_norm": str(result.norm), "where": where, "in_a_row": in_a_row}
         self.report({"kind": "skipped", **self._now(), "step": step, **row})
         if in_a_row > self.training.skip_non_finite:
             raise Diverged(
-                f"step {step}: loss {update.loss:g}, gradient norm {update.norm:g}: not finite, {in_a_row} updates in "
+                f"step {step}: loss {result.loss:g}, gradient norm {result.norm:g}: not finite, {in_a_row} updates in "
                 f"a row ({', '.join(where[:3]) or 'the loss alone'}). Lower training.optimizer.learning_rate or "
                 "training.clipping.threshold; the last checkpoint is kept."
             )
@@ -167,16 +206,16 @@ class Trainer:
         if self.comm.rank != 0:
             return [0.0, 0.0]
         limit = self.training.max_minutes
-        spent = time.perf_counter() - self._began
-        return [float(self.interrupted()), 0.0 if limit is None else spent / (limit * 60)]
+        used = 0.0 if limit is None else (time.perf_counter() - self._start_time) / (limit * 60)
+        return [float(self.interrupted()), used]
 
-    def _done_share(self) -> float:
-        """The share of the run's steps or epochs that is over, whichever is larger."""
-        progress, steps = self.progress, self.training.max_steps
-        epochs = self._epochs() / self.training.epochs
-        return epochs if steps is None else max(epochs, progress.step / steps)
+    def _completed(self) -> float:
+        """Returns the completed fraction of the run by steps or epochs, whichever is larger."""
+        progress, max_steps = self.progress, self.training.max_steps
+        by_epochs = self._epochs() / self.training.epochs
+        return by_epochs if max_steps is None else max(by_epochs, progress.step / max_steps)
 
-    def _done(self) -> bool:
+    def _is_done(self) -> bool:
         progress, patience = self.progress, self.training.early_stopping.patience
         return (
             progress.epoch >= self.training.epochs
@@ -184,146 +223,148 @@ class Trainer:
             or (patience is not None and progress.bad_validations >= patience)
         )
 
-    def _catch_up(self) -> None:
-        """Makes the validation that an interruption left out at the step from which the run goes on."""
-        done, progress = self._done(), self.progress
-        if progress.step and progress.validated != progress.step and (done or self._regular()):
-            self._plan()
-            self._look_back(done, interrupted=False)
+    # Validation and checkpoints
 
-    def _regular(self) -> bool:
-        """Whether a validation belongs here wherever the run ends."""
-        every = self.training.validate_every
-        return self.progress.batch == 0 if every is None else self.progress.step % every == 0
-
-    def _look_back(self, stop: bool, *, interrupted: bool) -> None:
-        """Validates and saves where it is time to; an interruption only saves."""
+    def _validate_and_save(self, stop: bool, *, interrupted: bool) -> None:
+        """Validates and saves where due; an interruption only saves."""
         began = time.perf_counter()
-        due = self._regular() or stop
+        due = self._is_validation_step() or stop
         if due and not interrupted:
             self._validate()
         every = self.training.checkpoint_every
         if due or (every is not None and self.progress.step % every == 0):
-            self.progress.finished = not interrupted and (stop or self._done())
+            self.progress.finished = not interrupted and (stop or self._is_done())
             self._save()
-        self._since.began += time.perf_counter() - began  # tokens per second are of training alone
+        self._means.began += time.perf_counter() - began  # tokens per second are those of training alone
+
+    def _is_validation_step(self) -> bool:
+        """Whether a regular validation is due at this step, independent of where the run ends."""
+        every = self.training.validate_every
+        return self.progress.batch == 0 if every is None else self.progress.step % every == 0
+
+    def _run_pending_validation(self) -> None:
+        """Makes the validation that an interruption left out at the step from which the run continues."""
+        done, progress = self._is_done(), self.progress
+        if progress.step and progress.validated != progress.step and (done or self._is_validation_step()):
+            self._plan_epoch()
+            self._validate_and_save(done, interrupted=False)
 
     def _validate(self) -> None:
-        """Scores the model. A validation that is made only because the run ends here may find the best model; schedule
-        and early stopping do not count it, so that a run that goes on from here is as if it had never ended."""
+        """Scores the model on the validation split.
+
+        A validation that is made only because the run ends here may find the best model, but schedule and early
+        stopping do not count it: a run that continues from here equals one that never ended.
+        """
         progress = self.progress
-        with self.updater.average.in_place():
-            share = self.task.validate(self.model, self.data, self.comm.rank, self.comm.size)
-        scores = self.task.validation_scores(self.comm.gather(share))
+        with self.train_step.average.swapped_in():
+            partial = self.task.validate(self.model, self.data, self.comm.rank, self.comm.size)
+        scores = self.task.validation_scores(self.comm.gather(partial))
         value = scores[self.training.metric]
-        if better := self._better(value, progress.best):
+        if is_best := self._is_better(value, progress.best):
             progress.best, progress.best_step = value, progress.step
-        if self._regular():
-            self.updater.schedule.after_validation(scores["loss"])
+        if self._is_validation_step():
+            self.train_step.schedule.after_validation(scores["loss"])
             progress.bad_validations += 1
-            if self._better(value, progress.regular_best):
+            if self._is_better(value, progress.regular_best):
                 progress.regular_best, progress.bad_validations = value, 0
         progress.validated = progress.step
-        self.report({"kind": "validation", **self._now(), **scores, "best": better})
+        self.report({"kind": "validation", **self._now(), **scores, "best": is_best})
 
-    def _better(self, value: float, best: float | None) -> bool:
+    def _is_better(self, value: float, best: float | None) -> bool:
         return best is None or metric_info(self.training.metric).better(value, best)
 
-    def _epochs(self) -> float:
-        return self.progress.epoch + self.progress.batch / self._batches
-
-    def _log(self) -> None:
-        if not self._since.steps:
-            return
-        row = {"learning_rate": self.updater.rate, **self._since.row()}
-        self.report({"kind": "train", **self._now(), **row})
-        self._since = _Since()
-
-    def _now(self) -> dict[str, Any]:
-        return {
-            "step": self.progress.step,
-            "epoch": self._epochs(),
-            "seconds": round(time.perf_counter() - self._began, 3),
-        }
-
     def _save(self) -> None:
-        self.progress.seconds = time.perf_counter() - self._began
-        state = distributed.gather_state(self.comm.gather(distributed.to_cpu(self.updater.state)))
+        self.progress.seconds = time.perf_counter() - self._start_time
+        hidden = distributed.gather_state(self.train_step.hidden_state, self.comm)
         if self.comm.rank == 0:
-            kept = self.updater.kept(state)
-            with self.updater.average.in_place():
-                self.writer.save(Snapshot.of(self.model, kept, self.progress))
+            training_state = self.train_step.state_dict(hidden)
+            with self.train_step.average.swapped_in():
+                self.writer.save(Snapshot.of(self.model, training_state, self.progress))
 
     def _restore(self) -> None:
-        # The first worker chooses, and nobody writes before everybody knows.
-        chosen = checkpoint.newest_intact(self.run.checkpoints) if self.comm.rank == 0 else (None, [])
-        newest, damaged = self.comm.gather(chosen)[0]
+        """Continues from the newest intact checkpoint, or begins with the weights of another run where there is one."""
+        # The first worker chooses, and no worker writes before all know.
+        found = checkpoint.newest_intact(self.run.checkpoints) if self.comm.rank == 0 else (None, [])
+        newest, damaged = self.comm.gather(found)[0]
         if newest is None:
-            self._begin()
+            (weights, *_) = self.comm.gather(initial_weights(self.config) if self.comm.rank == 0 else None)
+            if weights is not None:
+                checkpoint.load_model(weights.folders, self.model)
+                self.train_step.average.reset()
             return
         checkpoint.load_model([newest], self.model)
-        kept = checkpoint.load_training(newest)
-        self.updater.load(kept, distributed.shard_state(kept["state"], self.comm.rank, self.comm.size, self.device))
+        saved = checkpoint.load_training(newest)
+        self.train_step.load_state_dict(saved, distributed.shard_state(saved["state"], self.comm, self.device))
         self.progress = checkpoint.read_progress(newest)
         if self.comm.rank == 0:
             self.run.truncate_metrics(self.progress.step)
         now = {"step": self.progress.step, "seconds": self.progress.seconds}
         self.report({"kind": "resume", **now, "damaged": damaged})
 
-    def _begin(self) -> None:
-        """Takes over the weights of the run to start from, if there is one."""
-        (chosen, *_) = self.comm.gather(initial_weights(self.config) if self.comm.rank == 0 else None)
-        if chosen is not None:
-            checkpoint.load_model(chosen.folders, self.model)
-            self.updater.average.restart()
+    # Rows of metrics.jsonl
+
+    def _log(self) -> None:
+        if not self._means.updates:
+            return
+        row = {"learning_rate": self.train_step.rate, **self._means.row()}
+        self.report({"kind": "train", **self._now(), **row})
+        self._means = RunningMeans()
+
+    def _now(self) -> dict[str, Any]:
+        seconds = round(time.perf_counter() - self._start_time, 3)
+        return {"step": self.progress.step, "epoch": self._epochs(), "seconds": seconds}
+
+    def _epochs(self) -> float:
+        return self.progress.epoch + self.progress.batch / self._updates_per_epoch
 
 
 @dataclass
-class _Since:
-    """What happened since the last row of metrics.jsonl."""
+class RunningMeans:
+    """Statistics of the updates since the last row of metrics.jsonl.
+
+    Attributes:
+        tokens: targets of all updates, skipped ones included.
+        trained_tokens: targets of the updates that were made; `updates` is the number of these.
+        layer_norms: gradient norms by layer of the last update, before clipping.
+    """
 
     loss: float = 0.0
     tokens: int = 0
-    learned: int = 0
+    trained_tokens: int = 0
     norm: float = 0.0
     clipped: int = 0
     skipped: int = 0
-    steps: int = 0
-    layers: dict[str, float] = field(default_factory=dict)
+    updates: int = 0
+    layer_norms: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
-    def add(self, update: StepResult) -> None:
-        self.tokens += update.tokens
-        if not update.made:
+    def add(self, result: StepResult) -> None:
+        self.tokens += result.tokens
+        if result.skipped:
             self.skipped += 1
             return
-        self.steps += 1
-        self.learned += update.tokens
-        self.loss += update.loss * update.tokens
-        self.norm += update.norm
-        self.clipped += update.clipped
-        self.layers = update.layers
+        self.updates += 1
+        self.trained_tokens += result.tokens
+        self.loss += result.loss * result.tokens
+        self.norm += result.norm
+        self.clipped += result.clipped
+        self.layer_norms = result.layer_norms
 
     def row(self) -> dict[str, Any]:
-        """Means over the updates that were made; `layers`: norms of the last gradient before clipping."""
+        """Returns means over the updates that were made."""
         return {
-            "loss": self.loss / self.learned,
-            "gradient_norm": self.norm / self.steps,
-            "clipped": self.clipped / self.steps,
+            "loss": self.loss / self.trained_tokens,
+            "gradient_norm": self.norm / self.updates,
+            "clipped": self.clipped / self.updates,
             "skipped": self.skipped,
-            "layers": self.layers,
+            "layers": self.layer_norms,
             "tokens_per_second": round(self.tokens / (time.perf_counter() - self.began), 1),
         }
 
 
-def fit(task: Task, data: PreparedData, run: RunDir, config: Config, comm: Comm, **options: Any) -> Progress:
-    """Trains a run, from its newest checkpoint if it has one; see `Trainer`."""
-    return Trainer(task, data, run, config, comm, **options).fit()
-
-
 @contextmanager
 def handle_stop_signals(run: RunDir, console: Console) -> Iterator[None]:
-    """While open, the first signal asks the workers to end after their step; the second one interrupts at once.
+    """While open, the first SIGINT or SIGTERM makes the workers end after their step; the second interrupts at once.
 
     Outside the main thread, where Python delivers no signals, nothing changes.
     """
@@ -345,50 +386,5 @@ def handle_stop_signals(run: RunDir, console: Console) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        with suppress(OSError):  # where nothing can be written any more, why has been said
+        with suppress(OSError):  # on a disk that refuses writes, the reason has been printed
             run.stop_file.unlink(missing_ok=True)
-
-
-def train_worker(
-    run: RunDir,
-    fingerprint: str,
-    comm: Comm,
-    *,
-    device: torch.device,
-    threads: int | None,
-    show: Callable[[dict[str, Any]], None] | None = None,
-) -> Progress:
-    """Trains `run` as worker `comm.rank`, from its newest checkpoint if it has one.
-
-    Args:
-        fingerprint: of the prepared data.
-        threads: of torch; `None` leaves its own choice.
-        show: receives every row of metrics.jsonl (first worker).
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    config = run.config()
-    board = TensorBoard(run) if comm.rank == 0 else None
-
-    def report(row: dict[str, Any]) -> None:
-        if board is None:
-            return
-        run.append_metrics(row)
-        board.log(row)
-        if show is not None:
-            show(row)
-
-    try:
-        return fit(
-            make_task(config, run.vocabulary),
-            prepare(config, fingerprint),
-            run,
-            config,
-            comm,
-            device=device,
-            report=report,
-            interrupted=run.stop_file.exists,
-        )
-    finally:
-        if board is not None:
-            board.close()
