@@ -39,7 +39,6 @@ def load() -> ctypes.CDLL | None:
     except (UserError, OSError, subprocess.SubprocessError):
         return None
     library.scan_float.restype = library.scan_bf16.restype = ctypes.c_long
-    library.square_sum.restype = ctypes.c_double
     library.rank_pack.restype = library.rank_rows.restype = ctypes.c_long
     return library
 
