@@ -16,7 +16,7 @@ from babel import Locale
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrolled.data.dates import FIRST, LAST, LOCALES, dates, patterns, written
+from unrolled.data.dates import FIRST, LAST, LOCALES, dates, format_day, patterns
 
 Splits = dict[str, list[dict[str, str]]]
 DAYS = st.dates(FIRST, LAST)
@@ -65,7 +65,7 @@ def test_texts_are_drawn_from_every_language_and_case(splits: Splits) -> None:
 
 @given(DAYS, st.sampled_from(FORMS))
 def test_the_only_numbers_are_the_day_and_the_year(day: datetime.date, form: tuple[str, str]) -> None:
-    assert [int(number) for number in re.findall(r"\d+", written(day, *form))] == [day.day, day.year]
+    assert [int(number) for number in re.findall(r"\d+", format_day(day, *form))] == [day.day, day.year]
 
 
 def test_no_two_languages_read_one_text_as_two_dates() -> None:
@@ -73,7 +73,7 @@ def test_no_two_languages_read_one_text_as_two_dates() -> None:
     for number in range(366):
         day = datetime.date(2024, 1, 1) + datetime.timedelta(number)
         for form in FORMS:
-            assert readings.setdefault(written(day, *form).casefold(), day) == day
+            assert readings.setdefault(format_day(day, *form).casefold(), day) == day
 
 
 def test_every_month_word_means_one_month_and_no_weekday() -> None:
@@ -103,7 +103,7 @@ def test_every_month_word_means_one_month_and_no_weekday() -> None:
     ],
 )
 def test_texts_known_to_be_right(day: tuple[int, int, int], locale: str, text: str) -> None:
-    assert text in [written(datetime.date(*day), locale, pattern) for pattern in patterns(locale)]
+    assert text in [format_day(datetime.date(*day), locale, pattern) for pattern in patterns(locale)]
 
 
 def test_no_numeric_pattern_is_taken_from_cldr() -> None:

@@ -47,7 +47,7 @@ def test_exif_rotation():
 
 def test_large_jpegs_may_be_read_smaller():
     photo = encoded(Image.new("RGB", (1600, 1200), RED), "JPEG")
-    assert read_image(photo, least=224).size == (400, 300)
+    assert read_image(photo, min_side=224).size == (400, 300)
     assert read_image(photo).size == (1600, 1200)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unrolled.data.images import read_image
-from unrolled.data.scenes import COLOURS, PLACES, SIDE, SIZES, pointing, scenes, telling
+from unrolled.data.scenes import COLOURS, PLACES, SIDE, SIZES, pointing_questions, scenes, telling_questions
 
 
 def test_splits_share_no_caption():
@@ -19,11 +19,11 @@ def test_caption_and_picture_agree():
     for scene in scenes()["test"][:50]:
         pixels = np.array(read_image(scene.png()))
         assert pixels.shape == (SIDE, SIDE, 3)
-        for thing in scene.objects:
-            x, y, width, height = thing.box
-            assert tuple(pixels[y + height // 2, x + width // 2]) == COLOURS[thing.colour]
-            assert x // 18 + 3 * (y // 18) == thing.place or PLACES[thing.place] in scene.caption
-            assert f"{thing.colour} {thing.shape} {PLACES[thing.place]}" in scene.caption
+        for item in scene.objects:
+            x, y, width, height = item.box
+            assert tuple(pixels[y + height // 2, x + width // 2]) == COLOURS[item.colour]
+            assert x // 18 + 3 * (y // 18) == item.field or PLACES[item.field] in scene.caption
+            assert f"{item.colour} {item.shape} {PLACES[item.field]}" in scene.caption
 
 
 def test_the_same_everywhere():
@@ -35,11 +35,11 @@ def test_the_same_everywhere():
 def test_questions():
     kinds = set()
     for scene in scenes()["test"][:50]:
-        for question in telling(scene):
+        for question in telling_questions(scene):
             kinds.add(question.kind)
             assert question.answer in question.choices
             assert len(set(question.choices)) == 4
-        for question in pointing(scene):
+        for question in pointing_questions(scene):
             assert question.answer in question.choices
             assert len(set(question.choices)) == 4
     assert kinds == {"what", "where", "how many", "which colour"}

@@ -93,8 +93,8 @@ def test_the_baseline_is_what_the_best_constant_answer_reaches(problem):
         constant[:, -10:, :NUM_SYMBOLS] = 0
     outputs = constant.expand(4000, -1, -1)
     assert float(made.loss(outputs, drawn.targets).mean()) == pytest.approx(made.baseline["loss"], rel=0.05)
-    merit = made.merit(made.answers(outputs), drawn.targets)
-    assert float(merit.mean()) == pytest.approx(made.baseline[made.metric], rel=0.05)
+    score = made.score(made.predictions(outputs), drawn.targets)
+    assert float(score.mean()) == pytest.approx(made.baseline[made.metric], rel=0.05)
     assert Copy(100).baseline["loss"] == pytest.approx(10 * math.log(8) / 120)
 
 

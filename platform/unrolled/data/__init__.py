@@ -1,1 +1,1 @@
-"""Sources, vocabularies, tokenised files and batches."""
+"""Data: sources, readers, vocabularies, tokenised corpora and batches."""

@@ -1,6 +1,6 @@
-"""Baselines that never look at the photograph.
+"""Baselines that answer questions without the photograph.
 
-A model that answers questions about photographs has learned to look only as far as it does better than these.
+A model that answers questions about photographs uses them only as far as it is better than these.
 """
 
 from __future__ import annotations
@@ -12,54 +12,54 @@ from collections.abc import Mapping, Sequence
 
 from unrolled.data.questions import Box, Question
 
-ADDED = 0.01
-"""Counts that every word has with every answer: few, for most answers have few words."""
+SMOOTHING = 0.01
+"""Added to the count of every word under every answer: small, for most answers have few words."""
 
 
-def chance_accuracy(asked: Sequence[Question]) -> float:
-    """Returns the share of questions, all with candidates, that drawing one of these gets right on average."""
-    return sum(1 / len(each.choices) for each in asked) / len(asked)
+def chance_accuracy(questions: Sequence[Question]) -> float:
+    """Returns the expected accuracy of drawing one of the candidates of each question."""
+    return sum(1 / len(each.choices) for each in questions) / len(questions)
 
 
 def most_common_answer(train: Sequence[Question]) -> str:
-    """Returns the answer that most questions have: the best that is said to all of them."""
+    """Returns the answer of most questions, the best one that ignores the question."""
     return Counter(each.answer for each in train).most_common(1)[0][0]
 
 
-def most_frequent(train: Sequence[Question], asked: Sequence[Question]) -> list[int]:
-    """Returns for each question the candidate, by its place, that is the answer to most questions in `train`."""
+def most_frequent(train: Sequence[Question], questions: Sequence[Question]) -> list[int]:
+    """Returns for each question the index of the candidate that is the answer to most questions in `train`."""
     counts = Counter(each.answer for each in train)
-    return [_highest([counts[choice] for choice in each.choices]) for each in asked]
+    return [_argmax([counts[choice] for choice in each.choices]) for each in questions]
 
 
-def naive_bayes(train: Sequence[Question], asked: Sequence[Question]) -> list[int]:
-    """Returns for each question the candidate, by its place, under which its words are likeliest: naive Bayes on the
-    question alone, all answers alike before it is read.
+def naive_bayes(train: Sequence[Question], questions: Sequence[Question]) -> list[int]:
+    """Returns for each question the index of the candidate under which its words are most probable: naive Bayes on the
+    question alone, with a uniform prior over answers.
 
-    An answer that no question in `train` has is not chosen, though it is often right where wrong candidates were drawn
-    from the answers of `train`: that would be known of how the data were made, not of the question.
+    An answer of no question in `train` is never chosen, though it is often right where wrong candidates were drawn
+    from the answers of `train`: that is a property of the data's construction, not of the question.
     """
-    words: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for each in train:
-        words[each.answer].update(_words(each.question))
-    totals = {answer: counts.total() for answer, counts in words.items()}
-    known = {word for counts in words.values() for word in counts}
+        counts[each.answer].update(_words(each.question))
+    totals = {answer: words.total() for answer, words in counts.items()}
+    known = {word for words in counts.values() for word in words}
 
-    def likelihood(answer: str, said: Sequence[str]) -> float:
+    def log_likelihood(answer: str, words: Sequence[str]) -> float:
         if answer not in totals:
             return -math.inf
-        least = math.log(totals[answer] + ADDED * len(known))
-        return sum(math.log(words[answer][word] + ADDED) - least for word in said)
+        total = math.log(totals[answer] + SMOOTHING * len(known))
+        return sum(math.log(counts[answer][word] + SMOOTHING) - total for word in words)
 
     chosen = []
-    for each in asked:
-        said = [word for word in _words(each.question) if word in known]
-        chosen.append(_highest([likelihood(choice, said) for choice in each.choices]))
+    for each in questions:
+        words = [word for word in _words(each.question) if word in known]
+        chosen.append(_argmax([log_likelihood(choice, words) for choice in each.choices]))
     return chosen
 
 
 def largest_region(questions: Sequence[Question], boxes: Mapping[str, Box]) -> list[int]:
-    """Returns the index of the candidate whose box has the most pixels, for each question.
+    """Returns for each question the index of the candidate whose box has the most pixels.
 
     Args:
         boxes: of the candidates by id.
@@ -69,12 +69,12 @@ def largest_region(questions: Sequence[Question], boxes: Mapping[str, Box]) -> l
         _, _, width, height = boxes[choice]
         return width * height
 
-    return [_highest([area(choice) for choice in question.choices]) for question in questions]
+    return [_argmax([area(choice) for choice in question.choices]) for question in questions]
 
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def _highest(scores: Sequence[float]) -> int:
+def _argmax(scores: Sequence[float]) -> int:
     return max(range(len(scores)), key=scores.__getitem__)

@@ -1,10 +1,9 @@
-"""The built-in data set `dates`: a date as people write it, and the same date in ISO 8601.
+"""The built-in data set `dates`: written dates in eleven languages, and the same dates in ISO 8601.
 
-``{"input": "Montag, den 3. März 2025", "target": "2025-03-03"}``, in eleven languages.  Month names, weekday
-names and the usual patterns are those of the Unicode CLDR, through Babel; a few everyday patterns are added.
-The month is always a word and the year always has four digits, so that a text can be read in one way only:
-CLDR's numeric patterns (03.04.2025) are left out, and no two of these languages use one word for two months,
-as Polish and Croatian would with "listopad".
+``{"input": "Montag, den 3. März 2025", "target": "2025-03-03"}``. Month names, weekday names and the usual patterns are
+those of the Unicode CLDR, through Babel; a few everyday patterns are added. The month is always a word and the year
+always has four digits, so that a text has one reading: CLDR's numeric patterns (03.04.2025) are left out, and no two of
+these languages use one word for two months, as Polish and Croatian would with "listopad".
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from babel.dates import format_date
 SIZES = {"train": 20_000, "validation": 1_000, "test": 1_000}
 FIRST, LAST = datetime.date(1900, 1, 1), datetime.date(2099, 12, 31)
 
-# Patterns beside CLDR's own, in CLDR's notation; "{ordinal}" stands for the ending of an ordinal number.
+# Patterns in addition to those of CLDR, in its notation; "{ordinal}" stands for the ending of an ordinal number.
 EVERYDAY: dict[str, tuple[str, ...]] = {
     "en": ("MMMM d y", "MMMM d'{ordinal}', y", "EEEE, MMMM d'{ordinal}', y"),
     "en_GB": ("EEEE d MMMM y", "d'{ordinal}' MMMM y", "d'{ordinal}' 'of' MMMM y"),
@@ -43,8 +42,8 @@ def _capitalized(text: str) -> str:
     return " ".join(word.capitalize() for word in text.split(" "))
 
 
-# How a text may be written; the first, as the language prescribes, is drawn every other time.
-WRITINGS: tuple[Callable[[str], str], ...] = (str, str, str, str.lower, str.upper, _capitalized)
+# Casings of a text; the language's own has half the probability.
+CASINGS: tuple[Callable[[str], str], ...] = (str, str, str, str.lower, str.upper, _capitalized)
 
 
 @cache
@@ -54,7 +53,7 @@ def dates(seed: int = 1) -> dict[str, list[dict[str, str]]]:
     Days are drawn evenly from 1900 to 2099, then the language, then one of its patterns, then the case.
 
     Args:
-        seed: Another seed gives other days and other patterns; the same seed gives the same rows everywhere.
+        seed: determines days and patterns.
 
     Returns:
         The rows of "train", "validation" and "test"; a row has the texts "input" and "target".
@@ -72,8 +71,8 @@ def dates(seed: int = 1) -> dict[str, list[dict[str, str]]]:
 def _row(day: datetime.date, generator: random.Random) -> dict[str, str]:
     locale = generator.choice(LOCALES)
     pattern = generator.choice(patterns(locale))
-    writing = generator.choice(WRITINGS)
-    return {"input": writing(written(day, locale, pattern)), "target": day.isoformat()}
+    casing = generator.choice(CASINGS)
+    return {"input": casing(format_day(day, locale, pattern)), "target": day.isoformat()}
 
 
 @cache
@@ -85,14 +84,14 @@ def patterns(locale: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*named, *EVERYDAY[locale])))
 
 
-def written(day: datetime.date, locale: str, pattern: str) -> str:
-    """Returns the day in the words of a locale, after one of its `patterns`."""
+def format_day(day: datetime.date, locale: str, pattern: str) -> str:
+    """Returns a day in the words of a locale, by one of its `patterns`."""
     text: str = format_date(day, pattern, locale=locale).format(ordinal=_ordinal_ending(locale, day.day))
     return text
 
 
 def _ordinal_ending(locale: str, day: int) -> str:
-    """Returns what follows the number of a day where `EVERYDAY` asks for it, in English and French."""
+    """Returns the ending of the number of a day for `{ordinal}` in `EVERYDAY`, in English and French."""
     if locale == "fr":
         return "er" if day == 1 else ""
     if day in (11, 12, 13):

@@ -1,6 +1,6 @@
-"""Readers of data sets of questions about photographs: VQA, Visual7W, easy-VQA and tables.
+"""Readers of questions about photographs: VQA, Visual7W, easy-VQA, tables and built-in scenes.
 
-The files of VQA, versions 1 and 2, as they are published.
+VQA, versions 1 and 2 (Antol et al. 2015; Goyal et al. 2017), in files as published:
 
     v2_OpenEnded_mscoco_train2014_questions.json
         "questions": [{"question_id", "image_id", "question"}]
@@ -8,27 +8,20 @@ The files of VQA, versions 1 and 2, as they are published.
         "annotations": [{"question_id", "answer_type", "answers": [{"answer"}, …]}]
 
 Version 1 has no `v2_` before, and questions with `multiple_choices` in files of another name. Photographs are called
-`COCO_train2014_000000000009.jpg` and lie in the folder, in `images`, or in a `train2014` in either.
+`COCO_train2014_000000000009.jpg` and are in the folder, in `images`, or in a `train2014` in either.
 
-Antol et al., VQA: Visual Question Answering, ICCV 2015; Goyal et al., Making the V in VQA Matter, CVPR 2017.
-
-Visual7W's files as they are published: `dataset.json`, of questions answered in words or by boxes.
+Visual7W (Zhu et al. 2016), `dataset.json`, answered by texts or by boxes:
 
     {"dataset": "v7w_telling", "images": [{"image_id", "filename", "split", "qa_pairs": [
         {"qa_id", "image_id", "type", "question", "answer", "multiple_choices": [three wrong ones]}]}]}
 
-The file for pointing has box ids in place of words, and lists `"boxes": [{"box_id", "image_id", "name", "x", "y",
-"width", "height"}]` beside `images`. Photographs lie in the folder `images`.
+The file for pointing has box ids in place of texts, and a list `"boxes": [{"box_id", "image_id", "name", "x", "y",
+"width", "height"}]` beside `images`. Photographs are in the folder `images`.
 
-Zhu, Groth, Bernstein and Fei-Fei, Visual7W: Grounded Question Answering in Images, CVPR 2016.
+easy-VQA is the package `easy-vqa`: images of one coloured shape, and questions with 13 answers. It has train and test;
+every tenth training image is for validation here.
 
-easy-VQA of its package `easy-vqa`: pictures of one coloured shape, and questions with 13 answers.
-
-The package splits in train and test; of its training pictures every tenth is for validation here.
-
-Questions about photographs in tables: a folder of parquet, JSON lines or CSV files, an address, or a hub id.
-
-Questions about photographs of any source, opened alike.
+Tables are a folder of parquet, JSON lines or CSV files, an address, or a hub id.
 """
 
 from __future__ import annotations
@@ -46,9 +39,10 @@ from datasets import Dataset
 from unrolled.config.vqa import PointingData, QuestionData
 from unrolled.data import scenes
 from unrolled.data.caption_readers import PhotoTable
-from unrolled.data.images import ScenePhotos, Selected, UnreadableImage, image_size, photo_paths, read_json
+from unrolled.data.images import ScenePhotos, Selected, UnreadableImage, image_size, photo_paths
 from unrolled.data.questions import (
     KINDS,
+    SIDES,
     Box,
     Question,
     QuestionSet,
@@ -57,67 +51,143 @@ from unrolled.data.questions import (
     join_question_sets,
     make_question,
 )
-from unrolled.data.scenes import SIZES, pointing, telling
-from unrolled.data.sources import get_split, open_split, split_aliases
+from unrolled.data.sources import get_split, open_split, read_json, split_aliases
 from unrolled.errors import UserError, did_you_mean, listing
+
+FOLD_SPLITS = ("train", "validation")
+"""Splits that folds are made of."""
+
+
+def open_questions(data: QuestionData, split: str) -> QuestionSet:
+    """Opens one split.
+
+    Args:
+        split: `train`, `validation`, `test`, or another split of the source.
+
+    Raises:
+        UserError: no such source or split, files in none of the known forms, invalid questions, answers, candidates or
+            boxes, or no question with an answer.
+    """
+    splits = data.splits.model_dump()
+    if data.folds is not None and split in FOLD_SPLITS:
+        questions = _open_fold(
+            data, data.folds, [splits[name] for name in FOLD_SPLITS], validates=split == "validation"
+        )
+    else:
+        questions = _open_split(data, splits.get(split, split))
+    return questions if data.limit is None else questions.select_photos(range(min(data.limit, len(questions))))
+
+
+def _open_fold(data: QuestionData, folds: int, splits: Sequence[str], *, validates: bool) -> QuestionSet:
+    """Joins splits and returns the photographs of `data.fold`, or all others. Photographs of one name stay together."""
+    parts = [_open_split(data, split) for split in dict.fromkeys(splits)]
+    names = [name for part in parts for name in part.names]
+    order = sorted(set(names), key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest())
+    chosen = set(order[data.fold :: data.folds])
+    rows = [row for row, name in enumerate(names) if (name in chosen) == validates]
+    if not rows:
+        raise UserError(f"data.folds: {folds} is more than the {len(order)} photographs of {data.source}.")
+    return drop_empty(join_question_sets(parts), f"data.source: {data.source}").select_photos(rows)
+
+
+def _open_split(data: QuestionData, split: str) -> QuestionSet:
+    place = f"data.source: {data.source}, split {split!r}"
+    return drop_empty(_read(data, split, place), place)
+
+
+def _read(data: QuestionData, split: str, place: str) -> QuestionSet:
+    is_folder = Path(data.source).expanduser().is_dir()
+    if isinstance(data, PointingData) and data.captions:
+        return caption_questions(data, split)
+    if data.source == scenes.NAME:
+        return _read_scenes(data, split)
+    if is_folder and (questions := _read_visual7w(data, split)):
+        return questions
+    if data.pointing:
+        raise UserError(f"{place}: has no dataset.json with boxes, from which a pointing task learns.")
+    if data.source == EASY_VQA:
+        return _read_easy_vqa(split)
+    if is_folder and (questions := _read_vqa(data, split)):
+        return questions
+    return _read_table(data, split)
+
+
+def _read_scenes(data: QuestionData, split: str) -> QuestionSet:
+    get_split(scenes.SIZES, split, scenes.NAME)
+    questions: list[Question] = []
+    boxes: dict[str, Box] = {}
+    for row, scene in enumerate(scenes.scenes()[split]):
+        if data.pointing:
+            for asked in scenes.pointing_questions(scene):
+                ids = {box: f"{split}-{len(boxes) + i}" for i, box in enumerate(asked.choices)}
+                boxes |= {id: box for box, id in ids.items()}
+                choices = list(ids.values())
+                id = f"{split}-{len(questions)}"
+                questions.append(make_question(id, row, asked.question, [ids[asked.answer]], choices))
+        else:
+            for told in scenes.telling_questions(scene):
+                id = f"{split}-{len(questions)}"
+                questions.append(make_question(id, row, told.question, [told.answer], told.choices))
+    names = [f"{scenes.NAME}/{split}/{row}.png" for row in range(scenes.SIZES[split])]
+    return QuestionSet(ScenePhotos(split), names, questions, boxes)
+
 
 QUESTIONS, ANNOTATIONS = "_questions", "_annotations"
 
 
-def vqa(data: QuestionData, split: str) -> QuestionSet | None:
-    """Reads one split; `None` if the folder has no such files. Ten answers a question; `kind` is the answer's type."""
+def _read_vqa(data: QuestionData, split: str) -> QuestionSet | None:
+    """Reads one split of VQA; `None` if the folder has no such files. Questions have ten answers; `kind` is the type of
+    the answer."""
     folder = Path(data.source).expanduser()
-    known = _files(folder, QUESTIONS)
-    if not known:
+    files = _files(folder, QUESTIONS)
+    if not files:
         return None
-    file = known[_chosen(known, split, folder)]
+    file = files[_choose_file(files, split, folder)]
     content = _content(file, "questions")
     annotations = _annotations(folder, file)
     subtype = str(content.get("data_subtype", "")).replace("-dev", "")
-    drawn = content.get("data_type", "mscoco") != "mscoco"
-    form = f"{content['data_type']}_{subtype}_{{:012d}}.png" if drawn else f"COCO_{subtype}_{{:012d}}.jpg"
-    asked, images = [], sorted({_number(each, "image_id", file) for each in content["questions"]})
+    is_abstract = content.get("data_type", "mscoco") != "mscoco"
+    form = f"{content['data_type']}_{subtype}_{{:012d}}.png" if is_abstract else f"COCO_{subtype}_{{:012d}}.jpg"
+    questions, images = [], sorted({_number(each, "image_id", file) for each in content["questions"]})
     rows = {id: row for row, id in enumerate(images)}
     for each in content["questions"]:
         id = _number(each, "question_id", file)
         annotation = annotations.get(id, {})
-        answers = [str(person.get("answer", "")) for person in annotation.get("answers", ())]
+        answers = [str(person.get("answer", "")) for person in annotation.get("answers", ())] or [""]
+        text, choices = str(each.get("question", "")), [str(word) for word in each.get("multiple_choices", ())]
         kind = annotation.get("answer_type")
-        text, wrong = str(each.get("question", "")), each.get("multiple_choices", ())
-        asked.append(
-            make_question(str(id), rows[each["image_id"]], text, answers or [""], [str(word) for word in wrong], kind)
-        )
-    asked.sort(key=lambda each: each.photo)
+        questions.append(make_question(str(id), rows[each["image_id"]], text, answers, choices, kind))
+    questions.sort(key=lambda each: each.photo)
     names = [form.format(id) for id in images]
-    return QuestionSet(photo_paths(data.source, data.images, names, subtype), names, asked)
+    return QuestionSet(photo_paths(data.source, data.images, names, subtype), names, questions)
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:
-    """Returns the files with that ending, in the folder or one below, by what stands before it."""
-    found = sorted([*folder.glob(f"*{ending}.json"), *folder.glob(f"*/*{ending}.json")])
-    return {file.stem.removesuffix(ending): file for file in found}
+    """Returns the files with an ending, in the folder or one below, by the rest of their names."""
+    files = sorted([*folder.glob(f"*{ending}.json"), *folder.glob(f"*/*{ending}.json")])
+    return {file.stem.removesuffix(ending): file for file in files}
 
 
-def _chosen(known: dict[str, Path], split: str, folder: Path) -> str:
-    """A split is named by a file, or by a word in it with or without its year."""
-    if split in known:
+def _choose_file(files: dict[str, Path], split: str, folder: Path) -> str:
+    """Returns the file with the name of a split, or with a word in its name that is the split, year included or not."""
+    if split in files:
         return split
     pattern = "|".join(map(re.escape, split_aliases(split)))
-    fitting = [key for key in known if any(re.fullmatch(rf"({pattern})\d*", word) for word in key.split("_"))]
-    if len(fitting) != 1:
-        what = "several files" if fitting else "no questions"
-        raise UserError(f"data.splits: {folder} has {what} for split {split!r}; name one of {listing(known)}.")
-    return fitting[0]
+    matches = [name for name in files if any(re.fullmatch(rf"({pattern})\d*", word) for word in name.split("_"))]
+    if len(matches) != 1:
+        what = "several files" if matches else "no questions"
+        raise UserError(f"data.splits: {folder} has {what} for split {split!r}; name one of {listing(files)}.")
+    return matches[0]
 
 
 def _annotations(folder: Path, questions: Path) -> dict[int, Any]:
-    """Returns the annotations to a file of questions by their ids."""
+    """Returns the annotations of a file of questions by question id."""
     key = re.sub(r"(OpenEnded|MultipleChoice)_", "", questions.stem.removesuffix(QUESTIONS))
-    known = _files(folder, ANNOTATIONS)
-    if key not in known:
+    files = _files(folder, ANNOTATIONS)
+    if key not in files:
         raise UserError(f"{questions}: there is no {key}{ANNOTATIONS}.json with its answers in {folder}.")
-    content = _content(known[key], "annotations")
-    return {_number(each, "question_id", known[key]): each for each in content["annotations"]}
+    content = _content(files[key], "annotations")
+    return {_number(each, "question_id", files[key]): each for each in content["annotations"]}
 
 
 def _content(file: Path, key: str) -> dict[str, Any]:
@@ -125,8 +195,8 @@ def _content(file: Path, key: str) -> dict[str, Any]:
     rows = content.get(key) if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not rows:
         raise UserError(f"{file}: is not a file of VQA; it has no list of {key}.")
-    found: dict[str, Any] = content
-    return found
+    checked: dict[str, Any] = content
+    return checked
 
 
 def _number(row: dict[str, Any], key: str, file: Path) -> int:
@@ -138,28 +208,27 @@ def _number(row: dict[str, Any], key: str, file: Path) -> int:
 
 EDGE = 2.0
 """Pixels by which a box may reach beyond its photograph: published boxes are rounded."""
-SIDES = ("x", "y", "width", "height")
 
 
-def visual7w(data: QuestionData, split: str) -> QuestionSet | None:
-    """Reads one split; `None` if the folder has no such file."""
+def _read_visual7w(data: QuestionData, split: str) -> QuestionSet | None:
+    """Reads one split of Visual7W; `None` if the folder has no such file."""
     folder = Path(data.source).expanduser()
     contents = {file: read_json(file) for file in sorted(folder.glob("dataset*.json"))}
     contents = {file: content for file, content in contents.items() if _is_visual7w(content)}
     if not contents:
         return None
-    fitting = [file for file, content in contents.items() if ("boxes" in content) == data.pointing]
-    if len(fitting) != 1:
-        names = listing(file.name for file in fitting or contents)
-        if fitting:
+    matches = [file for file, content in contents.items() if ("boxes" in content) == data.pointing]
+    if len(matches) != 1:
+        names = listing(file.name for file in matches or contents)
+        if matches:
             raise UserError(f"data.source: {folder} has {names}; keep one of them.")
         asks, wants = ("in words", "boxes") if data.pointing else ("by boxes", "words")
         raise UserError(f"{folder / names}: is answered {asks}, and the task wants {wants}.")
-    return _File(fitting[0], contents[fitting[0]]).split(data, split)
+    return _Visual7WFile(matches[0], contents[matches[0]]).split(data, split)
 
 
-class _File:
-    """A file that was read, and the checks of what stands in it."""
+class _Visual7WFile:
+    """The content of a file of Visual7W, checked."""
 
     def __init__(self, file: Path, content: dict[str, Any]) -> None:
         self._file, self._images = file, content["images"]
@@ -170,8 +239,8 @@ class _File:
         """Returns the questions of one split."""
         chosen = [image for image in self._images if image.get("split") in split_aliases(split)]
         if not chosen:
-            there = sorted({str(image.get("split")) for image in self._images})
-            raise UserError(f"data.splits: {self._file} has no split {split!r}; it has {listing(there)}.")
+            existing = sorted({str(image.get("split")) for image in self._images})
+            raise UserError(f"data.splits: {self._file} has no split {split!r}; it has {listing(existing)}.")
         self._check_ids()
         names = [str(self._value(image, "filename", str, "an image")) for image in chosen]
         paths = photo_paths(data.source, data.images, names)
@@ -181,7 +250,7 @@ class _File:
             for row, image in enumerate(chosen)
             for pair in image.get("qa_pairs", [])
         ]
-        boxes = {box: at for box, (owner, at) in self._boxes.items() if owner in rows}
+        boxes = {id: box for id, (image, box) in self._boxes.items() if image in rows}
         self._check_inside(boxes, rows, paths)
         return QuestionSet(paths, names, questions, boxes)
 
@@ -209,12 +278,12 @@ class _File:
             return
         if str(candidate) not in self._boxes:
             raise UserError(f"{self._file}, {place}: candidate {candidate} is not among the boxes.")
-        owner, _ = self._boxes[str(candidate)]
-        if owner != image:
-            raise UserError(f"{self._file}, {place}: box {candidate} is of image {owner}, not of {image}.")
+        box_image, _ = self._boxes[str(candidate)]
+        if box_image != image:
+            raise UserError(f"{self._file}, {place}: box {candidate} is of image {box_image}, not of {image}.")
 
     def _read_boxes(self, rows: Sequence[dict[str, Any]]) -> dict[str, tuple[str, Box]]:
-        """Returns each box's image and place, by id."""
+        """Returns the image and the position of each box, by id."""
         boxes: dict[str, tuple[str, Box]] = {}
         for row in rows:
             id = str(self._value(row, "box_id", int | str, "a box"))
@@ -222,12 +291,12 @@ class _File:
             if id in boxes:
                 raise UserError(f"{self._file}: box_id {id} stands there twice; every box needs its own.")
             if not (math.isfinite(x + y + width + height) and width > 0 and height > 0):
-                raise UserError(f"{self._file}, box {id}: {_shown((x, y, width, height))} holds no pixel.")
+                raise UserError(f"{self._file}, box {id}: {_format_box((x, y, width, height))} holds no pixel.")
             boxes[id] = str(row.get("image_id")), (x, y, width, height)
         return boxes
 
     def _check_ids(self) -> None:
-        """Over all splits, so that a result file tells them apart."""
+        """Ids are unique over all splits, so that a result file needs no split."""
         seen: set[str] = set()
         for image in self._images:
             for pair in image.get("qa_pairs", []):
@@ -245,7 +314,7 @@ class _File:
                 continue
             if min(x, y) < -EDGE or x + width > size[0] + EDGE or y + height > size[1] + EDGE:
                 raise UserError(
-                    f"{self._file}, box {id}: {_shown((x, y, width, height))} reaches beyond {paths[row].name}, "
+                    f"{self._file}, box {id}: {_format_box((x, y, width, height))} reaches beyond {paths[row].name}, "
                     f"{size[0]} × {size[1]}; boxes are in pixels of the stored photograph."
                 )
 
@@ -253,7 +322,7 @@ class _File:
         value = row.get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             has = "nothing" if value is None else repr(value)
-            raise UserError(f"{self._file}, {place}: {key} holds {has}, not {_wanted(kind)}.")
+            raise UserError(f"{self._file}, {place}: {key} holds {has}, not {_type_name(kind)}.")
         return value
 
 
@@ -265,88 +334,90 @@ def _is_visual7w(content: Any) -> bool:
 def _size(path: Path) -> tuple[int, int] | None:
     try:
         return image_size(path)
-    except UnreadableImage:  # which is reported when photographs are read
+    except UnreadableImage:  # reported when photographs are read
         return None
 
 
-def _shown(box: Box) -> str:
+def _format_box(box: Box) -> str:
     x, y, width, height = box
     return f"x {x:g}, y {y:g}, {width:g} × {height:g}"
 
 
-def _wanted(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     return {str: "text", int | float: "a number"}.get(kind, "a number or text")
 
 
-NAME = "easy-vqa"
-VALIDATES = 10
+EASY_VQA = "easy-vqa"
+VALIDATION_EVERY = 10
 SHAPES, VERDICTS = ("circle", "rectangle", "triangle"), ("yes", "no")
 
 
-def easy_vqa(split: str) -> QuestionSet:
-    """Reads one split; raises `UserError` where there is no such split or the package is not installed."""
+def _read_easy_vqa(split: str) -> QuestionSet:
+    """Reads one split of easy-VQA; raises `UserError` where there is no such split or the package is not installed."""
     try:
         import easy_vqa as package
     except ModuleNotFoundError:
         raise UserError(
-            f"data.source: {NAME} needs its package, which is not installed: `pip install 'unrolled[easy-vqa]'`."
+            f"data.source: {EASY_VQA} needs its package, which is not installed: `pip install 'unrolled[easy-vqa]'`."
         ) from None
     train = package.get_train_questions, package.get_train_image_paths
     test = package.get_test_questions, package.get_test_image_paths
-    questions, paths = get_split({"train": train, "validation": train, "test": test}, split, NAME)
-    found: dict[int, str] = paths()
-    ids = sorted(id for id in found if split == "test" or (id % VALIDATES == 0) == (split == "validation"))
+    read, read_paths = get_split({"train": train, "validation": train, "test": test}, split, EASY_VQA)
+    paths: dict[int, str] = read_paths()
+    validates = split == "validation"
+    ids = sorted(id for id in paths if split == "test" or (id % VALIDATION_EVERY == 0) == validates)
     rows = {id: row for row, id in enumerate(ids)}
-    asked = [
-        make_question(f"{split}-{number}", rows[id], question, [answer], kind=_kind(answer))
-        for number, (question, answer, id) in enumerate(zip(*questions(), strict=True))
+    questions = [
+        make_question(f"{split}-{number}", rows[id], question, [answer], kind=_answer_type(answer))
+        for number, (question, answer, id) in enumerate(zip(*read(), strict=True))
         if id in rows
     ]
-    asked.sort(key=lambda each: each.photo)
-    return QuestionSet([Path(found[id]) for id in ids], [f"{NAME}/{split}/{id}.png" for id in ids], asked)
+    questions.sort(key=lambda each: each.photo)
+    names = [f"{EASY_VQA}/{split}/{id}.png" for id in ids]
+    return QuestionSet([Path(paths[id]) for id in ids], names, questions)
 
 
-def _kind(answer: str) -> str:
+def _answer_type(answer: str) -> str:
     return "yes/no" if answer in VERDICTS else "shape" if answer in SHAPES else "colour"
 
 
-def question_table(data: QuestionData, split: str) -> QuestionSet:
-    """Opens one split, a question a row; rows with one photograph share it.
+def _read_table(data: QuestionData, split: str) -> QuestionSet:
+    """Opens one split of a table with one question per row; rows with one photograph share it.
 
     Raises:
-        UserError: as `sources.open_split`, or a column that holds something else than it should.
+        UserError: as `sources.open_split`, or a column with values of another kind.
     """
-    named = {key: column for key, column in data.columns.model_dump().items() if column is not None}
-    rows = open_split(data.source, split, {f"columns.{key}": column for key, column in named.items()})
+    columns = {key: column for key, column in data.columns.model_dump().items() if column is not None}
+    rows = open_split(data.source, split, {f"columns.{key}": column for key, column in columns.items()})
     place = f"{data.source}, split {split!r}"
     table = PhotoTable(rows, data.columns.image, data.images or data.source, place)
-    owners, firsts = _photographs(table)
-    asked = [
-        _Row(cells, f"{place}, row {row}").question(f"{split}-{row}", owners[row])
-        for row, cells in enumerate(_cells(rows, named))
+    photo_of_row, first_rows = _unique_photos(table)
+    questions = [
+        _Row(cells, f"{place}, row {row}").question(f"{split}-{row}", photo_of_row[row])
+        for row, cells in enumerate(_cells(rows, columns))
     ]
-    asked.sort(key=lambda each: each.photo)
-    return QuestionSet(Selected(table, firsts), [table.names[row] for row in firsts], asked)
+    questions.sort(key=lambda each: each.photo)
+    return QuestionSet(Selected(table, first_rows), [table.names[row] for row in first_rows], questions)
 
 
 class _Row:
-    """One row. `cells`: by key of `data.columns`."""
+    """One row of a table. `cells`: values by key of `data.columns`."""
 
     def __init__(self, cells: dict[str, Any], place: str) -> None:
         self._cells, self._place = cells, place
 
     def question(self, id: str, photo: int) -> Question:
-        given, kind, choices = (self._cells.get(key) for key in ("id", "kind", "choices"))
-        wrong = [] if choices is None else self._texts("choices", choices)
-        if "choices" in self._cells and not wrong:
+        own_id, kind, choices = (self._cells.get(key) for key in ("id", "kind", "choices"))
+        candidates = [] if choices is None else self._texts("choices", choices)
+        if "choices" in self._cells and not candidates:
             raise UserError(f"{self._place}: has no candidates (data.columns.choices).")
         (question,) = self._texts("question", self._cells["question"])
-        answers = self._answers(wrong)
-        known = None if kind is None else self._texts("kind", kind)[0]
-        return make_question(id if given is None else str(given), photo, question, answers, wrong, known)
+        kind = None if kind is None else self._texts("kind", kind)[0]
+        id = id if own_id is None else str(own_id)
+        return make_question(id, photo, question, self._answers(candidates), candidates, kind)
 
     def _answers(self, choices: list[str]) -> list[str]:
-        """One answer or several; a number is the place among candidates."""
+        """Returns one answer or several; a number is an index of candidates."""
         value = self._cells["answer"]
         if isinstance(value, int) and choices:
             if not 0 <= value < len(choices):
@@ -363,98 +434,27 @@ class _Row:
         return texts
 
 
-def _cells(rows: Dataset, named: dict[str, str]) -> list[dict[str, Any]]:
-    """Returns every row's values but the photograph, by key; classes by their names."""
-    columns = {}
-    for key, column in named.items():
+def _cells(rows: Dataset, columns: dict[str, str]) -> list[dict[str, Any]]:
+    """Returns the values of every row except the photograph, by key; classes by their names."""
+    cells = {}
+    for key, column in columns.items():
         if key != "image":
             values, feature = list(rows[column]), rows.features[column]
             if isinstance(feature, datasets.ClassLabel):
                 values = [None if value is None else feature.int2str(value) for value in values]
-            columns[key] = values
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            cells[key] = values
+    return [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
 
 
-def _photographs(table: PhotoTable) -> tuple[list[int], list[int]]:
-    """Returns each row's photograph, and each photograph's first row."""
+def _unique_photos(table: PhotoTable) -> tuple[list[int], list[int]]:
+    """Returns the photograph of each row, and the first row of each photograph."""
     known: dict[bytes, int] = {}
-    owners: list[int] = []
-    firsts: list[int] = []
+    photo_of_row: list[int] = []
+    first_rows: list[int] = []
     for row, image in enumerate(table):
         key = hashlib.sha256(image).digest() if isinstance(image, bytes) else str(image).encode()
         if key not in known:
-            known[key] = len(firsts)
-            firsts.append(row)
-        owners.append(known[key])
-    return owners, firsts
-
-
-FOLD_SPLITS = ("train", "validation")
-"""Splits that folds are dealt from."""
-
-
-def open_questions(data: QuestionData, split: str) -> QuestionSet:
-    """Opens one split.
-
-    Args:
-        split: `train`, `validation`, `test`, or another split of the source.
-
-    Raises:
-        UserError: no such source or split, files in none of the known forms, questions, answers, candidates or boxes
-            that cannot be, or no question with an answer.
-    """
-    splits = data.splits.model_dump()
-    if data.folds is not None and split in FOLD_SPLITS:
-        asked = _fold(data, data.folds, [splits[name] for name in FOLD_SPLITS], validates=split == "validation")
-    else:
-        asked = _whole(data, splits.get(split, split))
-    return asked if data.limit is None else asked.part(range(min(data.limit, len(asked))))
-
-
-def _fold(data: QuestionData, folds: int, splits: Sequence[str], *, validates: bool) -> QuestionSet:
-    """Joins splits and returns the photographs of `data.fold`, or all others. Photographs of one name stay together."""
-    parts = [_whole(data, split) for split in dict.fromkeys(splits)]
-    names = [name for part in parts for name in part.names]
-    dealt = sorted(set(names), key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest())
-    chosen = set(dealt[data.fold :: data.folds])
-    rows = [row for row, name in enumerate(names) if (name in chosen) == validates]
-    if not rows:
-        raise UserError(f"data.folds: {folds} is more than the {len(dealt)} photographs of {data.source}.")
-    return drop_empty(join_question_sets(parts), f"data.source: {data.source}").part(rows)
-
-
-def _whole(data: QuestionData, split: str) -> QuestionSet:
-    place = f"data.source: {data.source}, split {split!r}"
-    if isinstance(data, PointingData) and data.captions:
-        return drop_empty(caption_questions(data, split), place)
-    if data.source == scenes.NAME:
-        return drop_empty(_scenes(data, split), place)
-    if Path(data.source).expanduser().is_dir() and (found := visual7w(data, split)):
-        return drop_empty(found, place)
-    if data.pointing:
-        raise UserError(f"{place}: has no dataset.json with boxes, from which a pointing task learns.")
-    if data.source == NAME:
-        return drop_empty(easy_vqa(split), place)
-    if Path(data.source).expanduser().is_dir() and (found := vqa(data, split)):
-        return drop_empty(found, place)
-    return drop_empty(question_table(data, split), place)
-
-
-def _scenes(data: QuestionData, split: str) -> QuestionSet:
-    get_split(SIZES, split, scenes.NAME)
-    questions: list[Question] = []
-    boxes: dict[str, Box] = {}
-    for row, scene in enumerate(scenes.scenes()[split]):
-        if data.pointing:
-            for asked in pointing(scene):
-                ids = {box: f"{split}-{len(boxes) + place}" for place, box in enumerate(asked.choices)}
-                boxes |= {name: box for box, name in ids.items()}
-                own = f"{split}-{len(questions)}"
-                questions.append(make_question(own, row, asked.question, [ids[asked.answer]], list(ids.values())))
-        else:
-            for told in telling(scene):
-                questions.append(
-                    make_question(f"{split}-{len(questions)}", row, told.question, [told.answer], told.choices)
-                )
-    names = [f"{scenes.NAME}/{split}/{row}.png" for row in range(SIZES[split])]
-    return QuestionSet(ScenePhotos(split), names, questions, boxes)
+            known[key] = len(first_rows)
+            first_rows.append(row)
+        photo_of_row.append(known[key])
+    return photo_of_row, first_rows

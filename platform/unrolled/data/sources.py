@@ -1,14 +1,10 @@
-"""Data sources: built-in data, folders, files, `s3://` addresses and hub names.
-
-Where examples come from: built-in data, a folder, files, an `s3://` address or a hub id, all opened alike.
-
-Running text of a split: from a file, a folder of text files, or a column of any other source.
-"""
+"""Data sources: built-in data, folders, files, `s3://` addresses and hub ids; columns, running text and JSON files."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +17,14 @@ from unrolled.data.dates import dates
 from unrolled.errors import UserError, did_you_mean, listing
 
 BUILT_IN: dict[str, Callable[[], dict[str, list[dict[str, str]]]]] = {"dates": dates}
-PACKED = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
-"""File endings that `datasets` reads, and the name of its reader."""
-OTHER_NAMES = {"validation": ("val", "valid", "dev"), "test": ("test_2016_flickr",), "train": ("training",)}
-"""Names under which splits are found besides their own."""
+TABLE_READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
+"""File endings of tables, and the reader of `datasets` for each."""
+ALIASES = {"validation": ("val", "valid", "dev"), "test": ("test_2016_flickr",), "train": ("training",)}
+"""Further names of splits."""
 
 datasets.disable_progress_bars()
-for _chatty in ("datasets", "huggingface_hub"):
-    logging.getLogger(_chatty).setLevel(logging.ERROR)
+for _logger in ("datasets", "huggingface_hub"):
+    logging.getLogger(_logger).setLevel(logging.ERROR)
 
 
 def open_split(source: str, split: str, columns: Mapping[str, str], limit: int | None = None) -> Dataset:
@@ -37,8 +33,8 @@ def open_split(source: str, split: str, columns: Mapping[str, str], limit: int |
     Args:
         source: `data.source`.
         split: a name that the source has.
-        columns: that the rows must have, by the key below `data` that names them.
-        limit: takes only the first rows.
+        columns: required columns, by the key below `data` that names them.
+        limit: number of rows from the first one; `None` for all.
 
     Raises:
         UserError: no such source or split, a missing column, an empty split, pairs that do not match, text that
@@ -56,40 +52,34 @@ def open_split(source: str, split: str, columns: Mapping[str, str], limit: int |
     return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
 
-def column_texts(source: str, split: str, columns: Mapping[str, str], limit: int | None = None) -> list[list[str]]:
+def read_columns(source: str, split: str, columns: Mapping[str, str], limit: int | None = None) -> list[list[str]]:
     """Returns the texts of each column of one split; arguments as in `open_split`.
 
     Raises:
         UserError: as `open_split`, or a value that is not text.
     """
     rows = open_split(source, split, columns, limit)
-    found = []
+    columns_texts = []
     for column in columns.values():
         texts = list(rows[column])
         for number, text in enumerate(texts):
             if not isinstance(text, str):
-                raise UserError(
-                    f"{source}, split {split!r}, row {number}: column {column!r} holds {_kind(text)}, not text."
-                )
-        found.append(texts)
-    return found
+                kind = "nothing" if text is None else type(text).__name__
+                raise UserError(f"{source}, split {split!r}, row {number}: column {column!r} holds {kind}, not text.")
+        columns_texts.append(texts)
+    return columns_texts
 
 
 def read_pairs(data: TranslationData, split: str) -> tuple[list[str], list[str]]:
-    """Returns the texts of both columns of one split of parallel text; raises as `column_texts`."""
+    """Returns the texts of both columns of one split of parallel text; raises as `read_columns`."""
     columns = {"columns.input": data.columns.input, "columns.target": data.columns.target}
-    inputs, targets = column_texts(data.source, split, columns, data.limit)
+    inputs, targets = read_columns(data.source, split, columns, data.limit)
     return inputs, targets
-
-
-def _kind(value: object) -> str:
-    return "nothing" if value is None else type(value).__name__
 
 
 def _open(source: str, split: str, columns: Sequence[str]) -> Dataset:
     if source in BUILT_IN:
-        made = BUILT_IN[source]()
-        return Dataset.from_list(get_split(made, split, source))
+        return Dataset.from_list(get_split(BUILT_IN[source](), split, source))
     if "://" in source:
         return _load(source, split, _reader(source), data_files={split: source.replace("{split}", split)})
     folder = Path(source).expanduser()
@@ -106,7 +96,7 @@ def _open(source: str, split: str, columns: Sequence[str]) -> Dataset:
 
 
 def get_split(splits: Mapping[str, Any], split: str, source: str) -> Any:
-    """Returns what the splits hold under that name; raises `UserError` where there is none."""
+    """Returns the value of one split; raises `UserError` where there is none."""
     if split not in splits:
         raise UserError(
             f"data.splits: {source} has no split {split!r}; it has {listing(splits)}.{did_you_mean(split, splits)}"
@@ -115,42 +105,44 @@ def get_split(splits: Mapping[str, Any], split: str, source: str) -> Any:
 
 
 def _open_folder(folder: Path, split: str, columns: Sequence[str]) -> Dataset:
-    """A folder of packed files (parquet, JSON lines, CSV), or of parallel text such as train.en and train.de."""
-    packed = packed_files(folder)
+    """Opens a folder of tables (parquet, JSON lines, CSV), or of parallel text such as train.en and train.de."""
+    tables = table_files(folder)
     for name in split_aliases(split):
-        chosen = [file for file in packed if _belongs(file, name)]
+        chosen = [file for file in tables if _belongs(file, name)]
         if chosen:
-            return _open_packed(folder, split, chosen)
-    if packed:
+            return _open_tables(folder, split, chosen)
+    if tables:
         raise UserError(
             f"data.splits: {folder} has no file for split {split!r}; "
-            f"it has {listing(sorted(str(file.relative_to(folder)) for file in packed))}."
+            f"it has {listing(sorted(str(file.relative_to(folder)) for file in tables))}."
         )
     return _parallel_text(folder, split, columns)
 
 
-def _open_packed(folder: Path, split: str, files: list[Path]) -> Dataset:
+def _open_tables(folder: Path, split: str, files: list[Path]) -> Dataset:
     endings = sorted({file.suffix for file in files})
     if len(endings) > 1:
         raise UserError(f"data.source: {folder} mixes {listing(endings)} files in split {split!r}; keep one kind.")
     delimiter = {"delimiter": "\t"} if endings == [".tsv"] else {}
-    return _load(str(folder), split, PACKED[endings[0]], data_files={split: [str(f) for f in files]}, **delimiter)
+    return _load(
+        str(folder), split, TABLE_READERS[endings[0]], data_files={split: [str(f) for f in files]}, **delimiter
+    )
 
 
-def packed_files(folder: Path) -> list[Path]:
-    """Returns the files of a folder, at any depth, that hold tables."""
-    return [file for file in _files(folder) if file.suffix in PACKED]
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+def table_files(folder: Path) -> list[Path]:
+    """Returns the tables of a folder at any depth, hidden files excluded."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in TABLE_READERS
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
 
 
 def split_aliases(split: str) -> tuple[str, ...]:
-    """Returns the names under which a split is looked for."""
-    return (split, *OTHER_NAMES.get(split, ()))
+    """Returns the names of a split in the order in which they are tried."""
+    return (split, *ALIASES.get(split, ()))
 
 
 def _belongs(file: Path, split: str) -> bool:
@@ -162,7 +154,7 @@ def _belongs(file: Path, split: str) -> bool:
 def _load(source: str, split: str, reader: str, **options: Any) -> Dataset:
     try:
         return datasets.load_dataset(reader, split=split, **options)
-    except Exception as error:  # the reader's own errors come in every class; the cause is what helps
+    except Exception as error:  # readers raise errors of every class; the first cause is the helpful one
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
@@ -178,39 +170,38 @@ def _load(source: str, split: str, reader: str, **options: Any) -> Dataset:
 
 
 def _reader(address: str) -> str:
-    for ending, reader in PACKED.items():
+    for ending, reader in TABLE_READERS.items():
         if address.endswith(ending):
             return reader
-    raise UserError(f"data.source: {address}: the address of files must end in {listing(PACKED)}.")
+    raise UserError(f"data.source: {address}: the address of files must end in {listing(TABLE_READERS)}.")
 
 
 def _parallel_text(folder: Path, split: str, columns: Sequence[str]) -> Dataset:
     files = {}
     for column in columns:
-        found = [path for name in split_aliases(split) if (path := folder / f"{name}.{column}").is_file()]
-        if not found:
-            there = sorted(path.name for path in folder.iterdir())
+        paths = [path for name in split_aliases(split) if (path := folder / f"{name}.{column}").is_file()]
+        if not paths:
             raise UserError(
                 f"data.source: {folder} has no file {split}.{column} (parallel text is one file a split and column, "
-                f"one sentence a line); it has {listing(there[:12])}."
+                f"one sentence a line); it has {_first_files(folder)}."
             )
-        files[column] = found[0]
-    texts = {column: _lines(path) for column, path in files.items()}
-    (one, first), (other, second) = ((files[column], lines) for column, lines in texts.items())
-    if len(first) != len(second):
+        files[column] = paths[0]
+    texts = {column: _lines(_decode(path)) for column, path in files.items()}
+    (input_file, target_file), (inputs, targets) = files.values(), texts.values()
+    if len(inputs) != len(targets):
         raise UserError(
-            f"{one} has {len(first):,} lines but {other} has {len(second):,}; parallel text needs one for one."
+            f"{input_file} has {len(inputs):,} lines but {target_file} has {len(targets):,}; "
+            "parallel text needs one for one."
         )
     return Dataset.from_dict(texts)
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: is not UTF-8 text.") from None
+def _lines(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
+
+
+def _first_files(folder: Path) -> str:
+    return listing(sorted(path.name for path in folder.iterdir())[:12])
 
 
 TEXTS = {"hello": "hello"}
@@ -218,7 +209,7 @@ TEXTS = {"hello": "hello"}
 
 
 def read_text(data: TextData, split: str) -> str:
-    """Returns the text of a split, character by character as it was written.
+    """Returns the running text of a split, unchanged.
 
     Args:
         split: `train`, `validation`, `test`, or another split of the source. A single file and a built-in text have
@@ -230,14 +221,14 @@ def read_text(data: TextData, split: str) -> str:
     name = data.splits.model_dump().get(split, split)
     path = Path(data.source).expanduser()
     if data.source in TEXTS:
-        text = _cut(TEXTS[data.source], data, split)
+        text = _split_text(TEXTS[data.source], data, split)
     elif path.is_file():
-        text = _cut(_read(path), data, split)
-    elif path.is_dir() and not packed_files(path):
-        text = _read(_file(path, name))
+        text = _split_text(_decode(path), data, split)
+    elif path.is_dir() and not table_files(path):
+        text = _decode(_text_file(path, name))
     else:
         _check_address(data.source)
-        text = "\n".join(column_texts(data.source, name, {"column": data.column})[0])
+        text = "\n".join(read_columns(data.source, name, {"column": data.column})[0])
     if not text:
         raise UserError(f"data.source: {data.source}, split {split!r} is empty: there is no text to read.")
     return text
@@ -252,31 +243,49 @@ def _check_address(source: str) -> None:
         )
 
 
-def _cut(text: str, data: TextData, split: str) -> str:
-    """A text without splits: its last part is for validation; with share 0, all of it is for both."""
+def _split_text(text: str, data: TextData, split: str) -> str:
+    """Returns the part of one text that is for a split; with `data.validation_share` 0, all of it."""
     if split not in ("train", "validation"):
         raise UserError(f"--split {split}: {data.source} is one text; it has train and validation.")
     if data.validation_share == 0:
         return text
-    place = round(len(text) * (1 - data.validation_share))
-    return text[:place] if split == "train" else text[place:]
+    boundary = round(len(text) * (1 - data.validation_share))
+    return text[:boundary] if split == "train" else text[boundary:]
 
 
-def _file(folder: Path, split: str) -> Path:
+def _text_file(folder: Path, split: str) -> Path:
     for name in split_aliases(split):
         for ending in (".txt", ""):
             if (path := folder / f"{name}{ending}").is_file():
                 return path
-    there = sorted(path.name for path in folder.iterdir())
     raise UserError(
-        f"data.source: {folder} has no file {split}.txt, nor {listing(PACKED)} files; it has {listing(there[:12])}."
+        f"data.source: {folder} has no file {split}.txt, nor {listing(TABLE_READERS)} files; "
+        f"it has {_first_files(folder)}."
     )
 
 
-def _read(path: Path) -> str:
-    raw = path.read_bytes()
+def _decode(path: Path) -> str:
+    content = path.read_bytes()
     try:
-        return raw.decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
+        line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: is not UTF-8 text.") from None
+
+
+def read_json(file: Path) -> Any:
+    """Returns the content of a JSON file; raises `UserError` where it is not one."""
+    try:
+        return json.loads(file.read_bytes())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}, line {error.lineno}: is not JSON ({error.msg}).") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}).") from None
+
+
+def read_lines(file: Path) -> list[str]:
+    """Returns the lines of a text file, without a byte-order mark; raises `UserError` where it cannot be read."""
+    try:
+        return file.read_bytes().decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}).") from None

@@ -67,7 +67,7 @@ class Extractor:
 
     def _read(self, row: int, pixels: torch.Tensor) -> None:
         view = random_view(0, self._view, row) if self._view else None
-        image = read_image(self.photographs.images[row], least=required_side(self.backbone.size, view))
+        image = read_image(self.photographs.images[row], min_side=required_side(self.backbone.size, view))
         pixels.copy_(to_pixels(image, self.backbone.size, view))
 
 

@@ -237,7 +237,7 @@ def _look_through(photographs: PhotoSet, folder: Path) -> None:
     unreadable = {}
     for row in range(len(photographs)):
         try:
-            read_image(photographs.images[row], least=1)
+            read_image(photographs.images[row], min_side=1)
         except UnreadableImage as error:
             unreadable[row] = str(error)
     write_atomic(folder / UNREADABLE, json.dumps(unreadable))

@@ -33,7 +33,7 @@ class ExampleRange:
 
     @property
     def tokens(self) -> int:
-        return len(self.indices) * self.problem.targets
+        return len(self.indices) * self.problem.num_targets
 
     def shard(self, rank: int, size: int) -> Examples | None:
         mine = self.indices[rank::size]
@@ -77,8 +77,8 @@ class SyntheticMemory(MetricTask):
     def build_model(self) -> SequenceModel:
         """Builds the recurrent stack and a linear head."""
         settings = self.config.model
-        stack = build_stack(settings, self.problem.features, settings.engine)
-        return SequenceModel(stack, self.problem.outputs, build_dropout(settings))
+        stack = build_stack(settings, self.problem.num_features, settings.engine)
+        return SequenceModel(stack, self.problem.num_outputs, build_dropout(settings))
 
     def describe(self, data: NoData) -> tuple[str, str]:
         """Describes cell, size and window; problem and baseline."""
@@ -101,7 +101,7 @@ class SyntheticMemory(MetricTask):
 
     def losses(self, model: SequenceModel, shard: Examples, state: Nest) -> Iterator[WindowLoss]:
         """Yields the summed squared error or cross-entropy; the model itself truncates back-propagation."""
-        outputs = model(_inputs(model, shard), self.problem.targets, self.config.training.truncate)
+        outputs = model(_inputs(model, shard), self.problem.num_targets, self.config.training.truncate)
         yield WindowLoss(self.problem.loss(outputs, shard.targets).sum(), None, last=True)
 
     def validate(self, model: SequenceModel, data: NoData, rank: int, size: int) -> tuple[float, float, int]:
@@ -133,10 +133,10 @@ class SyntheticMemory(MetricTask):
         for start in range(0, len(mine), SHARD_SIZE):
             examples = self.problem.examples(data.seed, data.split, mine[start : start + SHARD_SIZE])
             examples = examples.to(next(model.parameters()).device)
-            outputs = model(_inputs(model, examples), self.problem.targets)
-            answers, scored = self.problem.answers(outputs), self.problem.scored
+            outputs = model(_inputs(model, examples), self.problem.num_targets)
+            answers, scored = self.problem.predictions(outputs), self.problem.num_scored
             results.losses.extend(self.problem.loss(outputs, examples.targets).double().mean(1).tolist())
-            results.scores.extend(self.problem.merit(answers, examples.targets).double().mean(1).tolist())
+            results.scores.extend(self.problem.score(answers, examples.targets).double().mean(1).tolist())
             results.answers.extend(answers[:, -scored:].tolist())
             results.targets.extend(examples.targets[:, -scored:].tolist())
         return results
