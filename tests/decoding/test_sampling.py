@@ -96,8 +96,8 @@ def test_truncation_keeps_the_head_and_cuts_ties_in_order(
 ) -> None:
     # Rounded scores give many equal weights, of which only some may stay; a scale of 0 makes all equal.
     scores = (scale * torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(seed))).round(decimals=1)
-    weights = sampling.sharpen(scores.double(), 1.0)
-    kept = sampling.truncate(weights, top_k, top_p)
+    weights = sampling.apply_temperature(scores.double(), 1.0)
+    kept = sampling.top_k_top_p(weights, top_k, top_p)
     for row, cut in zip(weights.tolist(), kept.tolist(), strict=True):
         falling = sorted(range(vocabulary), key=lambda token: -row[token])
         count = sum(weight > 0 for weight in cut)
@@ -121,7 +121,7 @@ def test_sampling_the_most_probable_token_only_is_greedy() -> None:
 @pytest.mark.parametrize("scale", [1.0, 1 / 3, 1e-30])
 def test_a_draw_at_the_edge_is_never_impossible(uniform: float, scale: float) -> None:
     weights = scale * torch.tensor([[0.0, 1.0, 0.0, 0.7, 0.0]], dtype=torch.float64)
-    assert sampling.draw_token(weights, torch.tensor([uniform], dtype=torch.float64)).item() in (1, 3)
+    assert sampling.draw_tokens(weights, torch.tensor([uniform], dtype=torch.float64)).item() in (1, 3)
 
 
 def test_typical_tokens_are_those_nearest_the_entropy() -> None:
@@ -132,7 +132,7 @@ def test_typical_tokens_are_those_nearest_the_entropy() -> None:
         for token in np.argsort(far):
             if p[kept].sum() < mass - 1e-12:
                 kept.append(int(token))
-        weights = sampling.keep_typical(torch.from_numpy(p / p.max())[None], mass)
+        weights = sampling.locally_typical(torch.from_numpy(p / p.max())[None], mass)
         assert weights[0].nonzero()[:, 0].tolist() == sorted(kept)
     strategy = Sample(typical=0.3, seed=7, max_length=1)
     found = run(table(*[p.tolist()] * 5), Vectors(torch.zeros(4000, 1)), strategy)
@@ -152,7 +152,7 @@ def test_compiled_draws_follow_the_distribution() -> None:
     for row in logits:
         for temperature in (0.3, 1.0, 2.5):
             rows = row.expand(count, -1).contiguous()
-            tokens = sampling.draw_logits(rows, temperature, uniform)
+            tokens = sampling.draw_from_logits(rows, temperature, uniform)
             assert bool((tokens.diff() >= 0).all())
             found = torch.bincount(tokens, minlength=1000) / count
             wanted = (row.double() / temperature).softmax(0)
@@ -165,7 +165,7 @@ def test_compiled_draws_are_those_of_torch() -> None:
     logits = 2 * torch.randn(3000, 777, generator=generator)
     uniform = torch.rand(3000, dtype=torch.float64, generator=generator)
     uniform[:2] = torch.tensor([0.0, 1 - 2**-53])
-    tokens = sampling.draw_logits(logits, 0.8, uniform)
-    by_torch = sampling.draw_token(sampling.sharpen(logits, 0.8), uniform)
+    tokens = sampling.draw_from_logits(logits, 0.8, uniform)
+    by_torch = sampling.draw_tokens(sampling.apply_temperature(logits, 0.8), uniform)
     assert int((tokens != by_torch).sum()) <= 3  # where a uniform number is within a rounding of a boundary
     assert int((tokens - by_torch).abs().max()) <= 1

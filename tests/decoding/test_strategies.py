@@ -27,8 +27,9 @@ from unrolled.decoding import (
     parse_strategies,
     split_spellings,
 )
-from unrolled.decoding.mbr import bleu, chrf, least_risk
+from unrolled.decoding.search import min_risk
 from unrolled.errors import UserError
+from unrolled.metrics import pairwise_scores
 
 
 def test_options_go_on_after_a_comma() -> None:
@@ -141,7 +142,7 @@ def test_best_is_the_most_probable_of_the_samples() -> None:
 def test_chrf_of_all_pairs_is_that_of_sacrebleu(samples: list[str]) -> None:
     metric = sacrebleu.CHRF()
     wanted = [[metric.sentence_score(one, [other]).score for other in samples] for one in samples]
-    np.testing.assert_allclose(chrf(samples), wanted, atol=1e-6)
+    np.testing.assert_allclose(pairwise_scores("chrf", samples), wanted, atol=1e-6)
 
 
 WORDS = st.lists(
@@ -153,20 +154,23 @@ WORDS = st.lists(
 @given(st.lists(WORDS.map(" ".join) | st.text(st.sampled_from("ab \t.,日"), max_size=14), max_size=5))
 def test_bleu_of_all_pairs_is_that_of_sacrebleu(samples: list[str]) -> None:
     wanted = [[sacrebleu.sentence_bleu(one, [other]).score for other in samples] for one in samples]
-    np.testing.assert_allclose(bleu(samples), np.reshape(wanted, (len(samples),) * 2), atol=1e-6)
+    np.testing.assert_allclose(pairwise_scores("bleu", samples), np.reshape(wanted, (len(samples),) * 2), atol=1e-6)
 
 
 @pytest.mark.parametrize(("utility", "metric"), [("chrf", sacrebleu.sentence_chrf), ("bleu", sacrebleu.sentence_bleu)])
 def test_the_least_risk_is_the_sample_most_like_all(utility: Any, metric: Any) -> None:
     samples = ["a dog runs", "a cat sleeps", "a dog ran", "the dog runs", "", "a cat sleeps"]
     wanted = np.array([[metric(a, [b]).score for b in samples] for a in samples]).mean(1)
-    assert least_risk(samples, utility) == int(wanted.argmax())
-    assert least_risk([""], utility) == least_risk(["", ""], utility) == 0
+    assert min_risk(samples, utility, pairwise_scores) == int(wanted.argmax())
+    assert min_risk([""], utility, pairwise_scores) == min_risk(["", ""], utility, pairwise_scores) == 0
 
 
 def test_the_utility_is_what_decides() -> None:
     samples = ["unbelievable", "unbelievably", "believable", "a dog", "the dog"]
-    assert [samples[least_risk(samples, utility)] for utility in ("chrf", "bleu")] == ["unbelievable", "a dog"]
+    assert [samples[min_risk(samples, utility, pairwise_scores)] for utility in ("chrf", "bleu")] == [
+        "unbelievable",
+        "a dog",
+    ]
 
 
 @pytest.mark.parametrize("utility", ["chrf", "bleu"])
@@ -180,6 +184,8 @@ def test_mbr_writes_the_text_of_least_risk(utility: Any) -> None:
     decoded = run(model, model.memory(9), strategy, max_length=10)
     written = [write([one.tokens for one in hypotheses]) for hypotheses in decoded.hypotheses]
     limits = [strategy.max_length] * len(decoded.hypotheses)
-    chosen = [answer.text for answer in make_outputs(decoded, strategy, write, limits)]
-    assert chosen == [own[least_risk(own, utility)] for own in written] != [own[0] for own in written]
-    assert [answer.text for answer in make_outputs(decoded, Sample(), write, limits)] == [own[0] for own in written]
+    chosen = [answer.text for answer in make_outputs(decoded, strategy, write, limits, pairwise_scores)]
+    assert chosen == [own[min_risk(own, utility, pairwise_scores)] for own in written] != [own[0] for own in written]
+    assert [answer.text for answer in make_outputs(decoded, Sample(), write, limits, pairwise_scores)] == [
+        own[0] for own in written
+    ]

@@ -1,6 +1,6 @@
-"""Search over anything that can `start` and `step`: greedy, sampling and beam search, batched over sentences.
+"""Decoding: greedy, sampling and beam search with any model that has `start` and `step`, batched over sentences.
 
-One function, `decode`, and one frozen dataclass a strategy; `answers` makes its result readable.
+`decode` searches with a strategy, a frozen dataclass; `make_outputs` turns its result into texts.
 """
 
 from __future__ import annotations

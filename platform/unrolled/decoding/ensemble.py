@@ -18,7 +18,7 @@ from unrolled.recurrence.state import Nest
 
 @dataclass(frozen=True)
 class EnsembleInputs(Generic[M]):
-    """What each model of an ensemble made of the same n sentences."""
+    """The same n sentences, encoded by each model of an ensemble."""
 
     each: tuple[M, ...]
 
@@ -27,74 +27,74 @@ class EnsembleInputs(Generic[M]):
 
     @property
     def mask(self) -> Tensor:
-        """Returns False on padding, `(n, positions)`: one for all, where all read the same tokens."""
+        """False on padding, `(n, positions)`: the first model's, as all models encode the same tokens."""
         first: Any = self.each[0]
         mask: Tensor = first.mask
         return mask
 
     def select(self, rows: Tensor) -> EnsembleInputs[M]:
-        """Takes the sentences `rows` `(m,)`."""
+        """Returns the encoded inputs of the sentences `rows` `(m,)`."""
         return EnsembleInputs(tuple(memory.select(rows) for memory in self.each))
 
 
 @dataclass(frozen=True)
 class Ensemble(Generic[M]):
-    """A searchable model whose p(token) is the mean of its models' (Sutskever et al. 2014, section 3.6). All have the
-    same vocabulary; its encoded inputs are `EnsembleInputs`."""
+    """A searchable model whose p(token) is the mean over its models (Sutskever et al. 2014, section 3.6). All models
+    have the same vocabulary."""
 
     models: Sequence[Searchable[M]]
 
     def start(self, memory: EnsembleInputs[M]) -> Nest:
-        """The states of all models."""
+        """Returns the initial states of all models."""
         return tuple(model.start(own) for model, own in zip(self.models, memory.each, strict=True))
 
     def step(self, tokens: Tensor, state: Nest, memory: EnsembleInputs[M], rows: Rows) -> tuple[Tensor, Nest]:
-        """The logarithm of the mean probabilities, and the states of all models."""
+        """Returns the logarithm of the mean probabilities, and the states of all models."""
         states: list[Nest] = []
 
-        def scored() -> Iterator[tuple[Tensor, Tensor]]:
-            for model, own, part in zip(self.models, memory.each, state, strict=True):
-                logits, after = model.step(tokens, part, own, rows)
-                states.append(after)
+        def normalizers_and_logits() -> Iterator[tuple[Tensor, Tensor]]:
+            for model, own_memory, own_state in zip(self.models, memory.each, state, strict=True):
+                logits, new_state = model.step(tokens, own_state, own_memory, rows)
+                states.append(new_state)
                 yield logsumexp(logits), logits
 
-        return log_mean(scored()), tuple(states)
+        return log_mean_probabilities(normalizers_and_logits()), tuple(states)
 
 
 class EnsembleScorer:
-    """The scorers of several models as one, as `Ensemble` has it.
+    """The scorers of several models as one `OutputScorer`, with the mean of their probabilities.
 
     Args:
-        scorers: each of the outputs of its own model; these stand side by side, `(rows, features of all)`.
+        scorers: one per model; outputs are the concatenated outputs of the models, `(rows, features of all)`.
     """
 
     def __init__(self, scorers: Sequence[Scorer]) -> None:
         self._scorers, self.vocabulary = scorers, scorers[0].vocabulary
 
     def topk(self, outputs: Tensor, count: int, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Scorer.best`."""
-        sums, logits = self.logits(outputs)
-        return sums, *topk(logits.masked_fill(excluded, -float("inf")), count)
+        """As `Scorer.topk`."""
+        normalizers, logits = self.logits(outputs)
+        return normalizers, *topk(logits.masked_fill(excluded, -float("inf")), count)
 
     def logits(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """As `Scorer.logits`."""
         parts = torch.split(outputs, [scorer.features for scorer in self._scorers], dim=1)
-        own = zip(self._scorers, parts, strict=True)
-        # Where models are of several types, what stands side by side is of the widest.
-        mean = log_mean(scorer.logits(part.to(scorer.dtype)) for scorer, part in own)
+        pairs = zip(self._scorers, parts, strict=True)
+        # Concatenated outputs of several types have the widest of them.
+        mean = log_mean_probabilities(scorer.logits(part.to(scorer.dtype)) for scorer, part in pairs)
         return logsumexp(mean), mean
 
 
-def log_mean(scored: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+def log_mean_probabilities(each: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """Returns the logarithm of the mean probabilities `(rows, vocabulary)`.
 
     Args:
-        scored: of each model what `logsumexp` gives of its logits `(rows,)`, and these `(rows, vocabulary)`, which are
+        each: for each model `logsumexp` of its logits `(rows,)`, and the logits `(rows, vocabulary)`, which are
             overwritten.
     """
     total, models = None, 0
-    for sums, logits in scored:
-        logs, models = logits.sub_(sums[:, None]), models + 1
-        total = logs if total is None else torch.logaddexp(total, logs)
+    for normalizers, logits in each:
+        log_probs, models = logits.sub_(normalizers[:, None]), models + 1
+        total = log_probs if total is None else torch.logaddexp(total, log_probs)
     assert total is not None
     return total.sub_(math.log(models))

@@ -12,14 +12,14 @@ from unrolled.recurrence.state import Nest
 
 
 class EncodedInputs(Protocol):
-    """What an encoder made of n sentences (or photos, questions, …); the search never looks inside."""
+    """What an encoder returns for n sentences (or images, questions, …). The search only counts and selects them."""
 
     def __len__(self) -> int:
         """Returns n."""
         ...
 
     def select(self, rows: Tensor) -> Self:
-        """Returns the memory of the sentences `rows` `(m,)`, in that order."""
+        """Returns the encoded inputs of the sentences `rows` `(m,)`, in that order."""
         ...
 
 
@@ -28,7 +28,7 @@ M_contra = TypeVar("M_contra", bound=EncodedInputs, contravariant=True)
 
 
 class Searchable(Protocol[M_contra]):
-    """A decoder that can begin and take one token at a time."""
+    """A decoder that returns an initial state and then takes one token at a time."""
 
     def start(self, memory: M_contra) -> Nest:
         """Returns the state before the first token, a nest of tensors `(n, …)`."""
@@ -41,27 +41,27 @@ class Searchable(Protocol[M_contra]):
             tokens: `(rows,)`, long.
             state: the nest that `start` or `step` returned, its tensors `(rows, …)`.
             memory: of n sentences.
-            rows: which sentence each hypothesis belongs to, so that memory is never copied per hypothesis. How many
-                a sentence has may change from step to step.
+            rows: the sentence of each hypothesis, so that memory is never copied per hypothesis. The number of
+                hypotheses per sentence may change from step to step.
 
         Returns:
-            Logits of the next token `(rows, vocabulary)` in float32 or float64, of which a softmax makes probabilities
-            (log-probabilities are logits too), -inf where a token is impossible; the search overwrites them. And the
-            new state.
+            Logits of the next token `(rows, vocabulary)` in float32 or float64, whose softmax gives the probabilities
+            (log-probabilities are logits too), -inf for impossible tokens; the search overwrites them. And the new
+            state.
         """
         ...
 
 
 @runtime_checkable
 class SupportsAttention(Protocol):
-    """What some searchable models offer besides: a step that says where it looked.
+    """A searchable model whose step can return attention weights.
 
-    Their memory has a `mask` `(n, positions)`, False on padding.
+    Its encoded inputs have a `mask` `(n, positions)`, False on padding.
     """
 
     @property
     def attends(self) -> bool:
-        """Returns whether this model looks at its memory at all."""
+        """Whether this model has attention."""
         ...
 
     def step_with_attention(
@@ -72,7 +72,7 @@ class SupportsAttention(Protocol):
 
 
 class OutputScorer(Protocol):
-    """What turns outputs into logits; `Scorer` says what its methods take and return."""
+    """Maps outputs to logits; `unrolled.models.heads.Scorer` documents the methods."""
 
     @property
     def vocabulary(self) -> int: ...
@@ -84,16 +84,16 @@ class OutputScorer(Protocol):
 
 @runtime_checkable
 class SupportsScorer(Protocol):
-    """What some searchable models offer besides: a step in two parts, so that the search finds the best tokens while
-    their logits are made, in a precision of its choice."""
+    """A searchable model whose step has two parts, so that the search selects the best tokens while their logits are
+    computed, in the precision of its choice."""
 
     def step_outputs(
         self, tokens: Tensor, state: Nest, memory: EncodedInputs, rows: Rows
     ) -> tuple[Tensor, Nest, Tensor | None]:
-        """As `step`, but instead of logits what the scorer makes them of `(rows, features)`; and if the model
-        `attends`, the weights of `SupportsAttention.step_with_attention`, else `None`."""
+        """As `step`, but returns the outputs `(rows, features)` from which the scorer computes logits; and, if the
+        model `attends`, the attention weights `(rows, positions)`, else `None`."""
         ...
 
     def scorer(self, precision: Precision) -> OutputScorer:
-        """Returns what turns outputs into logits, with the parameters as they are now."""
+        """Returns the output layer with the current parameters."""
         ...

@@ -1,11 +1,4 @@
-"""Decoding strategies: their settings, spellings and n-best forms.
-
-How to search: the settings of greedy, sampling and beam search.
-
-Strategies as the command line and results.json spell them: `beam`, or `beam:size=10,length_penalty=0.6`.
-
-Strategies that give several candidates of an input.
-"""
+"""Decoding strategies: their settings, spellings and n-best forms."""
 
 from __future__ import annotations
 
@@ -27,16 +20,16 @@ Utility = Literal["chrf", "bleu"]
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """What all strategies share.
+    """Settings of all strategies.
 
     Args:
-        min_length: tokens at least, the end token included.
-        max_length: tokens at most, the end token included.
-        length_factor: with it, at most ⌊length_factor · S⌋ + length_offset tokens too, S being the length of the input
-            in tokens (never below `min_length`).
+        min_length: minimum number of tokens, the end token included.
+        max_length: maximum number of tokens, the end token included.
+        length_factor: limits outputs to ⌊length_factor · S⌋ + length_offset tokens too (but not below `min_length`), S
+            being the number of input tokens.
         length_offset: see there.
-        no_repeat: no sequence of so many tokens occurs twice (Paulus et al. 2018, section 2.5); 0: any may.
-        precision: of the product with the vocabulary, the largest of a step; see `Scorer`.
+        no_repeat: no sequence of this many tokens occurs twice (Paulus et al. 2018, section 2.5); 0: no constraint.
+        precision: of the output layer's matrix product, the largest of a step; see `unrolled.models.heads.Scorer`.
     """
 
     min_length: int = 1
@@ -63,13 +56,13 @@ class Strategy:
 
     @classmethod
     def name(cls) -> str:
-        """Returns what the command line calls it."""
+        """Returns the strategy's name in spellings."""
         return cls.__name__.lower()
 
-    def _check(self, field: str, kind: type, fits: Callable[[float], bool], accepted: str) -> None:
+    def _check(self, field: str, kind: type, is_valid: Callable[[float], bool], accepted: str) -> None:
         value = getattr(self, field)
-        right = isinstance(value, int | kind) and not isinstance(value, bool)
-        if not right or not fits(value):
+        right_type = isinstance(value, int | kind) and not isinstance(value, bool)
+        if not right_type or not is_valid(value):
             raise UserError(f"{self.name()}.{field} is {value!r}; accepted is a {accepted}.")
 
 
@@ -80,17 +73,17 @@ class Greedy(Strategy):
 
 @dataclass(frozen=True)
 class Sample(Strategy):
-    """Tokens drawn from the model's distribution p, made sharper or flatter and cut to its head.
+    """Tokens drawn from the model's distribution p, with temperature and truncation.
 
     Args:
         temperature: draws from p^(1/temperature), normalised; below 1 sharper, above 1 flatter.
         top_k: only the k most probable tokens; 0 for all (Fan et al. 2018).
-        top_p: only the nucleus, the fewest tokens that together have this probability after `temperature` and
+        top_p: only the nucleus, the smallest set of most probable tokens with this probability after `temperature` and
             `top_k`; 1 for all (Holtzman et al. 2020).
-        typical: of what these leave, only the fewest tokens that together have this probability, the most typical
-            first; 1 for all (Meister et al. 2023).
-        seed: with a sentence's id and the sample's number, decides its draws.
-        samples: of every sentence.
+        typical: of these, only the smallest set of most typical tokens with this probability; 1 for all (Meister et al.
+            2023).
+        seed: determines the draws, together with a sentence's id and the sample's index.
+        samples: number of samples per sentence.
     """
 
     temperature: float = 1.0
@@ -102,7 +95,7 @@ class Sample(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # The least temperature is greedy in all but name, and far from where float32 would overflow.
+        # The lowest temperature is practically greedy, and far from where float32 would overflow.
         self._check("temperature", float, lambda x: 0.001 <= x < math.inf, "number, 0.001 or more")
         self._check("top_k", int, lambda x: x >= 0, "whole number, 0 or more")
         self._check("top_p", float, lambda x: 0 < x <= 1, "number above 0, up to 1")
@@ -111,8 +104,8 @@ class Sample(Strategy):
         self._check("samples", int, lambda x: x >= 1, "whole number, 1 or more")
 
     @property
-    def cuts(self) -> bool:
-        """Whether anything of the distribution is left out."""
+    def truncates(self) -> bool:
+        """Whether any token of the distribution is left out."""
         return self.top_k > 0 or self.top_p < 1 or self.typical < 1
 
 
@@ -129,12 +122,12 @@ class BestOfN(Sample):
 
 @dataclass(frozen=True)
 class MBR(Sample):
-    """Of several samples the one that is most like all of them, the least risk (Eikema & Aziz 2020, section 5; 2022).
+    """Minimum Bayes risk: of several samples the one most similar to all of them (Eikema & Aziz 2020, section 5; 2022).
 
     The risk is estimated with every sample as a reference.
 
     Args:
-        utility: how like a sample is to another: their sentence-level chrF or BLEU.
+        utility: the similarity, sentence-level chrF or BLEU.
     """
 
     samples: int = 20
@@ -152,16 +145,16 @@ class Beam(Strategy):
     """The best finished hypotheses of a beam search.
 
     Args:
-        size: unfinished hypotheses kept of every sentence.
-        length_penalty: α of GNMT (Wu et al. 2016, eq. 14): a hypothesis Y is worth
-            log p(Y) / ((5 + |Y|) / 6)^α, |Y| counting the end token. 0 compares plain log-probabilities. "average"
+        size: number of unfinished hypotheses per sentence.
+        length_penalty: α of GNMT (Wu et al. 2016, eq. 14): the score of a hypothesis Y is
+            log p(Y) / ((5 + |Y|) / 6)^α, |Y| including the end token. 0 compares plain log-probabilities. "average"
             divides by |Y|.
-        coverage_penalty: β there: adds β Σ_i log min(Σ_j p_ij, 1), p_ij being the weight of input position i when token
-            j was written; wants a model with attention.
-        best: how many hypotheses are returned.
-        groups: beams of equal size that share `size`; each avoids what those before it chose at the same step
-            (Vijayakumar et al. 2018).
-        diversity: λ there, taken off a token's log-probability for every time that they chose it.
+        coverage_penalty: β there: adds β Σ_i log min(Σ_j p_ij, 1), p_ij being the attention weight of input position i
+            when token j was written; requires a model with attention.
+        best: number of hypotheses returned.
+        groups: beams of equal size into which `size` is divided; each avoids tokens that earlier groups chose at the
+            same step (Vijayakumar et al. 2018).
+        diversity: λ there, subtracted from a token's log-probability for each time that earlier groups chose it.
     """
 
     size: int = 5
@@ -189,13 +182,12 @@ class Beam(Strategy):
 
 
 STRATEGIES: dict[str, type[Strategy]] = {each.name(): each for each in (Greedy, Sample, Beam, BestOfN, MBR)}
-C = TypeVar("C", bound=Decoding)
 DEFAULT_STRATEGIES = ("greedy", "sample", "beam")
-"""What an evaluation compares if nothing else is asked for."""
+"""Strategies of an evaluation by default."""
 
 
 def split_spellings(text: str) -> list[str]:
-    """Splits `greedy,beam:size=10,length_penalty=0.6` into strategies: options go on after a comma."""
+    """Splits comma-separated spellings such as `greedy,beam:size=10,length_penalty=0.6`; options too have commas."""
     spellings: list[str] = []
     for piece in text.split(","):
         if spellings and ":" in spellings[-1] and "=" in piece and ":" not in piece:
@@ -206,43 +198,20 @@ def split_spellings(text: str) -> list[str]:
 
 
 def parse_strategies(spellings: Sequence[str], config: Decoding) -> dict[str, Strategy]:
-    """Returns strategies by their spellings: the settings of the config's `decoding` section, but the options spelled.
+    """Returns strategies by spelling, such as `beam:size=10`; settings that are not spelled come from the config.
 
     Raises:
         UserError: no such strategy or option, a value that is not accepted, or a spelling given twice.
     """
-    chosen: dict[str, Strategy] = {}
+    strategies: dict[str, Strategy] = {}
     for spelling in spellings:
-        if spelling in chosen:
+        if spelling in strategies:
             raise UserError(f"--decode: {spelling!r} is given twice.")
-        chosen[spelling] = _strategy(spelling, config)
-    return chosen
+        strategies[spelling] = _parse_strategy(spelling, config)
+    return strategies
 
 
-def resolve_auto(config: C, precision: str, length_factor: float | None = None) -> C:
-    """Returns the settings of a trained model with what `auto` stands for.
-
-    Args:
-        precision: of the training; where that is `auto` itself, it stays, and the hardware decides.
-        length_factor: what the training split says.
-    """
-    settled: dict[str, Any] = {}
-    if config.precision == "auto" and precision != "auto":
-        settled["precision"] = "bfloat16" if precision == "bfloat16" else "float32"
-    if config.length_factor == "auto":
-        settled["length_factor"] = length_factor
-    return config.model_copy(update=settled)
-
-
-def resolve_precision(config: Decoding) -> Precision:
-    """Returns what a strategy's precision is; `auto`: bfloat16 where the hardware has units for it, as in training."""
-    if config.precision != "auto":
-        return config.precision
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return "bfloat16" if has_bfloat16_matmul(device) else "float32"
-
-
-def _strategy(spelling: str, config: Decoding) -> Strategy:
+def _parse_strategy(spelling: str, config: Decoding) -> Strategy:
     name, colon, options = spelling.partition(":")
     if name not in STRATEGIES:
         raise UserError(
@@ -250,17 +219,17 @@ def _strategy(spelling: str, config: Decoding) -> Strategy:
         )
     kind = STRATEGIES[name]
     settings = _configured(kind, config)
-    given = _options(spelling, options) if colon else {}
+    given = _parse_options(spelling, options) if colon else {}
     for key in given:
         if key not in settings:
-            takers = [other for other, each in STRATEGIES.items() if key in _configured(each, config)]
-            hint = f" {listing(takers)} has it." if takers else did_you_mean(key, settings)
+            others = [other for other, each in STRATEGIES.items() if key in _configured(each, config)]
+            hint = f" {listing(others)} has it." if others else did_you_mean(key, settings)
             raise UserError(f"--decode {spelling}: {name} has no option {key!r}; it has {listing(settings)}.{hint}")
     return kind(**settings | given)
 
 
 def _configured(kind: type[Strategy], config: Decoding) -> dict[str, Any]:
-    """Returns the settings that the config gives a strategy: what may be spelled, too."""
+    """Returns the settings of a strategy in the config; these are also its options in spellings."""
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(Strategy)}
     settings["precision"] = resolve_precision(config)
     if issubclass(kind, Sample):
@@ -273,7 +242,7 @@ def _configured(kind: type[Strategy], config: Decoding) -> dict[str, Any]:
     return settings
 
 
-def _options(spelling: str, options: str) -> dict[str, Any]:
+def _parse_options(spelling: str, options: str) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for option in options.split(","):
         key, equals, value = option.partition("=")
@@ -281,11 +250,11 @@ def _options(spelling: str, options: str) -> dict[str, Any]:
             raise UserError(f"--decode {spelling}: {option!r} is no option; accepted is key=value, such as size=10.")
         if key in given:
             raise UserError(f"--decode {spelling}: {key} is given twice.")
-        given[key] = _value(value)
+        given[key] = _parse_value(value)
     return given
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     if text == "null":
         return None
     for kind in (int, float):
@@ -296,24 +265,52 @@ def _value(text: str) -> Any:
     return text
 
 
+C = TypeVar("C", bound=Decoding)
+
+
+def resolve_auto(config: C, precision: str, length_factor: float | None = None) -> C:
+    """Returns the decoding settings of a trained model with `auto` resolved.
+
+    Args:
+        precision: of the training; if that is `auto` itself, it stays and the hardware decides.
+        length_factor: determined from the training split.
+    """
+    update: dict[str, Any] = {}
+    if config.precision == "auto" and precision != "auto":
+        update["precision"] = "bfloat16" if precision == "bfloat16" else "float32"
+    if config.length_factor == "auto":
+        update["length_factor"] = length_factor
+    return config.model_copy(update=update)
+
+
+def resolve_precision(config: Decoding) -> Precision:
+    """Returns the precision of strategies; `auto`: bfloat16 if the hardware has units for it, as in training."""
+    if config.precision != "auto":
+        return config.precision
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bfloat16" if has_bfloat16_matmul(device) else "float32"
+
+
 def n_best(strategy: Strategy, count: int) -> Strategy:
-    """Returns the strategy, made to find `count` candidates of every input or more, as far as they differ.
+    """Returns the strategy with settings that find `count` or more candidates per input, fewer if candidates coincide.
 
     Raises:
-        UserError: it cannot find so many.
+        UserError: it cannot find as many.
     """
     name = strategy.name()
     if count < 1:
         raise UserError(f"--n-best is {count}; accepted is a whole number, 1 or more.")
     if isinstance(strategy, Beam):
-        _check(count, strategy.size, f"{name} keeps {strategy.size} hypotheses", f"size, as in {name}:size={count}")
-        # All that it keeps, for several of them may be one text.
+        _check_count(
+            count, strategy.size, f"{name} keeps {strategy.size} hypotheses", f"size, as in {name}:size={count}"
+        )
+        # All hypotheses, as several of them may be the same text.
         return replace(strategy, best=strategy.size)
     if isinstance(strategy, BestOfN):
         draws = f"{name} draws {strategy.samples} samples"
-        _check(count, strategy.samples, draws, f"number of samples, as in {name}:samples={count}")
+        _check_count(count, strategy.samples, draws, f"number of samples, as in {name}:samples={count}")
         return strategy
-    # Exactly `Sample`: of its subclasses, MBR finds one output.
+    # Not a subclass: MBR finds one output.
     if type(strategy) is Sample:
         return replace(strategy, samples=max(count, strategy.samples))
     if count > 1:
@@ -321,6 +318,6 @@ def n_best(strategy: Strategy, count: int) -> Strategy:
     return strategy
 
 
-def _check(count: int, most: int, why: str, larger: str) -> None:
+def _check_count(count: int, most: int, why: str, larger: str) -> None:
     if count > most:
         raise UserError(f"--n-best {count}: {why}; accepted is 1 to {most}, or a larger {larger}.")

@@ -18,7 +18,7 @@ from unrolled.metrics.significance import (
     proportion_interval,
     randomization_test,
 )
-from unrolled.metrics.translation import Bleu, ChrF, ChrFPlusPlus, Ter
+from unrolled.metrics.translation import Bleu, ChrF, ChrFPlusPlus, Ter, pairwise_scores
 from unrolled.metrics.words import Distinct, LengthRatio
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "metric_info",
     "normalize_vqa_answer",
     "paired_bootstrap_test",
+    "pairwise_scores",
     "proportion_interval",
     "randomization_test",
     "score",

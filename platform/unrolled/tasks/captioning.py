@@ -20,6 +20,7 @@ from unrolled.data.caption_readers import open_captions
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import Beam, Output, Strategy, decode, length_limits, make_outputs, resolve_auto
 from unrolled.errors import UserError
+from unrolled.metrics import pairwise_scores
 from unrolled.metrics.words import tokenize_caption
 from unrolled.models import EncoderDecoder, Penalties, build_captioner
 from unrolled.models.attention_feeding import cut_ragged_window, total_steps
@@ -244,7 +245,7 @@ class Captioning(ImageInputTask, Seq2SeqTask):
                 banned=banned,
             )
             limits = length_limits(strategy, None, None, len(memory))
-            outputs += make_outputs(decoded, strategy, self.vocabulary.decode, limits)
+            outputs += make_outputs(decoded, strategy, self.vocabulary.decode, limits, pairwise_scores)
         return outputs
 
     @torch.inference_mode()

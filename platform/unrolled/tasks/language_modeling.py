@@ -23,7 +23,7 @@ from unrolled.data.sources import read_text
 from unrolled.data.tokenizer import Vocabulary
 from unrolled.decoding import Sample, Strategy, decode, make_outputs, resolve_auto, resolve_precision
 from unrolled.errors import UserError
-from unrolled.metrics import BitsPerCharacter, Perplexity
+from unrolled.metrics import BitsPerCharacter, Perplexity, pairwise_scores
 from unrolled.models import LanguageModel, build_language_model
 from unrolled.models.sequence_model import PRIME
 from unrolled.recurrence import state as nest
@@ -198,7 +198,7 @@ class LanguageModeling(GenerationTask, MetricTask, StepTraceTask):
                 sentence_ids=[i if example_ids is None else example_ids[i]],
                 banned=banned,
             )
-            (output,) = make_outputs(decoded, strategy, to_texts, [strategy.max_length])
+            (output,) = make_outputs(decoded, strategy, to_texts, [strategy.max_length], pairwise_scores)
             texts.append(text + output.text)
         return texts
 

@@ -17,6 +17,7 @@ from unrolled.data.sources import read_pairs
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import Beam, DecodeResult, Output, Strategy, decode, length_limits, make_outputs, resolve_auto
 from unrolled.errors import UserError
+from unrolled.metrics import pairwise_scores
 from unrolled.models import EncoderDecoder, EncoderOutput, build_translator
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.base import (
@@ -183,7 +184,7 @@ class Translation(Seq2SeqTask):
             to_texts: Callable[[Sequence[Sequence[int]]], list[str]] = target.decode
             if settings.replace_unknown:
                 to_texts = copying_decoder(model, memory, [inputs[i] for i in batch], decoded, self.vocabularies)
-            outputs |= zip(batch, make_outputs(decoded, strategy, to_texts, limits), strict=True)
+            outputs |= zip(batch, make_outputs(decoded, strategy, to_texts, limits, pairwise_scores), strict=True)
         return [outputs[i] for i in range(len(inputs))]
 
     @torch.inference_mode()

@@ -18,6 +18,7 @@ from unrolled.data.question_corpus import QuestionSplit
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN, Vocabulary
 from unrolled.decoding import Ensemble, EnsembleInputs, Strategy, decode, length_limits, make_outputs, resolve_auto
 from unrolled.errors import UserError
+from unrolled.metrics import pairwise_scores
 from unrolled.models import EncoderDecoder
 from unrolled.models.builders import build_answer_classifier, build_answer_generator
 from unrolled.models.encoders import EncoderOutput
@@ -387,7 +388,9 @@ class WordHead:
         else:
             decoded = decode(Ensemble(models), EnsembleInputs(tuple(memories)), strategy, **symbols)
         limits = length_limits(strategy, None, None, len(memories[0]))
-        return [output.text for output in make_outputs(decoded, strategy, self._vocabulary.decode, limits)]
+        return [
+            output.text for output in make_outputs(decoded, strategy, self._vocabulary.decode, limits, pairwise_scores)
+        ]
 
     def _tokens(self, answers: Sequence[str]) -> list[np.ndarray]:
         encoded = self._vocabulary.encode([normalize_answer(answer) for answer in answers])
