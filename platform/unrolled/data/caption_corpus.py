@@ -13,16 +13,16 @@ from unrolled.config.captioning import CaptionData
 from unrolled.data.batching import decoder_tensors
 from unrolled.data.caption_readers import open_captions
 from unrolled.data.corpus import (
-    Corpus,
+    VOCABULARY,
+    PhotoCorpus,
     PhotoTokenTable,
     build_corpus,
     check_max_length,
     photo_token_table,
     token_rows,
 )
-from unrolled.data.tokenizer import Vocabulary, learn_vocabulary
+from unrolled.data.tokenizer import learn_vocabulary
 
-VOCABULARY = "words.json"
 Content = tuple[list[str], list[list[str]]]
 """Names of the photographs and the captions of each."""
 
@@ -59,12 +59,8 @@ class CaptionSplit(PhotoTokenTable):
         return np.split(captions, starts[1:]), np.add.reduceat(self.lengths[captions], starts)
 
 
-class CaptionCorpus(Corpus):
+class CaptionCorpus(PhotoCorpus):
     """Captions of the training and the validation split."""
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary.load(self.folder / VOCABULARY)
 
     def split(self, name: str) -> CaptionSplit:
         """Opens `train` or `validation`."""

@@ -14,12 +14,15 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from unrolled.data.tokenizer import Vocabulary
 from unrolled.errors import UserError
 from unrolled.files import build_cached
 
 FORMAT = 2
 """Raise when the files change their meaning, so that older ones are built again."""
 SPLITS = ("train", "validation")
+VOCABULARY = "words.json"
+"""File of the vocabulary of texts about photographs."""
 Content = TypeVar("Content")
 """What a corpus is made of, per split; anything that JSON can hold."""
 
@@ -75,7 +78,7 @@ class TokenTable:
 
 
 class PhotoTokenTable(TokenTable):
-    """One split of texts about photographs: a row per text, in the order of the photographs."""
+    """One split of texts about photographs: one row per text, in the order of the photographs."""
 
     @cached_property
     def photo_index(self) -> np.ndarray:
@@ -92,6 +95,18 @@ class PhotoTokenTable(TokenTable):
     def without(self, photos: set[int]) -> np.ndarray:
         """Returns the rows about all photographs but these."""
         return np.flatnonzero(~np.isin(self.photo_index, list(photos)))
+
+
+class PhotoCorpus(Corpus):
+    """Texts about photographs, of the training and the validation split."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.load(self.folder / VOCABULARY)
+
+    def split(self, name: str) -> PhotoTokenTable:
+        """Opens `train` or `validation`."""
+        raise NotImplementedError
 
 
 def build_corpus(

@@ -13,13 +13,21 @@ import numpy as np
 import pyarrow as pa
 
 from unrolled.config.vqa import PointingData, QuestionData
-from unrolled.data.corpus import SPLITS, Corpus, PhotoTokenTable, build_corpus, photo_token_table, token_rows
+from unrolled.data.corpus import (
+    SPLITS,
+    VOCABULARY,
+    PhotoCorpus,
+    PhotoTokenTable,
+    build_corpus,
+    photo_token_table,
+    token_rows,
+)
 from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import Question
 from unrolled.data.tokenizer import Vocabulary, learn_vocabulary
 from unrolled.errors import UserError
 
-VOCABULARY, ANSWERS = "words.json", "answers.json"
+ANSWERS = "answers.json"
 Content = dict[str, Any]
 """`names` and `questions`; of the training split also `further` questions and the `given` vocabulary of another run."""
 
@@ -51,13 +59,8 @@ class QuestionSplit(PhotoTokenTable):
         return [Question(**{**record, **{name: tuple(record[name]) for name in tuples}}) for record in records]
 
 
-class QuestionCorpus(Corpus):
+class QuestionCorpus(PhotoCorpus):
     """Questions of the training and the validation split."""
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The vocabulary of questions and answers."""
-        return Vocabulary.load(self.folder / VOCABULARY)
 
     @property
     def answers(self) -> list[str]:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.config.vqa import PointingConfig, QuestionAnsweringConfig
+from unrolled.data.corpus import VOCABULARY, PhotoCorpus
 from unrolled.data.image_sets import open_photos, view_split
 from unrolled.data.images import URL_PREFIXES, PhotoSet, UnreadableImage, random_view_index, read_image, to_pixels
-from unrolled.data.question_corpus import VOCABULARY
 from unrolled.data.tokenizer import Vocabulary
 from unrolled.errors import UserError
 from unrolled.features import (
@@ -244,38 +244,20 @@ class ImageTextCorpus(Protocol):
     def without(self, photos: set[int]) -> np.ndarray: ...
 
 
-class CorpusFolder(Protocol):
-    """The cached folder of a vocabulary and the tokenised splits."""
-
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def vocabulary(self) -> Vocabulary: ...
-    def split(self, name: str) -> Any: ...
-
-
 @dataclass(frozen=True)
 class PreparedImageText:
-    """Tokenised texts and the photographs that they are about, ready for training.
+    """Tokenised texts and the photographs that they are about, ready for training."""
 
-    Attributes:
-        extra_files: of the corpus, which a run keeps besides the vocabulary.
-    """
-
-    corpus: CorpusFolder
+    corpus: PhotoCorpus
     images: ImageInputs
-    extra_files: Sequence[str] = ()
 
     @property
     def fingerprint(self) -> str:
-        return self.corpus.folder.name
+        return self.corpus.fingerprint
 
     def save(self, folder: Path) -> None:
-        """Writes the vocabulary, the extra files and the shape of features."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.corpus.vocabulary.save(folder / VOCABULARY)
-        for name in self.extra_files:
-            write_atomic(folder / name, (self.corpus.folder / name).read_text(encoding="utf-8"))
+        """Writes the vocabularies and the shape of features."""
+        self.corpus.save(folder)
         self.images.shape().save(folder)
 
     def split(self, name: str) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unrolled.config.vqa import QuestionAnsweringConfig
 from unrolled.data.batching import QuestionBatch, pad, plan_by_photo, plan_questions
-from unrolled.data.question_corpus import ANSWERS, QuestionCorpus, QuestionSplit, prepare_questions
+from unrolled.data.question_corpus import QuestionCorpus, QuestionSplit, prepare_questions
 from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import Box, Question
 from unrolled.decoding import Strategy, resolve_auto
@@ -124,7 +124,7 @@ class QuestionAnswering(QuestionTask, VQATask):
         first read."""
         check_wordnet(config)
         questions = prepare_questions(config.data, normalize_answer, fingerprint)
-        data = PreparedImageText(questions, cls.image_inputs(config), extra_files=(ANSWERS,))
+        data = PreparedImageText(questions, cls.image_inputs(config))
         if fingerprint is None:
             data.images.check_backbone()
         validation = questions.split("validation")
