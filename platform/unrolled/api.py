@@ -33,7 +33,6 @@ from unrolled.config.load import load_config
 from unrolled.decoding import DEFAULT_STRATEGIES
 from unrolled.errors import UserError
 from unrolled.features.extract import ExtractBlocks, extract_locally, extract_splits, feature_jobs, uses_frozen_features
-from unrolled.reports.sweep_report import write_report
 from unrolled.run import Run
 from unrolled.tasks import PreparedData, Seq2SeqTask, Task, make_task, prepare
 from unrolled.training.checkpoint import Progress
@@ -43,9 +42,9 @@ from unrolled.training.loggers import TrackerGroup, connect_trackers
 from unrolled.training.ray_train import train_on_ray
 from unrolled.training.run_dir import RunDir, check_initial_weights, resolve_run_dir
 from unrolled.training.trainer import handle_stop_signals, train_worker
-from unrolled.tuning.progress import SweepProgress, conclusion, introduction
-from unrolled.tuning.sweep_dir import Ledger, Origin, SweepDir, resolve_sweep_dir, source_of
-from unrolled.tuning.tuner import Search, share
+from unrolled.tuning.progress import SweepProgress, closing_lines, opening_lines
+from unrolled.tuning.sweep_dir import SweepDir, SweepInfo, TrialRecords, resolve_config, resolve_sweep_dir
+from unrolled.tuning.tuner import Tuner, divide_resources
 from unrolled.tuning.validate import check_sweep
 
 
@@ -250,27 +249,30 @@ def tune(
     Raises:
         UserError: something given cannot be used; nothing was written then.
     """
+    from unrolled.reports.sweep_report import write_report  # needs Optuna, which takes a second to import
+
     console = console or Console()
     given = shlex.join(["unrolled", "tune", str(config) if not isinstance(config, Config) else config.name, *overrides])
-    settings = config if isinstance(config, Config) else load_config(*source_of(config, overrides))
+    settings = config if isinstance(config, Config) else load_config(*resolve_config(config, overrides))
     settings, tuning, metrics = check_sweep(settings, trials=trials, workers=workers, smoke=smoke)
     sweep = resolve_sweep_dir(settings, resume=resume, overwrite=overwrite)
     with ExitStack() as session:
-        resources = session.enter_context(connect(address, sweep.run.log))
-        shares = share(resources, tuning, workers)
+        cluster = session.enter_context(connect(address, sweep.run.log))
+        resources = divide_resources(cluster, tuning, workers)
         session.enter_context(sweep.run.lock())
-        sweep.start(settings, resume=resume)
-        ledger = Ledger(sweep, settings, metrics, Origin(given, shares.trials, unrolled.__version__))
-        search = Search.of(ledger, settings, shares, smoke=smoke)
-        for line in introduction(ledger, shares.trials, shares.cpus, workers):
+        sweep.initialize(settings, resume=resume)
+        info = SweepInfo(given, resources.trials, unrolled.__version__)
+        records = TrialRecords(sweep, settings, metrics, info)
+        tuner = Tuner(records, settings, resources, smoke=smoke)
+        for line in opening_lines(records, resources.trials, resources.cpus, workers):
             console.say(line)
         session.enter_context(handle_stop_signals(sweep.run, console))
-        progress = SweepProgress(console, ledger, search.count)
-        whole = search(progress.show, progress.look)
+        progress = SweepProgress(console, records, tuner.num_trials)
+        complete = tuner.fit(progress.update, progress.refresh)
         progress.close()
-        summary = ledger.write()
+        summary = records.write()
         write_report(summary, sweep.page)
         shutil.rmtree(sweep.scratch, ignore_errors=True)
-    for line in conclusion(ledger, whole=whole):
+    for line in closing_lines(records, complete=complete):
         console.say(line)
-    return Sweep(sweep, summary, interrupted=not whole)
+    return Sweep(sweep, summary, interrupted=not complete)

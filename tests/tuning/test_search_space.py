@@ -16,8 +16,8 @@ from unrolled.cli import main
 from unrolled.config import Parameter, Tuning
 from unrolled.config.load import load_config
 from unrolled.errors import UserError
-from unrolled.tuning.samplers import Listed, Tpe, drawn
-from unrolled.tuning.search_space import active, check, draw_value, grid, ordered, perturbed
+from unrolled.tuning.samplers import FixedSampler, TPESampler, random_points
+from unrolled.tuning.search_space import check_space, dependency_order, grid_points, is_active, perturb, sample_value
 
 
 @st.composite
@@ -43,7 +43,7 @@ def spaces(draw):
 def belongs(space, point):
     """Whether exactly the active keys have values, and allowed ones."""
     for key, parameter in space.items():
-        if (key in point) != active(parameter, point):
+        if (key in point) != is_active(parameter, point):
             return False
         if key in point and parameter.values is not None and point[key] not in parameter.values:
             return False
@@ -55,19 +55,19 @@ def belongs(space, point):
 @settings(max_examples=60, deadline=None)
 @given(spaces(), st.integers(0, 99))
 def test_random_points_lie_in_the_space_and_none_comes_twice(space, seed):
-    points = [point for point, _ in zip(drawn(space, seed), range(12), strict=False)]
+    points = [point for point, _ in zip(random_points(space, seed), range(12), strict=False)]
     assert points and all(belongs(space, point) for point in points)
     assert all(point not in points[:place] for place, point in enumerate(points))
-    again = [point for point, _ in zip(drawn(space, seed), range(12), strict=False)]
+    again = [point for point, _ in zip(random_points(space, seed), range(12), strict=False)]
     assert again == points
 
 
 @settings(max_examples=60, deadline=None)
 @given(spaces(), st.integers(0, 99))
 def test_neighbours_lie_in_the_space(space, seed):
-    generator, point = random.Random(seed), next(drawn(space, seed))
+    generator, point = random.Random(seed), next(random_points(space, seed))
     for _ in range(5):
-        point = perturbed(space, point, generator)
+        point = perturb(space, point, generator)
         assert belongs(space, point)
 
 
@@ -76,43 +76,43 @@ def test_neighbours_lie_in_the_space(space, seed):
 def test_a_grid_has_every_point_once(space):
     space = {key: parameter for key, parameter in space.items() if parameter.values is not None}
     space = {key: parameter for key, parameter in space.items() if parameter.when.keys() <= space.keys()}
-    points = list(grid(space))
+    points = list(grid_points(space))
     assert all(belongs(space, point) for point in points)
     assert all(point not in points[:place] for place, point in enumerate(points))
-    found = list(drawn(space, 1)) if len(points) < 30 else points
+    found = list(random_points(space, 1)) if len(points) < 30 else points
     assert len(found) == len(points)  # chance exhausts a small space, too
 
 
 @settings(max_examples=20, deadline=None)
 @given(spaces(), st.integers(1, 8))
 def test_tpe_goes_on_from_what_is_known(space, count):
-    first = Tpe(space, ["minimize", "maximize"], 1)
+    first = TPESampler(space, ["minimize", "maximize"], 1)
     points = []
     for number in range(count):
-        if (point := first.next()) is None:
+        if (point := first.ask()) is None:
             break
         points.append(point)
         assert belongs(space, point)
         first.tell(number, None if number % 3 == 0 else [number, -number])
-    again = Tpe(space, ["minimize", "maximize"], 1)
+    again = TPESampler(space, ["minimize", "maximize"], 1)
     for number, point in enumerate(points):
-        again.known(point)
+        again.restore(point)
         again.tell(number, [number, -number])
-    more = again.next()
+    more = again.ask()
     assert more is None or (belongs(space, more) and more not in points)
 
 
 def test_the_grid_kind_is_spread_evenly_whatever_the_sampler():
     tuning = Tuning.model_validate({"space": {"a": {"grid": ["x", "y", "z"]}, "b": {"uniform": [0, 1]}}})
-    for sampler in (Listed(drawn(tuning.space, 1)), Tpe(tuning.space, ["minimize"], 1)):
-        points = [sampler.next() for _ in range(9)]
+    for sampler in (FixedSampler(random_points(tuning.space, 1)), TPESampler(tuning.space, ["minimize"], 1)):
+        points = [sampler.ask() for _ in range(9)]
         assert [point["a"] for point in points] == ["x", "y", "z"] * 3
 
 
 def test_a_logarithmic_key_is_uniform_in_its_logarithm():
     parameter = Parameter.model_validate({"loguniform": [0.01, 100]})
     generator = random.Random(1)
-    below = sum(draw_value(parameter, generator) < 1 for _ in range(2000))
+    below = sum(sample_value(parameter, generator) < 1 for _ in range(2000))
     assert math.isclose(below / 2000, 0.5, abs_tol=0.05)
 
 
@@ -120,7 +120,7 @@ def test_keys_come_after_those_that_they_depend_on():
     tuning = Tuning.model_validate(
         {"space": {"t": {"uniform": [0, 1], "when": {"c": ["norm"]}}, "c": {"choice": ["norm", "none"]}}}
     )
-    assert [key for key, _ in ordered(tuning.space)] == ["c", "t"]
+    assert [key for key, _ in dependency_order(tuning.space)] == ["c", "t"]
 
 
 RATE, KIND, THRESHOLD = "training.optimizer.learning_rate", "training.clipping.kind", "training.clipping.threshold"
@@ -203,16 +203,17 @@ def test_points_that_only_go_wrong_together_are_found(tmp_path):
     space = {"model.engine": {"choice": ["auto", "fused"]}, "model.cell": {"choice": ["rnn", "mut1"]}}
     config = load_config(write_config(tmp_path, MEMORY + f"tuning: {json.dumps({'space': space})}\n"))
     with pytest.raises(UserError, match=r"at the point model.engine=fused, model.cell=mut1"):
-        check(config, config.tuning.space)
+        check_space(config, config.tuning.space)
     space["model.engine"]["when"] = {"model.cell": ["rnn"]}
     config = load_config(write_config(tmp_path, MEMORY + f"tuning: {json.dumps({'space': space})}\n"))
-    check(config, config.tuning.space)
+    check_space(config, config.tuning.space)
 
 
 def test_choices_come_equally_often():
     space = {"a": {"choice": ["x", "y", "z"]}, "b": {"choice": [1, None]}, "c": {"uniform": [0, 1]}}
     points = [
-        point for point, _ in zip(drawn(Tuning.model_validate({"space": space}).space, 4), range(12), strict=False)
+        point
+        for point, _ in zip(random_points(Tuning.model_validate({"space": space}).space, 4), range(12), strict=False)
     ]
     assert Counter(point["a"] for point in points) == {"x": 4, "y": 4, "z": 4}
     assert Counter(point["b"] for point in points) == {1: 6, None: 6}

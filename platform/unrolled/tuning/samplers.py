@@ -1,7 +1,7 @@
-"""Samplers: grid, random and Optuna.
+"""Samplers of points: grid, random and Optuna's TPE.
 
-A sampler numbers its points from 0. Told the points and scores of an earlier start, in their order, it goes on
-after them.
+A sampler numbers its points from 0. Given the points and scores of an earlier start in their order, it continues after
+them.
 """
 
 from __future__ import annotations
@@ -14,76 +14,76 @@ from functools import partial
 from typing import Any, Protocol
 
 from unrolled.config import Parameter, Tuning
-from unrolled.tuning.search_space import Point, Space, choose, draw_value, grid, gridded
+from unrolled.tuning.search_space import Point, Space, build_point, grid_combinations, grid_points, sample_value
 
-TRIES = 200
-"""Draws in a row that may give known points before a space counts as exhausted."""
-USUAL = 20
-"""Points of a sweep that does not say how many."""
+MAX_DUPLICATES = 200
+"""Known points sampled in a row after which a space counts as exhausted."""
+DEFAULT_POINTS = 20
+"""Points of a sweep whose config gives no number."""
 
 
 class Sampler(Protocol):
-    """Gives points, of which no two are equal."""
+    """Proposes points, of which no two are equal."""
 
-    def next(self) -> Point | None:
-        """Returns another point; `None` where there is none any more."""
+    def ask(self) -> Point | None:
+        """Returns another point; None where the space is exhausted."""
         ...
 
-    def known(self, point: Point) -> None:
-        """Takes the place of `next`, for a point that an earlier start was given."""
+    def restore(self, point: Point) -> None:
+        """Replays an `ask` of an earlier start, which returned `point`."""
         ...
 
     def tell(self, number: int, values: Sequence[float] | None) -> None:
-        """Says what the scores of a point are; `None`: it has none, because it diverged."""
+        """Reports the scores of a point; None: it has none, because it diverged."""
         ...
 
 
-class Listed:
-    """Points in an order that no score changes."""
+class FixedSampler:
+    """A sampler whose points do not depend on scores: those of an iterator."""
 
     def __init__(self, points: Iterator[Point]) -> None:
         self._points = points
 
-    def next(self) -> Point | None:
+    def ask(self) -> Point | None:
         return next(self._points, None)
 
-    def known(self, point: Point) -> None:
-        self.next()
+    def restore(self, point: Point) -> None:
+        self.ask()
 
     def tell(self, number: int, values: Sequence[float] | None) -> None:
-        """Nothing follows from it."""
+        """Scores change nothing."""
 
 
-def drawn(space: Space, seed: int) -> Iterator[Point]:
-    """Yields random points, the combinations of keys of kind `grid` in turn.
+def random_points(space: Space, seed: int) -> Iterator[Point]:
+    """Yields random points, with the combinations of parameters of kind `grid` in turn.
 
-    The values of a choice are dealt like cards, in an order shuffled anew whenever all were dealt (permuted blocks,
-    Matts & Lachin 1988): each comes equally often, so that comparing them takes fewest points.
+    The values of a choice come in permuted blocks (Matts & Lachin 1988), each a new permutation of all values: every
+    value comes equally often, so that comparing them takes the fewest points.
     """
-    generator, seen, fixed = random.Random(seed), list[Point](), gridded(space)
-    decks: dict[str, list[Any]] = {}
-    while fixed:
-        given = fixed.pop(0)
-        for _ in range(TRIES):
-            point = choose(space, partial(_value, given, generator, decks))
-            if point not in seen:
-                seen.append(point)
-                fixed.append(given)
+    generator, known, combinations = random.Random(seed), list[Point](), grid_combinations(space)
+    blocks: dict[str, list[Any]] = {}
+    while combinations:
+        fixed = combinations.pop(0)
+        for _ in range(MAX_DUPLICATES):
+            point = build_point(space, partial(_value, fixed, generator, blocks))
+            if point not in known:
+                known.append(point)
+                combinations.append(fixed)
                 yield point
                 break
 
 
-def _value(given: Point, generator: random.Random, decks: dict[str, list[Any]], key: str, parameter: Parameter) -> Any:
-    if key in given:
-        return given[key]
+def _value(fixed: Point, generator: random.Random, blocks: dict[str, list[Any]], key: str, parameter: Parameter) -> Any:
+    if key in fixed:
+        return fixed[key]
     if parameter.values is None:
-        return draw_value(parameter, generator)
-    if not decks.get(key):
-        decks[key] = generator.sample(list(parameter.values), len(parameter.values))
-    return decks[key].pop()
+        return sample_value(parameter, generator)
+    if not blocks.get(key):
+        blocks[key] = generator.sample(list(parameter.values), len(parameter.values))
+    return blocks[key].pop()
 
 
-class Tpe:
+class TPESampler:
     """Tree-structured Parzen estimators (Bergstra et al. 2011), for one score or several.
 
     Args:
@@ -102,52 +102,51 @@ class Tpe:
         self._points: list[Point] = []
         self._trials: list[Any] = []
         self._worst: list[float] | None = None
-        self._fixed = itertools.cycle(gridded(space))
+        self._combinations = itertools.cycle(grid_combinations(space))
 
-    def next(self) -> Point | None:
-        given = next(self._fixed)
-        for _ in range(TRIES):
-            trial, point = self._ask(given)
+    def ask(self) -> Point | None:
+        fixed = next(self._combinations)
+        for _ in range(MAX_DUPLICATES):
+            trial, point = self._ask_study(fixed)
             if point not in self._points:
-                self._keep(trial, point)
+                self._append(trial, point)
                 return point
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
         return None
 
-    def known(self, point: Point) -> None:
-        next(self._fixed)
-        self._keep(*self._ask(point))
+    def restore(self, point: Point) -> None:
+        next(self._combinations)
+        self._append(*self._ask_study(point))
 
     def tell(self, number: int, values: Sequence[float] | None) -> None:
         trial = self._trials[number]
         if values is not None:
-            told = list(zip(self._worst or values, values, self._directions, strict=True))
-            self._worst = [max(pair) if way == "minimize" else min(pair) for *pair, way in told]
+            pairs = zip(self._worst or values, values, self._directions, strict=True)
+            self._worst = [max(pair) if direction == "minimize" else min(pair) for *pair, direction in pairs]
             self._study.tell(trial, list(values))
-        elif self._worst is not None:  # nothing that diverged is better than anything that did not
+        elif self._worst is not None:  # a diverged point is as bad as the worst that did not diverge
             self._study.tell(trial, self._worst)
         else:
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
 
-    def _keep(self, trial: Any, point: Point) -> None:
+    def _append(self, trial: Any, point: Point) -> None:
         self._trials.append(trial)
         self._points.append(point)
 
-    def _ask(self, given: Point) -> tuple[Any, Point]:
-        """Returns a trial of Optuna's and its point, with the values that are given."""
-        if given:
-            coded = {key: _code(self._space[key], value) for key, value in given.items()}
-            self._study.enqueue_trial(coded)
+    def _ask_study(self, fixed: Point) -> tuple[Any, Point]:
+        """Returns a trial of Optuna's and its point, which has the fixed values."""
+        if fixed:
+            self._study.enqueue_trial({key: _encode(self._space[key], value) for key, value in fixed.items()})
         trial = self._study.ask()
-        return trial, choose(self._space, lambda key, parameter: _suggested(trial, key, parameter))
+        return trial, build_point(self._space, lambda key, parameter: _suggest(trial, key, parameter))
 
 
-def _code(parameter: Parameter, value: Any) -> Any:
-    """Values of a list are their places to Optuna, which knows no lists or sections as values."""
+def _encode(parameter: Parameter, value: Any) -> Any:
+    """Returns the index of a value in its list, because Optuna knows no lists or sections as values; numbers stay."""
     return parameter.given.index(value) if parameter.kind in ("choice", "grid") else value
 
 
-def _suggested(trial: Any, key: str, parameter: Parameter) -> Any:
+def _suggest(trial: Any, key: str, parameter: Parameter) -> Any:
     if parameter.kind in ("choice", "grid"):
         return parameter.given[trial.suggest_categorical(key, list(range(len(parameter.given))))]
     low, high = parameter.given
@@ -159,10 +158,10 @@ def _suggested(trial: Any, key: str, parameter: Parameter) -> Any:
 def build_sampler(tuning: Tuning, directions: Sequence[str], seed: int) -> Sampler:
     """Returns the sampler that `tuning.sampler` names."""
     if tuning.sampler == "tpe":
-        return Tpe(tuning.space, directions, seed)
-    return Listed(grid(tuning.space) if tuning.sampler == "grid" else drawn(tuning.space, seed))
+        return TPESampler(tuning.space, directions, seed)
+    return FixedSampler(grid_points(tuning.space) if tuning.sampler == "grid" else random_points(tuning.space, seed))
 
 
-def count(tuning: Tuning) -> int | None:
-    """Returns how many points are asked for; `None`: all."""
-    return tuning.trials or (None if tuning.sampler == "grid" else USUAL)
+def num_points(tuning: Tuning) -> int | None:
+    """Returns the number of points of a sweep; None: all points of the grid."""
+    return tuning.trials or (None if tuning.sampler == "grid" else DEFAULT_POINTS)

@@ -1,10 +1,7 @@
-"""Sweep directories and what is known of all trials.
+"""Sweep directories and the records of trials.
 
-The folder of a sweep: what it searches, its trials, and what it found.
-
-What a trial's own files say of it.
-
-What is known of all trials of a sweep: trials.jsonl to go on from, sweep.json for the report, best.yaml to train.
+A sweep directory holds sweep.yaml, the config; trials.jsonl, from which a sweep is resumed; sweep.json, from which the
+report is made; best.yaml, the config of the best trial; and a run directory per trial under trials/.
 """
 
 from __future__ import annotations
@@ -39,16 +36,17 @@ from unrolled.training.run_dir import RunDir
 from unrolled.tuning.search_space import Point
 
 CONFIG = "sweep.yaml"
-FREE = ("name", "storage", "tuning.trials", "tuning.minutes", "tuning.concurrent")
+CHANGEABLE = ("name", "storage", "tuning.trials", "tuning.minutes", "tuning.concurrent")
 """Keys that a resumed sweep may change."""
 
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """A trial: which point of the space, trained from which seed.
+    """A trial: a point of the space, trained from a seed.
 
     Attributes:
-        point: its number from 0.
+        point: number of the point, from 0.
+        parameters: values of the point by dotted key.
     """
 
     name: str
@@ -59,13 +57,13 @@ class TrialConfig:
 
 @dataclass(frozen=True)
 class SweepDir:
-    """Paths and files of one sweep; every trial is the folder of a run under `trials/`."""
+    """Paths and files of one sweep."""
 
     path: Path
 
     @property
     def run(self) -> RunDir:
-        """For what it shares with the folder of a run: the lock, the log, the file that asks for an end."""
+        """The folder as a run directory: the lock, the log and the stop file."""
         return RunDir(self.path)
 
     @property
@@ -86,35 +84,35 @@ class SweepDir:
 
     @property
     def scratch(self) -> Path:
-        """What Ray Tune writes; nothing of it is needed again."""
+        """Files of Ray Tune, which are not needed again."""
         return self.path / ".tune"
 
     def trial(self, name: str) -> RunDir:
-        """The run of a trial."""
+        """Returns the run directory of a trial."""
         return RunDir(self.trials / name)
 
     def config(self) -> Config:
-        """Reads what is searched."""
+        """Returns the config of the sweep."""
         return load_stored_config(self.path / CONFIG)
 
-    def start(self, config: Config, *, resume: bool) -> None:
-        """Writes what is searched; without `resume`, what stood there before is gone."""
+    def initialize(self, config: Config, *, resume: bool) -> None:
+        """Makes the folder and writes the config; without `resume`, an older sweep there is removed."""
         with explain_write_errors(self.path):
             if not resume and self.path.exists():
                 shutil.rmtree(self.path)
             self.trials.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.scratch, ignore_errors=True)
-            # Without a line that a killed process left half written, to which the next would be added.
-            write_atomic(self._rows, "".join(json.dumps(row) + "\n" for row in self.recorded()))
+            # Drops a last line that a killed process left half written.
+            write_atomic(self._rows, "".join(json.dumps(row) + "\n" for row in self.read_records()))
             write_atomic(self.path / CONFIG, dump_stored_config(config))
 
-    def record(self, row: dict[str, Any]) -> None:
-        """Adds what is now known of a trial to trials.jsonl, the truth from which a sweep is resumed."""
+    def append(self, row: dict[str, Any]) -> None:
+        """Appends the record of a trial to trials.jsonl; the last one of each trial counts."""
         with explain_write_errors(self._rows), self._rows.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def recorded(self) -> list[dict[str, Any]]:
-        """Returns the last row of every trial in trials.jsonl, in the order of their names."""
+    def read_records(self) -> list[dict[str, Any]]:
+        """Returns the last record of each trial in trials.jsonl, in the order of their names."""
         rows = {row["name"]: row for row in read_json_lines(self._rows)}
         return [rows[name] for name in sorted(rows)]
 
@@ -123,28 +121,28 @@ class SweepDir:
         return self.path / "trials.jsonl"
 
 
-def source_of(config: str | Path, overrides: Sequence[str]) -> tuple[Path, list[str]]:
-    """Returns config file and overrides, also where the folder of a sweep was given in place of a config."""
+def resolve_config(config: str | Path, overrides: Sequence[str]) -> tuple[Path, list[str]]:
+    """Returns config file and overrides; `config` may be the folder of a sweep."""
     folder = Path(config)
     if not (folder / CONFIG).is_file():
         return folder, [*overrides]
-    place = folder.resolve()
-    return place / CONFIG, [*overrides, f"storage={place.parent}", f"name={place.name}"]
+    folder = folder.resolve()
+    return folder / CONFIG, [*overrides, f"storage={folder.parent}", f"name={folder.name}"]
 
 
-def trial_config(config: Config, sweep: SweepDir, order: TrialConfig, *, smoke: bool) -> Config:
+def run_config(config: Config, sweep: SweepDir, trial: TrialConfig, *, smoke: bool) -> Config:
     """Returns the config of a trial's run; `smoke`: few examples, few steps."""
-    own = {"name": order.name, "storage": str(sweep.trials), "seed": order.seed, "tuning": None}
-    own_config = replace_keys(config, order.parameters | own, "tuning.space")
-    return own_config.smoke_version() if smoke else own_config
+    own = {"name": trial.name, "storage": str(sweep.trials), "seed": trial.seed, "tuning": None}
+    changed = replace_keys(config, trial.parameters | own, "tuning.space")
+    return changed.smoke_version() if smoke else changed
 
 
 def resolve_sweep_dir(config: Config, *, resume: bool, overwrite: bool) -> SweepDir:
     """Returns the sweep's folder, checked but untouched.
 
     Raises:
-        UserError: it exists and neither `resume` nor `overwrite` was asked for; there is nothing to resume, or
-            what is there searched otherwise; it is not a sweep, so it is not overwritten.
+        UserError: it exists and neither `resume` nor `overwrite` was given; there is no sweep to resume, or one with
+            another config; it is not a sweep, so it is not overwritten.
     """
     sweep = SweepDir(runs_folder(config) / config.name)
     exists = sweep.path.exists() and (not sweep.path.is_dir() or any(sweep.path.iterdir()))
@@ -154,7 +152,7 @@ def resolve_sweep_dir(config: Config, *, resume: bool, overwrite: bool) -> Sweep
     if resume:
         if not is_sweep:
             raise UserError(f"{sweep.path}: there is no sweep to resume; leave --resume out to start it.")
-        _check_same(sweep, config)
+        _check_resumable(sweep, config)
     elif exists and not overwrite:
         raise UserError(
             f"{sweep.path} exists already: give --resume to continue it, --overwrite to replace it, or name=OTHER."
@@ -164,8 +162,8 @@ def resolve_sweep_dir(config: Config, *, resume: bool, overwrite: bool) -> Sweep
     return sweep
 
 
-def _check_same(sweep: SweepDir, config: Config) -> None:
-    before, now = (_without_free(values) for values in (sweep.config(), config))
+def _check_resumable(sweep: SweepDir, config: Config) -> None:
+    before, now = (_fixed_keys(values) for values in (sweep.config(), config))
     if changed := first_difference(before, now):
         key, old, new = changed
         raise UserError(
@@ -176,55 +174,54 @@ def _check_same(sweep: SweepDir, config: Config) -> None:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, dict):  # a key of the space that is new or gone
+    if isinstance(value, dict):  # a key of the space that was added or removed
         value = {name: given for name, given in value.items() if given}
     return "nothing" if value is None else str(value)
 
 
-def _without_free(config: Config) -> dict[str, Any]:
+def _fixed_keys(config: Config) -> dict[str, Any]:
     values = config.model_dump(exclude_none=True)
-    for key in FREE:
+    for key in CHANGEABLE:
         section, name = locate(values, key)
         section.pop(name, None)
     return values
 
 
 SPEED = "tokens_per_second"
-NO_SCORES = ("kind", "step", "epoch", "seconds", "best")
-"""What else stands in a row of a validation."""
-
-HOPELESS = 2.0
-"""See `diverged`; a loss that only rests where it began is not meant."""
-WRITTEN_SECONDS = 5.0
-"""How long the first checkpoint of a trial may be on its way to the disk when its first validation is known."""
+NOT_SCORES = ("kind", "step", "epoch", "seconds", "best")
+"""Other keys in the row of a validation."""
+DIVERGENCE_FACTOR = 2.0
+"""Ratio of the training loss to that of the untrained model above which a trial counts as diverged."""
+WRITE_SECONDS = 5.0
+"""Time that the first checkpoint may take to be written once its validation is known."""
 
 Row = dict[str, Any]
 
 
-def better(name: str, value: float, than: float) -> bool:
-    """Returns whether `value` is the better score; more speed is better than less."""
+def is_better(name: str, value: float, than: float) -> bool:
+    """Returns whether `value` is the better score; a higher speed is better."""
     return value > than if name == SPEED else metric_info(name).better(value, than)
 
 
 def mode(name: str) -> str:
-    """Returns `min` or `max`: which values of a score are good."""
-    return "max" if better(name, 1, 0) else "min"
+    """Returns `min` or `max`, the mode of a score."""
+    return "max" if is_better(name, 1, 0) else "min"
 
 
-def scores(row: Row) -> dict[str, float]:
-    """Returns the scores in a row of a validation."""
-    return {name: value for name, value in row.items() if name not in NO_SCORES}
+def validation_scores(row: Row) -> dict[str, float]:
+    """Returns the scores in the row of a validation."""
+    return {name: value for name, value in row.items() if name not in NOT_SCORES}
 
 
-def measure(run: RunDir) -> dict[str, Any]:
+def trial_metrics(run: RunDir) -> dict[str, Any]:
     """Returns the numbers of sweep.json for one trial, from its metrics.jsonl: best scores, steps, seconds, speed, all
-    validations, and what its gradients were; none of which is known is left out."""
+    validations, and statistics of its gradients; unknown ones are left out."""
     rows = run.history()
     validations = [row for row in rows if row["kind"] == "validation"]
     updates = [row for row in rows if row["kind"] == "train"]
     found: dict[str, Any] = {
         "scores": _best(validations),
-        "history": [{"step": row["step"], "scores": _finite(scores(row))} for row in validations],
+        "history": [{"step": row["step"], "scores": _finite(validation_scores(row))} for row in validations],
     }
     if rows:
         found |= {"steps": rows[-1]["step"], "seconds": rows[-1]["seconds"]}
@@ -237,15 +234,15 @@ def measure(run: RunDir) -> dict[str, Any]:
     return found
 
 
-def diverged(run: RunDir) -> str | None:
-    """Says in what way the training of a trial diverged whose numbers are all finite: the loss on what it learns from
-    is more than `HOPELESS` times that of the untrained model."""
-    deadline = time.monotonic() + WRITTEN_SECONDS
+def divergence(run: RunDir) -> str | None:
+    """Returns how a trial whose numbers are all finite diverged, or None: its training loss is more than
+    `DIVERGENCE_FACTOR` times that of the untrained model."""
+    deadline = time.monotonic() + WRITE_SECONDS
     while (newest := checkpoint.last(run.checkpoints)) is None and time.monotonic() < deadline:
         time.sleep(0.02)
     first = None if newest is None else checkpoint.read_progress(newest).first_loss
     losses = [row["loss"] for row in run.history() if row["kind"] == "train"]
-    if first is None or not losses or losses[-1] <= HOPELESS * first:
+    if first is None or not losses or losses[-1] <= DIVERGENCE_FACTOR * first:
         return None
     return f"the loss rose from {first:.4g}, which the untrained model had, to {losses[-1]:.4g}"
 
@@ -253,8 +250,8 @@ def diverged(run: RunDir) -> str | None:
 def _best(validations: Sequence[Row]) -> dict[str, float]:
     best: dict[str, float] = {}
     for row in validations:
-        for name, value in _finite(scores(row)).items():
-            if name not in best or better(name, value, best[name]):
+        for name, value in _finite(validation_scores(row)).items():
+            if name not in best or is_better(name, value, best[name]):
                 best[name] = value
     return best
 
@@ -264,11 +261,11 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
 
 
 class ScoreTracker:
-    """What schedulers are told of a training: at every validation its progress and its score.
+    """Progress and score of a training after each validation, as schedulers see them.
 
     Args:
-        unit: share of a training that is a progress of 1.
-        latest: whether the score is that of the validation, not the best up to then.
+        unit: fraction of a training that is a progress of 1.
+        latest: whether the score is that of the last validation, not the best so far.
     """
 
     def __init__(self, config: Config, name: str, unit: float, *, latest: bool) -> None:
@@ -276,27 +273,27 @@ class ScoreTracker:
         self._score: float | None = None
 
     def __call__(self, row: Row) -> dict[str, float]:
-        value = row.get(self._name, math.nan)  # speed is no score of a validation
-        if math.isfinite(value) and (self._score is None or self._latest or better(self._name, value, self._score)):
+        value = row.get(self._name, math.nan)  # a validation has no speed
+        if math.isfinite(value) and (self._score is None or self._latest or is_better(self._name, value, self._score)):
             self._score = value
         done = self._training.completed(epoch=row["epoch"], step=row["step"], seconds=row["seconds"])
         return {"progress": done / self._unit} | ({} if self._score is None else {"score": self._score})
 
 
 RUNNING, FINISHED, STOPPED, DIVERGED, FAILED = "running", "finished", "stopped", "diverged", "failed"
-"""States of a trial. A stopped one was ended early, by the scheduler or because the time was over; a diverged one has
-numbers that are not finite, or a loss far above that of the untrained model."""
+"""States of a trial. A stopped trial was ended early, by the scheduler or the time limit; a diverged one has numbers that
+are not finite, or a loss far above that of the untrained model."""
 SCORED = (FINISHED, STOPPED)
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a sweep comes from, for its report.
+class SweepInfo:
+    """Facts about a sweep for its report.
 
     Attributes:
-        workers: trials at a time.
+        workers: concurrent trials.
     """
 
     command: str
@@ -304,23 +301,23 @@ class Origin:
     version: str
 
 
-class Ledger:
-    """Keeps the records of all trials; several threads may ask.
+class TrialRecords:
+    """The records of all trials of a sweep; thread-safe.
 
     Args:
-        metrics: that rank, the first one first.
+        metrics: the scores that are optimized; the first one ranks the points.
     """
 
-    def __init__(self, sweep: SweepDir, config: Config, metrics: Sequence[str], origin: Origin) -> None:
+    def __init__(self, sweep: SweepDir, config: Config, metrics: Sequence[str], info: SweepInfo) -> None:
         assert config.tuning is not None
-        self.sweep, self.config, self.metrics, self.origin = sweep, config, list(metrics), origin
+        self.sweep, self.config, self.metrics, self.info = sweep, config, list(metrics), info
         self._tuning = config.tuning
-        self.records: dict[str, Record] = {row["name"]: row for row in sweep.recorded()}
+        self.records: dict[str, Record] = {row["name"]: row for row in sweep.read_records()}
         self._lock = threading.Lock()
-        self._created, self._before = self._earlier()
-        self._began = time.monotonic()
+        self._created, self._earlier_seconds = self._earlier_start()
+        self._start = time.monotonic()
 
-    def _earlier(self) -> tuple[str, float]:
+    def _earlier_start(self) -> tuple[str, float]:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         if not (self.records and self.sweep.summary.is_file()):
             return now, 0.0
@@ -329,35 +326,35 @@ class Ledger:
 
     @property
     def seconds(self) -> float:
-        """That the sweep took, earlier starts included."""
-        return self._before + time.monotonic() - self._began
+        """The duration of the sweep so far, earlier starts included."""
+        return self._earlier_seconds + time.monotonic() - self._start
 
     @property
     def scheduler(self) -> str:
-        """Which may have ended a trial."""
+        """The name of the scheduler."""
         return self._tuning.scheduler
 
     def running(self) -> list[str]:
-        """Returns the trials that have begun and not ended."""
+        """Returns the names of the running trials."""
         with self._lock:
             return [name for name, record in self.records.items() if record["state"] == RUNNING]
 
-    def begin(self, order: TrialConfig) -> None:
-        """Notes that a trial is about to start, or to go on."""
+    def start(self, trial: TrialConfig) -> None:
+        """Records that a trial starts, or continues."""
         with self._lock:
-            self._note(asdict(order) | {"state": RUNNING, "reason": None})
+            self._record(asdict(trial) | {"state": RUNNING, "reason": None})
 
-    def end(self, name: str, state: str, reason: str | None) -> Record:
-        """Notes how a trial ended, and what its files say."""
+    def finish(self, name: str, state: str, reason: str | None) -> Record:
+        """Records how a trial ended, with the metrics of its run; returns the record."""
         with self._lock:
-            order = {key: self.records[name][key] for key in ("name", "point", "seed")}
-            ended = {"parameters": self._parameters(name), "state": state, "reason": reason}
-            self._note(order | ended | measure(self.sweep.trial(name)))
+            trial = {key: self.records[name][key] for key in ("name", "point", "seed")}
+            end = {"parameters": self._final_parameters(name), "state": state, "reason": reason}
+            self._record(trial | end | trial_metrics(self.sweep.trial(name)))
             self._write()
             return self.records[name]
 
-    def _parameters(self, name: str) -> dict[str, Any]:
-        """The values that a trial ended with, which population based training changes on the way."""
+    def _final_parameters(self, name: str) -> dict[str, Any]:
+        """Returns the values at the end of a trial; population-based training changes them during training."""
         parameters: dict[str, Any] = self.records[name]["parameters"]
         run = self.sweep.trial(name)
         if self._tuning.scheduler != "pbt" or not run.config_file.is_file():
@@ -365,14 +362,14 @@ class Ledger:
         own = run.config().model_dump()
         return {key: value_at(own, key) for key in parameters}
 
-    def values(self, point: int) -> list[float] | None:
-        """Returns the mean scores of a point over its seeds, one a metric; `None` where a seed has none."""
+    def mean_scores(self, point: int) -> list[float] | None:
+        """Returns the mean scores of a point over its seeds, one per metric; None where a seed has none."""
         trials = [record for record in self.records.values() if record["point"] == point]
-        if any(trial["state"] not in SCORED or not self._scored(trial) for trial in trials):
+        if any(trial["state"] not in SCORED or not self._has_scores(trial) for trial in trials):
             return None
         return [statistics.fmean(trial["scores"][name] for trial in trials) for name in self.metrics]
 
-    def _scored(self, record: Record) -> bool:
+    def _has_scores(self, record: Record) -> bool:
         return all(name in record.get("scores", {}) for name in self.metrics)
 
     def best(self) -> Record | None:
@@ -380,8 +377,8 @@ class Ledger:
         name = self.metrics[0]
         best: tuple[float, int] | None = None
         for point in sorted({record["point"] for record in self.records.values()}):
-            values = self.values(point)
-            if values is not None and (best is None or better(name, values[0], best[0])):
+            values = self.mean_scores(point)
+            if values is not None and (best is None or is_better(name, values[0], best[0])):
                 best = values[0], point
         if best is None:
             return None
@@ -389,21 +386,21 @@ class Ledger:
         return min(trials, key=lambda trial: trial["scores"][name] * (1 if mode(name) == "min" else -1))
 
     def summary(self) -> dict[str, Any]:
-        """Returns what sweep.json holds."""
+        """Returns the content of sweep.json."""
         tuning, best = self._tuning, self.best()
         return {
             "name": self.sweep.path.name,
             "task": self.config.task,
-            "command": self.origin.command,
+            "command": self.info.command,
             "created": self._created,
-            "version": self.origin.version,
+            "version": self.info.version,
             "metric": self.metrics,
             "mode": [mode(name) for name in self.metrics],
             "sampler": tuning.sampler,
             "scheduler": tuning.scheduler,
             "seeds": tuning.seeds,
             "seconds": round(self.seconds, 3),
-            "workers": self.origin.workers,
+            "workers": self.info.workers,
             "space": {key: _described(parameter) for key, parameter in tuning.space.items()},
             "trials": [self.records[name] for name in sorted(self.records)],
             "best": best and best["name"],
@@ -415,7 +412,7 @@ class Ledger:
         return dump_config(replace_keys(self.config, parameters | own, "tuning.space"))
 
     def write(self) -> dict[str, Any]:
-        """Writes sweep.json and best.yaml; returns what the former holds."""
+        """Writes sweep.json and best.yaml; returns the content of the former."""
         with self._lock:
             return self._write()
 
@@ -427,9 +424,9 @@ class Ledger:
                 write_atomic(self.sweep.best, summary["best_config"])
         return summary
 
-    def _note(self, record: Record) -> None:
+    def _record(self, record: Record) -> None:
         self.records[record["name"]] = record
-        self.sweep.record(record)
+        self.sweep.append(record)
 
 
 def _described(parameter: Any) -> dict[str, Any]:

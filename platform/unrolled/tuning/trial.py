@@ -1,9 +1,4 @@
-"""One trial of a sweep on Ray Tune.
-
-One trial's training, in a thread of the trial's actor: a run like any other, in its own folder.
-
-What Ray Tune sees of a trial.
-"""
+"""Training of one trial as a Ray Tune Trainable: a run like any other, in its own run directory."""
 
 from __future__ import annotations
 
@@ -36,29 +31,32 @@ from unrolled.tuning.sweep_dir import (
     ScoreTracker,
     SweepDir,
     TrialConfig,
-    trial_config,
+    run_config,
 )
 
 INTERRUPTED = "interrupted"
-"""How a training ends that was asked to, besides the states of the ledger."""
-HELD_SECONDS = 60.0
-"""How long an actor that died may take to let go of its run."""
-GIVER = "giver.json"
-"""In a checkpoint that Ray Tune moves between trials: whose it is, and its step."""
+"""Result state of a training that was asked to stop; it is no state of a record."""
+LOCK_SECONDS = 60.0
+"""Time that an actor that was killed may take to release its run."""
+SOURCE = "source.json"
+"""File in a checkpoint that Ray Tune moves between trials: the trial that it comes from, and its step."""
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What a trial's actor is to train; plain, so that Ray Tune can keep it.
+    """What an actor needs to train a trial; plain values, so that Ray Tune can store them.
 
-    Args:
+    Attributes:
+        sweep: path of the sweep directory.
+        trial: fields of a `TrialConfig`.
         fingerprint: of the prepared data.
-        unit: share of a training that counts as 1 of the `progress` that schedulers see.
-        latest: whether the score that they see is that of the last validation, not the best.
+        metric: the score that schedulers see.
+        unit: fraction of a training that is a `progress` of 1.
+        latest: whether that score is that of the last validation, not the best so far.
     """
 
     sweep: str
-    order: dict[str, Any]
+    trial: dict[str, Any]
     fingerprint: str
     metric: str
     unit: float
@@ -69,35 +67,42 @@ class TrialSpec:
     gpu: bool
 
 
-class Training:
-    """A training that is watched from outside.
+class Trial(ray.tune.Trainable):  # type: ignore[misc]
+    """An actor that trains one trial after the other; a step lasts until the next validation.
 
-    It starts, or goes on from the newest checkpoint of its folder, when the first row is asked for.
+    The training runs in a thread, which starts, or resumes from the newest checkpoint of the run, with the first step.
     """
 
-    def __init__(self, errand: TrialSpec) -> None:
-        self.errand, self.order = errand, TrialConfig(**errand.order)
-        self.sweep = SweepDir(Path(errand.sweep))
-        self.run = self.sweep.trial(self.order.name)
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> ray.tune.PlacementGroupFactory:
+        spec = TrialSpec(**config["spec"])
+        if spec.workers > 1:
+            return ray.tune.PlacementGroupFactory([{"memory": 1}])  # next to nothing: its workers request their own
+        return ray.tune.PlacementGroupFactory([{"CPU": spec.cpus} | ({"GPU": 1} if spec.gpu else {})])
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._spec = TrialSpec(**config["spec"])
+        self._trial = TrialConfig(**self._spec.trial)
+        self._sweep = SweepDir(Path(self._spec.sweep))
+        self._run = self._sweep.trial(self._trial.name)
+        # The run's own config also where a checkpoint of another trial brought other values.
+        self._run_config = self._run.config() if self._run.config_file.is_file() else self._new_run_config()
+        self._tracker = ScoreTracker(self._run_config, self._spec.metric, self._spec.unit, latest=self._spec.latest)
         self._rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._seen: dict[str, Any] = {"progress": 0.0}
-        self._config = self._own_config()
-        self._told = ScoreTracker(self._config, errand.metric, errand.unit, latest=errand.latest)
+        self._result: dict[str, Any] = {"progress": 0.0}
 
-    def _own_config(self) -> Config:
-        if self.run.config_file.is_file():  # also where another trial's checkpoint came with other values
-            return self.run.config()
-        return trial_config(self.sweep.config(), self.sweep, self.order, smoke=self.errand.smoke)
+    def _new_run_config(self) -> Config:
+        return run_config(self._sweep.config(), self._sweep, self._trial, smoke=self._spec.smoke)
 
-    def next(self) -> dict[str, Any]:
-        """Returns what the next validation says, or how the training ended.
+    def step(self) -> dict[str, Any]:
+        """Returns the result of the next validation, or how the training ended.
 
         Raises:
-            Exception: what a new attempt may mend.
+            Exception: an error that another attempt may not meet.
         """
         if self._thread is None:
-            self._thread = threading.Thread(target=self._train, name="training", daemon=True)
+            self._thread = threading.Thread(target=self._train_in_thread, name="training", daemon=True)
             self._thread.start()
         row = self._rows.get()
         if row["kind"] == "end":
@@ -105,122 +110,98 @@ class Training:
             self._thread = None
             if row["error"] is not None:
                 raise row["error"]
-            return self._seen | {"done": True, "state": row["state"], "reason": row["reason"]}
-        self._seen = self._told(row)
-        over = self._seen["progress"] * self.errand.unit >= 1
-        return self._seen | {"state": FINISHED if over else RUNNING, "reason": None, "row": row}
+            return self._result | {"done": True, "state": row["state"], "reason": row["reason"]}
+        self._result = self._tracker(row)
+        is_over = self._result["progress"] * self._spec.unit >= 1
+        return self._result | {"state": FINISHED if is_over else RUNNING, "reason": None, "row": row}
 
-    def halt(self) -> None:
-        """Ends the training after its current step, with a checkpoint."""
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Stops the training and copies its newest checkpoint for another trial."""
+        self.cleanup()
+        folder = Path(checkpoint_dir)
+        newest, _ = checkpoint.newest_intact(self._run.checkpoints)
+        if newest is not None:
+            shutil.copytree(newest, folder / newest.name)
+        write_atomic(folder / SOURCE, json.dumps({"name": self._trial.name, "step": newest and newest.name}))
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Continues from the checkpoint of another trial with this trial's own values; its own checkpoint is skipped."""
+        folder = Path(checkpoint_dir)
+        source = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
+        if source["name"] == self._trial.name or source["step"] is None:
+            return
+        self.cleanup()
+        for old in checkpoint.list_checkpoints(self._run.checkpoints):
+            shutil.rmtree(old)
+        self._run_config = self._new_run_config()
+        self._initialize_run()
+        shutil.copytree(folder / source["step"], self._run.checkpoints / source["step"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """Stops the training after its current step, with a checkpoint."""
         if self._thread is not None:
-            self.run.stop_file.touch()
+            self._run.stop_file.touch()
             self._thread.join()
             self._thread = None
         self._rows = SimpleQueue()
 
-    def give(self, folder: Path) -> None:
-        """Copies the newest checkpoint for another trial."""
-        self.halt()
-        newest, _ = checkpoint.newest_intact(self.run.checkpoints)
-        if newest is not None:
-            shutil.copytree(newest, folder / newest.name)
-        write_atomic(folder / GIVER, json.dumps({"name": self.order.name, "step": newest and newest.name}))
+    def _initialize_run(self) -> None:
+        data = prepare(self._run_config, self._spec.fingerprint)
+        self._run.initialize(self._run_config, data, resume=self._run.config_file.is_file())
 
-    def take(self, folder: Path) -> None:
-        """Goes on from what `give` left there, if another trial did, with the values that this one has now."""
-        giver = json.loads((folder / GIVER).read_text(encoding="utf-8"))
-        if giver["name"] == self.order.name or giver["step"] is None:
-            return
-        self.halt()
-        for old in checkpoint.list_checkpoints(self.run.checkpoints):
-            shutil.rmtree(old)
-        self._config = trial_config(self.sweep.config(), self.sweep, self.order, smoke=self.errand.smoke)
-        self._start()
-        shutil.copytree(folder / giver["step"], self.run.checkpoints / giver["step"])
-
-    def _start(self) -> None:
-        data = prepare(self._config, self.errand.fingerprint)
-        self.run.initialize(self._config, data, resume=self.run.config_file.is_file())
-
-    def _train(self) -> None:
+    def _train_in_thread(self) -> None:
         state, reason, failure = FAILED, None, None
         try:
-            state = self._to_the_end()
+            state = self._train()
         except Diverged as error:
             state, reason = DIVERGED, str(error)
         except (UserError, RunFailed) as error:
             reason = str(error)
-        except Exception as error:  # which Ray Tune answers with another attempt
+        except Exception as error:  # Ray Tune answers it with another attempt
             failure = error
         self._rows.put({"kind": "end", "state": state, "reason": reason, "error": failure})
 
-    def _to_the_end(self) -> str:
-        errand = self.errand
+    def _train(self) -> str:
+        run, spec = self._run, self._spec
         with ExitStack() as stack:
-            self._hold(stack)
-            self._start()
-            self.run.stop_file.unlink(missing_ok=True)
-            stack.callback(self.run.stop_file.unlink, missing_ok=True)
-            if errand.workers == 1:
-                device = torch.device("cuda" if errand.gpu else "cpu")
+            self._lock_run(stack)
+            self._initialize_run()
+            run.stop_file.unlink(missing_ok=True)
+            stack.callback(run.stop_file.unlink, missing_ok=True)
+            if spec.workers == 1:
+                device = torch.device("cuda" if spec.gpu else "cpu")
                 progress = train_worker(
-                    self.run, errand.fingerprint, SingleWorker(), device=device, threads=errand.cpus, show=self._show
+                    run, spec.fingerprint, SingleWorker(), device=device, threads=spec.cpus, show=self._put_validation
                 )
             else:
                 progress = train_on_ray(
-                    self.run,
-                    errand.fingerprint,
-                    self._show,
-                    workers=(errand.workers, errand.workers),
-                    cpus=errand.cpus,
-                    gpu=errand.gpu,
-                    restarts=self._config.training.restarts,
+                    run,
+                    spec.fingerprint,
+                    self._put_validation,
+                    workers=(spec.workers, spec.workers),
+                    cpus=spec.cpus,
+                    gpu=spec.gpu,
+                    restarts=self._run_config.training.restarts,
                 )
         return FINISHED if progress.finished else INTERRUPTED
 
-    def _hold(self, stack: ExitStack) -> None:
-        """Takes the lock of the run, for which an actor that was killed may still have to die."""
-        deadline = time.monotonic() + HELD_SECONDS
+    def _lock_run(self, stack: ExitStack) -> None:
+        """Acquires the lock of the run, which an actor that is being killed may still hold."""
+        deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:
-                stack.enter_context(self.run.lock())
+                stack.enter_context(self._run.lock())
                 return
             except UserError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
 
-    def _show(self, row: dict[str, Any]) -> None:
+    def _put_validation(self, row: dict[str, Any]) -> None:
         if row["kind"] == "validation":
             self._rows.put(row)
-
-
-class Trial(ray.tune.Trainable):  # type: ignore[misc]
-    """An actor that trains one trial after the other; a step is a validation."""
-
-    @classmethod
-    def default_resource_request(cls, config: dict[str, Any]) -> ray.tune.PlacementGroupFactory:
-        errand = TrialSpec(**config["errand"])
-        if errand.workers > 1:
-            return ray.tune.PlacementGroupFactory([{"memory": 1}])  # next to nothing: its workers ask for theirs
-        return ray.tune.PlacementGroupFactory([{"CPU": errand.cpus} | ({"GPU": 1} if errand.gpu else {})])
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self._training = Training(TrialSpec(**config["errand"]))
-
-    def step(self) -> dict[str, Any]:
-        return self._training.next()
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        self._training.give(Path(checkpoint_dir))
-
-    def load_checkpoint(self, checkpoint: str) -> None:
-        self._training.take(Path(checkpoint))
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._training.halt()
-        self.setup(new_config)
-        return True
-
-    def cleanup(self) -> None:
-        self._training.halt()

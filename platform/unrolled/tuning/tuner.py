@@ -1,12 +1,6 @@
-"""The tuner and its schedulers: Ray Tune runs the trials that the plan orders.
+"""The tuner: Ray Tune runs the trials of a plan under a scheduler, and the records keep how they end.
 
-Ray Tune's schedulers, as the tuning section names them.
-
-They see a trial's `score` against its `progress`, of which `tuning.grace` of a training is 1.
-
-Which trial comes next.
-
-The search itself: Ray Tune runs trials that the plan orders, and the ledger hears how they end.
+Schedulers see a trial's `score` against its `progress`, of which a training has 1 / `tuning.grace`.
 """
 
 from __future__ import annotations
@@ -19,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import ray.tune
 from ray.tune.schedulers import (
@@ -35,164 +29,168 @@ from ray.tune.search import Searcher
 from unrolled.config import Config, Tuning
 from unrolled.errors import RunFailed, UserError
 from unrolled.tuning.progress import write_hparams
-from unrolled.tuning.samplers import Sampler, build_sampler, count
-from unrolled.tuning.search_space import Point, Space, perturbed
+from unrolled.tuning.samplers import Sampler, build_sampler, num_points
+from unrolled.tuning.search_space import Point, Space, perturb
 from unrolled.tuning.sweep_dir import (
     DIVERGED,
     FAILED,
     RUNNING,
     SCORED,
     STOPPED,
-    Ledger,
     Record,
     ScoreTracker,
     TrialConfig,
-    diverged,
+    TrialRecords,
+    divergence,
     mode,
-    trial_config,
+    run_config,
 )
 from unrolled.tuning.trial import INTERRUPTED, Trial, TrialSpec
-from unrolled.tuning.validate import Fingerprints
+from unrolled.tuning.validate import FingerprintCache
 
-REDUCTION = 3
-"""Of so many trials one goes on, at every rung of ASHA and HyperBand."""
-RIVALS = 3
-"""Trials whose median the median rule takes, at least."""
+REDUCTION_FACTOR = 3
+"""One of so many trials is continued at each rung of ASHA and HyperBand."""
+MIN_SAMPLES = 3
+"""Trials from which the median rule takes a median."""
 
 
 def build_scheduler(tuning: Tuning, mode: str, seed: int) -> Any:
     """Returns the scheduler that `tuning.scheduler` names.
 
     Args:
-        mode: `min` or `max`: which scores are good.
+        mode: `min` or `max`, of the score.
     """
-    seen = {"time_attr": "progress", "metric": "score", "mode": mode}
-    whole = 1 / tuning.grace
+    attributes = {"time_attr": "progress", "metric": "score", "mode": mode}
+    max_progress = 1 / tuning.grace
     if tuning.scheduler == "asha":
-        # A little more than there is, so that no scheduler ends what ends by itself.
-        return ASHAScheduler(**seen, max_t=whole * 1.001, grace_period=1, reduction_factor=REDUCTION)
+        # A little more than the maximum, so that the scheduler stops no trial that finishes.
+        return ASHAScheduler(
+            **attributes, max_t=max_progress * 1.001, grace_period=1, reduction_factor=REDUCTION_FACTOR
+        )
     if tuning.scheduler == "hyperband":
-        return HyperBandScheduler(**seen, max_t=round(whole), reduction_factor=REDUCTION)
+        return HyperBandScheduler(**attributes, max_t=round(max_progress), reduction_factor=REDUCTION_FACTOR)
     if tuning.scheduler == "median":
-        return Median(**seen, grace_period=1, min_samples_required=RIVALS)
+        return MedianStopping(**attributes, grace_period=1, min_samples_required=MIN_SAMPLES)
     if tuning.scheduler == "pbt":
-        return Population(**seen, space=tuning.space, seed=seed)
+        return PopulationTraining(**attributes, space=tuning.space, seed=seed)
     return FIFOScheduler()
 
 
-def _as_it_is(config: dict[str, Any]) -> dict[str, Any]:
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-class Population(PopulationBasedTraining):  # type: ignore[misc]
-    """Population based training (Jaderberg et al. 2017): a trial of the worst quarter goes on from a checkpoint of the
-    best quarter, with that one's values a little changed."""
+class PopulationTraining(PopulationBasedTraining):  # type: ignore[misc]
+    """Population-based training (Jaderberg et al. 2017): a trial of the worst quarter continues from a checkpoint of the
+    best quarter, with perturbed values of that trial."""
 
-    def __init__(self, *, space: Space, seed: int, **seen: str) -> None:
-        super().__init__(perturbation_interval=1, custom_explore_fn=_as_it_is, require_attrs=False, **seen)
+    def __init__(self, *, space: Space, seed: int, **attributes: str) -> None:
+        super().__init__(perturbation_interval=1, custom_explore_fn=_identity, require_attrs=False, **attributes)
         self._space, self._generator = space, random.Random(seed)
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        errand, other = trial.config["errand"], trial_to_clone.config["errand"]
-        parameters = perturbed(self._space, other["order"]["parameters"], self._generator)
-        return {"errand": errand | {"order": errand["order"] | {"parameters": parameters}}}, {}
+        spec, other = trial.config["spec"], trial_to_clone.config["spec"]
+        parameters = perturb(self._space, other["trial"]["parameters"], self._generator)
+        return {"spec": spec | {"trial": spec["trial"] | {"parameters": parameters}}}, {}
 
 
-class Median(MedianStoppingRule):  # type: ignore[misc]
-    """The median rule (Golovin et al. 2017), which never makes a trial wait for others."""
+class MedianStopping(MedianStoppingRule):  # type: ignore[misc]
+    """The median stopping rule (Golovin et al. 2017), without pauses for trials that lag behind."""
 
     def _on_insufficient_samples(self, _controller: Any, _trial: Any, _time: float) -> str:
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Its results were seen already, and the last may be that it diverged."""
+        """Ignores the last result: it has been reported before, or says that the trial diverged."""
 
 
 @dataclass(frozen=True)
-class Earlier:
+class ReplayedTrial:
     """A trial of an earlier start, as schedulers know trials."""
 
     trial_id: str
 
 
 def replay(scheduler: Any, name: str, results: Iterable[dict[str, Any]]) -> None:
-    """Lets a scheduler see what a trial of an earlier start reported, so that others are measured by it."""
-    trial = Earlier(name)
+    """Reports the results of a trial of an earlier start to a scheduler, so that new trials compare with it."""
+    trial = ReplayedTrial(name)
     scheduler.on_trial_add(None, trial)
     for result in results:
         scheduler.on_trial_result(None, trial, result)
 
 
-class Plan:
-    """Hands out the trials of a sweep: those that an earlier start left open, then new points with all their seeds.
+class TrialPlan:
+    """The trials of a sweep in order: those that an earlier start left open, then new points with all their seeds.
 
     Args:
-        count: points of the sweep, earlier starts included; `None`: as many as the sampler has.
-        seed: the first seed of every point.
+        num_points: points of the sweep, earlier starts included; None: all that the sampler has.
+        seed: the first seed of each point.
     """
 
-    def __init__(self, tuning: Tuning, sampler: Sampler, ledger: Ledger, *, count: int | None, seed: int) -> None:
-        self._sampler, self._ledger, self._count = sampler, ledger, count
+    def __init__(
+        self, tuning: Tuning, sampler: Sampler, records: TrialRecords, *, num_points: int | None, seed: int
+    ) -> None:
+        self._sampler, self._records, self._num_points = sampler, records, num_points
         self._seeds, self._seed = tuning.seeds, seed
         self._points = 0
         self._open: dict[int, set[str]] = {}
-        self._waiting: deque[TrialConfig] = deque()
+        self._queue: deque[TrialConfig] = deque()
         self.closed = False
-        self._continue()
+        self._restore()
 
-    def _continue(self) -> None:
-        """Takes up what earlier starts did."""
-        points = {record["point"]: record["parameters"] for record in self._ledger.records.values()}
+    def _restore(self) -> None:
+        """Continues where earlier starts ended."""
+        points = {record["point"]: record["parameters"] for record in self._records.records.values()}
         for point in sorted(points):
-            self._sampler.known(points[point])
+            self._sampler.restore(points[point])
             self._enqueue(point, points[point])
 
     def _enqueue(self, point: int, parameters: Point) -> None:
-        orders = [
-            TrialConfig(f"{point * self._seeds + place + 1:04}", point, self._seed + place, parameters)
-            for place in range(self._seeds)
+        trials = [
+            TrialConfig(f"{point * self._seeds + index + 1:04}", point, self._seed + index, parameters)
+            for index in range(self._seeds)
         ]
         self._points = point + 1
-        open_ = [order for order in orders if self._state(order.name) in (None, RUNNING, FAILED)]
-        self._open[point] = {order.name for order in open_}
-        self._waiting.extend(open_)
-        self._tell(point)
+        open_trials = [trial for trial in trials if self._state(trial.name) in (None, RUNNING, FAILED)]
+        self._open[point] = {trial.name for trial in open_trials}
+        self._queue.extend(open_trials)
+        self._tell_sampler(point)
 
     def _state(self, name: str) -> str | None:
-        record = self._ledger.records.get(name)
+        record = self._records.records.get(name)
         return None if record is None else record["state"]
 
     def next(self) -> TrialConfig | None:
-        """Returns the next trial, which is noted as begun; `None` where there is none any more."""
+        """Returns the next trial, which is recorded as started; None where there is none left."""
         if self.closed:
             return None
-        if not self._waiting and (self._count is None or self._points < self._count):
-            point = self._sampler.next()
+        if not self._queue and (self._num_points is None or self._points < self._num_points):
+            point = self._sampler.ask()
             if point is not None:
                 self._enqueue(self._points, point)
-        if not self._waiting:
+        if not self._queue:
             return None
-        order = self._waiting.popleft()
-        self._ledger.begin(order)
-        return order
+        trial = self._queue.popleft()
+        self._records.start(trial)
+        return trial
 
-    def ended(self, name: str) -> None:
-        """Says that a trial ended; with the last of its point the sampler learns the scores."""
-        point = self._ledger.records[name]["point"]
+    def complete(self, name: str) -> None:
+        """Marks a trial as ended; with the last trial of a point the sampler gets its scores."""
+        point = self._records.records[name]["point"]
         self._open[point].discard(name)
-        self._tell(point)
+        self._tell_sampler(point)
 
-    def _tell(self, point: int) -> None:
+    def _tell_sampler(self, point: int) -> None:
         if not self._open[point]:
-            self._sampler.tell(point, self._ledger.values(point))
+            self._sampler.tell(point, self._records.mean_scores(point))
 
 
 POLL_SECONDS = 0.2
 TIME_OVER = "the time of the sweep was over"
 
 
-class Room(Protocol):
-    """What a cluster has; see `unrolled.cluster.ray_session.Resources`."""
+class ClusterResources(Protocol):
+    """Resources of a cluster; see `unrolled.cluster.ray_session.Resources`."""
 
     @property
     def free_cpus(self) -> float: ...
@@ -204,13 +202,14 @@ class Room(Protocol):
 
 
 @dataclass(frozen=True)
-class Share:
-    """What every trial gets.
+class TrialResources:
+    """Resources of each trial.
 
     Attributes:
-        trials: at a time.
-        workers: of one trial; one trains in the trial's own process.
-        cpus: of a worker.
+        trials: number of concurrent trials.
+        workers: workers per trial; a single one trains in the trial's own process.
+        cpus: CPUs per worker.
+        gpu: whether each worker has a GPU.
     """
 
     trials: int
@@ -219,153 +218,147 @@ class Share:
     gpu: bool
 
 
-def share(resources: Room, tuning: Tuning, workers: int) -> Share:
-    """Divides what a cluster has among trials.
+def divide_resources(resources: ClusterResources, tuning: Tuning, workers: int) -> TrialResources:
+    """Divides the resources of a cluster among trials.
 
     Raises:
-        UserError: it cannot hold one trial, now or ever.
+        UserError: the cluster cannot hold a single trial, now or ever.
     """
     resources.require(workers)
     most = (resources.capacity(1, 1) or resources.capacity(1, 0)) // workers
     most = min(most, tuning.concurrent or most)
     try:
-        return Share(most, workers, *resources.per_worker(most * workers))
-    except UserError:  # others use a part of it
+        return TrialResources(most, workers, *resources.per_worker(most * workers))
+    except UserError:  # others use some of them
         free = int(resources.free_gpus or resources.free_cpus) // workers
-        some = max(1, min(most, free))
-        return Share(some, workers, *resources.per_worker(some * workers))
+        trials = max(1, min(most, free))
+        return TrialResources(trials, workers, *resources.per_worker(trials * workers))
 
 
 class PlanSearcher(Searcher):  # type: ignore[misc]
-    """Hands the plan's orders to Ray Tune."""
+    """Suggests the trials of a plan to Ray Tune."""
 
-    def __init__(self, plan: Plan, errand: Callable[[TrialConfig], TrialSpec]) -> None:
+    def __init__(self, plan: TrialPlan, make_spec: Callable[[TrialConfig], TrialSpec]) -> None:
         super().__init__(metric="score", mode="min")
-        self._plan, self._errand = plan, errand
+        self._plan, self._make_spec = plan, make_spec
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
-        """It has all that it needs."""
+        """Ignores metric, mode and space: the plan has its own."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        order = self._plan.next()
-        return Searcher.FINISHED if order is None else {"errand": asdict(self._errand(order))}
+        trial = self._plan.next()
+        return Searcher.FINISHED if trial is None else {"spec": asdict(self._make_spec(trial))}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """The plan hears it from `Watch`."""
+        """Does nothing: `TrialCallback` tells the plan."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing of it is kept in the files that Ray Tune writes."""
+        """Returns no state: a sweep is resumed from trials.jsonl."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: trials.jsonl is what a sweep goes on from."""
+        """Saves nothing, as for `__getstate__`."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as for `save`."""
+        """Restores nothing, as for `__getstate__`."""
 
 
 class TrialCallback(ray.tune.Callback):  # type: ignore[misc]
-    """Hears from Ray Tune, in its thread, and passes on.
+    """Records how trials end; Ray Tune calls it in its own thread.
 
     Attributes:
-        told: rows of validations, with the trial's name, and records of trials that ended.
-        over: why interrupted trials that have a score count as stopped; all others are left open.
+        events: pairs of a trial's name and the row of a validation, or the record of a trial that ended.
+        stop_reason: why interrupted trials that have a score count as stopped; None: they are left open.
     """
 
-    def __init__(self, ledger: Ledger, plan: Plan) -> None:
-        self._ledger, self._plan = ledger, plan
-        self.told: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
-        self.over: str | None = None
+    def __init__(self, records: TrialRecords, plan: TrialPlan) -> None:
+        self._records, self._plan = records, plan
+        self.events: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
+        self.stop_reason: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """As for `Orders`."""
+        """Returns no state, as for `PlanSearcher`."""
         return {}
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "row" in result:
-            self.told.put((_name(trial), result["row"]))
+            self.events.put((_name(trial), result["row"]))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         name, last = _name(trial), trial.last_result or {}
         state, reason = last.get("state", RUNNING), last.get("reason")
         if state == INTERRUPTED:
-            if self.over is not None and "score" in last:
-                self._end(name, STOPPED, self.over)
+            if self.stop_reason is not None and "score" in last:
+                self._finish(name, STOPPED, self.stop_reason)
             return
         if state == RUNNING:
-            self._ledger.sweep.trial(name).stop_file.touch()
-            state, reason = STOPPED, f"stopped by {self._ledger.scheduler}"
-        self._end(name, state, reason)
+            self._records.sweep.trial(name).stop_file.touch()
+            state, reason = STOPPED, f"stopped by {self._records.scheduler}"
+        self._finish(name, state, reason)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        said = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
-        self._end(_name(trial), FAILED, said[-1].strip() if said else "it failed too often")
+        lines = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
+        self._finish(_name(trial), FAILED, lines[-1].strip() if lines else "it failed too often")
 
-    def _end(self, name: str, state: str, reason: str | None) -> None:
-        if state in SCORED and (how := diverged(self._ledger.sweep.trial(name))) is not None:
+    def _finish(self, name: str, state: str, reason: str | None) -> None:
+        run = self._records.sweep.trial(name)
+        if state in SCORED and (how := divergence(run)) is not None:
             state, reason = DIVERGED, how
-        record = self._ledger.end(name, state, reason)
-        if (run := self._ledger.sweep.trial(name)).path.is_dir():
+        record = self._records.finish(name, state, reason)
+        if run.path.is_dir():
             write_hparams(run, record)
-        self._plan.ended(name)
-        self.told.put((name, record))
+        self._plan.complete(name)
+        self.events.put((name, record))
 
 
 def _name(trial: Any) -> str:
-    return str(trial.config["errand"]["order"]["name"])
+    return str(trial.config["spec"]["trial"]["name"])
 
 
-class Search:
-    """A search that is ready to run.
+class Tuner:
+    """A sweep that is ready to run, or to continue where its records end.
 
     Args:
-        smoke: whether trials are the smoke versions of themselves.
+        smoke: whether trials are smoke tests of few examples and steps.
     """
 
-    def __init__(self, ledger: Ledger, plan: Plan, config: Config, share: Share, *, smoke: bool) -> None:
+    def __init__(self, records: TrialRecords, config: Config, resources: TrialResources, *, smoke: bool) -> None:
         assert config.tuning is not None
-        self.ledger, self.plan, self.config, self.share, self.smoke = ledger, plan, config, share, smoke
+        self.records, self.config, self.resources, self.smoke = records, config, resources, smoke
         self.tuning: Tuning = config.tuning
-        self.watch = TrialCallback(ledger, plan)
-        self._scheduler = build_scheduler(self.tuning, mode(ledger.metrics[0]), config.seed)
-        self._fingerprints = Fingerprints()
-        if self.tuning.scheduler in ("asha", "median"):  # the others compare trials that train side by side
-            for record in ledger.records.values():
+        directions = ["minimize" if mode(name) == "min" else "maximize" for name in records.metrics]
+        sampler = build_sampler(self.tuning, directions, config.seed)
+        self.plan = TrialPlan(self.tuning, sampler, records, num_points=num_points(self.tuning), seed=config.seed)
+        self.callback = TrialCallback(records, self.plan)
+        self._scheduler = build_scheduler(self.tuning, mode(records.metrics[0]), config.seed)
+        self._fingerprints = FingerprintCache()
+        if self.tuning.scheduler in ("asha", "median"):  # the others compare only trials that run at the same time
+            for record in records.records.values():
                 if record["state"] in SCORED:
                     replay(self._scheduler, record["name"], self._results(record))
 
-    @classmethod
-    def of(cls, ledger: Ledger, config: Config, share: Share, *, smoke: bool) -> Self:
-        """A search of the config's space that goes on where the ledger stands."""
-        assert config.tuning is not None
-        ways = ["minimize" if mode(name) == "min" else "maximize" for name in ledger.metrics]
-        sampler = build_sampler(config.tuning, ways, config.seed)
-        plan = Plan(config.tuning, sampler, ledger, count=count(config.tuning), seed=config.seed)
-        return cls(ledger, plan, config, share, smoke=smoke)
-
     @property
-    def count(self) -> int | None:
-        """Trials that there will be; `None`: as many as the grid has."""
-        points = count(self.tuning)
+    def num_trials(self) -> int | None:
+        """The number of trials; None: as many as the grid has."""
+        points = num_points(self.tuning)
         return None if points is None else points * self.tuning.seeds
 
-    def __call__(self, show: Callable[[str, dict[str, Any]], None], look: Callable[[], None]) -> bool:
-        """Runs it, in a thread of Ray's, so that this one hears signals. Returns whether it came to its end, and not
-        to an interruption.
+    def fit(self, on_event: Callable[[str, dict[str, Any]], None], on_poll: Callable[[], None]) -> bool:
+        """Runs the sweep in a thread, so that this one receives signals; returns whether it ended uninterrupted.
 
         Args:
-            show: receives rows of validations and records of ended trials, each with the trial's name.
-            look: called several times a second.
+            on_event: called with a trial's name and the row of a validation, or the record of a trial that ended.
+            on_poll: called several times per second.
 
         Raises:
-            RunFailed: Ray Tune could not go on.
+            RunFailed: Ray Tune failed.
         """
         failures: list[str] = []
 
         def fit() -> None:
             try:
-                self._tuner().fit()
+                self._ray_tuner().fit()
             except Exception:
                 failures.append(traceback.format_exc())
 
@@ -373,53 +366,53 @@ class Search:
         thread.start()
         while thread.is_alive():
             thread.join(POLL_SECONDS)
-            self._end_in_time()
-            self._show_all(show)
-            look()
-        self._show_all(show)
+            self._stop_if_due()
+            self._handle_events(on_event)
+            on_poll()
+        self._handle_events(on_event)
         if failures:
-            log = self.ledger.sweep.run.log
+            log = self.records.sweep.run.log
             with suppress(OSError), log.open("a", encoding="utf-8") as file:
                 file.write(failures[0])
             raise RunFailed(f"the search failed: {failures[0].splitlines()[-1]}. Details: {log}")
-        return not self._interrupted
+        return not self._is_interrupted
 
     @property
-    def _interrupted(self) -> bool:
-        return self.ledger.sweep.run.stop_file.exists()
+    def _is_interrupted(self) -> bool:
+        return self.records.sweep.run.stop_file.exists()
 
-    def _end_in_time(self) -> None:
-        """Asks all trials to end where the user or the clock does."""
+    def _stop_if_due(self) -> None:
+        """Asks all trials to stop after an interruption or at the time limit."""
         minutes = self.tuning.minutes
-        if minutes is not None and self.ledger.seconds > minutes * 60:
-            self.watch.over = TIME_OVER
-        if self._interrupted or self.watch.over:
+        if minutes is not None and self.records.seconds > minutes * 60:
+            self.callback.stop_reason = TIME_OVER
+        if self._is_interrupted or self.callback.stop_reason:
             self.plan.closed = True
-            for name in self.ledger.running():
-                run = self.ledger.sweep.trial(name)
+            for name in self.records.running():
+                run = self.records.sweep.trial(name)
                 if run.path.is_dir():
                     run.stop_file.touch()
 
-    def _show_all(self, show: Callable[[str, dict[str, Any]], None]) -> None:
+    def _handle_events(self, on_event: Callable[[str, dict[str, Any]], None]) -> None:
         while True:
             try:
-                show(*self.watch.told.get_nowait())
+                on_event(*self.callback.events.get_nowait())
             except Empty:
                 return
 
-    def _tuner(self) -> ray.tune.Tuner:
-        given: dict[str, Any] = {"search_alg": PlanSearcher(self.plan, self._errand), "num_samples": -1}
+    def _ray_tuner(self) -> ray.tune.Tuner:
+        options: dict[str, Any] = {"search_alg": PlanSearcher(self.plan, self._spec), "num_samples": -1}
         space: dict[str, Any] = {}
-        if self.share.workers > 1:
-            given["max_concurrent_trials"] = self.share.trials
-        if self.tuning.scheduler == "pbt":  # which wants to know its population from the start
-            orders = iter(self.plan.next, None)
-            given, space = {}, {"errand": ray.tune.grid_search([asdict(self._errand(order)) for order in orders])}
+        if self.resources.workers > 1:
+            options["max_concurrent_trials"] = self.resources.trials
+        if self.tuning.scheduler == "pbt":  # needs its whole population from the start
+            trials = iter(self.plan.next, None)
+            options, space = {}, {"spec": ray.tune.grid_search([asdict(self._spec(trial)) for trial in trials])}
         return ray.tune.Tuner(
             Trial,
             param_space=space,
             tune_config=ray.tune.TuneConfig(
-                **given,
+                **options,
                 scheduler=self._scheduler,
                 reuse_actors=True,
                 trial_name_creator=_name,
@@ -427,34 +420,34 @@ class Search:
             ),
             run_config=ray.tune.RunConfig(
                 name="trials",
-                storage_path=str(self.ledger.sweep.scratch),
+                storage_path=str(self.records.sweep.scratch),
                 failure_config=ray.tune.FailureConfig(max_failures=self.config.training.restarts),
                 checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[self.watch],
+                callbacks=[self.callback],
                 verbose=0,
             ),
         )
 
-    def _errand(self, order: TrialConfig) -> TrialSpec:
-        sweep = self.ledger.sweep
+    def _spec(self, trial: TrialConfig) -> TrialSpec:
+        sweep = self.records.sweep
         return TrialSpec(
             sweep=str(sweep.path),
-            order=asdict(order),
-            fingerprint=self._fingerprints(trial_config(self.config, sweep, order, smoke=self.smoke)),
-            metric=self.ledger.metrics[0],
+            trial=asdict(trial),
+            fingerprint=self._fingerprints(run_config(self.config, sweep, trial, smoke=self.smoke)),
+            metric=self.records.metrics[0],
             unit=self.tuning.grace,
             latest=self._latest,
             smoke=self.smoke,
-            workers=self.share.workers,
-            cpus=self.share.cpus,
-            gpu=self.share.gpu,
+            workers=self.resources.workers,
+            cpus=self.resources.cpus,
+            gpu=self.resources.gpu,
         )
 
     @property
     def _latest(self) -> bool:
-        return self.tuning.scheduler == "pbt"  # which copies the parameters of now, not the best
+        return self.tuning.scheduler == "pbt"  # copies the current parameters, not the best
 
     def _results(self, record: Record) -> list[dict[str, float]]:
-        run = self.ledger.sweep.trial(record["name"])
-        told = ScoreTracker(run.config(), self.ledger.metrics[0], self.tuning.grace, latest=self._latest)
-        return [told(row) for row in run.history() if row["kind"] == "validation"]
+        run = self.records.sweep.trial(record["name"])
+        tracker = ScoreTracker(run.config(), self.records.metrics[0], self.tuning.grace, latest=self._latest)
+        return [tracker(row) for row in run.history() if row["kind"] == "validation"]

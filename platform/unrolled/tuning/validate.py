@@ -1,9 +1,4 @@
-"""Checks of a sweep before anything starts.
-
-The data of a sweep, made ready once for all its trials.
-
-What can be known of a sweep before anything starts.
-"""
+"""Validation of a sweep before anything starts, and preparation of its data."""
 
 from __future__ import annotations
 
@@ -16,45 +11,45 @@ from typing import Any
 from unrolled.config import Config, Tuning
 from unrolled.errors import UserError, did_you_mean, listing
 from unrolled.tasks import make_task, prepare
-from unrolled.tuning.samplers import build_sampler, count
-from unrolled.tuning.search_space import Point, check, check_point
+from unrolled.tuning.samplers import build_sampler, num_points
+from unrolled.tuning.search_space import Point, check_point, check_space
 from unrolled.tuning.sweep_dir import SPEED
 
 
-class Fingerprints:
-    """Makes data ready once for all trials that train on the same, and remembers their fingerprints."""
+class FingerprintCache:
+    """Prepares data once for all trials that use the same, and keeps their fingerprints."""
 
     def __init__(self) -> None:
         self._known: list[tuple[Any, str]] = []
 
     def __call__(self, config: Config) -> str:
-        """Returns the fingerprint of a trial's data.
+        """Returns the fingerprint of a trial's data, which are prepared.
 
         Raises:
-            UserError: they cannot be used, or not under this config.
+            UserError: the data cannot be used with this config.
         """
-        of = (config.data, config.seed)
-        known = next((fingerprint for data, fingerprint in self._known if data == of), None)
+        key = (config.data, config.seed)
+        known = next((fingerprint for other, fingerprint in self._known if other == key), None)
         fingerprint = prepare(config, known).fingerprint
         if known is None:
-            self._known.append((of, fingerprint))
+            self._known.append((key, fingerprint))
         return fingerprint
 
 
-TINY = 3
-"""Points of a smoke sweep."""
+SMOKE_POINTS = 3
+"""Points of a smoke test."""
 EXAMPLE = "tuning: {space: {training.optimizer.learning_rate: {loguniform: [1e-4, 1e-1]}}}"
 
 
 def check_sweep(config: Config, *, trials: int | None, workers: int, smoke: bool) -> tuple[Config, Tuning, list[str]]:
-    """Returns the config and its tuning section as they will be used, and the scores that rank.
+    """Returns the config and its tuning section as they will be used, and the scores to optimize.
 
     Args:
-        trials: in place of `tuning.trials`.
-        workers: of every trial.
+        trials: overrides `tuning.trials`.
+        workers: workers per trial.
 
     Raises:
-        UserError: the section is missing, asks for what cannot be together, or some point is no config.
+        UserError: the section is missing or contradicts itself, or some point is no valid config.
     """
     tuning = _tuning(config, workers)
     if trials is not None:
@@ -62,7 +57,7 @@ def check_sweep(config: Config, *, trials: int | None, workers: int, smoke: bool
             raise UserError(f"--trials {trials}: give 1 or more.")
         tuning = tuning.model_copy(update={"trials": trials})
     if smoke:
-        tuning = tuning.model_copy(update={"trials": min(TINY, tuning.trials or TINY), "minutes": None})
+        tuning = tuning.model_copy(update={"trials": min(SMOKE_POINTS, tuning.trials or SMOKE_POINTS), "minutes": None})
     metrics = _metrics(config, tuning)
     _check_points(config, tuning, smoke=smoke)
     return config.model_copy(update={"tuning": tuning}), tuning, metrics
@@ -94,7 +89,7 @@ def _check_population(config: Config, tuning: Tuning) -> None:
 def _metrics(config: Config, tuning: Tuning) -> list[str]:
     given = config.training.metric if tuning.metric is None else tuning.metric
     metrics = [given] if isinstance(given, str) else given
-    known = [*_reported(config), SPEED]
+    known = [*_validation_metrics(config), SPEED]
     for name in metrics:
         if name not in known:
             hint = did_you_mean(name, known)
@@ -111,8 +106,8 @@ def _metrics(config: Config, tuning: Tuning) -> list[str]:
     return metrics
 
 
-def _reported(config: Config) -> list[str]:
-    """The scores of every validation."""
+def _validation_metrics(config: Config) -> list[str]:
+    """Returns the names of the scores that every validation has."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "vocabulary"
         prepare(config).save(folder)
@@ -120,16 +115,16 @@ def _reported(config: Config) -> list[str]:
 
 
 def _check_points(config: Config, tuning: Tuning, *, smoke: bool) -> None:
-    """Builds the config of every point that can be known now, and makes its data ready."""
-    check(config, tuning.space)
-    fingerprints = Fingerprints()
+    """Builds the config of every point that can be known now, and prepares its data."""
+    check_space(config, tuning.space)
+    fingerprints = FingerprintCache()
     for point in _known_points(config, tuning):
-        whole = check_point(config, point)
-        fingerprints(whole.smoke_version() if smoke else whole)
+        point_config = check_point(config, point)
+        fingerprints(point_config.smoke_version() if smoke else point_config)
 
 
 def _known_points(config: Config, tuning: Tuning) -> Iterator[Point]:
-    """Yields the points that are known before any score is."""
+    """Yields the points that do not depend on scores."""
     if tuning.sampler != "tpe":
         sampler = build_sampler(tuning, [], config.seed)
-        yield from itertools.islice(iter(sampler.next, None), count(tuning))
+        yield from itertools.islice(iter(sampler.ask, None), num_points(tuning))
