@@ -281,8 +281,8 @@ class ScoreTracker:
 
 
 RUNNING, FINISHED, STOPPED, DIVERGED, FAILED = "running", "finished", "stopped", "diverged", "failed"
-"""States of a trial. A stopped trial was ended early, by the scheduler or the time limit; a diverged one has numbers that
-are not finite, or a loss far above that of the untrained model."""
+"""States of a trial. A stopped trial was ended early, by the scheduler or the time limit; a diverged one has numbers
+that are not finite, or a loss far above that of the untrained model."""
 SCORED = (FINISHED, STOPPED)
 
 Record = dict[str, Any]

@@ -125,7 +125,7 @@ class Trial(ray.tune.Trainable):  # type: ignore[misc]
         write_atomic(folder / SOURCE, json.dumps({"name": self._trial.name, "step": newest and newest.name}))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        """Continues from the checkpoint of another trial with this trial's own values; its own checkpoint is skipped."""
+        """Continues from the checkpoint of another trial with this trial's own values; skips one of its own."""
         folder = Path(checkpoint_dir)
         source = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
         if source["name"] == self._trial.name or source["step"] is None:

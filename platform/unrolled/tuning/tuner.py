@@ -81,8 +81,8 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class PopulationTraining(PopulationBasedTraining):  # type: ignore[misc]
-    """Population-based training (Jaderberg et al. 2017): a trial of the worst quarter continues from a checkpoint of the
-    best quarter, with perturbed values of that trial."""
+    """Population-based training (Jaderberg et al. 2017): a trial of the worst quarter continues from a checkpoint of
+    the best quarter, with perturbed values of that trial."""
 
     def __init__(self, *, space: Space, seed: int, **attributes: str) -> None:
         super().__init__(perturbation_interval=1, custom_explore_fn=_identity, require_attrs=False, **attributes)
