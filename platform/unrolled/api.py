@@ -154,15 +154,15 @@ def make_features(
     """
     console = console or Console()
     settings = load_config(config, overrides)
-    works = feature_jobs(settings, splits)
+    jobs = feature_jobs(settings, splits)
     with ExitStack() as session:
         compute: ExtractBlocks = extract_locally
-        if not local and not all(work.folder.exists() for work in works):
+        if not local and not all(work.folder.exists() for work in jobs):
             resources = session.enter_context(connect(address))
             wanted = workers if workers is not None else max(1, int(resources.free_cpus))
             resources.require(wanted)
             compute = _on_ray(wanted)
-        extract_splits(works, compute, console.evaluating, console.say)
+        extract_splits(jobs, compute, console.evaluating, console.say)
 
 
 def _on_ray(workers: int) -> ExtractBlocks:

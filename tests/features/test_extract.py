@@ -18,7 +18,7 @@ from unrolled.config.captioning import CaptionData, CaptioningConfig, FeatureCon
 from unrolled.data.image_sets import view_split
 from unrolled.data.images import read_image
 from unrolled.errors import UserError
-from unrolled.features import extract, open_features, pretrained_backbone
+from unrolled.features import open_features, pretrained_backbone
 from unrolled.features.extract import extract_features, extract_locally, feature_job, feature_jobs
 from unrolled.features.ray_job import extract_on_ray
 from unrolled.tasks.image_inputs import ImageInputs
@@ -60,7 +60,7 @@ def files(folder):
 
 def test_features_are_the_networks(cache):
     made = open_features(config(), "train")
-    assert (len(made), made.positions, made.channels, made.missing) == (150, 49, 128, set())
+    assert (len(made), made.positions, made.channels, made.unreadable) == (150, 49, 128, {})
     backbone, photographs = (
         pretrained_backbone(FeatureConfig(backbone="small")).eval(),
         feature_job(config(), "train").photographs,
@@ -76,7 +76,7 @@ def test_features_are_the_networks(cache):
 def test_made_once(cache):
     open_features(config(), "train")
 
-    def never(work, missing):
+    def never(job, missing):
         raise AssertionError("made again")
 
     extract_features(feature_job(config(), "train"), never, ignore)
@@ -84,31 +84,31 @@ def test_made_once(cache):
 
 
 def test_an_attempt_that_ended_goes_on(cache):
-    work = feature_job(config(), "train")
+    job = feature_job(config(), "train")
 
-    def interrupted(work, missing):
-        for number, block in extract_locally(work, missing):
+    def interrupted(job, missing):
+        for number, block in extract_locally(job, missing):
             yield number, block
             if number == 0:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract_features(work, interrupted, ignore)
-    assert not work.folder.exists()
-    with (work.folder.with_name(f".{work.folder.name}") / "blocks.jsonl").open("a") as torn:
+        extract_features(job, interrupted, ignore)
+    assert not job.folder.exists()
+    with (job.folder.with_name(f".{job.folder.name}") / "blocks.jsonl").open("a") as torn:
         torn.write("[1, {")
     asked = []
 
-    def rest(work, missing):
+    def rest(job, missing):
         asked.extend(missing)
-        return extract_locally(work, missing)
+        return extract_locally(job, missing)
 
-    extract_features(work, rest, ignore)
-    resumed = files(work.folder)
+    extract_features(job, rest, ignore)
+    resumed = files(job.folder)
     assert asked == [1, 2]
-    shutil.rmtree(work.folder)
-    extract_features(work, extract_locally, ignore)
-    assert files(work.folder) == resumed
+    shutil.rmtree(job.folder)
+    extract_features(job, extract_locally, ignore)
+    assert files(job.folder) == resumed
 
 
 def test_unreadable_photographs_are_named(cache, tmp_path):
@@ -118,7 +118,7 @@ def test_unreadable_photographs_are_named(cache, tmp_path):
         tmp_path / "data" / "train.parquet"
     )
     made = open_features(config(source=str(tmp_path / "data")), "train")
-    assert made.missing == {1, 2}
+    assert set(made.unreadable) == {1, 2}
     assert made.unreadable[2] == ("2.jpg", "is empty")
     assert made.grids(torch.tensor([1, 2])).abs().sum() == 0
 
@@ -132,14 +132,14 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_ray_data_makes_the_same_file(cache, tmp_path):
-    work = feature_job(config(), "train")
-    extract_features(work, extract_locally, ignore)
-    alone = files(work.folder)
-    shutil.rmtree(work.folder)
+    job = feature_job(config(), "train")
+    extract_features(job, extract_locally, ignore)
+    alone = files(job.folder)
+    shutil.rmtree(job.folder)
     counts = []
     with connect(None, tmp_path / "log.txt"):
-        extract.extract_features(work, extract_on_ray(2), lambda done, of: counts.append(done))
-    assert files(work.folder) == alone
+        extract_features(job, extract_on_ray(2), lambda done, of: counts.append(done))
+    assert files(job.folder) == alone
     assert sorted(counts) == counts and counts[-1] == 150
 
 
@@ -177,8 +177,8 @@ def test_an_epoch_draws_one_of_the_views_that_are_kept(cache):
             "model": {"features": {"backbone": "small", "views": 3}, "decoder": {"conditioning": "attention"}},
         }
     )
-    works = feature_jobs(settings, ["train", "validation"])
-    assert [work.split for work in works] == ["train", "validation", "view 1 of train", "view 2 of train"]
+    jobs = feature_jobs(settings, ["train", "validation"])
+    assert [job.split for job in jobs] == ["train", "validation", "view 1 of train", "view 2 of train"]
     rows, inputs = list(range(40)), ImageInputs(settings, grid=True)
     views = torch.stack(
         [open_features(settings, view_split("train", view)).grids(torch.tensor(rows)) for view in range(3)]

@@ -131,8 +131,8 @@ def read_blocks(photographs):
 
 def test_a_kill_costs_a_block_a_worker_at_most(start, config, tmp_path):
     photographs = tmp_path / "photographs" / "train"
-    work = feature_job(load_config(config), "train")
-    record = work.folder.with_name(f".{work.folder.name}") / "blocks.jsonl"
+    job = feature_job(load_config(config), "train")
+    record = job.folder.with_name(f".{job.folder.name}") / "blocks.jsonl"
     unread(photographs)
     driver = start()
     deadline = time.monotonic() + PATIENCE
@@ -142,7 +142,7 @@ def test_a_kill_costs_a_block_a_worker_at_most(start, config, tmp_path):
     hold(driver, record)
     assert kill_all(driver) > WORKERS  # Ray's own processes, too
     kept = {json.loads(line)[0] for line in lines(record)}
-    assert BLOCKS // 3 <= len(kept) < BLOCKS and not work.folder.exists()
+    assert BLOCKS // 3 <= len(kept) < BLOCKS and not job.folder.exists()
     begun = read_blocks(photographs)
     assert kept <= begun and len(begun - kept) <= WORKERS
 
@@ -154,8 +154,8 @@ def test_a_kill_costs_a_block_a_worker_at_most(start, config, tmp_path):
     assert f"{PHOTOGRAPHS} photographs, {made} made in" in said and "005.png" in said
 
     unread(photographs)
-    resumed, said = content(work.folder), outcome(start())
-    assert "nothing to do" in said and read_blocks(photographs) == set() and content(work.folder) == resumed
-    shutil.rmtree(work.folder)
-    extract_features(work, extract_locally, lambda done, of: None)
-    assert content(work.folder) == resumed
+    resumed, said = content(job.folder), outcome(start())
+    assert "nothing to do" in said and read_blocks(photographs) == set() and content(job.folder) == resumed
+    shutil.rmtree(job.folder)
+    extract_features(job, extract_locally, lambda done, of: None)
+    assert content(job.folder) == resumed

@@ -1,5 +1,4 @@
-"""Features of photographs: networks, what they make of a split and where that is kept; or photographs for a network
-that is trained."""
+"""Image features: backbones, their extraction and storage; or pixels for a backbone that is fine-tuned."""
 
 from __future__ import annotations
 

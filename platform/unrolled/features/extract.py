@@ -1,11 +1,4 @@
-"""Feature extraction: what is cached, what is missing, and the work of one process.
-
-What a worker does: reads a block of photographs and computes their features.
-
-Features by what they are made of: found in the cache, else made, all over or from where an earlier attempt ended.
-
-The command `unrolled features`: every split that is asked for, on Ray or here, with a line of progress.
-"""
+"""Feature extraction: what is to be extracted for a config, found in the cache or extracted block by block."""
 
 from __future__ import annotations
 
@@ -22,7 +15,6 @@ import torch
 from filelock import FileLock
 
 from unrolled.config import Config, PointingConfig
-from unrolled.config import captioning as sections
 from unrolled.config.captioning import FeatureConfig
 from unrolled.data.image_sets import REGIONS_PREFIX, PhotoData, open_photos, parse_view_split, view_split
 from unrolled.data.images import PhotoSet, UnreadableImage, random_view, read_image, required_side, to_pixels
@@ -33,72 +25,47 @@ from unrolled.features.store import BLOCK, Block, FeatureSet, FeatureWriter
 from unrolled.files import cache_folder, explain_write_errors
 
 BATCH = 4
-"""Of these, how many go through the network together: few, so that what its layers hand on stays in a core's cache; and
-always as many, so that results are the same."""
-MOST = float(np.finfo(np.float16).max)
-
-
-class Extractor:
-    """A network and the photographs of a split, opened once."""
-
-    def __init__(
-        self, data: PhotoData, features: FeatureConfig, split: str, photographs: PhotoSet | None = None
-    ) -> None:
-        self.photographs = photographs or open_photos(data, split)
-        self.backbone = pretrained_backbone(features).folded()
-        self._view = parse_view_split(split)[1]
-
-    def block(self, number: int) -> Block:
-        """Computes one block."""
-        rows = range(number * BLOCK, min((number + 1) * BLOCK, len(self.photographs)))
-        pixels = torch.zeros(len(rows), self.backbone.size, self.backbone.size, 3, dtype=torch.uint8)
-        unreadable = {}
-        for place, row in enumerate(rows):
-            try:
-                self._read(row, pixels[place])
-            except UnreadableImage as error:
-                unreadable[place] = str(error)
-        with torch.inference_mode():
-            # Channels stand last in memory already, as the folded network wants them.
-            made = [self.backbone(part.permute(0, 3, 1, 2)) for part in torch.split(pixels, BATCH)]
-        grids = torch.cat(made).clamp(-MOST, MOST)
-        grids[list(unreadable)] = 0.0
-        return Block(grids.half().numpy(), grids.mean(1).numpy(), unreadable)
-
-    def _read(self, row: int, pixels: torch.Tensor) -> None:
-        view = random_view(0, self._view, row) if self._view else None
-        image = read_image(self.photographs.images[row], min_side=required_side(self.backbone.size, view))
-        pixels.copy_(to_pixels(image, self.backbone.size, view))
-
-
-ProgressCallback = Callable[[int, int], None]
-"""Told how many photographs of how many are done."""
+"""Photographs per forward pass: few, so that activations stay in a core's cache; and a fixed number, so that results
+are the same everywhere."""
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+MAX_NAMED = 5
+"""Unreadable photographs that are named on the console; `photographs.json` names all."""
 
 
 @dataclass(frozen=True)
 class FeatureJob:
-    """The features of one split.
+    """The extraction of one split.
 
     Attributes:
-        folder: of the cache; there once they are made.
+        folder: of the cache; it exists once all features are extracted.
     """
 
     data: PhotoData
-    features: sections.FeatureConfig
+    features: FeatureConfig
     split: str
     photographs: PhotoSet
     folder: Path
 
 
 ExtractBlocks = Callable[[FeatureJob, Sequence[int]], Iterable[tuple[int, Block]]]
-"""Makes blocks of a split; yields each with its number, in any order."""
+"""Extracts the given blocks of a job; yields each with its number, in any order."""
+OnProgress = Callable[[int, int], None]
+"""Called with the number of extracted photographs, and of all."""
+ShowProgress = Callable[[str, int, int, str], None]
+"""Called with a title, the number of extracted photographs, the number of all, and their noun."""
+
+
+def open_features(config: Config, split: str) -> FeatureSet:
+    """Returns the features of a split, extracted in this process where they are missing; raises as
+    `extract_features`."""
+    return extract_features(feature_job(config, split), extract_locally, lambda done, total: None)
 
 
 def feature_job(config: Config, split: str) -> FeatureJob:
-    """Returns what is to be made of a split by `config.data` and `config.model.features`.
+    """Returns the extraction of a split by `config.data` and `config.model.features`.
 
     Raises:
-        UserError: as `open_photographs` and `pretrained_backbone`.
+        UserError: as `open_photos` and `pretrained_backbone`.
     """
     given: Any = config
     data, features = given.data, given.model.features
@@ -106,74 +73,93 @@ def feature_job(config: Config, split: str) -> FeatureJob:
         features = features.model_copy(update={"grid": 1})
     photographs = open_photos(data, split)
     network = [features.backbone, weights_fingerprint(features), features.grid]
-    made_of: list[object] = [VERSION, BLOCK, photographs.fingerprint, *network]
+    content: list[object] = [VERSION, BLOCK, photographs.fingerprint, *network]
     if features.size is not None:
-        made_of.append(f"size {features.size}")
+        content.append(f"size {features.size}")
     if view := parse_view_split(split)[1]:
-        made_of.append(f"view {view}")
-    fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:20]
+        content.append(f"view {view}")
+    fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
     return FeatureJob(data, features, split, photographs, cache_folder() / f"features-{fingerprint}")
 
 
-def open_features(config: Config, split: str) -> FeatureSet:
-    """Returns the features of a split, made in this process if they are not there; raises as `make`."""
-    return extract_features(feature_job(config, split), extract_locally, lambda done, of: None)
-
-
-def extract_features(work: FeatureJob, compute: ExtractBlocks, advance: ProgressCallback) -> FeatureSet:
-    """Makes what is missing of the features of a split. Of several processes one makes them and the others wait.
+def extract_features(job: FeatureJob, extract_blocks: ExtractBlocks, on_progress: OnProgress) -> FeatureSet:
+    """Extracts the missing features of a split. Of several processes one extracts and the others wait.
 
     Raises:
-        UserError: the network cannot be had, or the cache cannot be written.
+        UserError: the backbone cannot be had, or the cache cannot be written.
     """
-    if work.folder.exists():
-        return FeatureSet(work.folder)
-    names = work.photographs.names
-    with explain_write_errors(work.folder):
-        work.folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{work.folder}.lock"):
-            if not work.folder.exists():
-                backbone = pretrained_backbone(work.features)
+    if job.folder.exists():
+        return FeatureSet(job.folder)
+    names = job.photographs.names
+    with explain_write_errors(job.folder):
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{job.folder}.lock"):
+            if not job.folder.exists():
+                backbone = pretrained_backbone(job.features)
                 shape = len(names), backbone.positions, backbone.channels
-                unfinished = FeatureWriter(work.folder.with_name(f".{work.folder.name}"), shape)
-                done = len(names) - sum(_size(number, len(names)) for number in unfinished.missing)
-                advance(done, len(names))
-                for number, block in compute(work, unfinished.missing):
-                    unfinished.add(number, block)
+                writer = FeatureWriter(job.folder.with_name(f".{job.folder.name}"), shape)
+                done = len(names) - sum(min(BLOCK, len(names) - number * BLOCK) for number in writer.missing)
+                on_progress(done, len(names))
+                for number, block in extract_blocks(job, writer.missing):
+                    writer.add(number, block)
                     done += len(block.grids)
-                    advance(done, len(names))
-                unfinished.finish(work.folder, names)
-    return FeatureSet(work.folder)
+                    on_progress(done, len(names))
+                writer.finish(job.folder, names)
+    return FeatureSet(job.folder)
 
 
-def extract_locally(work: FeatureJob, missing: Sequence[int]) -> Iterator[tuple[int, Block]]:
-    """Makes blocks in this process."""
-    extractor = Extractor(work.data, work.features, work.split, work.photographs)
+def extract_locally(job: FeatureJob, missing: Sequence[int]) -> Iterator[tuple[int, Block]]:
+    """Extracts blocks in this process."""
+    extractor = BlockExtractor(job.data, job.features, job.split, job.photographs)
     for number in missing:
-        yield number, extractor.block(number)
+        yield number, extractor.extract(number)
 
 
-def _size(number: int, photographs: int) -> int:
-    return min(BLOCK, photographs - number * BLOCK)
+class BlockExtractor:
+    """A backbone and the photographs of a split."""
 
+    def __init__(
+        self, data: PhotoData, features: FeatureConfig, split: str, photographs: PhotoSet | None = None
+    ) -> None:
+        self.photographs = photographs or open_photos(data, split)
+        self._backbone = pretrained_backbone(features).folded()
+        self._view = parse_view_split(split)[1]
 
-NAMED = 5
-"""Unreadable photographs that are named on the console; `photographs.json` names all."""
-Show = Callable[[str, int, int, str], None]
+    def extract(self, number: int) -> Block:
+        """Extracts one block."""
+        rows = range(number * BLOCK, min((number + 1) * BLOCK, len(self.photographs)))
+        size = self._backbone.size
+        pixels, unreadable = torch.zeros(len(rows), size, size, 3, dtype=torch.uint8), {}
+        for i, row in enumerate(rows):
+            try:
+                self._read(row, pixels[i])
+            except UnreadableImage as error:
+                unreadable[i] = str(error)
+        with torch.inference_mode():
+            # Channels are last in memory already, as the folded network wants them.
+            batches = [self._backbone(batch.permute(0, 3, 1, 2)) for batch in torch.split(pixels, BATCH)]
+        grids = torch.cat(batches).clamp(-FLOAT16_MAX, FLOAT16_MAX)
+        grids[list(unreadable)] = 0.0
+        return Block(grids.half().numpy(), grids.mean(1).numpy(), unreadable)
+
+    def _read(self, row: int, pixels: torch.Tensor) -> None:
+        size, view = self._backbone.size, random_view(0, self._view, row) if self._view else None
+        image = read_image(self.photographs.images[row], required_side(size, view))
+        pixels.copy_(to_pixels(image, size, view))
 
 
 def uses_frozen_features(config: Config) -> bool:
-    """Whether the task looks at photographs through a network that stays as it is."""
+    """Whether the task reads photographs through a backbone that is not fine-tuned."""
     features = getattr(config.model, "features", None)
     blind = getattr(config.model, "sees", None) == "question"
     return features is not None and not features.fine_tune and not blind
 
 
 def feature_jobs(config: Config, splits: Sequence[str]) -> list[FeatureJob]:
-    """Returns what is to be made of each split.
+    """Returns the extraction of each split, its views and its regions.
 
     Raises:
-        UserError: the task of the config has no photographs, or trains the network; else as `making.work_of`.
+        UserError: the task has no photographs, or fine-tunes the backbone; else as `feature_job`.
     """
     features = getattr(config.model, "features", None)
     if features is None:
@@ -185,44 +171,44 @@ def feature_jobs(config: Config, splits: Sequence[str]) -> list[FeatureJob]:
 
 
 def region_splits(config: Config, splits: Sequence[str]) -> list[str]:
-    """Returns what else features are made of: the regions of splits, where they are cut out; with folds those of all
-    that folds are dealt from."""
+    """Returns the splits of cropped regions, where the config uses them; with folds those of all splits from which
+    folds are made."""
     if not isinstance(config, PointingConfig) or config.model.regions.by != "crop" or config.data.captions:
         return []
     if config.data.folds is not None:
-        splits = list(
-            dict.fromkeys(part for split in splits for part in (FOLD_SPLITS if split in FOLD_SPLITS else (split,)))
-        )
+        sources = [source for split in splits for source in (FOLD_SPLITS if split in FOLD_SPLITS else (split,))]
+        splits = list(dict.fromkeys(sources))
     return [f"{REGIONS_PREFIX}{split}" for split in splits]
 
 
-def extract_splits(works: Sequence[FeatureJob], compute: ExtractBlocks, show: Show, say: Callable[[str], None]) -> None:
-    """Makes what is missing of the features of these splits; says what was made and what could not be read. Raises as
-    `making.make`."""
-    for work in works:
-        for sentence in work.photographs.dropped:
+def extract_splits(
+    jobs: Sequence[FeatureJob], extract_blocks: ExtractBlocks, show: ShowProgress, say: Callable[[str], None]
+) -> None:
+    """Extracts the missing features of all jobs; prints what was extracted and what could not be read. Raises as
+    `extract_features`."""
+    for job in jobs:
+        for sentence in job.photographs.dropped:
             say(sentence)
-        began, there = time.monotonic(), work.folder.exists()
+        began, existed = time.monotonic(), job.folder.exists()
         counts: list[int] = []
 
-        def advance(done: int, of: int, split: str = work.split, counts: list[int] = counts) -> None:
+        def on_progress(done: int, total: int, split: str = job.split, counts: list[int] = counts) -> None:
             counts.append(done)
-            show(f"features of {split}", done, of, "photographs")
+            show(f"features of {split}", done, total, "photographs")
 
-        features = extract_features(work, compute, advance)
+        features = extract_features(job, extract_blocks, on_progress)
         seconds = time.monotonic() - began
-        made = 0 if there or not counts else counts[-1] - counts[0]
-        how = f"{made:,} made in {seconds:.0f} s" if made else "nothing to do"
-        noun = "regions" if work.split.startswith(REGIONS_PREFIX) else "photographs"
-        say(f"features of {work.split}: {len(features):,} {noun}, {how}: {work.folder}")
-        for sentence in _unreadable(features, work.split):
-            say(sentence)
+        extracted = 0 if existed or not counts else counts[-1] - counts[0]
+        outcome = f"{extracted:,} made in {seconds:.0f} s" if extracted else "nothing to do"
+        noun = "regions" if job.split.startswith(REGIONS_PREFIX) else "photographs"
+        say(f"features of {job.split}: {len(features):,} {noun}, {outcome}: {job.folder}")
+        if features.unreadable:
+            say(f"features of {job.split}: {_describe_unreadable(features)}")
 
 
-def _unreadable(features: FeatureSet, split: str) -> list[str]:
-    if not features.missing:
-        return []
-    named = [f"{name} {reason}" for name, reason in list(features.unreadable.values())[:NAMED]]
-    more = ", …" if len(features.missing) > NAMED else ""
-    noun = "photograph" if len(features.missing) == 1 else "photographs"
-    return [f"features of {split}: {len(features.missing):,} {noun} left out: {', '.join(named)}{more}"]
+def _describe_unreadable(features: FeatureSet) -> str:
+    count = len(features.unreadable)
+    named = [f"{name} {reason}" for name, reason in list(features.unreadable.values())[:MAX_NAMED]]
+    more = ", …" if count > MAX_NAMED else ""
+    noun = "photograph" if count == 1 else "photographs"
+    return f"{count:,} {noun} left out: {', '.join(named)}{more}"
