@@ -262,7 +262,7 @@ class DecodingEvaluation(Evaluation):
         photos = {}
         for row in rows:
             try:
-                photos[row["index"]] = task.load_photo(row["input"], least=SIDE)
+                photos[row["index"]] = task.load_photo(row["input"], min_side=SIDE)
             except UserError as error:
                 self.console.say(f"not in the gallery: {error}")
         return photos

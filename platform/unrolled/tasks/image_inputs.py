@@ -201,11 +201,11 @@ class ImageInputs:
         grids: Tensor = backbone(torch.stack([backbone.preprocess(self.load_photo(file)) for file in files]))
         return grids if self._grid else grids.mean(1, keepdim=True)
 
-    def load_photo(self, name: str, least: int = 0) -> Image.Image:
+    def load_photo(self, name: str, min_side: int = 0) -> Image.Image:
         """Returns a photograph, named as for `read_named`, in RGB.
 
         Args:
-            least: as in `read_image`.
+            min_side: as in `read_image`.
 
         Raises:
             UserError: it cannot be read.
@@ -218,7 +218,7 @@ class ImageInputs:
             _check_row(split, row, len(self._photographs[split]))
             source = self._photographs[split].images[row]
         try:
-            return read_image(source, least)
+            return read_image(source, min_side)
         except UnreadableImage as error:
             raise UserError(f"{name}: {error}.") from None
 
@@ -340,9 +340,9 @@ class ImageInputTask(Task):
         """Describes what the encoder reads of a photograph; equal for all members of an ensemble."""
         return self.images.description()
 
-    def load_photo(self, name: str, least: int = 0) -> Image.Image:
+    def load_photo(self, name: str, min_side: int = 0) -> Image.Image:
         """As `ImageInputs.load_photo`."""
-        return self.images.load_photo(name, least)
+        return self.images.load_photo(name, min_side)
 
     def expand_folders(self, names: Sequence[str]) -> list[str]:
         """As `expand_folders`."""
