@@ -100,17 +100,19 @@ def train(
             where += " and a GPU each" if gpu else " each"
         if uses_frozen_features(settings):
             compute = extract_locally if local else _on_ray(int(resources.free_cpus))
-            extract_splits(feature_jobs(settings, ("train", "validation")), compute, console.evaluating, console.say)
+            extract_splits(
+                feature_jobs(settings, ("train", "validation")), compute, console.show_progress, console.print
+            )
         session.enter_context(run.lock())
         run.initialize(settings, data, resume=resume)
         task = make_task(settings, run.vocabulary)
-        console.begin(settings, _introduction(task, run, data, where), task.metric_names, task.unit)
-        tracking = session.enter_context(TrackerGroup(trackers, run, settings, console.say))
+        console.introduce(settings, _introduction(task, run, data, where), task.metric_names, task.unit)
+        tracking = session.enter_context(TrackerGroup(trackers, run, settings, console.print))
         session.enter_context(handle_stop_signals(run, console))
 
         def show(row: dict[str, Any]) -> None:
-            console.show(row)
-            tracking.take(row)
+            console.show_row(row)
+            tracking.send(row)
 
         if local:
             device = torch.device("cuda" if gpu else "cpu")
@@ -162,7 +164,7 @@ def make_features(
             wanted = workers if workers is not None else max(1, int(resources.free_cpus))
             resources.require(wanted)
             compute = _on_ray(wanted)
-        extract_splits(jobs, compute, console.evaluating, console.say)
+        extract_splits(jobs, compute, console.show_progress, console.print)
 
 
 def _on_ray(workers: int) -> ExtractBlocks:
@@ -187,16 +189,16 @@ def _conclude(console: Console, config: Config, run: RunDir, progress: Progress,
     if progress.best is not None:
         done += f"; best {format_score(config.training.metric, progress.best)} at step {progress.best_step:,}"
     if not progress.finished:
-        console.say(f"stopped: {done}")
-        console.say(f"continue with: unrolled train {run.config_file} --resume")
+        console.print(f"stopped: {done}")
+        console.print(f"continue with: unrolled train {run.config_file} --resume")
         return
-    console.say(f"trained: {done}")
+    console.print(f"trained: {done}")
     options = (
         f"--split test --decode {','.join(DEFAULT_STRATEGIES)}"
         if isinstance(task, Seq2SeqTask)
         else "--split validation"
     )
-    console.say(f"evaluate with: unrolled evaluate {run.path} {options}")
+    console.print(f"evaluate with: unrolled evaluate {run.path} {options}")
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,7 @@ def tune(
         records = TrialRecords(sweep, settings, metrics, info)
         tuner = Tuner(records, settings, resources, smoke=smoke)
         for line in opening_lines(records, resources.trials, resources.cpus, workers):
-            console.say(line)
+            console.print(line)
         session.enter_context(handle_stop_signals(sweep.run, console))
         progress = SweepProgress(console, records, tuner.num_trials)
         complete = tuner.fit(progress.update, progress.refresh)
@@ -274,5 +276,5 @@ def tune(
         write_report(summary, sweep.page)
         shutil.rmtree(sweep.scratch, ignore_errors=True)
     for line in closing_lines(records, complete=complete):
-        console.say(line)
+        console.print(line)
     return Sweep(sweep, summary, interrupted=not complete)

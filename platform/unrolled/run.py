@@ -234,7 +234,7 @@ def evaluate(
             with closing(pool):
                 for evaluation in evaluations:
                     if len(runs) * len(splits) > 1:
-                        console.say(evaluation.title)
+                        console.print(evaluation.title)
                     evaluation.make_folder()
                     reports.append(evaluation.run(pool))
     return reports
@@ -251,7 +251,7 @@ def _plan(
     for member in members:
         member.load()
     if uses_frozen_features(members[0].config):
-        extract_splits(feature_jobs(members[0].config, splits), extract_locally, console.evaluating, console.say)
+        extract_splits(feature_jobs(members[0].config, splits), extract_locally, console.show_progress, console.print)
     evaluations = []
     for split in splits:
         if splits.count(split) > 1:

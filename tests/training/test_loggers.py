@@ -69,12 +69,12 @@ class Stops(Console):
         super().__init__()
         self.step, self.folder, self.said = step, folder, []
 
-    def say(self, line=""):
-        super().say(line)
+    def print(self, line=""):
+        super().print(line)
         self.said.append(line)
 
-    def show(self, row):
-        super().show(row)
+    def show_row(self, row):
+        super().show_row(row)
         if row["step"] == self.step:
             (self.folder / ".stop").touch()
 

@@ -116,7 +116,7 @@ class Evaluation(ABC):
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            self.console.evaluating(label, done, total, unit)
+            self.console.show_progress(label, done, total, unit)
 
         return advance
 
@@ -226,9 +226,9 @@ class DecodingEvaluation(Evaluation):
             cache = DecodeCache(self.folder / "decoded", key, sizes)
             if cache.damaged:
                 lines = ", ".join(map(str, cache.damaged))
-                self.console.say(f"{cache.path}: damaged in line {lines}; what was there is decoded anew")
+                self.console.print(f"{cache.path}: damaged in line {lines}; what was there is decoded anew")
             if found := cache.num_examples:
-                self.console.say(f"{name}: {found:,} of {len(self.inputs):,} found from an earlier start")
+                self.console.print(f"{name}: {found:,} of {len(self.inputs):,} found from an earlier start")
             caches[name] = cache
         return caches
 
@@ -264,7 +264,7 @@ class DecodingEvaluation(Evaluation):
             try:
                 photos[row["index"]] = task.load_photo(row["input"], min_side=SIDE)
             except UserError as error:
-                self.console.say(f"not in the gallery: {error}")
+                self.console.print(f"not in the gallery: {error}")
         return photos
 
 

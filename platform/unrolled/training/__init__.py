@@ -1,1 +1,1 @@
-"""The training engine. Ray appears in `launch.py` alone."""
+"""Training: the loop, updates, data-parallel workers, checkpoints, run directories and loggers."""

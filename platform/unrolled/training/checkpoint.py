@@ -1,9 +1,4 @@
-"""Checkpoints: atomic, checksummed, written in the background.
-
-Checkpoints: a folder that is whole or does not exist, and that knows when its files have changed since.
-
-Writes checkpoints while training goes on.
-"""
+"""Checkpoints: atomic, checksummed, written in the background."""
 
 from __future__ import annotations
 
@@ -29,18 +24,19 @@ WEIGHTS, TRAINING, PROGRESS = "model.safetensors", "training.pt", "progress.json
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
-        step: updates made.
-        epoch, batch: the next global batch of the plan.
+        step: updates made, skipped ones included.
+        epoch, batch: position of the next update: epoch, and index within the epoch's plan.
         seconds: of training, resumes included.
-        first_loss: of the first update, so of the untrained model.
-        best, best_step: the metric's best value on validation, and the step that had it.
-        regular_best, bad_validations: the best value of the regular validations, and how many of these came since then.
+        first_loss: loss of the first update, that is of the untrained model.
+        best, best_step: the best validation score so far and its step.
+        regular_best: the best score of the regular validations, those not made merely because a run ended.
+        bad_validations: regular validations since `regular_best`.
         validated: step of the last validation.
-        skipped: updates in a row, up to now, that were left out.
-        finished: nothing is left to do under the config that trained it.
+        skipped: consecutive updates, up to now, that were skipped.
+        finished: whether nothing is left to do under the config that trained it.
     """
 
     step: int = 0
@@ -59,11 +55,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint will hold, copied to memory of its own: training may go on while it is written.
+    """Content of a checkpoint, copied so that training can continue while it is written.
 
     Attributes:
         weights: of the model, by name.
-        training: states of optimizer, schedule and what else the loop keeps.
+        training: `TrainStep.state_dict`.
     """
 
     weights: dict[str, Tensor]
@@ -72,39 +68,39 @@ class Snapshot:
 
     @classmethod
     def of(cls, model: nn.Module, training: dict[str, Any], progress: Progress) -> Self:
-        # Tied matrices are one parameter under several names; a file holds each name with its own copy.
+        # Tied matrices are one parameter under several names; the file holds a copy per name.
         weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        return cls(weights, _copied(training), replace(progress))
+        return cls(weights, _copy(training), replace(progress))
 
 
-def _copied(values: Any) -> Any:
+def _copy(values: Any) -> Any:
     if isinstance(values, Tensor):
         return values.detach().cpu().clone()
     if isinstance(values, dict):
-        return {key: _copied(value) for key, value in values.items()}
+        return {key: _copy(value) for key, value in values.items()}
     if isinstance(values, (list, tuple)):
-        return type(values)(_copied(value) for value in values)
+        return type(values)(_copy(value) for value in values)
     return values
 
 
 def save(folder: Path, snapshot: Snapshot, keep: int) -> Path:
-    """Writes `folder/step-N` atomically, then removes all but the `keep` newest and the best one.
+    """Writes `folder/step-N` atomically, then removes all checkpoints but the `keep` newest and the best.
 
     Args:
         folder: the run's `checkpoints`.
 
     Raises:
-        RunFailed: the disk does not take it; what stood there before still does.
+        RunFailed: the disk refuses it; earlier checkpoints are unchanged.
     """
     target = folder / f"step-{snapshot.progress.step}"
-    building = folder / f".{target.name}.{os.getpid()}"
+    partial = folder / f".{target.name}.{os.getpid()}"
     try:
-        _write(building, snapshot)
+        _write(partial, snapshot)
         shutil.rmtree(target, ignore_errors=True)
-        building.rename(target)
+        partial.rename(target)
         _sync(folder)
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors wrap what the disk says
-        shutil.rmtree(building, ignore_errors=True)
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors wrap the disk's error
+        shutil.rmtree(partial, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
         raise RunFailed(f"{target}: cannot be written ({reason}); older checkpoints are kept.") from None
     _prune(folder, keep, snapshot.progress.best_step)
@@ -114,16 +110,16 @@ def save(folder: Path, snapshot: Snapshot, keep: int) -> Path:
 def _write(folder: Path, snapshot: Snapshot) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(snapshot.weights, folder / WEIGHTS)
-    with (folder / TRAINING).open("wb") as file:  # given a path instead, torch would not say why a disk refuses
+    with (folder / TRAINING).open("wb") as file:  # given a path, torch would not report the disk's error
         torch.save(snapshot.training, file)
     values = asdict(snapshot.progress)
-    sums = {name: sha256(folder / name) for name in (WEIGHTS, TRAINING)} | {PROGRESS: _sum_of(values)}
-    (folder / PROGRESS).write_text(json.dumps(values | {"sha256": sums}, indent=1), encoding="utf-8")
+    checksums = {name: sha256(folder / name) for name in (WEIGHTS, TRAINING)} | {PROGRESS: _progress_sha256(values)}
+    (folder / PROGRESS).write_text(json.dumps(values | {"sha256": checksums}, indent=1), encoding="utf-8")
     for path in (*folder.iterdir(), folder):
         _sync(path)
 
 
-def _sum_of(progress: dict[str, Any]) -> str:
+def _progress_sha256(progress: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(progress, sort_keys=True).encode()).hexdigest()
 
 
@@ -150,8 +146,8 @@ def _prune(folder: Path, keep: int, best: int | None) -> None:
     for path in list_checkpoints(folder)[:-keep]:
         if step_of(path) != best:
             shutil.rmtree(path, ignore_errors=True)
-    for torn in folder.glob(".step-*"):
-        shutil.rmtree(torn, ignore_errors=True)
+    for unfinished in folder.glob(".step-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -171,35 +167,39 @@ def last(folder: Path) -> Path | None:
 
 
 def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
-    """Returns the newest checkpoint whose files are as they were written, and what is wrong with those after it.
+    """Returns the newest checkpoint whose files are unchanged, and the errors of those after it.
 
     Raises:
-        UserError: there are checkpoints, but none is whole.
+        UserError: there are checkpoints, but all are damaged.
     """
-    wrong: list[str] = []
+    errors: list[str] = []
     for path in reversed(list_checkpoints(folder)):
         try:
             verify(path)
         except UserError as error:
-            wrong.append(str(error))
+            errors.append(str(error))
         else:
-            return path, wrong
-    if wrong:
-        raise UserError(f"{wrong[0]} No older checkpoint is whole; start anew with --overwrite.")
+            return path, errors
+    if errors:
+        raise UserError(f"{errors[0]} No older checkpoint is whole; start anew with --overwrite.")
     return None, []
 
 
 def verify(checkpoint: Path) -> None:
-    """Raises UserError where a file of the checkpoint is missing or not what was written."""
+    """Checks a checkpoint's files against their checksums.
+
+    Raises:
+        UserError: a file is missing or has changed.
+    """
     read_progress(checkpoint)
     for name in (WEIGHTS, TRAINING):
-        _unchanged(checkpoint / name)
+        _checked(checkpoint / name)
 
 
-def _unchanged(path: Path) -> Path:
+def _checked(path: Path) -> Path:
     try:
-        written = json.loads((path.parent / PROGRESS).read_text(encoding="utf-8"))["sha256"][path.name]
-        same = sha256(path) == written
+        expected = json.loads((path.parent / PROGRESS).read_text(encoding="utf-8"))["sha256"][path.name]
+        same = sha256(path) == expected
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be checked ({error}).") from None
     if not same:
@@ -213,58 +213,56 @@ def best(folder: Path) -> Path | None:
     if newest is None:
         return None
     step = read_progress(newest).best_step
-    named = folder / f"step-{step}"
-    return named if step is not None and named.is_dir() else newest
+    found = folder / f"step-{step}"
+    return found if step is not None and found.is_dir() else newest
 
 
 def read_progress(checkpoint: Path) -> Progress:
-    """Reads where a checkpoint stands.
+    """Reads the progress of a checkpoint.
 
     Raises:
-        UserError: the file is missing or is not ours.
+        UserError: the file is missing, damaged or of another kind.
     """
     path = checkpoint / PROGRESS
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        sums = values["sha256"]
-        written = {name: value for name, value in values.items() if name != "sha256"}
-        progress, whole = Progress(**written), sums[PROGRESS] == _sum_of(written)
+        checksums = values.pop("sha256")
+        progress, intact = Progress(**values), checksums[PROGRESS] == _progress_sha256(values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is not a checkpoint's progress ({error}).") from None
-    if not whole:
+    if not intact:
         raise UserError(f"{path}: is damaged: its checksum is not the one it was written with.")
     return progress
 
 
 def load_model(checkpoints: Sequence[Path], model: nn.Module) -> None:
-    """Fills the model's parameters: with those of one checkpoint, or with the arithmetic mean of several, taken in
-    float64.
+    """Loads the weights of one checkpoint into the model, or the mean of several, computed in float64.
 
     Raises:
         UserError: a file is damaged, or belongs to another model.
     """
     first, *others = checkpoints
-    weights = _weights(first, model)
+    weights = _load_weights(first, model)
     if others:
         weights = {name: tensor.double() for name, tensor in weights.items()}
         for other in others:
-            for name, tensor in _weights(other, model).items():
+            for name, tensor in _load_weights(other, model).items():
                 weights[name] += tensor
         weights = {name: total / len(checkpoints) for name, total in weights.items()}
     model.load_state_dict(weights)
 
 
-def _weights(checkpoint: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Reads weights that fit the model."""
+def _load_weights(checkpoint: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Reads weights, checked against the names and shapes of the model."""
     path = checkpoint / WEIGHTS
     try:
-        weights: dict[str, Tensor] = load_file(_unchanged(path))
+        weights: dict[str, Tensor] = load_file(_checked(path))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as a model ({error}).") from None
-    own = model.state_dict()
-    for name in sorted(own.keys() | weights.keys()):
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
         there = tuple(weights[name].shape) if name in weights else "missing"
-        here = tuple(own[name].shape) if name in own else "not part of it"
+        here = tuple(expected[name].shape) if name in expected else "not part of it"
         if there != here:
             raise UserError(
                 f"{path}: belongs to another model: {name} is {there} there, {here} in the model of the config."
@@ -273,26 +271,26 @@ def _weights(checkpoint: Path, model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_training(checkpoint: Path) -> dict[str, Any]:
-    """Reads the states of optimizer and schedule.
+    """Reads the training state, for `TrainStep.load_state_dict`.
 
     Raises:
         UserError: the file is damaged.
     """
-    path = _unchanged(checkpoint / TRAINING)
+    path = _checked(checkpoint / TRAINING)
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises whatever pickle, zip or the disk raised
+    except Exception as error:  # torch passes on any error of pickle, zip or the disk
         raise UserError(f"{path}: cannot be read as a training state ({error}).") from None
     return state
 
 
 class CheckpointWriter:
-    """One thread that writes one checkpoint after the other.
+    """A thread that writes one checkpoint after another.
 
     Args:
         folder: the run's `checkpoints`.
-        keep: newest checkpoints kept beside the best.
-        background: whether `save` returns at once; else when the checkpoint stands.
+        keep: number of newest checkpoints that are kept, in addition to the best.
+        background: whether `save` returns at once, rather than when the checkpoint is written.
     """
 
     def __init__(self, folder: Path, keep: int, *, background: bool) -> None:
@@ -312,7 +310,7 @@ class CheckpointWriter:
             self.wait()
 
     def wait(self) -> None:
-        """Returns when all checkpoints stand.
+        """Waits until all checkpoints are written.
 
         Raises:
             RunFailed: one could not be written.

@@ -1,13 +1,7 @@
-"""Loggers: TensorBoard, MLflow and Weights & Biases.
+"""Loggers: TensorBoard files, and the experiment trackers MLflow and Weights & Biases.
 
-TensorBoard's files of a run.
-
-MLflow and Weights & Biases, as a run sees them: reached before it starts, given its rows, told how it ended.
-
-Trackers follow a run.
-
-The process that was asked to train owns them, not a worker: it has its user's environment and lives on when workers
-die. What they get is a copy of metrics.jsonl, so that a server which does not answer costs rows there, not training.
+Trackers run in the process that the user started, not in a worker: it has the user's environment and outlives workers.
+They receive copies of the rows of metrics.jsonl, so that an unreachable server delays rows, but not training.
 """
 
 from __future__ import annotations
@@ -33,17 +27,25 @@ from unrolled.errors import RunFailed, UserError
 from unrolled.files import explain_write_errors, write_atomic
 from unrolled.training.run_dir import CHECKPOINTS_KEPT, RunDir
 
+T = TypeVar("T")
+State = Literal["finished", "failed", "killed"]
+"""How training ended; `killed` on request, before its limits."""
+
+
+# TensorBoard ----------------------------------------------------------------------------------------------
+
 
 class TensorBoard:
-    """An event file in the run's folder. TensorBoard's own writers write in a thread, where a full disk cannot be
-    answered.
+    """An event file in the run's folder.
+
+    Written here rather than by `torch.utils.tensorboard.SummaryWriter`, whose thread prints a traceback on a full disk.
 
     Raises:
-        RunFailed: the disk does not take it; so do the methods.
+        RunFailed: the disk refuses it; so do the methods.
     """
 
     def __init__(self, run: RunDir) -> None:
-        # Slow to import, and only one process needs them.
+        # Slow to import, and needed by one process only.
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -62,7 +64,7 @@ class TensorBoard:
         self._write(step=row["step"], summary=self._summary(value=values))
 
     def add(self, summary: Any) -> None:
-        """Writes a summary that a plugin of TensorBoard's made."""
+        """Writes a summary made by a TensorBoard plugin."""
         self._write(summary=summary)
 
     def _write(self, **content: Any) -> None:
@@ -77,7 +79,7 @@ class TensorBoard:
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row of metrics.jsonl, by `train/loss` and the like; norms of layers by `gradient/…`."""
+    """Returns the numbers in a row of metrics.jsonl by tag, such as `train/loss`; layer norms as `gradient/LAYER`."""
     kind = row["kind"]
     plain = {f"{kind}/{name}": value for name, value in row.items() if isinstance(value, float)}
     for name in ("seconds", "epoch"):
@@ -85,28 +87,17 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     return plain | {f"gradient/{layer}": norm for layer, norm in row.get("layers", {}).items()}
 
 
-T = TypeVar("T")
-State = Literal["finished", "failed", "killed"]
-"""How training ended; killed: on request, before its time."""
-MLFLOW_DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's own patience with a server is more than an hour
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # which may be read by a machine
-}
-WANDB_SECONDS = 30.0
-"""How long its begin and end may take; the package's own patience at the end is without bound."""
+# Trackers -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a tracker has come with a run.
+    """The last row of a run that a tracker has received.
 
     Attributes:
-        run: the tracker's own id of the run.
-        row: step and kind of the newest row that it has. Rows of one step are written in the order of their kinds'
-            names, so marks compare as rows follow each other.
+        run: the tracker's id of the run.
+        row: step and kind of that row. Rows of one step are written in alphabetical order of their kinds, so positions
+            compare in the order of rows.
     """
 
     run: str
@@ -114,12 +105,12 @@ class Position:
 
 
 class Tracker(Protocol):
-    """Making one reaches its server, or raises what the tracker's package raises. So do the methods, in bounded time.
+    """An experiment tracker. Constructor and methods contact its server in bounded time, or raise its package's errors.
 
     Attributes:
-        name: as `training.trackers` has it.
-        hint: what helps where it cannot be used.
-        late: how rows that it did not take in time get there.
+        name: in `training.trackers`.
+        hint: advice where it cannot be used.
+        late: how rows get there that it did not accept in time.
     """
 
     name: str
@@ -127,21 +118,174 @@ class Tracker(Protocol):
     late: str
 
     def begin(self, run: RunDir, config: Config, known: Position | None) -> Position:
-        """Starts the tracker's run, or goes on with the known one; returns how far that is."""
+        """Starts the tracker's run, or continues the known one; returns the position of that run."""
 
     def where(self) -> str:
-        """Says where the run is to be seen."""
+        """Returns the address of the run."""
 
     def send(self, row: Mapping[str, Any]) -> None:
-        """Takes a row of metrics.jsonl."""
+        """Sends a row of metrics.jsonl."""
 
     def end(self, state: State) -> None:
-        """Marks the run, which takes no more rows."""
+        """Ends the run with a state."""
+
+
+def connect_trackers(config: Config) -> list[Tracker]:
+    """Returns the trackers of `training.trackers`, connected to their servers.
+
+    Raises:
+        UserError: a package is not installed, or a server does not answer or refuses access.
+    """
+    known: dict[str, type[Tracker]] = {"mlflow": MLflow, "wandb": WeightsAndBiases}
+    for name in config.training.trackers:
+        if find_spec(name) is None:
+            raise UserError(f"training.trackers names {name}, which is not installed: pip install {name}.")
+    return [_attempt(known[name], known[name]) for name in config.training.trackers]
+
+
+CLOSE_SECONDS = 60.0
+"""Time for which the end of a command waits for trackers."""
+
+
+class TrackerGroup:
+    """While open, sends the rows of a run to its trackers; at the end, the run's final state.
+
+    Attributes:
+        state: the final state, unless an exception closes the group.
+
+    Raises:
+        UserError: a tracker cannot begin.
+    """
+
+    def __init__(
+        self, trackers: Sequence[Tracker], run: RunDir, config: Config, print_line: Callable[[str], None]
+    ) -> None:
+        self.state: State = "failed"
+        self._threads: list[_TrackerThread] = []
+        try:
+            for tracker in trackers:
+                self._threads.append(_TrackerThread(tracker, run, config, print_line))
+        except UserError:
+            self._end()
+            raise
+
+    def send(self, row: dict[str, Any]) -> None:
+        """Queues a row of metrics.jsonl; never waits."""
+        for thread in self._threads:
+            thread.rows.put(row)
+
+    def __enter__(self) -> TrackerGroup:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is not None:
+            self.state = "killed" if issubclass(kind, (KeyboardInterrupt, SystemExit)) else "failed"
+        self._end()
+
+    def _end(self) -> None:
+        for thread in self._threads:
+            thread.rows.put(self.state)
+        for thread in self._threads:
+            thread.join()
+
+
+class _TrackerThread:
+    """Sends rows to one tracker in a thread, and records the tracker's position in a file of the run's folder."""
+
+    def __init__(self, tracker: Tracker, run: RunDir, config: Config, print_line: Callable[[str], None]) -> None:
+        self.rows: SimpleQueue[dict[str, Any] | State] = SimpleQueue()
+        self._tracker, self._print_line, self._complained = tracker, print_line, False
+        self._file = run.path / f"{tracker.name}.json"
+        self._set_position(_attempt(tracker, lambda: tracker.begin(run, config, _read_position(self._file))))
+        print_line(f"{tracker.name:<8} {tracker.where()}")
+        for row in run.history():
+            if _row_key(row) > self._position.row:
+                self.rows.put(row)
+        self._thread = threading.Thread(target=self._run, name=tracker.name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        unsent: deque[dict[str, Any]] = deque()
+        while True:
+            # Everything that has arrived meanwhile: a server that does not answer is tried once for all of it.
+            arrived = [self.rows.get(), *(self.rows.get() for _ in range(self.rows.qsize()))]
+            unsent.extend(row for row in arrived if isinstance(row, dict) and scalars(row))
+            state = arrived[-1]
+            try:
+                while unsent:
+                    self._tracker.send(unsent[0])
+                    self._set_position(Position(self._position.run, _row_key(unsent.popleft())))
+                if not isinstance(state, dict):
+                    self._tracker.end(state)
+            except Exception as error:
+                self._complain(_reason(error))
+            if not isinstance(state, dict):
+                return
+
+    def join(self) -> None:
+        """Waits for the end, at most `CLOSE_SECONDS`."""
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self._complain("no answer in time")
+
+    def _complain(self, why: str) -> None:
+        if not self._complained:
+            self._complained = True
+            name, late = self._tracker.name, self._tracker.late
+            self._print_line(f"{name} does not take rows ({why}): metrics.jsonl keeps them, {late}")
+
+    def _set_position(self, position: Position) -> None:
+        self._position = position
+        with suppress(OSError):  # a disk that refuses writes ends the training, not this thread
+            write_atomic(self._file, json.dumps(asdict(position)))
+
+
+def _row_key(row: dict[str, Any]) -> tuple[int, str]:
+    return row["step"], row["kind"]
+
+
+def _read_position(file: Path) -> Position | None:
+    if not file.is_file():
+        return None
+    values = json.loads(file.read_text(encoding="utf-8"))
+    return Position(values["run"], tuple(values["row"]))
+
+
+def _attempt(tracker: Tracker | type[Tracker], action: Callable[[], T]) -> T:
+    """Returns the action's result; raises UserError for any error of a tracker's package."""
+    try:
+        return action()
+    except Exception as error:
+        name, hint = tracker.name, tracker.hint
+        raise UserError(f"training.trackers: {name} cannot be used ({_reason(error)}); {hint}.") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Returns the network error that caused an error, or the error's first line."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (ConnectionError, TimeoutError, socket.gaierror)):
+            return cause.strerror or "no answer in time"
+        cause = cause.__cause__ or cause.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+# MLflow and Weights & Biases ------------------------------------------------------------------------------
+
+MLFLOW_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # by default, MLflow retries for more than an hour
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output may be JSON
+}
+WANDB_SECONDS = 30.0
+"""Timeout of its start and end; by default, the package waits without limit at the end."""
 
 
 class MLflow:
-    """A run of the experiment `unrolled`, or of $MLFLOW_EXPERIMENT_NAME, on the server of $MLFLOW_TRACKING_URI or where
-    MLflow keeps its runs by default. If MLflow no longer has a resumed run, it gets a new one, with all rows."""
+    """A run of the experiment `unrolled`, or of $MLFLOW_EXPERIMENT_NAME, on the server of $MLFLOW_TRACKING_URI or in
+    MLflow's default store. If MLflow no longer has a resumed run, a new one with all rows is started."""
 
     name = "mlflow"
     hint = "MLFLOW_TRACKING_URI names its server"
@@ -166,7 +310,7 @@ class MLflow:
             return known
         self._run = self._client.create_run(self._experiment, run_name=run.name).info.run_id
         params = [Param(key, str(value)) for key, value in flatten(config.model_dump()).items()]
-        for start in range(0, len(params), 100):  # a server takes so many at once
+        for start in range(0, len(params), 100):  # the limit of a request
             self._client.log_batch(self._run, params=params[start : start + 100])
         return Position(self._run)
 
@@ -198,9 +342,9 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """A run of the project `unrolled`, or of $WANDB_PROJECT; the package's own variables say who, where and whether
-    offline. Offline files of a resumed run have its id and all its rows, since the newest that is synchronised replaces
-    those before; so has a resumed run that the server does not know."""
+    """A run of the project `unrolled`, or of $WANDB_PROJECT; its variables choose user, server and offline
+    mode. Offline files of a resumed run have its id and all its rows, since the last that is synchronised replaces the
+    others. So has a resumed run that the server lacks."""
 
     name = "wandb"
     hint = "WANDB_MODE=offline needs no server"
@@ -226,7 +370,7 @@ class WeightsAndBiases:
             allow_val_change=True,
             settings=self._wandb.Settings(console="off", silent=True, reinit="create_new", **patience),
         )
-        # Its own count of rows cannot go back to a checkpoint, as ours does.
+        # wandb's own count of rows cannot return to a checkpoint, as steps do.
         self._run.define_metric("*", step_metric="step")
         return known if known and self._run.resumed else Position(self._run.id)
 
@@ -238,141 +382,3 @@ class WeightsAndBiases:
 
     def end(self, state: State) -> None:
         self._run.finish(exit_code={"finished": 0, "failed": 1, "killed": 255}[state])
-
-
-def connect_trackers(config: Config) -> list[Tracker]:
-    """Returns the trackers of `training.trackers`, ready to begin.
-
-    Raises:
-        UserError: one's package is not installed, or its server does not answer or does not let us in.
-    """
-    known: dict[str, type[Tracker]] = {"mlflow": MLflow, "wandb": WeightsAndBiases}
-    for name in config.training.trackers:
-        if find_spec(name) is None:
-            raise UserError(f"training.trackers names {name}, which is not installed: pip install {name}.")
-    return [attempt(known[name], known[name]) for name in config.training.trackers]
-
-
-def attempt(tracker: Tracker | type[Tracker], action: Callable[[], T]) -> T:
-    """Returns what the action returns; raises UserError for whatever a tracker's package raises."""
-    try:
-        return action()
-    except Exception as error:
-        name, hint = tracker.name, tracker.hint
-        raise UserError(f"training.trackers: {name} cannot be used ({reason(error)}); {hint}.") from error
-
-
-def reason(error: BaseException) -> str:
-    """What the network said at the bottom of an error, or the error's first line."""
-    below: BaseException | None = error
-    while below is not None:
-        if isinstance(below, (ConnectionError, TimeoutError, socket.gaierror)):
-            return below.strerror or "no answer in time"
-        below = below.__cause__ or below.__context__
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-CLOSE_SECONDS = 60.0
-"""How long the end of a command waits for trackers."""
-
-
-class TrackerGroup:
-    """While open, hands the rows of a run to its trackers; at the end, says to them how it ended.
-
-    Attributes:
-        state: how it ended, unless an exception closes this.
-
-    Raises:
-        UserError: a tracker does not begin.
-    """
-
-    def __init__(self, trackers: Sequence[Tracker], run: RunDir, config: Config, say: Callable[[str], None]) -> None:
-        self.state: State = "failed"
-        self._followers: list[_Follower] = []
-        try:
-            for tracker in trackers:
-                self._followers.append(_Follower(tracker, run, config, say))
-        except UserError:
-            self._end()
-            raise
-
-    def take(self, row: dict[str, Any]) -> None:
-        """Takes a row of metrics.jsonl; never waits."""
-        for follower in self._followers:
-            follower.rows.put(row)
-
-    def __enter__(self) -> TrackerGroup:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is not None:
-            self.state = "killed" if issubclass(kind, (KeyboardInterrupt, SystemExit)) else "failed"
-        self._end()
-
-    def _end(self) -> None:
-        for follower in self._followers:
-            follower.rows.put(self.state)
-        for follower in self._followers:
-            follower.join()
-
-
-class _Follower:
-    """Hands rows to one tracker, in a thread of its own. A file in the run's folder says how far it has come."""
-
-    def __init__(self, tracker: Tracker, run: RunDir, config: Config, say: Callable[[str], None]) -> None:
-        self.rows: SimpleQueue[dict[str, Any] | State] = SimpleQueue()
-        self._tracker, self._say, self._said = tracker, say, False
-        self._file = run.path / f"{tracker.name}.json"
-        self._note(attempt(tracker, lambda: tracker.begin(run, config, _read(self._file))))
-        say(f"{tracker.name:<8} {tracker.where()}")
-        for row in run.history():
-            if _place(row) > self._mark.row:
-                self.rows.put(row)
-        self._thread = threading.Thread(target=self._follow, name=tracker.name, daemon=True)
-        self._thread.start()
-
-    def _follow(self) -> None:
-        waiting: deque[dict[str, Any]] = deque()
-        while True:
-            # All that has come meanwhile: a server that does not answer is asked once for all of it.
-            come = [self.rows.get(), *(self.rows.get() for _ in range(self.rows.qsize()))]
-            waiting.extend(row for row in come if isinstance(row, dict) and scalars(row))
-            state = come[-1]
-            try:
-                while waiting:
-                    self._tracker.send(waiting[0])
-                    self._note(Position(self._mark.run, _place(waiting.popleft())))
-                if not isinstance(state, dict):
-                    self._tracker.end(state)
-            except Exception as error:
-                self._complain(reason(error))
-            if not isinstance(state, dict):
-                return
-
-    def join(self) -> None:
-        """Waits for the end, not for ever."""
-        self._thread.join(CLOSE_SECONDS)
-        if self._thread.is_alive():
-            self._complain("no answer in time")
-
-    def _complain(self, why: str) -> None:
-        if not self._said:
-            self._said = True
-            name, late = self._tracker.name, self._tracker.late
-            self._say(f"{name} does not take rows ({why}): metrics.jsonl keeps them, {late}")
-
-    def _note(self, mark: Position) -> None:
-        self._mark = mark
-        with suppress(OSError):  # a disk that takes nothing ends the training, not this thread
-            write_atomic(self._file, json.dumps(asdict(mark)))
-
-
-def _place(row: dict[str, Any]) -> tuple[int, str]:
-    return row["step"], row["kind"]
-
-
-def _read(file: Path) -> Position | None:
-    if not file.is_file():
-        return None
-    values = json.loads(file.read_text(encoding="utf-8"))
-    return Position(values["run"], tuple(values["row"]))

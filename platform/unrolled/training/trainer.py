@@ -375,7 +375,7 @@ def handle_stop_signals(run: RunDir, console: Console) -> Iterator[None]:
             raise KeyboardInterrupt
         with explain_write_errors(run.stop_file, RunFailed, CHECKPOINTS_KEPT):
             run.stop_file.touch()
-        console.say("stopping after this step, with a checkpoint (once more: stop at once)")
+        console.print("stopping after this step, with a checkpoint (once more: stop at once)")
 
     previous: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():

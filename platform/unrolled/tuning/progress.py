@@ -39,19 +39,19 @@ class SweepProgress:
         if self._console.json_lines:
             self._console.json(event)
         elif not self._console.live:
-            self._console.say(f"{self._num_ended()} of {self._total}  {self._line(event)}")
+            self._console.print(f"{self._num_ended()} of {self._total}  {self._line(event)}")
 
     def refresh(self) -> None:
         """Redraws the table."""
         if self._console.live and time.monotonic() - self._refreshed >= REFRESH_SECONDS:
             self._refreshed = time.monotonic()
-            self._console.block([self._heading(), *self._table()])
+            self._console.show_block([self._heading(), *self._table()])
 
     def close(self) -> None:
         """Leaves the last table on the screen."""
         if self._console.live:
             for line in self._table():
-                self._console.say(line[:99])
+                self._console.print(line[:99])
 
     def _num_ended(self) -> int:
         return sum(record["state"] != RUNNING for record in self._all())
