@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 
 from pictures import RED, encoded
-from unrolled.config.captioning import CaptionData, Columns
+from unrolled.config.captioning import CaptionColumns, CaptionData
 from unrolled.data.caption_readers import open_captions
 from unrolled.data.images import read_image
 from unrolled.errors import UserError
@@ -87,7 +87,7 @@ def test_metadata(tmp_path):
     check(opened(tmp_path), ["a.jpg"], [["A dog, running", "Dog"]])
     check(opened(tmp_path, "validation"), ["c.jpg"], [["One", "Two"]])
     with pytest.raises(UserError, match=r"has no column 'text' \(data.columns.captions\)"):
-        opened(tmp_path, columns=Columns(captions="text"))
+        opened(tmp_path, columns=CaptionColumns(captions="text"))
 
 
 def test_tables(tmp_path):
@@ -97,9 +97,9 @@ def test_tables(tmp_path):
         "two": [["Dog"], []],
     }
     Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
-    found = opened(tmp_path, columns=Columns(captions=["one", "two"]))
+    found = opened(tmp_path, columns=CaptionColumns(captions=["one", "two"]))
     check(found, ["a.jpg", "row 1"], [["A dog", "Dog"], ["A cat"]])
-    limited = opened(tmp_path, columns=Columns(captions="one"), limit=1)
+    limited = opened(tmp_path, columns=CaptionColumns(captions="one"), limit=1)
     assert len(limited) == 1 and limited.fingerprint != found.fingerprint
     with pytest.raises(UserError, match="no column 'captions'"):
         opened(tmp_path)

@@ -11,7 +11,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrolled.config.translation import TranslationData, Vocabulary
+from unrolled.config.translation import TranslationData, TranslationVocabulary
 from unrolled.data.batching import collate, padding_fraction, plan
 from unrolled.data.parallel_corpus import prepare_pairs
 from unrolled.data.sources import open_split, read_pairs
@@ -139,7 +139,7 @@ def test_mixed_files_are_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["bpe", "word", "character"])
 def test_texts_survive_the_round_trip(kind, tmp_path):
-    vocabulary = learn_vocabulary(TEXTS, Vocabulary(kind=kind, size=300))
+    vocabulary = learn_vocabulary(TEXTS, TranslationVocabulary(kind=kind, size=300))
     assert vocabulary.decode(vocabulary.encode(TEXTS)) == TEXTS
     vocabulary.save(tmp_path / "v.json")
     assert Learned.load(tmp_path / "v.json").encode(TEXTS) == vocabulary.encode(TEXTS)
@@ -148,7 +148,7 @@ def test_texts_survive_the_round_trip(kind, tmp_path):
 @settings(max_examples=50, deadline=None)
 @given(st.text(alphabet="ab c.,-ä\n", max_size=20))
 def test_character_vocabulary_loses_no_character(text):
-    vocabulary = learn_vocabulary(["ab c.,-ä\n"], Vocabulary(kind="character", size=50))
+    vocabulary = learn_vocabulary(["ab c.,-ä\n"], TranslationVocabulary(kind="character", size=50))
     (row,) = vocabulary.encode([text])
     assert len(row) == len(text)
     assert vocabulary.decode([row]) == [text.strip()]
@@ -156,7 +156,7 @@ def test_character_vocabulary_loses_no_character(text):
 
 @pytest.mark.parametrize("kind", ["bpe", "word", "character"])
 def test_symbols_in_a_text_are_text(kind):
-    vocabulary = learn_vocabulary(["a </s> b <pad> <s>"], Vocabulary(kind=kind, size=60))
+    vocabulary = learn_vocabulary(["a </s> b <pad> <s>"], TranslationVocabulary(kind=kind, size=60))
     (row,) = vocabulary.encode(["a </s> b <s>"])
     assert not {BEGIN, END} & set(row)
     assert vocabulary.encode(["ж"])[0][-1] == UNKNOWN
@@ -164,10 +164,12 @@ def test_symbols_in_a_text_are_text(kind):
 
 def test_size_frequency_and_case():
     words = ["a a a b b c"]
-    assert len(learn_vocabulary(["abcdefghij " * 3], Vocabulary(kind="bpe", size=20))) <= 20
-    rare = learn_vocabulary(words, Vocabulary(kind="word", size=50, min_frequency=2))
+    assert len(learn_vocabulary(["abcdefghij " * 3], TranslationVocabulary(kind="bpe", size=20))) <= 20
+    rare = learn_vocabulary(words, TranslationVocabulary(kind="word", size=50, min_frequency=2))
     assert rare.encode(["c"]) == [[UNKNOWN]] and rare.encode(["x b"])[0][1] != UNKNOWN
-    assert learn_vocabulary(["AB"], Vocabulary(kind="character", size=20, lowercase=True)).encode(["ab"])[0] != [3, 3]
+    assert learn_vocabulary(["AB"], TranslationVocabulary(kind="character", size=20, lowercase=True)).encode(["ab"])[
+        0
+    ] != [3, 3]
 
 
 def test_a_foreign_vocabulary_file_is_refused(tmp_path):

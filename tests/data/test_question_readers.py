@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pictures import RED, encoded
 from unrolled.config.common import Splits
-from unrolled.config.vqa import Columns, PointingData, QuestionData
+from unrolled.config.vqa import PointingData, QuestionColumns, QuestionData
 from unrolled.data.image_sets import open_photos
 from unrolled.data.images import image_size, read_image
 from unrolled.data.question_readers import open_questions
@@ -190,7 +190,7 @@ def test_tables_of_several_people(tmp_path, answers):
 
 def test_tables_of_candidates(tmp_path):
     source = table(tmp_path, answer=[0, 1, 1], own=[["a", "b"]] * 3, type=["what", "who", None], number=[4, 5, 6])
-    columns = Columns(choices="own", kind="type", id="number")
+    columns = QuestionColumns(choices="own", kind="type", id="number")
     asked = open_questions(QuestionData(source=source, columns=columns), "train")
     assert [(each.id, each.answer, each.kind) for each in asked.questions] == [
         ("4", "a", "what"),
@@ -203,10 +203,10 @@ def test_tables_of_candidates(tmp_path):
         ({"answer": [1.5] * 3, "own": [["a"]] * 3}, "row 0: column of data.columns.answer holds float, not text"),
     ):
         with pytest.raises(UserError, match=sentence):
-            open_questions(QuestionData(source=table(tmp_path, **bad), columns=Columns(choices="own")), "train")
+            open_questions(QuestionData(source=table(tmp_path, **bad), columns=QuestionColumns(choices="own")), "train")
     with pytest.raises(UserError, match="qa_id 4 stands there twice"):
         source = table(tmp_path, answer=["a"] * 3, number=[4, 5, 4])
-        open_questions(QuestionData(source=source, columns=Columns(id="number")), "train")
+        open_questions(QuestionData(source=source, columns=QuestionColumns(id="number")), "train")
 
 
 def test_tables_of_classes(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrolled.config.translation import Decoding
+from unrolled.config.translation import TranslationDecoding
 from unrolled.data.parallel_corpus import TargetLengths
 from unrolled.decoding import length_limits, parse_strategies, resolve_auto
 
@@ -33,8 +33,8 @@ def test_it_is_kept_beside_the_vocabularies(tmp_path: Path) -> None:
 
 
 def test_auto_is_what_training_says_where_it_says_anything() -> None:
-    assert resolve_auto(Decoding(), "auto", 1.5).length_factor == 1.5
-    assert resolve_auto(Decoding(), "auto").length_factor is None
-    assert resolve_auto(Decoding(length_factor=3.0), "auto", 1.5).length_factor == 3.0
-    beam = parse_strategies(["beam"], resolve_auto(Decoding(), "float32", 1.5))["beam"]
+    assert resolve_auto(TranslationDecoding(), "auto", 1.5).length_factor == 1.5
+    assert resolve_auto(TranslationDecoding(), "auto").length_factor is None
+    assert resolve_auto(TranslationDecoding(length_factor=3.0), "auto", 1.5).length_factor == 3.0
+    beam = parse_strategies(["beam"], resolve_auto(TranslationDecoding(), "float32", 1.5))["beam"]
     assert length_limits(beam, None, [4, 200], 2) == [16, 100]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from search_oracles import DEVICES, EVERY_STRATEGY, IDS
 from unrolled import native
 from unrolled.config.common import Decoding
-from unrolled.config.translation import Decoder, Encoder, TranslationModel
+from unrolled.config.translation import TranslationDecoder, TranslationEncoder, TranslationModel
 from unrolled.decoding import Beam, Greedy, Strategy, decode, parse_strategies, resolve_auto
 from unrolled.errors import RunFailed, UserError
 from unrolled.models import EncoderDecoder, build_translator
@@ -126,7 +126,7 @@ def test_impossible_tokens_are_never_found() -> None:
 
 def translator(device: str = "cpu", kind: torch.dtype = torch.float32) -> EncoderDecoder:
     torch.manual_seed(3)
-    encoder, decoder = Encoder(hidden=16, embedding=12), Decoder(hidden=16, embedding=12)
+    encoder, decoder = TranslationEncoder(hidden=16, embedding=12), TranslationDecoder(hidden=16, embedding=12)
     model = build_translator(TranslationModel(encoder=encoder, decoder=decoder, tie_embeddings=False), 40, 150)
     with torch.no_grad():
         model.head.weight.mul_(4)  # a distribution with some shape

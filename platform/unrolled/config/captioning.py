@@ -17,14 +17,14 @@ from unrolled.config.common import Engine, Fraction, Positive, Recurrent, Sectio
 from unrolled.config.training import Training as SharedTraining
 
 
-class Columns(Section):
+class CaptionColumns(Section):
     image: str = Field("image", description="column of the photographs; with files beside a table: of their names")
     captions: str | list[str] = Field(
         "captions", description="column of the captions, a text or a list of texts a row; or several columns of texts"
     )
 
 
-class Vocabulary(common.Vocabulary):
+class CaptionVocabulary(common.Vocabulary):
     kind: common.VocabularyKind = Field("word", description="unit of text; learned on the training split")
     size: common.VocabularySize = Field(10_000, description="most entries, special symbols included")
     min_frequency: Positive = Field(5, description="rarer units become the unknown symbol")
@@ -37,8 +37,8 @@ class CaptionData(Source):
         "Flickr8k's, COCO's or one with Karpathy's dataset_….json; s3://bucket/{split}.parquet; or hub id owner/name"
     )
     images: str | None = Field(None, description="folder of the photographs, where it is not in the source's")
-    columns: Columns = Columns()
-    vocabulary: Vocabulary = Vocabulary()
+    columns: CaptionColumns = CaptionColumns()
+    vocabulary: CaptionVocabulary = CaptionVocabulary()
     max_length: Positive = Field(50, description="training captions with more tokens are left out")
     limit: Positive | None = Field(None, description="use only the first photographs of every split")
 
@@ -69,17 +69,17 @@ class FeatureConfig(Section):
     )
 
 
-Score = Literal["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "cider_d", "exact_match"]
+CaptioningScore = Literal["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "cider_d", "exact_match"]
 Conditioning = Literal["first", "once", "every", "output", "reconstruct", "attention"]
 CONDITIONING = (
     "how it sees the picture: first: as an input before the first word; once: beside the first word; every: beside "
     "every word; output: after the recurrence; reconstruct: as every, with a memory that learns to recall the picture "
     "from the words; attention: over the positions of its grid"
 )
-Weight = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 
 
-class Attention(Section):
+class ImageAttention(Section):
     score: Literal["dot", "general", "additive"] = Field(
         "additive", description="how a state is compared with a position"
     )
@@ -94,20 +94,20 @@ class Attention(Section):
     )
 
 
-class Decoder(Recurrent):
+class CaptioningDecoder(Recurrent):
     cell: common.CellName = Field("lstm", description="recurrent cell")
     hidden: Positive = Field(512, description="features of the state")
     dropout: Fraction = Field(0.5, description="share dropped from embeddings, between layers and from the outputs")
     embedding: Positive = Field(512, description="features of a token")
     conditioning: Conditioning = Field("attention", description=CONDITIONING)
-    attention: Attention = Attention()
+    attention: ImageAttention = ImageAttention()
     picture: Positive = Field(512, description="features of the picture where it stands beside words")
     layer: Positive = Field(1, description="the layer that reads it there, from the lowest, 1")
     recall: Positive = Field(256, description="features of the memory of reconstruct")
     tie: bool = Field(True, description="the output matrix is the embedding matrix")
 
 
-class Encoder(Section):
+class ImageEncoderConfig(Section):
     size: Positive | None = Field(
         None, description="features of a position, learned from the network's; null: as the network gives them"
     )
@@ -117,7 +117,7 @@ class Encoder(Section):
     dropout: Fraction = Field(0.0, description="share dropped from the positions' features")
 
 
-class Views(FeatureConfig):
+class ViewFeatureConfig(FeatureConfig):
     views: Positive = Field(
         1,
         description="how often features are made of a photograph to learn from: once of all of it, then of views that "
@@ -126,9 +126,9 @@ class Views(FeatureConfig):
 
 
 class CaptioningModel(Section):
-    features: Views = Views()
-    encoder: Encoder = Encoder()
-    decoder: Decoder = Decoder()
+    features: ViewFeatureConfig = ViewFeatureConfig()
+    encoder: ImageEncoderConfig = ImageEncoderConfig()
+    decoder: CaptioningDecoder = CaptioningDecoder()
     engine: Engine = Field("auto", description="what runs the recurrence")
 
 
@@ -143,16 +143,18 @@ class SelfCritical(Section):
 
 
 class HardAttention(Section):
-    reinforcement: Weight = Field(
+    reinforcement: NonNegative = Field(
         0.1,
         description="weight of what the words after a drawn position teach attention; 1: as the likelihood's gradient "
         "has it, with more noise",
     )
-    entropy: Weight = Field(0.002, description="reward of attention for being undecided, in nats a nat and word")
+    entropy: NonNegative = Field(0.002, description="reward of attention for being undecided, in nats a nat and word")
 
 
-class Training(SharedTraining):
-    metric: Literal["loss", Score] = Field("cider_d", description="decides which checkpoint is best (validation)")
+class CaptioningTraining(SharedTraining):
+    metric: Literal["loss", CaptioningScore] = Field(
+        "cider_d", description="decides which checkpoint is best (validation)"
+    )
     batch_tokens: Positive = Field(
         1500,
         description="tokens of a batch's captions, over all workers, with their padding where they are of like length",
@@ -166,10 +168,10 @@ class Training(SharedTraining):
         None, description="gradients flow back within windows of so many words; null: through the whole caption"
     )
     label_smoothing: Fraction = Field(0.0, description="probability spread over the whole vocabulary")
-    doubly_stochastic: Weight = Field(
+    doubly_stochastic: NonNegative = Field(
         1.0, description="attention: weight of the penalty for positions that a caption looks at too little or too much"
     )
-    reconstruction: Weight = Field(1.0, description="reconstruct: weight of the picture's error, a word")
+    reconstruction: NonNegative = Field(1.0, description="reconstruct: weight of the picture's error, a word")
     hard_attention: HardAttention = HardAttention()
     self_critical: SelfCritical | None = Field(
         None,
@@ -178,12 +180,12 @@ class Training(SharedTraining):
     )
 
 
-class Decoding(common.Decoding):
+class CaptioningDecoding(common.Decoding):
     max_length: Positive = Field(30, description="most tokens of an output")
 
 
-class Evaluation(Section):
-    metrics: list[Score] = Field(
+class CaptioningEvaluation(Section):
+    metrics: list[CaptioningScore] = Field(
         ["cider_d", "bleu_4", "bleu_1", "meteor", "rouge_l"],
         min_length=1,
         description="scores of an evaluation; the first leads the report",
@@ -194,9 +196,9 @@ class CaptioningConfig(Config):
     task: Literal["captioning"] = Field(description="task to train")
     data: CaptionData
     model: CaptioningModel = CaptioningModel()
-    training: Training = Training()
-    decoding: Decoding = Decoding()
-    evaluation: Evaluation = Evaluation()
+    training: CaptioningTraining = CaptioningTraining()
+    decoding: CaptioningDecoding = CaptioningDecoding()
+    evaluation: CaptioningEvaluation = CaptioningEvaluation()
 
     @model_validator(mode="after")
     def _fits_together(self) -> CaptioningConfig:

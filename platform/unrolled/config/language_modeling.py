@@ -12,7 +12,7 @@ from unrolled.config.common import Engine, Fraction, Positive, RecurrentWithInit
 from unrolled.config.training import Training as SharedTraining
 
 
-class Vocabulary(common.Vocabulary):
+class TextVocabulary(common.Vocabulary):
     kind: Literal["bpe", "word", "character"] = Field(
         "character", description="unit of text; learned on the training text, of which every character is kept"
     )
@@ -26,7 +26,7 @@ class TextData(Source):
     validation_share: Fraction = Field(
         0.1, description="end of a source without splits that is kept for validation; 0: validate on all of it"
     )
-    vocabulary: Vocabulary = Vocabulary()
+    vocabulary: TextVocabulary = TextVocabulary()
     limit: Positive | None = Field(None, description="use only the first units of every split")
 
 
@@ -37,7 +37,7 @@ class LanguageModelConfig(RecurrentWithInitialState):
     engine: Engine = Field("auto", description="what runs the recurrence")
 
 
-class Training(SharedTraining):
+class LanguageModelTraining(SharedTraining):
     metric: Literal["loss"] = Field("loss", description="decides which checkpoint is best (validation)")
     lanes: Positive = Field(32, description="streams into which the text is cut; all are read side by side")
     truncate: Positive = Field(
@@ -54,11 +54,11 @@ class Training(SharedTraining):
         return self.sequence or self.truncate
 
 
-class Decoding(common.Decoding):
+class LanguageModelDecoding(common.Decoding):
     max_length: Positive = Field(500, description="units written after a prime text")
 
 
-class Evaluation(Section):
+class LanguageModelEvaluation(Section):
     lanes: Positive = Field(
         8, description="streams that read the split, also in validation, of 1000 units or more each, from empty states"
     )
@@ -79,9 +79,9 @@ class LanguageModelingConfig(Config):
     task: Literal["language_modeling"] = Field(description="task to train")
     data: TextData
     model: LanguageModelConfig = LanguageModelConfig()
-    training: Training = Training()
-    decoding: Decoding = Decoding()
-    evaluation: Evaluation = Evaluation()
+    training: LanguageModelTraining = LanguageModelTraining()
+    decoding: LanguageModelDecoding = LanguageModelDecoding()
+    evaluation: LanguageModelEvaluation = LanguageModelEvaluation()
 
     @model_validator(mode="after")
     def _fits_together(self) -> LanguageModelingConfig:

@@ -19,7 +19,7 @@ from unrolled.config.common import (
 )
 
 
-class Data(Section):
+class MemoryData(Section):
     problem: Literal["adding", "copy", "delayed_xor"] = Field(
         description="sum of two marked numbers; ten symbols recalled; exclusive or of two marked bits"
     )
@@ -28,20 +28,20 @@ class Data(Section):
     test: Positive = Field(1000, description="sequences that are reported")
 
 
-class Model(RecurrentWithInitialState):
+class MemoryModel(RecurrentWithInitialState):
     cell: CellName = Field("lstm", description="recurrent cell")
     hidden: Positive = Field(128, description="features of the state, one direction")
     dropout: Fraction = Field(0.0, description="share dropped between layers and from the outputs")
     engine: Engine = Field("auto", description="what runs the recurrence")
 
 
-class Schedule(training.Schedule):
+class MemorySchedule(training.Schedule):
     # The loss rests long before it falls: a rate that halves at rest would keep it there.
     name: training.ScheduleName = Field("constant", description=training.SCHEDULES)
 
 
-class Training(training.Training):
-    schedule: Schedule = Schedule()
+class MemoryTraining(training.Training):
+    schedule: MemorySchedule = MemorySchedule()
     metric: Literal["loss", "mse", "accuracy"] = Field(
         "loss", description="decides which checkpoint is best (validation)"
     )
@@ -54,9 +54,9 @@ class Training(training.Training):
 
 class MemoryConfig(Config):
     task: Literal["memory"] = Field(description="task to train")
-    data: Data
-    model: Model = Model()
-    training: Training = Training()
+    data: MemoryData
+    model: MemoryModel = MemoryModel()
+    training: MemoryTraining = MemoryTraining()
 
     @model_validator(mode="after")
     def _fits_together(self) -> MemoryConfig:

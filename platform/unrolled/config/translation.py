@@ -21,56 +21,58 @@ from unrolled.config.common import (
 )
 from unrolled.config.training import Training as SharedTraining
 
-Score = Literal["bleu", "chrf", "chrf++", "ter", "exact_match"]
+TranslationScore = Literal["bleu", "chrf", "chrf++", "ter", "exact_match"]
 
 
-class Columns(Section):
+class ParallelColumns(Section):
     input: str = Field("input", description="column that the encoder reads")
     target: str = Field("target", description="column that the decoder learns to write")
 
 
-class Vocabulary(common.Vocabulary):
+class TranslationVocabulary(common.Vocabulary):
     shared: bool = Field(True, description="one vocabulary for both columns")
 
 
 class TranslationData(Source):
     source: str = Field(description="dates (built in), folder, s3://bucket/{split}.parquet, or hub id owner/name")
-    columns: Columns = Columns()
-    vocabulary: Vocabulary = Vocabulary()
+    columns: ParallelColumns = ParallelColumns()
+    vocabulary: TranslationVocabulary = TranslationVocabulary()
     max_length: Positive = Field(100, description="training pairs with more tokens on either side are left out")
     limit: Positive | None = Field(None, description="use only the first pairs of every split")
 
 
-class Encoder(RecurrentWithInitialState):
+class TranslationEncoder(RecurrentWithInitialState):
     bidirectional: bool = Field(True, description="read from both ends")
     embedding: Positive = Field(256, description="features of a token")
 
 
-class Attention(Section):
+class TranslationAttention(Section):
     score: Literal["dot", "general", "additive"] = Field(
         "general", description="how a state is compared with the memory"
     )
     input_feeding: bool = Field(False, description="feed each attentional vector into the next step (slower)")
 
 
-class Decoder(Recurrent):
+class TranslationDecoder(Recurrent):
     embedding: Positive = Field(256, description="features of a token")
     conditioning: Literal["state", "attention"] = Field(
         "attention", description="how it sees the input: its summary as first state, or soft attention besides"
     )
-    attention: Attention = Attention()
+    attention: TranslationAttention = TranslationAttention()
     tie: bool = Field(True, description="the output matrix is the embedding matrix")
 
 
 class TranslationModel(Section):
-    encoder: Encoder = Encoder()
-    decoder: Decoder = Decoder()
+    encoder: TranslationEncoder = TranslationEncoder()
+    decoder: TranslationDecoder = TranslationDecoder()
     tie_embeddings: bool = Field(False, description="encoder and decoder share embeddings (wants a shared vocabulary)")
     engine: Engine = Field("auto", description="what runs the recurrence")
 
 
-class Training(SharedTraining):
-    metric: Literal["loss", Score] = Field("loss", description="decides which checkpoint is best (validation)")
+class TranslationTraining(SharedTraining):
+    metric: Literal["loss", TranslationScore] = Field(
+        "loss", description="decides which checkpoint is best (validation)"
+    )
     batch_tokens: Positive = Field(4000, description="padded tokens of the longer side in a batch, over all workers")
     truncate: Positive | None = Field(
         None,
@@ -80,7 +82,7 @@ class Training(SharedTraining):
     label_smoothing: Fraction = Field(0.1, description="probability spread over the whole vocabulary")
 
 
-class Decoding(common.Decoding):
+class TranslationDecoding(common.Decoding):
     length_factor: common.LengthFactor = Field("auto", description=common.LENGTH_FACTOR)
     replace_unknown: bool = Field(
         False,
@@ -90,8 +92,8 @@ class Decoding(common.Decoding):
     required: list[str] = Field([], description="words or phrases that every output has; only for beam search")
 
 
-class Evaluation(Section):
-    metrics: list[Score] = Field(
+class TranslationEvaluation(Section):
+    metrics: list[TranslationScore] = Field(
         ["bleu", "chrf", "exact_match"],
         min_length=1,
         description="scores of an evaluation; the first leads the report",
@@ -102,9 +104,9 @@ class TranslationConfig(Config):
     task: Literal["translation"] = Field(description="task to train")
     data: TranslationData
     model: TranslationModel = TranslationModel()
-    training: Training = Training()
-    decoding: Decoding = Decoding()
-    evaluation: Evaluation = Evaluation()
+    training: TranslationTraining = TranslationTraining()
+    decoding: TranslationDecoding = TranslationDecoding()
+    evaluation: TranslationEvaluation = TranslationEvaluation()
 
     @model_validator(mode="after")
     def _fits_together(self) -> TranslationConfig:

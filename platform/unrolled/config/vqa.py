@@ -17,12 +17,12 @@ from pydantic import Field, model_validator
 
 from unrolled.config import common
 from unrolled.config.base import Config
-from unrolled.config.captioning import Encoder, FeatureConfig
+from unrolled.config.captioning import FeatureConfig, ImageEncoderConfig
 from unrolled.config.common import Engine, Fraction, Positive, Recurrent, Section, Source, check_engine, check_metric
 from unrolled.config.training import Training as SharedTraining
 
 
-class Columns(Section):
+class QuestionColumns(Section):
     image: str = Field("image", description="column of the photographs; a photograph may have several rows")
     question: str = Field("question", description="column of the questions, a text a row")
     answer: str = Field(
@@ -34,7 +34,7 @@ class Columns(Section):
     kind: str | None = Field(None, description="column of the questions' types; null: the question word")
 
 
-class Vocabulary(common.Vocabulary):
+class QuestionVocabulary(common.Vocabulary):
     kind: common.VocabularyKind = Field("word", description="unit of text; learned on the training split")
     size: common.VocabularySize = Field(10_000, description="most entries, special symbols included")
     lowercase: bool = Field(True, description="fold case (the model then writes lower case only)")
@@ -50,8 +50,8 @@ class QuestionData(Source):
         "questions and annotations, or of tables; s3://bucket/{split}.parquet; or hub id owner/name"
     )
     images: str | None = Field(None, description="folder of the photographs, where it is not in the source's")
-    columns: Columns = Columns()
-    vocabulary: Vocabulary = Vocabulary()
+    columns: QuestionColumns = QuestionColumns()
+    vocabulary: QuestionVocabulary = QuestionVocabulary()
     folds: int | None = Field(
         None,
         ge=2,
@@ -93,7 +93,7 @@ class PointingData(QuestionData):
 VQAScore = Literal["multiple_choice", "accuracy", "vqa_accuracy", "wups@0.9", "wups@0.0"]
 
 
-class Question(Recurrent):
+class QuestionEncoderConfig(Recurrent):
     """What reads the question; with `answers: words` it writes the answer too."""
 
     cell: common.CellName = Field("lstm", description="recurrent cell")
@@ -117,8 +117,8 @@ class VQAModel(Section):
         "it; false: see their mean alone",
     )
     features: FeatureConfig = FeatureConfig()
-    encoder: Encoder = Encoder()
-    question: Question = Question()
+    encoder: ImageEncoderConfig = ImageEncoderConfig()
+    question: QuestionEncoderConfig = QuestionEncoderConfig()
     most_answers: Positive = Field(1000, description="classes, vectors: so many of the most frequent answers")
     joint: Positive = Field(512, description="classes, vectors: features of question and picture in one")
     hops: Positive = Field(2, description="classes, vectors, with attention: how often it looks")
@@ -185,7 +185,7 @@ class QuestionAnsweringConfig(Config):
 GroundingScore = Literal["multiple_choice"]
 
 
-class Regions(Section):
+class RegionConfig(Section):
     """What stands for a region."""
 
     by: Literal["crop", "align"] = Field(
@@ -206,9 +206,9 @@ class GroundingModel(Section):
         True, description="every step looks at positions from the state before it; false: sees their mean alone"
     )
     features: FeatureConfig = FeatureConfig()
-    encoder: Encoder = Encoder(size=256)
-    question: Question = Question(hidden=256, embedding=256)
-    regions: Regions = Regions()
+    encoder: ImageEncoderConfig = ImageEncoderConfig(size=256)
+    question: QuestionEncoderConfig = QuestionEncoderConfig(hidden=256, embedding=256)
+    regions: RegionConfig = RegionConfig()
     engine: Engine = Field("auto", description="what runs the recurrence")
 
 

@@ -20,8 +20,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from unrolled.config import Engine, Recurrent, RecurrentWithInitialState
-from unrolled.config.captioning import CaptioningModel
-from unrolled.config.captioning import Decoder as DecoderConfig
+from unrolled.config.captioning import CaptioningDecoder, CaptioningModel
 from unrolled.config.language_modeling import LanguageModelConfig
 from unrolled.config.translation import TranslationModel
 from unrolled.config.vqa import GroundingModel, VQAModel
@@ -143,7 +142,9 @@ def build_captioner(
     return EncoderDecoder(encoder, decoder, head, penalties)
 
 
-def _decoder(config: DecoderConfig, embedding: nn.Embedding, memory_size: int, output: int, engine: Engine) -> Decoder:
+def _decoder(
+    config: CaptioningDecoder, embedding: nn.Embedding, memory_size: int, output: int, engine: Engine
+) -> Decoder:
     enters = ENTERS.get(config.conditioning)
     if enters is not None:
         return _glancing(config, embedding, memory_size, output, engine, enters)
@@ -165,7 +166,12 @@ def _decoder(config: DecoderConfig, embedding: nn.Embedding, memory_size: int, o
 
 
 def _glancing(
-    config: DecoderConfig, embedding: nn.Embedding, memory_size: int, output: int, engine: Engine, enters: EntryPoint
+    config: CaptioningDecoder,
+    embedding: nn.Embedding,
+    memory_size: int,
+    output: int,
+    engine: Engine,
+    enters: EntryPoint,
 ) -> Decoder:
     size = {"first": config.embedding, "output": output}.get(enters, config.picture)
     beside = size if enters in ("once", "every") else 0
