@@ -1,4 +1,4 @@
-"""Captioned photographs in every form that people have them in."""
+"""Captioned photographs in every form of files and tables."""
 
 from __future__ import annotations
 

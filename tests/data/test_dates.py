@@ -102,7 +102,7 @@ def test_every_month_word_means_one_month_and_no_weekday() -> None:
         ((2025, 6, 3), "cs", "úterý 3. června 2025"),
     ],
 )
-def test_texts_known_to_be_right(day: tuple[int, int, int], locale: str, text: str) -> None:
+def test_known_texts(day: tuple[int, int, int], locale: str, text: str) -> None:
     assert text in [format_day(datetime.date(*day), locale, pattern) for pattern in patterns(locale)]
 
 
@@ -115,7 +115,7 @@ def _digest(rows: object) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def test_the_rows_depend_on_nothing_but_the_seed(splits: Splits) -> None:
+def test_rows_depend_on_the_seed_alone(splits: Splits) -> None:
     program = "import hashlib, json; from unrolled.data.dates import dates; "
     program += "print(hashlib.sha256(json.dumps(dates()).encode()).hexdigest())"
     command = [sys.executable, "-c", program]
@@ -126,7 +126,7 @@ def test_the_rows_depend_on_nothing_but_the_seed(splits: Splits) -> None:
     assert _digest(dates(seed=2)) != _digest(splits)
 
 
-def test_the_first_rows_stay_what_they_are(splits: Splits) -> None:
+def test_the_first_rows_are_fixed(splits: Splits) -> None:
     assert [rows[0] for rows in splits.values()] == [
         {"input": "Søndag Den 21. Marts 1948", "target": "1948-03-21"},
         {"input": "25 Gru 2063", "target": "2063-12-25"},

@@ -1,4 +1,4 @@
-"""Pictures in every form, whole and broken."""
+"""Images of every format, valid and broken."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def test_exif_rotation():
     assert read_image(encoded(Image.new("RGB", (20, 10), RED), "JPEG", exif=exif)).size == (10, 20)
 
 
-def test_large_jpegs_may_be_read_smaller():
+def test_large_jpegs_are_read_at_reduced_size():
     photo = encoded(Image.new("RGB", (1600, 1200), RED), "JPEG")
     assert read_image(photo, min_side=224).size == (400, 300)
     assert read_image(photo).size == (1600, 1200)
 
 
-def test_broken_pictures_are_told(tmp_path):
+def test_broken_images_are_reported(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     photo = encoded(Image.fromarray(noise), "JPEG")
     cases = {
@@ -65,7 +65,7 @@ def test_broken_pictures_are_told(tmp_path):
             read_image(source)
 
 
-def test_bombs_are_refused(monkeypatch):
+def test_decompression_bombs_are_refused(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 5_000)
     with pytest.raises(UnreadableImage, match=r"100 × 100 pixels, more than 5,000"):
         read_image(encoded(Image.new("RGB", (100, 100))))

@@ -1,4 +1,4 @@
-"""Questions about photographs in every form that people have them in, and what is refused."""
+"""Questions about photographs in every form of files and tables, and what is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_telling(tmp_path):
     assert open_photos(QuestionData(source=str(tmp_path)), "train").fingerprint == asked.fingerprint
 
 
-def test_the_order_of_candidates_does_not_tell(tmp_path):
+def test_candidate_order_does_not_reveal_the_answer(tmp_path):
     content = copy.deepcopy(TELLING)
     content["images"][0]["qa_pairs"] = [pair(id, "dog", ["cat", "cow", "pig"]) for id in range(10, 410)]
     asked = open_questions(QuestionData(source=folder(tmp_path, content)), "train")
@@ -86,7 +86,7 @@ BAD_POINTING = {
 
 
 @pytest.mark.parametrize("sentence", [*BAD, *BAD_POINTING])
-def test_what_is_refused(tmp_path, sentence):
+def test_invalid_files_are_refused(tmp_path, sentence):
     content = (BAD | BAD_POINTING)[sentence]
     source = folder(tmp_path, content)
     if "there is no photograph" in sentence:
@@ -97,7 +97,7 @@ def test_what_is_refused(tmp_path, sentence):
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
-def test_a_missing_photograph_is_left_to_the_features(tmp_path):
+def test_missing_photographs_are_not_refused(tmp_path):
     content = broken(lambda all, _: all["images"].append(all["images"][1] | {"split": "train", "qa_pairs": []}))
     content["images"][2] = content["images"][2] | {"filename": "v7w_9.jpg", "qa_pairs": [pair(5, "x", ["y"])]}
     source = folder(tmp_path, content)
@@ -183,12 +183,12 @@ def test_tables_share_photographs(tmp_path):
 @pytest.mark.parametrize(
     "answers", [[["no", "yes", "yes"]] * 3, [[{"answer": text, "id": 1} for text in ("no", "yes", "yes")]] * 3]
 )
-def test_tables_of_several_people(tmp_path, answers):
+def test_tables_with_several_answers(tmp_path, answers):
     (first, *_) = open_questions(QuestionData(source=table(tmp_path, answer=answers)), "train").questions
     assert (first.answer, first.answers) == ("yes", ("no", "yes", "yes"))
 
 
-def test_tables_of_candidates(tmp_path):
+def test_tables_with_candidates(tmp_path):
     source = table(tmp_path, answer=[0, 1, 1], own=[["a", "b"]] * 3, type=["what", "who", None], number=[4, 5, 6])
     columns = QuestionColumns(choices="own", kind="type", id="number")
     asked = open_questions(QuestionData(source=source, columns=columns), "train")
@@ -209,7 +209,7 @@ def test_tables_of_candidates(tmp_path):
         open_questions(QuestionData(source=source, columns=QuestionColumns(id="number")), "train")
 
 
-def test_tables_of_classes(tmp_path):
+def test_tables_with_classes(tmp_path):
     rows = {"image": ["a.jpg", "b.jpg"], "question": ["Is it?", "Why?"], "answer": [0, 1]}
     kinds = Features(image=Value("string"), question=Value("string"), answer=ClassLabel(names=["no", "yes"]))
     Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / "train.parquet")

@@ -26,7 +26,7 @@ def test_caption_and_picture_agree():
             assert f"{item.colour} {item.shape} {PLACES[item.field]}" in scene.caption
 
 
-def test_the_same_everywhere():
+def test_scenes_depend_on_the_seed_alone():
     first = scenes()["train"][0]
     assert first.caption == scenes.__wrapped__()["train"][0].caption
     assert first.png() == first.png()

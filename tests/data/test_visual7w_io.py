@@ -1,4 +1,4 @@
-"""Choices made without looking, on drawn and on the real data, and result files of Visual7W's toolkit."""
+"""Result files of Visual7W's toolkit."""
 
 from __future__ import annotations
 
@@ -7,82 +7,32 @@ import json
 import pytest
 
 from unrolled.config.vqa import PointingData, QuestionData
-from unrolled.data.blind_baselines import (
-    chance_accuracy,
-    largest_region,
-    most_common_answer,
-    most_frequent,
-    naive_bayes,
-)
 from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import make_question
 from unrolled.data.visual7w_io import read_results, write_results
 from unrolled.errors import UserError
 from unrolled.metrics import score
 
-TRAIN = [
-    make_question("1", 0, "What is on the wall?", ["picture"]),
-    make_question("2", 0, "What hangs on the wall?", ["picture"]),
-    make_question("3", 0, "What stands on the floor?", ["sofa"]),
-    make_question("4", 0, "What do we sit on?", ["sofa"]),
-    make_question("5", 0, "What is it?", ["sofa"]),
-]
-ASKED = [
+QUESTIONS = [
     make_question("6", 0, "What is on that wall?", ["picture"], ["sofa", "whale"]),
     make_question("7", 0, "What stands?", ["sofa"], ["picture"]),
 ]
 
 
-def share(chosen, asked):
-    return sum(place == each.answer_index for place, each in zip(chosen, asked, strict=True)) / len(asked)
-
-
-def test_baselines():
-    assert chance_accuracy(ASKED) == pytest.approx((1 / 3 + 1 / 2) / 2)
-    assert most_common_answer(TRAIN) == "sofa"
-    assert [each.choices[place] for place, each in zip(most_frequent(TRAIN, ASKED), ASKED, strict=True)] == ["sofa"] * 2
-    assert share(naive_bayes(TRAIN, ASKED), ASKED) == 1
-    boxes = {"1": (0.0, 0.0, 4.0, 4.0), "2": (5.0, 5.0, 2.0, 9.0)}
-    (place,) = largest_region([make_question("1", 0, "Which?", ["1"], ["2"])], boxes)
-    assert place == make_question("1", 0, "Which?", ["1"], ["2"]).choices.index("2")
-
-
-def test_baselines_on_the_real_data_are_as_its_readme_says(shared_data):
-    data = QuestionData(source=str(shared_data / "daquar_telling"))
-    train, asked = (open_questions(data, split).questions for split in ("train", "validation"))
-    assert chance_accuracy(asked) == pytest.approx(0.25, abs=1e-3)
-    assert share(most_frequent(train, asked), asked) == pytest.approx(0.293, abs=0.003)  # ties fall either way
-    assert share(naive_bayes(train, asked), asked) == pytest.approx(0.486, abs=0.003)
-    unknown = {each.answer for each in asked} - {each.answer for each in train}
-    assert sum(each.answer in unknown for each in asked) / len(asked) == pytest.approx(0.125, abs=1e-3)
-
-
-def test_the_largest_region_of_the_real_data(shared_data):
-    data = PointingData(source=str(shared_data / "coco_pointing"))
-    splits = [open_questions(data, split) for split in ("train", "validation")]
-    right = sum(
-        round(share(largest_region(each.questions, each.boxes), each.questions) * len(each.questions))
-        for each in splits
-    )
-    assert (right, sum(len(each.questions) for each in splits)) == (93, 252)
-    folds = [open_questions(data.model_copy(update={"folds": 5, "fold": fold}), "validation") for fold in range(5)]
-    assert sum(len(each.questions) for each in folds) == 252
-
-
-def test_results_come_back_as_they_were_written(tmp_path):
+def test_result_files_round_trip(tmp_path):
     file = tmp_path / "result.json"
-    write_results(file, ASKED, [["picture", "sofa"], ["Söfa"]], boxes=False)
-    assert read_results(file, ASKED, "validation") == [["picture", "sofa"], ["Söfa"]]
-    assert read_results(file, ASKED[::-1], "validation") == [["Söfa"], ["picture", "sofa"]]
+    write_results(file, QUESTIONS, [["picture", "sofa"], ["Söfa"]], boxes=False)
+    assert read_results(file, QUESTIONS, "validation") == [["picture", "sofa"], ["Söfa"]]
+    assert read_results(file, QUESTIONS[::-1], "validation") == [["Söfa"], ["picture", "sofa"]]
     first = json.loads(file.read_text())[0]
     assert first == {
         "qa_id": 6,
         "question": "What is on that wall?",
         "candidates": [{"answer": "picture"}, {"answer": "sofa"}],
     }
-    write_results(file, ASKED, [["12"], ["13"]], boxes=True)
+    write_results(file, QUESTIONS, [["12"], ["13"]], boxes=True)
     assert json.loads(file.read_text())[1]["candidates"] == [{"answer": 13}]
-    assert read_results(file, ASKED, "validation") == [["12"], ["13"]]
+    assert read_results(file, QUESTIONS, "validation") == [["12"], ["13"]]
 
 
 def toolkit_accuracy(dataset, results, split):
@@ -98,7 +48,7 @@ def toolkit_accuracy(dataset, results, split):
 
 
 @pytest.mark.parametrize("name", ["daquar_telling", "coco_pointing"])
-def test_the_toolkit_counts_as_we_do(shared_data, tmp_path, name):
+def test_accuracy_agrees_with_the_toolkit(shared_data, tmp_path, name):
     pointing = name == "coco_pointing"
     asked = open_questions(
         (PointingData if pointing else QuestionData)(source=str(shared_data / name)), "validation"
@@ -123,11 +73,11 @@ def test_the_toolkit_counts_as_we_do(shared_data, tmp_path, name):
         ({"qa_id": 6}, "is not a result file of Visual7W's toolkit"),
     ],
 )
-def test_result_files_that_are_refused(tmp_path, rows, sentence):
+def test_invalid_result_files_are_refused(tmp_path, rows, sentence):
     file = tmp_path / "result.json"
     file.write_text(json.dumps(rows))
     with pytest.raises(UserError, match=sentence) as error:
-        read_results(file, ASKED, "validation")
+        read_results(file, QUESTIONS, "validation")
     assert str(file) in str(error.value) and json.loads(file.read_text()) == rows
 
 

@@ -1,4 +1,4 @@
-"""Language models: texts and their units, lanes and carried state, what is learned, written, measured and explained."""
+"""Language models: invalid input, carried state, training, evaluation, generation and explanation."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from repository import CONFIGS
 from training_runs import TEXT, config_of_text, train, train_together, weights
 from unrolled.cli import main
-from unrolled.config import Vocabulary
-from unrolled.config.language_modeling import LanguageModelConfig, TextData
+from unrolled.config.language_modeling import LanguageModelConfig
 from unrolled.config.load import load_config
-from unrolled.data.lm_corpus import Lanes, plan_windows
-from unrolled.data.sources import read_text
-from unrolled.data.tokenizer import Vocabulary as Learned
-from unrolled.data.tokenizer import learn_vocabulary
+from unrolled.data.lm_corpus import Lanes
 from unrolled.errors import UserError
 from unrolled.evaluation.ensemble import EnsembleMember
 from unrolled.evaluation.predictor import load_task_and_model
@@ -53,36 +47,7 @@ def config(tmp_path):
     return config_of_text(tmp_path, CONFIG)
 
 
-# ---- Texts
-
-
-def data(source, **options):
-    return TextData.model_validate({"source": str(source), **options})
-
-
-def test_a_file_is_cut_and_nothing_is_lost(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_bytes("a, b\r\n\u2028ü\n\n z".encode())
-    parts = [read_text(data(path, validation_share=0.3), split) for split in ("train", "validation")]
-    assert "".join(parts) == "a, b\r\n\u2028ü\n\n z" and len(parts[1]) == 4
-    assert read_text(data(path, validation_share=0.0), "validation") == "".join(parts)
-
-
-def test_folders_and_tables_hold_texts_too(tmp_path):
-    folder, tables = tmp_path / "texts", tmp_path / "tables"
-    for place in (folder, tables):
-        place.mkdir()
-    for split, text in (("train", "one\ntwo"), ("val", "three\nfour"), ("test", "five\nsix")):
-        (folder / f"{split}.txt").write_text(text, encoding="utf-8")
-        rows = [{"line": line} for line in text.split("\n")]
-        (tables / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    for split, text in (("train", "one\ntwo"), ("validation", "three\nfour"), ("test", "five\nsix")):
-        assert read_text(data(folder), split) == text
-        assert read_text(data(tables, column="line"), split) == text
-    with pytest.raises(UserError, match=r"data\.column: .* has no column 'text'"):
-        read_text(data(tables), "train")
-    with pytest.raises(UserError, match=r"has no file later\.txt"):
-        read_text(data(folder), "later")
+# ---- Invalid input
 
 
 @pytest.mark.parametrize(
@@ -108,72 +73,6 @@ def test_bad_input_gets_one_sentence_and_writes_nothing(config, tmp_path, capsys
     assert said.startswith("unrolled: ") and said.count("\n") == 1
     assert re.search(words, said)
     assert not (tmp_path / "runs").exists()
-
-
-# ---- Units
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.text(min_size=1, max_size=60))
-def test_characters_are_the_text(text):
-    vocabulary = learn_vocabulary([text], Vocabulary(kind="character"), running_text=True)
-    assert len(vocabulary) == len(set(text)) and vocabulary.special_ids == ()
-    numbers = vocabulary.encode_text(text, "text")
-    assert vocabulary.tokens(numbers) == list(text)
-    assert vocabulary.decode_text(numbers.tolist()) == text
-
-
-def test_hello_has_four_letters_in_their_order():
-    vocabulary = learn_vocabulary(["hello"], Vocabulary(kind="character"), running_text=True)
-    assert vocabulary.tokens(range(4)) == ["h", "e", "l", "o"]
-    with pytest.raises(UserError, match=r"here: the character 'p' \(at place 4\)"):
-        vocabulary.encode_text("help", "here")
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.sampled_from(["bpe", "word"]), st.text(alphabet="ab ,.\n<unk>", min_size=1, max_size=60))
-def test_words_and_byte_pairs_give_the_text_again(kind, text):
-    vocabulary = learn_vocabulary([text], Vocabulary(kind=kind, size=300), running_text=True)
-    assert vocabulary.decode_text(vocabulary.encode_text(text, "text").tolist()) == text
-
-
-def test_unseen_words_become_the_unknown_symbol(tmp_path):
-    vocabulary = learn_vocabulary(["a rose is a rose\n"], Vocabulary(kind="word"), running_text=True)
-    vocabulary.save(tmp_path / "symbols.json")
-    again = Learned.load(tmp_path / "symbols.json", running_text=True)
-    assert again.encode_text("a tulip\n", "text").tolist()[1] == 0 and again.special_ids == (0,)
-    assert again.tokens(range(6)) == vocabulary.tokens(range(6)) and not again.is_closed
-    (tmp_path / "symbols.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="not a vocabulary file"):
-        Learned.load(tmp_path / "symbols.json", running_text=True)
-
-
-# ---- Lanes
-
-
-@settings(max_examples=60, deadline=None)
-@given(units=st.integers(2, 90), lanes=st.integers(1, 6), truncate=st.integers(1, 20), size=st.integers(1, 4))
-def test_windows_read_every_lane_once_in_its_order(units, lanes, truncate, size):
-    numbers = np.arange(units, dtype=np.int32)
-    steps = (units - 1) // lanes
-    plan = plan_windows(numbers, lanes, truncate)
-    for rank in range(size):
-        read = [part for window in plan if (part := window.shard(rank, size))]
-        if not read:
-            continue
-        inputs = torch.cat([part.inputs for part in read], dim=1)
-        assert inputs.tolist() == [list(range(lane * steps, (lane + 1) * steps)) for lane in range(rank, lanes, size)]
-        assert torch.equal(torch.cat([part.targets for part in read], dim=1), inputs + 1)
-    assert sum(window.tokens for window in plan) == steps * lanes
-
-
-@given(units=st.integers(2, 9000), lanes=st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
-def test_an_examination_predicts_every_unit_but_the_first(units, lanes):
-    cut = Lanes.of_every_token(np.arange(units, dtype=np.int32), lanes)
-    targets = cut.windows(range(cut.count), 0, cut.steps).targets
-    assert targets[targets >= 0].tolist() == list(range(1, units))
-    assert cut.count == 1 or (cut.count <= lanes and cut.steps >= 999)
 
 
 # ---- The model

@@ -127,20 +127,22 @@ def build_corpus(
     Raises:
         UserError: the data cannot be used, or the cache cannot be written.
     """
+
+    def read_splits() -> dict[str, Content]:
+        return {split: read(split) for split in SPLITS}
+
     contents: dict[str, Content] = {}
     if fingerprint is None:
-        contents = {split: read(split) for split in SPLITS}
+        contents = read_splits()
         digest = hashlib.sha256(json.dumps([FORMAT, *settings], sort_keys=True).encode())
         for content in contents.values():
             digest.update(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         fingerprint = digest.hexdigest()[:20]
 
     def build(folder: Path) -> None:
-        for split, table in tokenize(contents or {split: read(split) for split in SPLITS}, folder).items():
-            with (
-                pa.OSFile(str(Corpus(folder).path(split)), "wb") as sink,
-                pa.ipc.new_file(sink, table.schema) as writer,
-            ):
+        for split, table in tokenize(contents or read_splits(), folder).items():
+            path = str(Corpus(folder).path(split))
+            with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
 
     return build_cached(fingerprint, build)

@@ -48,6 +48,8 @@ from unrolled.data.questions import (
     QuestionSet,
     caption_questions,
     drop_empty,
+    format_box,
+    is_inside,
     join_question_sets,
     make_question,
 )
@@ -206,10 +208,6 @@ def _number(row: dict[str, Any], key: str, file: Path) -> int:
     return value
 
 
-EDGE = 2.0
-"""Pixels by which a box may reach beyond its photograph: published boxes are rounded."""
-
-
 def _read_visual7w(data: QuestionData, split: str) -> QuestionSet | None:
     """Reads one split of Visual7W; `None` if the folder has no such file."""
     folder = Path(data.source).expanduser()
@@ -291,7 +289,7 @@ class _Visual7WFile:
             if id in boxes:
                 raise UserError(f"{self._file}: box_id {id} stands there twice; every box needs its own.")
             if not (math.isfinite(x + y + width + height) and width > 0 and height > 0):
-                raise UserError(f"{self._file}, box {id}: {_format_box((x, y, width, height))} holds no pixel.")
+                raise UserError(f"{self._file}, box {id}: {format_box((x, y, width, height))} holds no pixel.")
             boxes[id] = str(row.get("image_id")), (x, y, width, height)
         return boxes
 
@@ -306,15 +304,13 @@ class _Visual7WFile:
 
     def _check_inside(self, boxes: dict[str, Box], rows: dict[str, int], paths: Sequence[Path]) -> None:
         sizes: dict[int, tuple[int, int] | None] = {}
-        for id, (x, y, width, height) in boxes.items():
+        for id, box in boxes.items():
             row = rows[self._boxes[id][0]]
             if row not in sizes:
                 sizes[row] = _size(paths[row])
-            if (size := sizes[row]) is None:
-                continue
-            if min(x, y) < -EDGE or x + width > size[0] + EDGE or y + height > size[1] + EDGE:
+            if (size := sizes[row]) and not is_inside(box, size):
                 raise UserError(
-                    f"{self._file}, box {id}: {_format_box((x, y, width, height))} reaches beyond {paths[row].name}, "
+                    f"{self._file}, box {id}: {format_box(box)} reaches beyond {paths[row].name}, "
                     f"{size[0]} × {size[1]}; boxes are in pixels of the stored photograph."
                 )
 
@@ -338,18 +334,13 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _format_box(box: Box) -> str:
-    x, y, width, height = box
-    return f"x {x:g}, y {y:g}, {width:g} × {height:g}"
-
-
 def _type_name(kind: Any) -> str:
     return {str: "text", int | float: "a number"}.get(kind, "a number or text")
 
 
 EASY_VQA = "easy-vqa"
 VALIDATION_EVERY = 10
-SHAPES, VERDICTS = ("circle", "rectangle", "triangle"), ("yes", "no")
+SHAPES, YES_NO = ("circle", "rectangle", "triangle"), ("yes", "no")
 
 
 def _read_easy_vqa(split: str) -> QuestionSet:
@@ -378,7 +369,7 @@ def _read_easy_vqa(split: str) -> QuestionSet:
 
 
 def _answer_type(answer: str) -> str:
-    return "yes/no" if answer in VERDICTS else "shape" if answer in SHAPES else "colour"
+    return "yes/no" if answer in YES_NO else "shape" if answer in SHAPES else "colour"
 
 
 def _read_table(data: QuestionData, split: str) -> QuestionSet:

@@ -20,6 +20,21 @@ KINDS = ("what", "where", "when", "who", "why", "how", "which")
 Box = tuple[float, float, float, float]
 """x and y of the upper left corner, width and height, in pixels of the stored photograph."""
 SIDES = ("x", "y", "width", "height")
+BOX_TOLERANCE = 2.0
+"""Pixels by which a box may reach beyond its photograph: published boxes are rounded."""
+
+
+def format_box(box: Box) -> str:
+    """Returns a box as text, such as "x 10, y 20, 64 × 48"."""
+    x, y, width, height = box
+    return f"x {x:g}, y {y:g}, {width:g} × {height:g}"
+
+
+def is_inside(box: Box, photo_size: tuple[int, int]) -> bool:
+    """Returns whether a box is inside a photograph of that width and height, within `BOX_TOLERANCE`."""
+    x, y, width, height = box
+    right, bottom = photo_size[0] + BOX_TOLERANCE, photo_size[1] + BOX_TOLERANCE
+    return min(x, y) >= -BOX_TOLERANCE and x + width <= right and y + height <= bottom
 
 
 @dataclass(frozen=True)

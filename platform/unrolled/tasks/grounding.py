@@ -14,8 +14,8 @@ from unrolled.config.vqa import PointingConfig
 from unrolled.data.batching import GroundingBatch, find_candidates, pad, plan_questions
 from unrolled.data.image_sets import REGIONS_PREFIX, Region, candidate_regions, crop_region, without_folds
 from unrolled.data.question_corpus import QuestionSplit, prepare_questions
-from unrolled.data.question_readers import EDGE, open_questions
-from unrolled.data.questions import Box, Question
+from unrolled.data.question_readers import open_questions
+from unrolled.data.questions import Box, Question, format_box, is_inside
 from unrolled.data.tokenizer import BEGIN
 from unrolled.errors import UserError
 from unrolled.features import FeatureSet, open_features, pretrained_backbone
@@ -302,11 +302,10 @@ class RegionInputs:
             UserError: the photograph cannot be read, or a box reaches beyond it.
         """
         image = self._images.load_photo(photo)
-        for x, y, width, height in boxes:
-            if min(x, y) < -EDGE or x + width > image.width + EDGE or y + height > image.height + EDGE:
+        for box in boxes:
+            if not is_inside(box, image.size):
                 raise UserError(
-                    f"--boxes: x {x:g}, y {y:g}, {width:g} × {height:g} reaches beyond {photo}, {image.width} × "
-                    f"{image.height} pixels."
+                    f"--boxes: {format_box(box)} reaches beyond {photo}, {image.width} × {image.height} pixels."
                 )
         sides = np.asarray([image.width, image.height] * 2, dtype=np.float64)
         edges = np.asarray([(x, y, x + width, y + height) for x, y, width, height in boxes]) / sides
