@@ -1,8 +1,8 @@
-"""The whole configuration: its schema, its defaults, and what each key means.
+"""Configuration: the schema of all keys with their types, defaults and meanings.
 
-A config is a YAML file; `key.path=value` arguments override it. Every task has a class of its own, one file each;
-what tasks share is in `sections.py` and `training.py`. Reading, overriding and the sentences that answer a mistake
-are in `config_file.py`.
+A config is a YAML file; `key.path=value` arguments override it. Each task has a config class in a module of its own.
+Sections that tasks share are in `common`, `training` and `tuning`. `load` reads files and overrides and words the error
+messages.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONFIGS: dict[str, type[Config]] = {
     "pointing": PointingConfig,
     "memory": MemoryConfig,
 }
-"""The class of every `task`. A new one is a file and a line here."""
+"""The config class of each `task`."""
 
 __all__ = [
     "CONFIGS",

@@ -1,4 +1,4 @@
-"""The part of a config that every task has."""
+"""Base class of all configs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from unrolled.config.training import Training
 from unrolled.config.tuning import Tuning
 
 FEW = 64
-"""Examples of a smoke run, at most."""
+"""Maximum number of examples in a smoke run."""
 
 
 class Config(Section):
-    """The whole configuration of a run; every task has its own class, with its own sections.
+    """The complete configuration of a run; each task has a subclass with its own sections.
 
     Attributes:
         frozen_keys: keys and sections that a resumed run cannot change.
@@ -24,16 +24,18 @@ class Config(Section):
     frozen_keys: ClassVar[tuple[str, ...]] = ("seed", "data", "model")
 
     task: str = Field(description="task to train")
-    name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] = Field(description="of the run's folder; the file's by default")
+    name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] = Field(
+        description="name of the run folder; default: that of the file"
+    )
     storage: str = Field("runs", description="folder that holds the run folders")
-    seed: int = Field(1, description="of parameters, batches and dropout")
+    seed: int = Field(1, description="random seed of parameters, batches and dropout")
     data: Section
     model: Section
     training: Training = Training()
-    tuning: Tuning | None = Field(None, description="of `unrolled tune`; other commands leave it unread")
+    tuning: Tuning | None = Field(None, description="search of `unrolled tune`; other commands ignore it")
 
     def smoke_version(self) -> Self:
-        """Returns the tiny version of a run: few examples, few steps, fresh weights, everything else as it is."""
+        """Returns the config of a smoke run: few examples, few updates, fresh weights, everything else unchanged."""
         values = self.model_dump()
         values["training"] |= {"epochs": 1, "max_steps": 4, "validate_every": 2, "log_every": 2}
         values["training"] |= {"checkpoint_every": None, "start_from": None}
@@ -41,5 +43,5 @@ class Config(Section):
         return type(self).model_validate(values)
 
     def _shrink(self, values: dict[str, Any]) -> None:
-        """Makes the data of a smoke run few, in place; those of a task without `data.limit` in its own way."""
+        """Reduces the data of a smoke run in place; a task without `data.limit` overrides this."""
         values["data"]["limit"] = min(FEW, values["data"]["limit"] or FEW)

@@ -1,9 +1,4 @@
-"""Config of captioning.
-
-Sections of tasks on captioned photographs: the photographs, their captions, and what a CNN makes of them.
-
-Keys of `task: captioning`.
-"""
+"""Config of captioning, and the section of image features that other tasks on photographs share."""
 
 from __future__ import annotations
 
@@ -18,110 +13,113 @@ from unrolled.config.training import Training as SharedTraining
 
 
 class CaptionColumns(Section):
-    image: str = Field("image", description="column of the photographs; with files beside a table: of their names")
+    image: str = Field("image", description="column of the photographs, or of their file names")
     captions: str | list[str] = Field(
-        "captions", description="column of the captions, a text or a list of texts a row; or several columns of texts"
+        "captions",
+        description="column of the captions, one text or a list of texts per row; or several columns of texts",
     )
 
 
 class CaptionVocabulary(common.Vocabulary):
-    kind: common.VocabularyKind = Field("word", description="unit of text; learned on the training split")
-    size: common.VocabularySize = Field(10_000, description="most entries, special symbols included")
-    min_frequency: Positive = Field(5, description="rarer units become the unknown symbol")
-    lowercase: bool = Field(True, description="fold case (the model then writes lower case only)")
+    kind: common.VocabularyKind = Field(
+        "word", description="token type; the vocabulary is learned on the training split"
+    )
+    size: common.VocabularySize = Field(10_000, description="maximum number of entries, special symbols included")
+    min_frequency: Positive = Field(5, description="less frequent tokens become the unknown symbol")
+    lowercase: bool = Field(True, description="lowercase all text (the model then generates lower case only)")
 
 
 class CaptionData(Source):
     source: str = Field(
-        description="scenes (built in); a folder of tables, of photographs with metadata.csv or metadata.jsonl, "
-        "Flickr8k's, COCO's or one with Karpathy's dataset_….json; s3://bucket/{split}.parquet; or hub id owner/name"
+        description="scenes (built in); a folder of tables, of photographs with metadata.csv or metadata.jsonl, in "
+        "the layout of Flickr8k or COCO, or with Karpathy's dataset_….json; s3://bucket/{split}.parquet; "
+        "or hub id owner/name"
     )
-    images: str | None = Field(None, description="folder of the photographs, where it is not in the source's")
+    images: str | None = Field(None, description="folder of the photographs, if not in the source folder")
     columns: CaptionColumns = CaptionColumns()
     vocabulary: CaptionVocabulary = CaptionVocabulary()
-    max_length: Positive = Field(50, description="training captions with more tokens are left out")
-    limit: Positive | None = Field(None, description="use only the first photographs of every split")
+    max_length: Positive = Field(50, description="training captions with more tokens are skipped")
+    limit: Positive | None = Field(None, description="use only the first photographs of each split")
 
 
 class FeatureConfig(Section):
-    """What a convolutional network makes of a photograph: a grid of vectors, and their mean."""
+    """Image features from a convolutional network: a grid of vectors, and their mean."""
 
     backbone: str = Field(
         "efficientnet-lite0",
-        description="the network: efficientnet-lite0 (its weights are installed), the larger efficientnet-lite1 and "
-        "-lite2 (weights in packages of their own), any classification model of torchvision such as vgg16 or resnet50, "
-        "or small (for scenes and tests; not pretrained)",
+        description="convolutional network: efficientnet-lite0 (weights installed), efficientnet-lite1 and -lite2 "
+        "(weights in separate packages), any classification model of torchvision such as vgg16 or "
+        "resnet50, or small (for scenes and tests; not pretrained)",
     )
-    weights: str | None = Field(None, description="file of weights; null: the network's own, pretrained on ImageNet")
+    weights: str | None = Field(None, description="file of weights; null: the network's ImageNet weights")
     grid: Positive = Field(
-        7, description="positions a side, of the last map that has as many; 1: only the mean over all positions"
+        7,
+        description="side of the grid of positions, taken from the last feature map of that size; 1: only the mean "
+        "over all positions",
     )
-    size: Positive | None = Field(
-        None, description="pixels a side of what it sees; null: as many as it was pretrained on"
-    )
+    size: Positive | None = Field(None, description="side of the input in pixels; null: that of pretraining")
     fine_tune: bool = Field(
         False,
-        description="train the network too, on photographs that are cropped and mirrored at random (small: on pictures "
-        "as they are); false: its features are made once and kept",
+        description="train the network, too, on randomly cropped and mirrored photographs (small: on unchanged ones); "
+        "false: its features are computed once and cached",
     )
     learning_rate: Annotated[float, Field(gt=0)] = Field(
-        0.1, description="fine_tune: of the network, times training.optimizer.learning_rate"
+        0.1, description="fine_tune: learning rate of the network relative to training.optimizer.learning_rate"
     )
 
 
 CaptioningScore = Literal["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "cider_d", "exact_match"]
 Conditioning = Literal["first", "once", "every", "output", "reconstruct", "attention"]
 CONDITIONING = (
-    "how it sees the picture: first: as an input before the first word; once: beside the first word; every: beside "
-    "every word; output: after the recurrence; reconstruct: as every, with a memory that learns to recall the picture "
-    "from the words; attention: over the positions of its grid"
+    "how the decoder is conditioned on the image: first: image as an input before the first word; "
+    "once: concatenated with the first word; every: with every word; output: after the recurrence; "
+    "reconstruct: as every, with a visual memory that learns to reconstruct the image from the words; "
+    "attention: attention over the grid of positions"
 )
 NonNegative = Annotated[float, Field(ge=0)]
 
 
 class ImageAttention(Section):
-    score: Literal["dot", "general", "additive"] = Field(
-        "additive", description="how a state is compared with a position"
-    )
+    score: Literal["dot", "general", "additive"] = Field("additive", description="attention score function")
     fed: bool = Field(
         True,
-        description="the state before a word looks, and what it saw enters the recurrence; false: the state after it "
-        "looks, and what it saw joins the output alone (faster)",
+        description="the previous state attends and the context is an input of the recurrence; false: the new state "
+        "attends and the context is an input of the output layer only (faster)",
     )
-    gated: bool = Field(True, description="a state says how much it needs of what it saw (only where it is fed)")
+    gated: bool = Field(True, description="gate the context by the state (only with fed)")
     hard: bool = Field(
-        False, description="look at the likeliest position alone, in training at one that is drawn; false: at all"
+        False,
+        description="hard attention: one position per word, sampled in training, arg-max at test time; false: soft "
+        "attention",
     )
 
 
 class CaptioningDecoder(Recurrent):
     cell: common.CellName = Field("lstm", description="recurrent cell")
-    hidden: Positive = Field(512, description="features of the state")
-    dropout: Fraction = Field(0.5, description="share dropped from embeddings, between layers and from the outputs")
-    embedding: Positive = Field(512, description="features of a token")
+    hidden: Positive = Field(512, description="size of the hidden state")
+    dropout: Fraction = Field(0.5, description="dropout probability on embeddings, between layers and on outputs")
+    embedding: Positive = Field(512, description="size of token embeddings")
     conditioning: Conditioning = Field("attention", description=CONDITIONING)
     attention: ImageAttention = ImageAttention()
-    picture: Positive = Field(512, description="features of the picture where it stands beside words")
-    layer: Positive = Field(1, description="the layer that reads it there, from the lowest, 1")
-    recall: Positive = Field(256, description="features of the memory of reconstruct")
-    tie: bool = Field(True, description="the output matrix is the embedding matrix")
+    picture: Positive = Field(512, description="size of the image vector where it is concatenated with words")
+    layer: Positive = Field(1, description="layer that receives the image vector, from the lowest, 1")
+    recall: Positive = Field(256, description="reconstruct: size of the visual memory")
+    tie: bool = Field(True, description="share the output matrix with the embeddings")
 
 
 class ImageEncoderConfig(Section):
     size: Positive | None = Field(
-        None, description="features of a position, learned from the network's; null: as the network gives them"
+        None, description="size of a learned projection of each position's features; null: no projection"
     )
-    places: bool = Field(
-        False, description="attention: add a learned vector a position, by which the decoder knows where it looks"
-    )
-    dropout: Fraction = Field(0.0, description="share dropped from the positions' features")
+    places: bool = Field(False, description="attention: add a learned position embedding to each position")
+    dropout: Fraction = Field(0.0, description="dropout probability on the positions' features")
 
 
 class ViewFeatureConfig(FeatureConfig):
     views: Positive = Field(
         1,
-        description="how often features are made of a photograph to learn from: once of all of it, then of views that "
-        "are cropped and mirrored at random; an epoch draws one of them",
+        description="number of cached views per training photograph: the whole photograph, then random crops and "
+        "mirrorings; each epoch draws one",
     )
 
 
@@ -129,66 +127,69 @@ class CaptioningModel(Section):
     features: ViewFeatureConfig = ViewFeatureConfig()
     encoder: ImageEncoderConfig = ImageEncoderConfig()
     decoder: CaptioningDecoder = CaptioningDecoder()
-    engine: Engine = Field("auto", description="what runs the recurrence")
+    engine: Engine = Field("auto", description="implementation of the recurrence; auto: the fastest that applies")
 
 
 class SelfCritical(Section):
-    samples: Annotated[int, Field(ge=2)] = Field(5, description="captions drawn of every photograph")
-    photographs: Positive = Field(32, description="of a batch, over all workers; an epoch takes each once")
+    samples: Annotated[int, Field(ge=2)] = Field(5, description="captions sampled per photograph")
+    photographs: Positive = Field(32, description="photographs per batch, over all workers; an epoch uses each once")
     baseline: Literal["others", "greedy"] = Field(
         "others",
-        description="with what a drawn caption's reward is compared: the mean of those of the photograph's other drawn "
-        "captions, or that of its greedy caption (one more decoding)",
+        description="baseline of a sampled caption's reward: the mean reward of the photograph's other samples, or "
+        "the reward of its greedy caption (one more decoding)",
     )
 
 
 class HardAttention(Section):
     reinforcement: NonNegative = Field(
         0.1,
-        description="weight of what the words after a drawn position teach attention; 1: as the likelihood's gradient "
-        "has it, with more noise",
+        description="weight of the policy gradient of attention; 1: the gradient of the likelihood, with more variance",
     )
-    entropy: NonNegative = Field(0.002, description="reward of attention for being undecided, in nats a nat and word")
+    entropy: NonNegative = Field(0.002, description="weight of the entropy bonus of attention per word")
 
 
 class CaptioningTraining(SharedTraining):
     metric: Literal["loss", CaptioningScore] = Field(
-        "cider_d", description="decides which checkpoint is best (validation)"
+        "cider_d", description="validation score that determines the best checkpoint"
     )
     batch_tokens: Positive = Field(
         1500,
-        description="tokens of a batch's captions, over all workers, with their padding where they are of like length",
+        description="caption tokens per batch, over all workers, padding included where captions are batched by length",
     )
     together: bool = Field(
         False,
-        description="all captions of a photograph in one batch, so that it is encoded once an epoch (always where the "
-        "network is trained too); false: captions of like length",
+        description="batch all captions of a photograph together, so that it is encoded once per epoch (always with "
+        "fine_tune); false: batch by length",
     )
     truncate: Positive | None = Field(
-        None, description="gradients flow back within windows of so many words; null: through the whole caption"
+        None, description="words per window of truncated back-propagation through time; null: whole captions"
     )
-    label_smoothing: Fraction = Field(0.0, description="probability spread over the whole vocabulary")
+    label_smoothing: Fraction = Field(0.0, description="label smoothing: probability spread over the whole vocabulary")
     doubly_stochastic: NonNegative = Field(
-        1.0, description="attention: weight of the penalty for positions that a caption looks at too little or too much"
+        1.0,
+        description="attention: weight of the doubly stochastic penalty, for attention that does not sum to 1 per "
+        "position over a caption",
     )
-    reconstruction: NonNegative = Field(1.0, description="reconstruct: weight of the picture's error, a word")
+    reconstruction: NonNegative = Field(
+        1.0, description="reconstruct: weight of the image reconstruction error per word"
+    )
     hard_attention: HardAttention = HardAttention()
     self_critical: SelfCritical | None = Field(
         None,
-        description="learn from drawn captions, rewarded by CIDEr-D, without dropout, smoothing and penalties: a "
-        "second stage, for weights that training.start_from gives; null: learn from captions that people wrote",
+        description="self-critical training on sampled captions rewarded by CIDEr-D, without dropout, label smoothing "
+        "and penalties: a second stage after training.start_from; null: training on reference captions",
     )
 
 
 class CaptioningDecoding(common.Decoding):
-    max_length: Positive = Field(30, description="most tokens of an output")
+    max_length: Positive = Field(30, description="maximum number of tokens per output")
 
 
 class CaptioningEvaluation(Section):
     metrics: list[CaptioningScore] = Field(
         ["cider_d", "bleu_4", "bleu_1", "meteor", "rouge_l"],
         min_length=1,
-        description="scores of an evaluation; the first leads the report",
+        description="scores of an evaluation, the main one first",
     )
 
 
@@ -202,7 +203,7 @@ class CaptioningConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> CaptioningConfig:
-        """Checks that no single key can see. A message starts with the key that should change."""
+        """Checks across keys. A message starts with the key that should change."""
         decoder = self.model.decoder
         check_engine(self.model.engine, decoder, "model.decoder")
         if decoder.layer > decoder.layers:
@@ -235,8 +236,8 @@ class CaptioningConfig(Config):
             raise ValueError("model.decoder.attention.hard is true: accepted is then attention.fed true alone")
         if decoder.attention.hard and self.training.truncate is not None:
             raise ValueError(
-                "training.truncate must be null where model.decoder.attention.hard is true: what a drawn position is "
-                "worth shows in all words after it"
+                "training.truncate must be null where model.decoder.attention.hard is true: the reward of a sampled "
+                "position depends on all words after it"
             )
         check_metric(self.training.metric, self.evaluation.metrics)
         if self.training.self_critical is not None and "cider_d" not in self.evaluation.metrics:

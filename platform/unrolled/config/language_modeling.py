@@ -1,4 +1,4 @@
-"""Keys of `task: language_modeling`."""
+"""Config of language modeling."""
 
 from __future__ import annotations
 
@@ -14,57 +14,65 @@ from unrolled.config.training import Training as SharedTraining
 
 class TextVocabulary(common.Vocabulary):
     kind: Literal["bpe", "word", "character"] = Field(
-        "character", description="unit of text; learned on the training text, of which every character is kept"
+        "character",
+        description="token type; the vocabulary is learned on the training text and contains all its characters",
     )
 
 
 class TextData(Source):
     source: str = Field(
-        description="hello (built in), text file, folder of train.txt and so on, s3://bucket/{split}.parquet, or hub id"
+        description="hello (built in), a text file, a folder with train.txt and so on, s3://bucket/{split}.parquet, "
+        "or hub id"
     )
-    column: str = Field("text", description="column of a table that holds the text; its rows are joined by newlines")
+    column: str = Field("text", description="column of the text in a table; rows are joined by newlines")
     validation_share: Fraction = Field(
-        0.1, description="end of a source without splits that is kept for validation; 0: validate on all of it"
+        0.1,
+        description="fraction at the end of a source without splits that is used for validation; 0: validate on the "
+        "whole text",
     )
     vocabulary: TextVocabulary = TextVocabulary()
-    limit: Positive | None = Field(None, description="use only the first units of every split")
+    limit: Positive | None = Field(None, description="use only the first tokens of each split")
 
 
 class LanguageModelConfig(RecurrentWithInitialState):
     cell: common.CellName = Field("lstm", description="recurrent cell")
-    embedding: Positive | None = Field(None, description="features of a unit; null: one-hot")
-    tie: bool = Field(False, description="the output matrix is the embedding matrix (wants embedding = hidden)")
-    engine: Engine = Field("auto", description="what runs the recurrence")
+    embedding: Positive | None = Field(None, description="size of token embeddings; null: one-hot")
+    tie: bool = Field(False, description="share the output matrix with the embeddings (requires embedding = hidden)")
+    engine: Engine = Field("auto", description="implementation of the recurrence; auto: the fastest that applies")
 
 
 class LanguageModelTraining(SharedTraining):
-    metric: Literal["loss"] = Field("loss", description="decides which checkpoint is best (validation)")
-    lanes: Positive = Field(32, description="streams into which the text is cut; all are read side by side")
+    metric: Literal["loss"] = Field("loss", description="validation score that determines the best checkpoint")
+    lanes: Positive = Field(32, description="number of parallel streams into which the text is cut")
     truncate: Positive = Field(
-        100, description="steps of a window, through which gradients flow back; the state is carried on"
+        100, description="steps per window of truncated back-propagation through time; the state is carried over"
     )
     sequence: Positive | None = Field(
         None,
-        description="steps whose windows add up their gradients for one update; null: every window is an update",
+        description="steps per update, over which the windows' gradients are accumulated; null: one update per window",
     )
 
     @property
     def update_steps(self) -> int:
-        """Steps of each lane that an update is made from."""
+        """Steps of each lane per update."""
         return self.sequence or self.truncate
 
 
 class LanguageModelDecoding(common.Decoding):
-    max_length: Positive = Field(500, description="units written after a prime text")
+    max_length: Positive = Field(500, description="maximum number of tokens generated after a prime text")
 
 
 class LanguageModelEvaluation(Section):
     lanes: Positive = Field(
-        8, description="streams that read the split, also in validation, of 1000 units or more each, from empty states"
+        8,
+        description="parallel streams of the split, also in validation, each of 1000 tokens or more and from an "
+        "initial state",
     )
-    prime: str | None = Field(None, description="what the report's samples continue; null: the split's first units")
+    prime: str | None = Field(
+        None, description="text that the report's samples continue; null: the first tokens of the split"
+    )
     temperatures: list[Annotated[float, Field(gt=0)]] = Field(
-        [0.5, 0.8, 1.0], min_length=1, description="of the report's samples"
+        [0.5, 0.8, 1.0], min_length=1, description="temperatures of the report's samples"
     )
 
 

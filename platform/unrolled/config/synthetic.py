@@ -1,4 +1,4 @@
-"""Config of synthetic memory tasks."""
+"""Config of synthetic memory problems."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ from unrolled.config.common import (
 
 class MemoryData(Section):
     problem: Literal["adding", "copy", "delayed_xor"] = Field(
-        description="sum of two marked numbers; ten symbols recalled; exclusive or of two marked bits"
+        description="adding: sum of two marked numbers; copy: recall of ten symbols; delayed_xor: exclusive or of two "
+        "marked bits"
     )
-    length: Annotated[int, Field(ge=2)] = Field(description="steps of a sequence; for copy: of silence")
-    validation: Positive = Field(1000, description="sequences that choose the best checkpoint")
-    test: Positive = Field(1000, description="sequences that are reported")
+    length: Annotated[int, Field(ge=2)] = Field(description="steps per sequence; for copy: blank steps")
+    validation: Positive = Field(1000, description="number of validation sequences")
+    test: Positive = Field(1000, description="number of test sequences")
 
 
 class MemoryModel(RecurrentWithInitialState):
     cell: CellName = Field("lstm", description="recurrent cell")
-    hidden: Positive = Field(128, description="features of the state, one direction")
-    dropout: Fraction = Field(0.0, description="share dropped between layers and from the outputs")
-    engine: Engine = Field("auto", description="what runs the recurrence")
+    hidden: Positive = Field(128, description="size of the hidden state, per direction")
+    dropout: Fraction = Field(0.0, description="dropout probability between layers and on outputs")
+    engine: Engine = Field("auto", description="implementation of the recurrence; auto: the fastest that applies")
 
 
 class MemorySchedule(training.Schedule):
-    # The loss rests long before it falls: a rate that halves at rest would keep it there.
+    # The loss stays on a plateau for long before it falls; a rate that is halved there would keep it there.
     name: training.ScheduleName = Field("constant", description=training.SCHEDULES)
 
 
 class MemoryTraining(training.Training):
     schedule: MemorySchedule = MemorySchedule()
     metric: Literal["loss", "mse", "accuracy"] = Field(
-        "loss", description="decides which checkpoint is best (validation)"
+        "loss", description="validation score that determines the best checkpoint"
     )
-    batch: Positive = Field(32, description="sequences of an update, over all workers; each is new")
-    epoch_steps: Positive = Field(500, description="updates that count as an epoch: sequences never come twice")
+    batch: Positive = Field(32, description="sequences per update, over all workers; each is new")
+    epoch_steps: Positive = Field(500, description="updates per epoch; sequences are never repeated")
     truncate: Positive | None = Field(
-        None, description="gradients flow back within windows of so many steps; null: through the whole sequence"
+        None, description="steps per window of truncated back-propagation through time; null: whole sequences"
     )
 
 

@@ -1,4 +1,4 @@
-"""The training section."""
+"""Config section `training`."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ Precision = Literal["auto", "float32", "float64", "bfloat16", "float16"]
 
 
 class Optimizer(Section):
-    name: Literal["adam", "adamw", "adafactor", "sgd"] = Field("adam", description="update rule")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="after warm-up, before any decay")
+    name: Literal["adam", "adamw", "adafactor", "sgd"] = Field("adam", description="optimizer")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-3, description="learning rate after warm-up, before any decay"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="L2 penalty (decoupled for adamw)")
-    momentum: Fraction = Field(0.9, description="of sgd; beta 1 of adam and adamw")
+    momentum: Fraction = Field(0.9, description="momentum of sgd; beta 1 of adam and adamw")
 
 
 ScheduleName = Literal["constant", "plateau", "inverse_square_root", "cosine", "one_cycle"]
 SCHEDULES = (
-    "learning rate after warm-up; cosine and one_cycle end at zero when the run does, by steps, epochs or minutes"
+    "schedule of the learning rate after warm-up; cosine and one_cycle reach zero at the end of the "
+    "run, by steps, epochs or minutes"
 )
 
 
 class Schedule(Section):
     name: ScheduleName = Field("plateau", description=SCHEDULES)
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="steps of linear rise from zero")
-    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="plateau: rate is multiplied by this …")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="updates of linear warm-up from zero")
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="plateau: the rate is multiplied by this factor …"
+    )
     patience: Annotated[int, Field(ge=0)] = Field(
-        1, description="… after more validations without a better loss than this"
+        1, description="… after more than this number of validations without a lower loss"
     )
 
 
@@ -40,58 +45,72 @@ class Clipping(Section):
         "component to ±threshold; squared_norm: multiply by threshold / s where the squared norm s exceeds the "
         "threshold; adaptive: limit each unit's gradient to threshold times the norm of its weights",
     )
-    threshold: Annotated[float, Field(gt=0)] = Field(1.0, description="see kind; for adaptive 0.01 to 0.1 is usual")
+    threshold: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="threshold of clipping; 0.01 to 0.1 is usual for adaptive"
+    )
 
 
 class EarlyStopping(Section):
-    patience: Positive | None = Field(None, description="stop after so many validations without a better metric")
+    patience: Positive | None = Field(
+        None, description="stop after this number of validations without a better metric; null: never"
+    )
 
 
 class Training(Section):
-    """How any task is trained; a task adds what its batches are."""
+    """Training keys of all tasks; each task adds those of its batches."""
 
-    epochs: Positive = Field(20, description="passes over the training split, at most")
+    epochs: Positive = Field(20, description="maximum number of passes over the training split")
     start_from: str | None = Field(
-        None, description="run whose best weights this one begins with; of like data and model; null: fresh ones"
+        None,
+        description="run whose best weights are the initial weights, with the same vocabulary and model; null: fresh "
+        "weights",
     )
-    max_steps: Positive | None = Field(None, description="stop after so many updates")
-    max_minutes: Annotated[float, Field(gt=0)] | None = Field(None, description="stop after so long, resumes included")
-    accumulate: Positive = Field(1, description="global batches whose gradients are added up for one update")
+    max_steps: Positive | None = Field(None, description="maximum number of updates")
+    max_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="maximum training time in minutes, resumes included"
+    )
+    accumulate: Positive = Field(1, description="gradient accumulation: global batches per update")
     precision: Precision = Field(
         "auto",
-        description="of parameters and arithmetic; bfloat16 and float16: float32, but matrices are multiplied in it "
-        "while training; auto: bfloat16 where the hardware has matrix units for it (GPUs, AMX, avx512_bf16), else "
-        "float32",
+        description="number format of parameters and arithmetic; bfloat16 and float16: float32 parameters, matrix "
+        "products in training in the 16-bit format; auto: bfloat16 where the hardware has matrix units "
+        "for it (GPUs, AMX, avx512_bf16), else float32",
     )
     detect_anomaly: bool = Field(
-        False, description="end a run whose numbers stop being finite with the place where they did (slow)"
+        False, description="end a run at the first non-finite number and report its place (slow)"
     )
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     clipping: Clipping = Clipping()
     skip_non_finite: Annotated[int, Field(ge=0)] = Field(
-        10, description="updates in a row that may be left out because loss or gradient is not finite; one more ends"
+        10,
+        description="up to this number of consecutive updates with a non-finite loss or gradient are skipped; one "
+        "more ends the run",
     )
     moving_average: Fraction = Field(
         0.0,
-        description="decay of an average over the parameters of all updates, which is validated and kept as the model; "
-        "0: none",
+        description="decay of an exponential moving average of the parameters, which is validated and saved as the "
+        "model; 0: none",
     )
-    metric: str = Field("loss", description="decides which checkpoint is best (validation)")
+    metric: str = Field("loss", description="validation score that determines the best checkpoint")
     early_stopping: EarlyStopping = EarlyStopping()
-    validate_every: Positive | None = Field(None, description="steps between validations; null: once an epoch")
-    checkpoint_every: Positive | None = Field(None, description="steps between checkpoints; null: at validations")
-    checkpoint_in_background: bool = Field(True, description="training goes on while a checkpoint is written")
-    keep: Positive = Field(2, description="newest checkpoints kept beside the best")
-    log_every: Positive = Field(50, description="steps between rows of metrics.jsonl")
-    trackers: list[Literal["mlflow", "wandb"]] = Field(
-        [], description="where numbers go besides TensorBoard files; their packages must be installed"
+    validate_every: Positive | None = Field(None, description="updates between validations; null: once per epoch")
+    checkpoint_every: Positive | None = Field(
+        None, description="updates between checkpoints; null: at validations only"
     )
-    restarts: Annotated[int, Field(ge=0)] = Field(3, description="how often a failed group of workers is started again")
+    checkpoint_in_background: bool = Field(True, description="write checkpoints while training continues")
+    keep: Positive = Field(2, description="number of newest checkpoints to keep, in addition to the best")
+    log_every: Positive = Field(50, description="updates between rows of metrics.jsonl")
+    trackers: list[Literal["mlflow", "wandb"]] = Field(
+        [], description="experiment trackers in addition to TensorBoard files; their packages must be installed"
+    )
+    restarts: Annotated[int, Field(ge=0)] = Field(
+        3, description="number of times that a failed group of workers is restarted"
+    )
 
     @property
     def parameter_type(self) -> Literal["float32", "float64"]:
-        """Of parameters, as torch names it."""
+        """Name of the parameters' dtype in torch."""
         return "float64" if self.precision == "float64" else "float32"
 
     def completed(self, *, epoch: float, step: int, seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""Keys of `task: translation`."""
+"""Config of translation."""
 
 from __future__ import annotations
 
@@ -25,78 +25,82 @@ TranslationScore = Literal["bleu", "chrf", "chrf++", "ter", "exact_match"]
 
 
 class ParallelColumns(Section):
-    input: str = Field("input", description="column that the encoder reads")
-    target: str = Field("target", description="column that the decoder learns to write")
+    input: str = Field("input", description="column of the source texts")
+    target: str = Field("target", description="column of the target texts")
 
 
 class TranslationVocabulary(common.Vocabulary):
-    shared: bool = Field(True, description="one vocabulary for both columns")
+    shared: bool = Field(True, description="whether both columns share one vocabulary")
 
 
 class TranslationData(Source):
-    source: str = Field(description="dates (built in), folder, s3://bucket/{split}.parquet, or hub id owner/name")
+    source: str = Field(description="dates (built in), a folder, s3://bucket/{split}.parquet, or hub id owner/name")
     columns: ParallelColumns = ParallelColumns()
     vocabulary: TranslationVocabulary = TranslationVocabulary()
-    max_length: Positive = Field(100, description="training pairs with more tokens on either side are left out")
-    limit: Positive | None = Field(None, description="use only the first pairs of every split")
+    max_length: Positive = Field(100, description="training pairs with more tokens on either side are skipped")
+    limit: Positive | None = Field(None, description="use only the first pairs of each split")
 
 
 class TranslationEncoder(RecurrentWithInitialState):
-    bidirectional: bool = Field(True, description="read from both ends")
-    embedding: Positive = Field(256, description="features of a token")
+    bidirectional: bool = Field(True, description="bidirectional encoder")
+    embedding: Positive = Field(256, description="size of token embeddings")
 
 
 class TranslationAttention(Section):
-    score: Literal["dot", "general", "additive"] = Field(
-        "general", description="how a state is compared with the memory"
+    score: Literal["dot", "general", "additive"] = Field("general", description="attention score function")
+    input_feeding: bool = Field(
+        False, description="input feeding: each attentional vector is an input of the next step (slower)"
     )
-    input_feeding: bool = Field(False, description="feed each attentional vector into the next step (slower)")
 
 
 class TranslationDecoder(Recurrent):
-    embedding: Positive = Field(256, description="features of a token")
+    embedding: Positive = Field(256, description="size of token embeddings")
     conditioning: Literal["state", "attention"] = Field(
-        "attention", description="how it sees the input: its summary as first state, or soft attention besides"
+        "attention",
+        description="how the decoder is conditioned on the input: state: encoder summary as initial state; attention: "
+        "soft attention in addition",
     )
     attention: TranslationAttention = TranslationAttention()
-    tie: bool = Field(True, description="the output matrix is the embedding matrix")
+    tie: bool = Field(True, description="share the output matrix with the embeddings")
 
 
 class TranslationModel(Section):
     encoder: TranslationEncoder = TranslationEncoder()
     decoder: TranslationDecoder = TranslationDecoder()
-    tie_embeddings: bool = Field(False, description="encoder and decoder share embeddings (wants a shared vocabulary)")
-    engine: Engine = Field("auto", description="what runs the recurrence")
+    tie_embeddings: bool = Field(
+        False, description="share embeddings between encoder and decoder (requires a shared vocabulary)"
+    )
+    engine: Engine = Field("auto", description="implementation of the recurrence; auto: the fastest that applies")
 
 
 class TranslationTraining(SharedTraining):
     metric: Literal["loss", TranslationScore] = Field(
-        "loss", description="decides which checkpoint is best (validation)"
+        "loss", description="validation score that determines the best checkpoint"
     )
-    batch_tokens: Positive = Field(4000, description="padded tokens of the longer side in a batch, over all workers")
+    batch_tokens: Positive = Field(4000, description="padded tokens of the longer side per batch, over all workers")
     truncate: Positive | None = Field(
         None,
-        description="gradients flow back within windows of so many steps, in encoder and decoder; null: through the "
-        "whole sequence",
+        description="steps per window of truncated back-propagation through time, in encoder and decoder; null: whole "
+        "sequences",
     )
-    label_smoothing: Fraction = Field(0.1, description="probability spread over the whole vocabulary")
+    label_smoothing: Fraction = Field(0.1, description="label smoothing: probability spread over the whole vocabulary")
 
 
 class TranslationDecoding(common.Decoding):
     length_factor: common.LengthFactor = Field("auto", description=common.LENGTH_FACTOR)
     replace_unknown: bool = Field(
         False,
-        description="unknown words may be written, and become the word of the input that attention looked at most",
+        description="allow the unknown symbol and replace it by the input word with the highest attention",
     )
-    prefix: str = Field("", description="what every output begins with")
-    required: list[str] = Field([], description="words or phrases that every output has; only for beam search")
+    prefix: str = Field("", description="text that every output begins with")
+    required: list[str] = Field([], description="words or phrases that every output contains; beam search only")
 
 
 class TranslationEvaluation(Section):
     metrics: list[TranslationScore] = Field(
         ["bleu", "chrf", "exact_match"],
         min_length=1,
-        description="scores of an evaluation; the first leads the report",
+        description="scores of an evaluation, the main one first",
     )
 
 
@@ -110,7 +114,7 @@ class TranslationConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TranslationConfig:
-        """Checks that no single key can see. A message starts with the key that should change."""
+        """Checks across keys. A message starts with the key that should change."""
         encoder, decoder = self.model.encoder, self.model.decoder
         check_engine(self.model.engine, encoder, "model.encoder")
         check_engine(self.model.engine, decoder, "model.decoder")

@@ -1,4 +1,4 @@
-"""The tuning section: what a sweep varies and how it searches."""
+"""Config section `tuning`: search space and search strategy of a sweep."""
 
 from __future__ import annotations
 
@@ -14,48 +14,50 @@ Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Parameter(Section):
-    """What values a key may have: one of `KINDS`, and on what that depends."""
+    """Values that a key can take: one of `KINDS`, and optionally a condition."""
 
     choice: list[Any] | None = Field(None, description="one of these values")
     grid: list[Any] | None = Field(None, description="each of these values equally often, with every sampler")
-    uniform: Bounds | None = Field(None, description="a number between two")
-    loguniform: Bounds | None = Field(None, description="a number between two, its logarithm uniform")
+    uniform: Bounds | None = Field(None, description="a number between two bounds")
+    loguniform: Bounds | None = Field(None, description="a number between two bounds, log-uniform")
     randint: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
-        None, description="a whole number between two, both included"
+        None, description="a whole number between two bounds, both included"
     )
     when: dict[str, list[Any]] = Field(
-        {}, description="other keys of the space and their values under which this key is varied; else it stays"
+        {},
+        description="condition: other keys of the space and the values for which this key is varied; otherwise it "
+        "keeps its value",
     )
 
     @property
     def kind(self) -> str:
-        """The one of `KINDS` that is given."""
+        """Which of `KINDS` is given."""
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
     @property
     def given(self) -> list[Any]:
-        """Its values or bounds."""
+        """The values or bounds."""
         values: list[Any] = getattr(self, self.kind)
         return values
 
     @property
     def values(self) -> list[Any] | None:
-        """All values in their order; `None` where they are without number."""
+        """All values in order; `None` for a continuous range."""
         if self.kind == "randint":
             return list(range(self.given[0], self.given[1] + 1))
         return self.given if self.kind in ("choice", "grid") else None
 
     def problem(self) -> str | None:
-        """What is wrong with it, as the end of a sentence."""
+        """Returns what is wrong, as the end of a sentence; `None` if valid."""
         kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
         if len(kinds) != 1:
-            said = " and ".join(kinds) if kinds else "no kind of values"
-            return f"has {said}; give one of {', '.join(KINDS)}"
+            found = " and ".join(kinds) if kinds else "no kind of values"
+            return f"has {found}; give one of {', '.join(KINDS)}"
         if self.kind in ("choice", "grid"):
             if not self.given:
                 return f"has an empty {self.kind}; give one value or more"
-            twice = [value for place, value in enumerate(self.given) if value in self.given[:place]]
-            return f"has {twice[0]!r} twice in its {self.kind}" if twice else None
+            repeated = [value for i, value in enumerate(self.given) if value in self.given[:i]]
+            return f"has {repeated[0]!r} twice in its {self.kind}" if repeated else None
         low, high = self.given
         if self.kind == "loguniform" and low <= 0:
             return f"is loguniform from {low:g}; a logarithm needs bounds above 0"
@@ -66,27 +68,32 @@ class Parameter(Section):
 
 class Tuning(Section):
     space: dict[str, Parameter] = Field(
-        description="keys of this config and their values: {choice: [a, b]}, {uniform: [0, 0.5]}, {loguniform: "
-        "[1e-4, 1e-2]}, {randint: [1, 4]} or {grid: [a, b]} (each equally often); beside it when: {other.key: [a]}",
+        description="keys of this config and their values: {choice: [a, b]}, {uniform: [0, 0.5]}, {loguniform: [1e-4, "
+        "1e-2]}, {randint: [1, 4]} or {grid: [a, b]} (each equally often); optionally with a condition, "
+        "when: {other.key: [a]}",
     )
     metric: str | list[str] | None = Field(
         None,
-        description="score that ranks; several: the first ranks, the sampler tpe weighs all; null: training.metric",
+        description="score that ranks trials; of several, the first ranks and the sampler tpe optimises all; null: "
+        "training.metric",
     )
     trials: Positive | None = Field(
-        None, description="points of the space, each trained `seeds` times; null: 20, of a grid all"
+        None, description="number of points of the space, each trained `seeds` times; null: 20, or the whole grid"
     )
-    minutes: Annotated[float, Field(gt=0)] | None = Field(None, description="no trial goes on after so long")
-    sampler: Literal["grid", "random", "tpe"] = Field("random", description="chooses points; tpe learns from scores")
+    minutes: Annotated[float, Field(gt=0)] | None = Field(None, description="maximum time of the sweep in minutes")
+    sampler: Literal["grid", "random", "tpe"] = Field(
+        "random", description="how points are chosen; tpe adapts to the scores"
+    )
     scheduler: Literal["none", "asha", "hyperband", "median", "pbt"] = Field(
         "none",
-        description="stops trials early; pbt replaces the worst by perturbed copies of the best as they train",
+        description="early stopping of trials; pbt replaces the worst trials by perturbed copies of the best during "
+        "training",
     )
     grace: Annotated[float, Field(gt=0, le=0.5)] = Field(
-        0.1, description="share of a training before which no trial is stopped; for pbt: between perturbations"
+        0.1, description="fraction of a training before which no trial is stopped; for pbt: between perturbations"
     )
-    seeds: Positive = Field(1, description="trainings of every point, of seeds seed, seed + 1, …")
-    concurrent: Positive | None = Field(None, description="trials that train at a time; null: one a CPU")
+    seeds: Positive = Field(1, description="trainings per point, with seeds seed, seed + 1, …")
+    concurrent: Positive | None = Field(None, description="maximum number of concurrent trials; null: one per CPU")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Tuning:
@@ -103,23 +110,23 @@ class Tuning(Section):
 
 
 def _dependence(key: str, space: Mapping[str, Parameter]) -> str | None:
-    """What is wrong with a parameter's `when`, as the end of a sentence."""
+    """Returns what is wrong with a parameter's `when`, as the end of a sentence; `None` if valid."""
     for other, values in space[key].when.items():
         if other == key or other not in space:
             return f"is varied when {other} has some value, which is no other key of the space"
         known = space[other].values
         if known is None:
             return f"is varied when {other} has some value, which is {space[other].kind}; it must be choice or grid"
-        never = [value for value in values if value not in known]
-        if never or not values:
-            said = repr(never[0]) if never else "no value at all"
-            return f"is varied when {other} is {said}, which is none of its values ({', '.join(map(repr, known))})"
-    seen, waiting = set[str](), [*space[key].when]
-    while waiting:
-        other = waiting.pop()
+        unknown = [value for value in values if value not in known]
+        if unknown or not values:
+            given = repr(unknown[0]) if unknown else "no value at all"
+            return f"is varied when {other} is {given}, which is none of its values ({', '.join(map(repr, known))})"
+    visited, queue = set[str](), [*space[key].when]
+    while queue:
+        other = queue.pop()
         if other == key:
             return "depends on itself, by way of its when"
-        if other not in seen and other in space:
-            seen.add(other)
-            waiting.extend(space[other].when)
+        if other not in visited and other in space:
+            visited.add(other)
+            queue.extend(space[other].when)
     return None

@@ -1,13 +1,4 @@
-"""Config of question answering and grounding.
-
-Sections of tasks on questions about photographs: the photographs, and the questions, their answers and candidates.
-
-What a CNN makes of the photographs is the section `Features` of captioning.
-
-Keys of `task: question_answering`.
-
-Keys of `task: pointing`.
-"""
+"""Configs of visual question answering and of pointing at regions."""
 
 from __future__ import annotations
 
@@ -24,42 +15,47 @@ from unrolled.config.training import Training as SharedTraining
 
 class QuestionColumns(Section):
     image: str = Field("image", description="column of the photographs; a photograph may have several rows")
-    question: str = Field("question", description="column of the questions, a text a row")
+    question: str = Field("question", description="column of the questions, one text per row")
     answer: str = Field(
         "answer",
-        description="column of the answers: a text, a list of several people's, or the place among choices, from 0",
+        description="column of the answers: a text, a list of texts by several annotators, or an index into the "
+        "choices, from 0",
     )
-    choices: str | None = Field(None, description="column of the candidates, a list of texts a row; null: none")
-    id: str | None = Field(None, description="column of the questions' ids; null: split and row")
-    kind: str | None = Field(None, description="column of the questions' types; null: the question word")
+    choices: str | None = Field(
+        None, description="column of the candidate answers, a list of texts per row; null: none"
+    )
+    id: str | None = Field(None, description="column of the question ids; null: made of split and row")
+    kind: str | None = Field(None, description="column of the question types; null: the question word")
 
 
 class QuestionVocabulary(common.Vocabulary):
-    kind: common.VocabularyKind = Field("word", description="unit of text; learned on the training split")
-    size: common.VocabularySize = Field(10_000, description="most entries, special symbols included")
-    lowercase: bool = Field(True, description="fold case (the model then writes lower case only)")
+    kind: common.VocabularyKind = Field(
+        "word", description="token type; the vocabulary is learned on the training split"
+    )
+    size: common.VocabularySize = Field(10_000, description="maximum number of entries, special symbols included")
+    lowercase: bool = Field(True, description="lowercase all text (the model then generates lower case only)")
 
 
 class QuestionData(Source):
-    """`pointing`: whether candidates are boxes; the task says so, not its config."""
+    """Attributes: `pointing`: whether candidates are boxes, which the task determines."""
 
     pointing: ClassVar[bool] = False
 
     source: str = Field(
-        description="scenes (built in), easy-vqa (its package); a folder with Visual7W's dataset.json, with VQA's "
-        "questions and annotations, or of tables; s3://bucket/{split}.parquet; or hub id owner/name"
+        description="scenes (built in), easy-vqa (from its package); a folder with Visual7W's dataset.json, with "
+        "VQA's questions and annotations, or of tables; s3://bucket/{split}.parquet; or hub id owner/name"
     )
-    images: str | None = Field(None, description="folder of the photographs, where it is not in the source's")
+    images: str | None = Field(None, description="folder of the photographs, if not in the source folder")
     columns: QuestionColumns = QuestionColumns()
     vocabulary: QuestionVocabulary = QuestionVocabulary()
     folds: int | None = Field(
         None,
         ge=2,
-        description="deal the photographs of train and validation into so many parts, of which one validates and the "
-        "others train; null: as they are split",
+        description="number of folds for cross-validation over the photographs of train and validation; null: the "
+        "splits as they are",
     )
-    fold: int = Field(0, ge=0, description="the part that validates, from 0")
-    limit: Positive | None = Field(None, description="use only the first photographs of every split")
+    fold: int = Field(0, ge=0, description="fold used for validation, from 0")
+    limit: Positive | None = Field(None, description="use only the first photographs of each split")
 
     @model_validator(mode="after")
     def _has_fold(self) -> Self:
@@ -73,20 +69,17 @@ class PointingData(QuestionData):
     pointing: ClassVar[bool] = True
 
     source: str = Field(
-        description="scenes (built in), a folder with Visual7W's dataset.json for pointing, which lists boxes; with "
-        "captions, any source of captioned photographs"
+        description="scenes (built in), or a folder with Visual7W's dataset.json for pointing, which lists boxes; "
+        "with captions, any source of captioned photographs"
     )
     captions: bool = Field(
         False,
-        description="ask which photograph shows words of its captions: candidates are whole photographs (from which a "
-        "model learns words before it learns from questions)",
+        description="pretraining on captions: which of several photographs does a caption describe?",
     )
-    also: list[str] = Field([], description="further sources of questions whose words enter the vocabulary, too")
-    words: str | None = Field(
-        None, description="words.json of another run, its vocabulary, where training.start_from names that run"
-    )
+    also: list[str] = Field([], description="additional sources of questions whose words are added to the vocabulary")
+    words: str | None = Field(None, description="vocabulary of another run (its words.json), for training.start_from")
     margin: float = Field(
-        0.0, ge=0, description="a region that is cut out is wider on each side by this share of its longer side"
+        0.0, ge=0, description="margin around a cropped region on each side, as a fraction of its longer side"
     )
 
 
@@ -94,65 +87,71 @@ VQAScore = Literal["multiple_choice", "accuracy", "vqa_accuracy", "wups@0.9", "w
 
 
 class QuestionEncoderConfig(Recurrent):
-    """What reads the question; with `answers: words` it writes the answer too."""
+    """Recurrent encoder of the question; with `answers: words`, also the decoder of the answer."""
 
     cell: common.CellName = Field("lstm", description="recurrent cell")
-    hidden: Positive = Field(512, description="features of the state")
-    dropout: Fraction = Field(0.5, description="share dropped from embeddings, between layers and from the outputs")
-    embedding: Positive = Field(512, description="features of a token")
+    hidden: Positive = Field(512, description="size of the hidden state")
+    dropout: Fraction = Field(0.5, description="dropout probability on embeddings, between layers and on outputs")
+    embedding: Positive = Field(512, description="size of token embeddings")
 
 
 class VQAModel(Section):
     answers: Literal["classes", "vectors", "words"] = Field(
         "words",
-        description="classes: one of the answers of the training split; vectors: likewise, but an answer is known by "
-        "the words in it, so that candidates may be new; words: written word by word",
+        description="classes: classification over answers of the training split; vectors: likewise, with answers "
+        "embedded by their words, so that candidates may be new; words: generated word by word",
     )
     sees: Literal["both", "question", "picture"] = Field(
-        "both", description="both, or as a baseline the question alone (blind) or the picture alone"
+        "both", description="inputs of the model: both, or a question-only or image-only baseline"
     )
     attention: bool = Field(
         True,
-        description="look at positions; classes, vectors: stacked attention; words: every step from the state before "
-        "it; false: see their mean alone",
+        description="attention over positions: stacked attention for classes and vectors, at every step for words; "
+        "false: only the mean over positions",
     )
     features: FeatureConfig = FeatureConfig()
     encoder: ImageEncoderConfig = ImageEncoderConfig()
     question: QuestionEncoderConfig = QuestionEncoderConfig()
-    most_answers: Positive = Field(1000, description="classes, vectors: so many of the most frequent answers")
-    joint: Positive = Field(512, description="classes, vectors: features of question and picture in one")
-    hops: Positive = Field(2, description="classes, vectors, with attention: how often it looks")
-    engine: Engine = Field("auto", description="what runs the recurrence")
+    most_answers: Positive = Field(1000, description="classes, vectors: number of answers, the most frequent ones")
+    joint: Positive = Field(512, description="classes, vectors: size of the joint question and image vector")
+    hops: Positive = Field(2, description="classes, vectors, with attention: number of attention hops")
+    engine: Engine = Field("auto", description="implementation of the recurrence; auto: the fastest that applies")
 
     @property
     def attends(self) -> bool:
-        """Whether it looks at positions."""
+        """Whether the model attends to positions."""
         return self.attention and self.sees != "question"
 
 
 class VQATraining(SharedTraining):
-    metric: Literal["loss", VQAScore] = Field("loss", description="decides which checkpoint is best (validation)")
+    metric: Literal["loss", VQAScore] = Field(
+        "loss", description="validation score that determines the best checkpoint"
+    )
     batch_tokens: Positive = Field(
-        1000, description="padded tokens of a batch's questions and answers, over all workers"
+        1000, description="padded tokens of questions and answers per batch, over all workers"
     )
     together: bool = Field(
         False,
-        description="all questions on a photograph in one batch, so that it is read once an epoch (always where the "
-        "network that sees is trained too)",
+        description="batch all questions about a photograph together, so that it is encoded once per epoch (always "
+        "with fine_tune); false: batch by length",
     )
-    label_smoothing: Fraction = Field(0.0, description="probability spread over all answers, or the whole vocabulary")
+    label_smoothing: Fraction = Field(
+        0.0, description="label smoothing: probability spread over all answers, or over the vocabulary"
+    )
     candidates: Fraction = Field(
-        0.0, description="share of the loss that asks for the right one of a question's candidates alone"
+        0.0,
+        description="weight of the loss over a question's candidates only; the remaining weight is that of the loss "
+        "over all answers",
     )
 
 
 class VQADecoding(common.Decoding):
-    max_length: Positive = Field(20, description="most tokens of an output")
+    max_length: Positive = Field(20, description="maximum number of tokens per output")
 
 
 class VQAEvaluation(Section):
     metrics: list[VQAScore] = Field(
-        ["accuracy"], min_length=1, description="scores of an evaluation; the first leads the report"
+        ["accuracy"], min_length=1, description="scores of an evaluation, the main one first"
     )
 
 
@@ -166,7 +165,7 @@ class QuestionAnsweringConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> QuestionAnsweringConfig:
-        """Checks that no single key can see. A message starts with the key that should change."""
+        """Checks across keys. A message starts with the key that should change."""
         model = self.model
         check_engine(model.engine, model.question, "model.question")
         if model.attends and model.answers != "words" and model.sees == "picture":
@@ -186,38 +185,40 @@ GroundingScore = Literal["multiple_choice"]
 
 
 class RegionConfig(Section):
-    """What stands for a region."""
+    """Representation of a region."""
 
     by: Literal["crop", "align"] = Field(
         "crop",
-        description="crop: every region is cut out and goes through the network by itself, once; align: it is read off "
-        "the photograph's grid (RoIAlign)",
+        description="crop: each region is cropped and encoded separately, once; align: it is pooled from the "
+        "photograph's grid (RoIAlign)",
     )
-    cells: Positive = Field(2, description="align: points a side that are read of a region")
-    places: bool = Field(True, description="where a region lies and how large it is counts, too")
-    dropout: Fraction = Field(0.3, description="share dropped from a region's features")
+    cells: Positive = Field(2, description="align: side of the grid of points pooled per region")
+    places: bool = Field(True, description="position and size of a region are inputs, too")
+    dropout: Fraction = Field(0.3, description="dropout probability on a region's features")
 
 
 class GroundingModel(Section):
     sees: Literal["both", "question", "picture"] = Field(
-        "both", description="what is known when a region is chosen: picture and question, or one of them alone"
+        "both", description="inputs of the model: both, or a question-only or image-only baseline"
     )
     attention: bool = Field(
-        True, description="every step looks at positions from the state before it; false: sees their mean alone"
+        True, description="attention over positions at every step; false: only the mean over positions"
     )
     features: FeatureConfig = FeatureConfig()
     encoder: ImageEncoderConfig = ImageEncoderConfig(size=256)
     question: QuestionEncoderConfig = QuestionEncoderConfig(hidden=256, embedding=256)
     regions: RegionConfig = RegionConfig()
-    engine: Engine = Field("auto", description="what runs the recurrence")
+    engine: Engine = Field("auto", description="implementation of the recurrence; auto: the fastest that applies")
 
 
 class GroundingTraining(SharedTraining):
-    metric: Literal["loss", GroundingScore] = Field("loss", description="decides which checkpoint is best (validation)")
-    batch_tokens: Positive = Field(300, description="padded tokens of a batch's questions, over all workers")
+    metric: Literal["loss", GroundingScore] = Field(
+        "loss", description="validation score that determines the best checkpoint"
+    )
+    batch_tokens: Positive = Field(300, description="padded question tokens per batch, over all workers")
     against: Literal["own", "batch"] = Field(
         "own",
-        description="what the right region is told from: the question's other candidates, or all regions of the batch",
+        description="negatives of the loss: the question's other candidates, or all regions of the batch",
     )
 
 
@@ -234,7 +235,7 @@ class PointingConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> PointingConfig:
-        """Checks that no single key can see. A message starts with the key that should change."""
+        """Checks across keys. A message starts with the key that should change."""
         model = self.model
         check_engine(model.engine, model.question, "model.question")
         if model.attention and model.features.grid == 1:
