@@ -51,7 +51,7 @@ def captions(steps=5):
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 @pytest.mark.parametrize("variant", ["fed additive", "fed general", "fed ungated"])
 def test_captions_that_share_a_photograph_learn_as_from_copies(variant, kind, lengths, monkeypatch):
-    monkeypatch.setattr(attention_feeding, "CUT", 0)
+    monkeypatch.setattr(attention_feeding, "PIECE_COST", 0)
     model = captioner(variant, penalties=Penalties(doubly_stochastic=1.0), layers=2).to(kind)
     owners, before, after = torch.tensor([1, 0, 1]), captions(), captions()
     mask = torch.arange(5) < torch.tensor(lengths)[:, None]
@@ -89,7 +89,7 @@ def test_windows_continue_each_other(variant):
     whole = model.decoder.window(memory, tokens, model.start(memory))
     first = model.decoder.window(memory, tokens[:, :2], model.start(memory))
     second = model.decoder.window(memory, tokens[:, 2:], first.state)
-    for name in ("outputs", "weights", "remembered"):
+    for name in ("outputs", "weights", "visual_hidden"):
         if (expected := getattr(whole, name)) is not None:
             torch.testing.assert_close(torch.cat([getattr(first, name), getattr(second, name)], 1), expected)
 
@@ -159,14 +159,14 @@ def test_frozen_features_without_a_map_need_no_gradient():
     for loss in model.window_losses(leaf, tokens[:, :-1], tokens[:, 1:], mask, 0.0, 2):
         loss.backward()
     memory.backward_into_encoder(leaf).backward()
-    assert model.decoder.glance.map.weight.grad.abs().sum() > 0
+    assert model.decoder.summary_projection.linear.weight.grad.abs().sum() > 0
 
 
 def test_show_and_tell_reads_the_picture_before_the_first_word():
     model = captioner("first", size=None)
     given = pictures()
     memory = model.encode(given)
-    _, expected = model.decoder.stack(model.decoder.glance.map(given.mean(1))[:, None])
+    _, expected = model.decoder.stack(model.decoder.summary_projection.linear(given.mean(1))[:, None])
     torch.testing.assert_close(model.start(memory), (expected, None))
 
 
@@ -178,7 +178,7 @@ def test_karpathys_recurrence():
         of_word, of_picture = cell.weight_input[:, :4], cell.weight_input[:, 4:]
         given, tokens = pictures(), captions()
         memory = model.encode(given)
-        v, h = model.decoder.glance.map(given.mean(1)), torch.zeros(3, HIDDEN)
+        v, h = model.decoder.summary_projection.linear(given.mean(1)), torch.zeros(3, HIDDEN)
         _, (state, _) = model.decoder(memory, tokens, model.start(memory))
         for t in range(tokens.shape[1]):
             seen = v if variant == "every" or t == 0 else torch.zeros_like(v)
@@ -201,11 +201,11 @@ def test_the_visual_memory_sees_words_alone():
     model, tokens = captioner("reconstruct"), captions()
     one, other = (model.encode(pictures()) for _ in range(2))
     first, second = (model.decoder.window(m, tokens, model.start(m)) for m in (one, other))
-    torch.testing.assert_close(first.remembered, second.remembered)
+    torch.testing.assert_close(first.visual_hidden, second.visual_hidden)
     changed = tokens.clone()
     changed[:, 0] = (tokens[:, 0] + 1) % WORDS
     third = model.decoder.window(one, changed, model.start(one))
-    assert not torch.allclose(first.remembered[:, -1], third.remembered[:, -1])
+    assert not torch.allclose(first.visual_hidden[:, -1], third.visual_hidden[:, -1])
 
 
 def test_show_attend_tell_is_its_formula():
@@ -249,7 +249,9 @@ def test_reconstruction_is_the_error_of_the_recalled_picture():
     given, tokens = pictures(), captions_fixed()
     mask = torch.arange(6) < torch.tensor([6, 4, 3])[:, None]
     memory = plain.encode(given)
-    recalled = plain.decoder.visual.recall(plain.decoder.window(memory, tokens[:, :-1], plain.start(memory)).remembered)
+    recalled = plain.decoder.visual.recall(
+        plain.decoder.window(memory, tokens[:, :-1], plain.start(memory)).visual_hidden
+    )
     wanted = memory.summary / memory.summary.square().mean(-1, keepdim=True).sqrt()
     expected = 0.5 * sum(((recalled[b, t] - wanted[b]) ** 2).mean() for b, t in mask.nonzero().tolist())
     losses = [model.loss(model.encode(given), tokens[:, :-1], tokens[:, 1:], mask) for model in (plain, asking)]

@@ -41,14 +41,14 @@ class Fixed:
         self.attention, self.places, self.p = attention, list(places), 1
 
     def __call__(self, queries, memory):
-        weights = self.attention.weigh(queries, memory)
+        weights = self.attention.attention_weights(queries, memory)
         place = self.places.pop(0)
         self.p = self.p * weights[..., place]
         return memory.states[:, None, place], weights
 
 
 def likelihood(model, memory, before, after, look):
-    window = model.decoder._walk(
+    window = model.decoder._step_loop(
         model.decoder._embed(before), memory, model.start(memory), torch.ones(1, before.shape[1], 4), look
     )
     return model.head.log_probabilities(window.outputs).gather(2, after[..., None]).sum()
@@ -103,7 +103,7 @@ def test_what_is_drawn_is_remembered():
     memory = EncoderOutput(states, torch.ones(MANY, PLACES, dtype=torch.bool), states.mean(1), attention.keys(states))
     draws = SampledAttention(attention, MANY, torch.device("cpu"))
     contexts, weights = draws(torch.ones(MANY, 1, 6), memory)
-    logs, entropies = draws.choices()
+    logs, entropies = draws.samples()
     seen, weights = contexts[:, 0, :PLACES], weights[:, 0]
     drawn = logs[:, 0] != 0
     assert 0.45 < float(drawn.double().mean()) < 0.55
@@ -119,11 +119,11 @@ def test_in_the_end_it_looks_at_the_likeliest_place(cell):
     model = captioner(cell=cell).eval()
     memory, tokens = model.encode(torch.rand(3, PLACES, CHANNELS)), torch.randint(0, WORDS, (3, 5))
     window = model.decoder.window(memory, tokens, model.start(memory))
-    assert window.choices is None
+    assert window.samples is None
     assert sorted(set(window.weights.flatten().tolist())) == [0, 1] and (window.weights.sum(-1) == 1).all()
     state = model.start(memory)
     for t in range(5):
-        soft = model.decoder.attention.weigh(state[0][-1][0][0][:, None], memory)[:, 0]
+        soft = model.decoder.attention.attention_weights(state[0][-1][0][0][:, None], memory)[:, 0]
         output, state, weights = model.step_outputs(tokens[:, t], state, memory)
         torch.testing.assert_close(output, window.outputs[:, t])
         assert torch.equal(weights.argmax(1), soft.argmax(1))

@@ -13,7 +13,7 @@ from unrolled.models.attention_feeding import WindowPiece, cut_ragged_window, to
 
 
 def cost(pieces):
-    return total_steps(pieces) + attention_feeding.CUT * len(pieces)
+    return total_steps(pieces) + attention_feeding.PIECE_COST * len(pieces)
 
 
 def all_ways(lengths, steps):
@@ -28,7 +28,7 @@ def test_no_way_to_cut_costs_less(lengths, cut):
     falling = sorted(lengths, reverse=True)
     steps = falling[0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_feeding, "CUT", cut)
+        patch.setattr(attention_feeding, "PIECE_COST", cut)
         pieces = cut_ragged_window(falling, steps)
         assert cost(pieces) == min(map(cost, all_ways(falling, steps)), default=cost(pieces))
     assert [piece.start for piece in pieces] == [0, *(piece.end for piece in pieces[:-1])]

@@ -1,22 +1,23 @@
 """Input feeding and context feeding: attention inside the recurrence, with hand-written backward.
 
-Input feeding over a whole window, with its derivative by hand.
-
-Every step reads what the step before has seen (Luong et al. 2015, section 3.3), so attention and readout belong to the
-recurrence:
+Input feeding (Luong et al. 2015, section 3.3): every step reads the attentional vector of the step before,
 
     h_t = cell([e_t; o_{t−1}], h_{t−1})
     α_t = softmax(score(h_t, keys)),  c_t = Σ_p α_tp s_p
     o_t = dropout(tanh(R [h_t; c_t] + b))
 
-A window whose rows end one after the other, cut into pieces that leave out the rows that have ended.
+Context feeding (Xu et al. 2015, "Show, attend and tell"): the state before a step attends, and the context enters the
+step beside the token,
 
-What attention saw, fed into the recurrence (Xu et al. 2015, "Show, attend and tell"): one step, and a whole window
-with its derivative by hand.
+    α_t = softmax(score(h_{t−1}, keys)),  β_t = σ(w h_{t−1} + b),  ẑ_t = β_t Σ_p α_tp s_p
+    h_t = cell([e_t; ẑ_t], h_{t−1})
+
+The gate β lets words that do not depend on the picture ignore it (their section 4.2.1).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -29,198 +30,60 @@ from torch.nn import functional
 
 from unrolled.models.attention import Attention, AttentionFunction
 from unrolled.models.decoder_loop import (
+    StepLinear,
     StepwiseAttention,
     StepwiseStack,
-    can_share,
-    flat,
-    kept_between,
-    layer_parameters,
-    look_parameters,
-    multiplies_narrowly,
-    nested,
-    of_linear,
+    draw_layer_masks,
+    flatten_state,
+    linear_gradients,
+    unflatten_state,
+    uses_bf16,
 )
 from unrolled.models.encoders import EncoderOutput, Rows
 from unrolled.recurrence import Cell, Stack, StackState
 from unrolled.recurrence.cell import tanh_backward
-from unrolled.recurrence.matmul import PackedLinear
 from unrolled.recurrence.state import index_rows
 
 
-def feed(
+def feed_inputs(
     stack: Stack,
     attention: Attention,
     readout: nn.Linear,
     embedded: Tensor,
     memory: EncoderOutput,
     state: StackState,
-    fed: Tensor,
-    kept: Tensor,
+    first_output: Tensor,
+    output_masks: Tensor,
 ) -> tuple[Tensor, StackState]:
-    """Runs the equations above, for a stack to which `by_hand.applies`.
+    """Runs input feeding over a window, for a stack that `decoder_loop.supports`.
 
     Args:
         embedded: e, `(batch, time, features)`.
-        memory: prepared.
-        state, fed: h and o before the first step.
-        kept: what dropout multiplies the outputs by, `(batch, time, output)`.
+        memory: with keys.
+        state, first_output: h and o before the first step.
+        output_masks: scaled dropout masks of the outputs, `(batch, time, output)`.
 
     Returns:
         o, `(batch, time, output)`, and the state after the last step.
     """
-    cells = [cell for (cell,) in stack.cells()]
-    half = multiplies_narrowly(stack, embedded)
-    between = kept_between(stack, embedded)
-    parts = _InputFeedingParts(cells, attention, readout, memory.mask, kept.transpose(0, 1), between, half)
+    settings = _InputFeedingSettings(
+        [cell for (cell,) in stack.cells()],
+        attention,
+        memory.mask,
+        draw_layer_masks(stack, embedded),
+        uses_bf16(stack, embedded),
+        readout=readout,
+        output_masks=output_masks.transpose(0, 1),
+    )
     assert memory.keys is not None
     with torch.autocast(embedded.device.type, enabled=False):
-        given = (embedded.transpose(0, 1), fed, memory.states, memory.keys.to(embedded.dtype))
-        outputs, *last = _Feeding.apply(parts, *given, *flat(state), *parts.parameters())
-    return outputs.transpose(0, 1), nested(cells, last)
+        keys, first = memory.keys.to(embedded.dtype), [*flatten_state(state), first_output]
+        outputs, *last = _run(_InputFeedingLoop, settings, embedded.transpose(0, 1), memory.states, keys, first)
+    return outputs.transpose(0, 1), unflatten_state(settings.cells, last)
 
 
-@dataclass(frozen=True)
-class _InputFeedingParts:
-    """What the loop is made of."""
-
-    cells: list[Cell]
-    attention: Attention
-    readout: nn.Linear
-    mask: Tensor
-    kept: Tensor
-    between: list[Tensor]
-    half: bool
-
-    def parameters(self) -> list[Tensor]:
-        """In the order of `_Loop.gradients`."""
-        own = [self.readout.weight, self.readout.bias]
-        return [*layer_parameters(self.cells), *look_parameters(self.attention), *own]
-
-
-class _Feeding(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, parts: _InputFeedingParts, *given: Tensor) -> Any:
-        count = sum(cell.num_states for cell in parts.cells)
-        embedded, fed, states, keys, *carried = given[: 4 + count]
-        loop = _InputFeedingLoop(parts, embedded, fed, states, keys, carried)
-        for t in range(len(embedded)):
-            loop.forward(t)
-        ctx.loop = loop
-        return (loop.outputs[1:], *loop.layers.last())
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, into_outputs: Tensor, *last: Tensor) -> Any:
-        if ctx.loop is None:
-            raise RuntimeError("input feeding goes back once: its gates have become gradients")
-        loop: _InputFeedingLoop = ctx.loop
-        ctx.loop = None
-        loop.begin_backward(last)
-        for t in reversed(range(len(into_outputs))):
-            loop.backward(t, into_outputs[t])
-        return (None, *loop.gradients())
-
-
-class _InputFeedingLoop:
-    """The memory of all steps.
-
-    Attributes:
-        outputs: o, before the first step and after every one, `(time + 1, batch, output)`.
-    """
-
-    def __init__(
-        self,
-        parts: _InputFeedingParts,
-        embedded: Tensor,
-        fed: Tensor,
-        states: Tensor,
-        keys: Tensor,
-        carried: Sequence[Tensor],
-    ) -> None:
-        self._parts = parts
-        steps, batch, _ = embedded.shape
-        output, joined = parts.readout.weight.shape
-        self.layers = StepwiseStack(parts.cells, parts.between, embedded, carried, parts.half)
-        self._looks = StepwiseAttention(parts.attention, parts.mask, states, keys, steps, parts.half)
-        self.outputs = states.new_empty(steps + 1, batch, output)
-        self.outputs[0] = fed
-        self._squashed = states.new_empty(steps, batch, output)  # tanh; on the way back, the gradient of its argument
-        self._joined = states.new_empty(steps, batch, joined)  # [h; c]
-        self._into_readout = PackedLinear(parts.readout.weight.detach(), batch, steps, parts.half)
-
-    def forward(self, t: int) -> None:
-        """Makes o_t."""
-        h = self.layers.forward(t, self.outputs[t])
-        self._joined[t][:, : h.shape[1]] = h
-        self._joined[t][:, h.shape[1] :] = self._looks.forward(t, h)
-        squashed = self._into_readout(self._joined[t])
-        squashed = torch.add(squashed, self._parts.readout.bias, out=self._squashed[t]).tanh_()
-        torch.mul(squashed, self._parts.kept[t], out=self.outputs[t + 1])
-
-    def begin_backward(self, last: Sequence[Tensor]) -> None:
-        """Takes ∂L/∂(state after the last step)."""
-        self.layers.begin_backward(last)
-        self._looks.begin_backward()
-        steps, batch, _ = self._joined.shape
-        self._into_joined = PackedLinear(self._parts.readout.weight.detach().t(), batch, steps, self._parts.half)
-        self._into_fed = torch.zeros_like(self.outputs[0])
-
-    def backward(self, t: int, error: Tensor) -> None:
-        """The derivative of `forward`, given ∂L/∂o_t without what goes through the step behind."""
-        error, squashed = (error + self._into_fed).mul_(self._parts.kept[t]), self._squashed[t]
-        tanh_backward(error, squashed, grad_input=squashed)
-        joined, size = self._into_joined(squashed), self.layers.outputs.shape[-1]
-        into_h = self._looks.backward(t, joined[:, size:]).add_(joined[:, :size])
-        self._into_fed = self.layers.backward(t, into_h)
-
-    def gradients(self) -> list[Tensor | None]:
-        """Of everything that `_Feeding` was given, in its order."""
-        into_embedded, carried, of_layers = self.layers.gradients(self.outputs[:-1])
-        into_states, into_keys, *of_scores = self._looks.gradients(self.layers.outputs)
-        of_readout = of_linear(self._squashed, self._joined, half=self._parts.half)
-        return [into_embedded, self._into_fed, into_states, into_keys, *carried, *of_layers, *of_scores, *of_readout]
-
-
-CUT = 32
-"""Steps of a row that take as long as one piece more, whose weights are packed and whose gradients are added anew."""
-
-
-class WindowPiece(NamedTuple):
-    """The steps from `start` until `end` of the first `rows`."""
-
-    start: int
-    end: int
-    rows: int
-
-
-def cut_ragged_window(lengths: list[int], steps: int) -> list[WindowPiece]:
-    """Returns the pieces that cost least, one after the other, in which every row has all of its steps.
-
-    Args:
-        lengths: steps of every row. If they do not fall from `steps` on, one piece is all.
-        steps: of the window.
-    """
-    if not steps or lengths[:1] != [steps] or any(before < after for before, after in pairwise(lengths)):
-        return [WindowPiece(0, steps, len(lengths))]
-    ends = sorted({length for length in lengths if length})
-    alive = [(start, sum(length > start for length in lengths)) for start in (0, *ends)]
-    best: list[tuple[int, list[WindowPiece]]] = [(0, [])]  # by end: up to there, what it costs and how it is cut
-    for end in ends:
-        ways = [
-            (cost + rows * (end - start) + CUT, [*before, WindowPiece(start, end, rows)])
-            for (cost, before), (start, rows) in zip(best, alive, strict=False)
-        ]
-        best.append(min(ways, key=lambda way: way[0]))
-    return best[-1][1]
-
-
-def total_steps(pieces: list[WindowPiece]) -> int:
-    """Returns the steps of all rows that the pieces take."""
-    return sum((end - start) * rows for start, end, rows in pieces)
-
-
-class Run(NamedTuple):
-    """A window.
+class ContextFeedingOutput(NamedTuple):
+    """Result of context feeding over a window.
 
     Attributes:
         hidden: states of the top layer, `(batch, time, hidden)`.
@@ -236,12 +99,7 @@ class Run(NamedTuple):
 
 
 class ContextFeeding(nn.Module):
-    """The state before a step looks, and what it saw enters the step beside the token:
-
-        α_t = softmax(score(h_{t−1}, keys)),  β_t = σ(w h_{t−1} + b),  ẑ_t = β_t Σ_p α_tp s_p
-        h_t = cell([e_t; ẑ_t], h_{t−1})
-
-    The gate β lets words that owe nothing to the picture ignore it (their section 4.2.1).
+    """Context feeding, one step or a whole window.
 
     Args:
         hidden: features of h.
@@ -253,16 +111,16 @@ class ContextFeeding(nn.Module):
         self.gate = nn.Linear(hidden, 1) if gated else None
 
     def forward(
-        self, look: AttentionFunction, hidden: Tensor, memory: EncoderOutput, rows: Rows
+        self, attend: AttentionFunction, hidden: Tensor, memory: EncoderOutput, rows: Rows
     ) -> tuple[Tensor, Tensor]:
         """`hidden` h_{t−1} `(rows, hidden)` → ẑ_t `(rows, memory_size)` and α_t `(rows, positions)`."""
-        seen, weights = look(rows.pad(hidden), memory)
-        context = rows.unpad(seen)
+        contexts, weights = attend(rows.pad(hidden), memory)
+        context = rows.unpad(contexts)
         if self.gate is not None:
             context = torch.sigmoid(self.gate(hidden)) * context
         return context, rows.unpad(weights)
 
-    def run(
+    def run_window(
         self,
         stack: Stack,
         attention: Attention,
@@ -271,173 +129,305 @@ class ContextFeeding(nn.Module):
         state: StackState,
         source_index: Tensor | None = None,
         lengths: list[int] | None = None,
-    ) -> Run:
-        """Runs the equations over a window, for a stack to which `by_hand.applies`.
+    ) -> ContextFeedingOutput:
+        """Runs a window, for a stack that `decoder_loop.supports`.
 
         Args:
             embedded: e, `(batch, time, features)`.
-            memory: prepared.
+            memory: with keys.
             state: before the first step.
-            source_index: the row of the memory that each row of the batch looks at, `(batch,)`; `None`: its own.
-            lengths: steps of every row. Where they fall and rows share a memory, steps behind a row's last are left out
-                as far as that pays: what they would have given is zero, and the row's state stays as it was.
+            source_index: row of the memory that each row of the batch attends to, `(batch,)`; `None`: row i to row i.
+            lengths: steps of every row. If they descend and rows share a memory, steps after a row's last are skipped
+                as far as that is faster: their results are zero, and the row's state stays as it was.
         """
-        cells, half = [cell for (cell,) in stack.cells()], multiplies_narrowly(stack, embedded)
-        between, (batch, steps, _) = kept_between(stack, embedded), embedded.shape
+        cells, (batch, steps, _) = [cell for (cell,) in stack.cells()], embedded.shape
+        bf16, layer_masks = uses_bf16(stack, embedded), draw_layer_masks(stack, embedded)
         assert memory.keys is not None
         with torch.autocast(embedded.device.type, enabled=False):
-            seen, mask = [each.to(embedded.dtype).contiguous() for each in (memory.states, memory.keys)], memory.mask
-            if source_index is not None and not can_share(attention, *seen):
-                (*seen, mask), source_index = [index_rows(each, source_index) for each in (*seen, mask)], None
-            parts = _ContextFeedingParts(cells, attention, self.gate, mask, source_index, between, half)
-            pieces = (
-                [WindowPiece(0, steps, batch)]
-                if source_index is None or lengths is None
-                else cut_ragged_window(lengths, steps)
-            )
-            carried, made = flat(state), []
+            states, keys = (each.to(embedded.dtype).contiguous() for each in (memory.states, memory.keys))
+            mask = memory.mask
+            if source_index is not None and not StepwiseAttention.supports_shared(attention, states, keys):
+                states, keys, mask = (index_rows(each, source_index) for each in (states, keys, mask))
+                source_index = None
+            settings = _ContextFeedingSettings(cells, attention, mask, layer_masks, bf16, source_index, self.gate)
+            pieces = [WindowPiece(0, steps, batch)]
+            if source_index is not None and lengths is not None:
+                pieces = cut_ragged_window(lengths, steps)
+            first, results = flatten_state(state), []
             for piece in pieces:
-                own, rows = parts.of(piece), slice(piece.rows)
-                given = embedded[rows, piece.start : piece.end].transpose(0, 1)
-                before = [tensor[rows] for tensor in carried]
-                *run, last = own.run(given, seen, before)
-                made.append([_with_rows(tensor, batch) for tensor in run])
-                carried = [torch.cat([new, old[piece.rows :]]) for new, old in zip(last, carried, strict=True)]
-        hidden, contexts, weights = (torch.cat(each).transpose(0, 1) for each in zip(*made, strict=True))
-        return Run(hidden, contexts, weights, nested(cells, carried))
+                tokens = embedded[: piece.rows, piece.start : piece.end].transpose(0, 1)
+                before = [tensor[: piece.rows] for tensor in first]
+                hidden, contexts, weights, *last = _run(
+                    _ContextFeedingLoop, settings.restrict(piece), tokens, states, keys, before
+                )
+                results.append([_pad_rows(tensor, batch) for tensor in (hidden, contexts, weights)])
+                first = [torch.cat([new, old[piece.rows :]]) for new, old in zip(last, first, strict=True)]
+        hidden, contexts, weights = (torch.cat(each).transpose(0, 1) for each in zip(*results, strict=True))
+        return ContextFeedingOutput(hidden, contexts, weights, unflatten_state(cells, first))
 
 
-def _with_rows(made: Tensor, batch: int) -> Tensor:
+def _pad_rows(values: Tensor, batch: int) -> Tensor:
     """`(time, rows, features)` with zeros for the rows up to `batch`."""
-    return functional.pad(made, (0, 0, 0, batch - made.shape[1])) if made.shape[1] < batch else made
+    return functional.pad(values, (0, 0, 0, batch - values.shape[1])) if values.shape[1] < batch else values
+
+
+PIECE_COST = 32
+"""Row steps that take as long as one more piece, for which weights are packed and gradients added again."""
+
+
+class WindowPiece(NamedTuple):
+    """The steps from `start` until `end` of the first `rows`."""
+
+    start: int
+    end: int
+    rows: int
+
+
+def cut_ragged_window(lengths: list[int], steps: int) -> list[WindowPiece]:
+    """Cuts a window whose rows end at different steps into successive pieces that leave out rows that have ended.
+
+    Args:
+        lengths: steps of every row. If they do not descend from `steps`, the window is one piece.
+        steps: of the window.
+
+    Returns:
+        The pieces of least cost that contain all steps of every row.
+    """
+    if not steps or lengths[:1] != [steps] or any(before < after for before, after in pairwise(lengths)):
+        return [WindowPiece(0, steps, len(lengths))]
+    ends = sorted({length for length in lengths if length})
+    active = [(start, sum(length > start for length in lengths)) for start in (0, *ends)]
+    best: list[tuple[int, list[WindowPiece]]] = [(0, [])]  # per end: least cost up to there, and its pieces
+    for end in ends:
+        options = [
+            (cost + rows * (end - start) + PIECE_COST, [*before, WindowPiece(start, end, rows)])
+            for (cost, before), (start, rows) in zip(best, active, strict=False)
+        ]
+        best.append(min(options, key=lambda option: option[0]))
+    return best[-1][1]
+
+
+def total_steps(pieces: list[WindowPiece]) -> int:
+    """Returns the steps of all rows in the pieces."""
+    return sum((end - start) * rows for start, end, rows in pieces)
 
 
 @dataclass(frozen=True)
-class _ContextFeedingParts:
-    """What the loop is made of."""
+class _Settings:
+    """Modules and constants of a loop."""
 
     cells: list[Cell]
     attention: Attention
-    gate: nn.Linear | None
     mask: Tensor
-    source_index: Tensor | None
-    between: list[Tensor]
-    half: bool
-
-    def of(self, piece: WindowPiece) -> _ContextFeedingParts:
-        """The same for a piece of the window."""
-        between = [kept[piece.start : piece.end, : piece.rows] for kept in self.between]
-        return replace(
-            self, source_index=None if self.source_index is None else self.source_index[: piece.rows], between=between
-        )
-
-    def run(
-        self, embedded: Tensor, seen: Sequence[Tensor], before: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Runs the loop.
-
-        Args:
-            embedded: `(time, batch, features)`.
-            seen: states and keys of the memory.
-            before: the state before the first step, `flat`.
-
-        Returns:
-            Hidden states, contexts, weights, `(time, batch, ·)`; and the state after the last step.
-        """
-        hidden, contexts, weights, *last = _ContextFeeding.apply(self, embedded, *seen, *before, *self.parameters())
-        return hidden, contexts, weights, last
+    layer_masks: list[Tensor]
+    bf16: bool
+    source_index: Tensor | None = None
 
     def parameters(self) -> list[Tensor]:
-        """In the order of `_Loop.gradients`."""
-        own = [] if self.gate is None else [self.gate.weight, self.gate.bias]
-        return [*layer_parameters(self.cells), *look_parameters(self.attention), *own]
+        """Parameters in the order of `_Loop.gradients`."""
+        return [*StepwiseStack.parameters(self.cells), *StepwiseAttention.parameters(self.attention)]
 
 
-class _ContextFeeding(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, parts: _ContextFeedingParts, *given: Tensor) -> Any:
-        count = sum(cell.num_states for cell in parts.cells)
-        embedded, states, keys, *carried = given[: 3 + count]
-        loop = _ContextFeedingLoop(parts, embedded, states, keys, carried)
-        for t in range(len(embedded)):
-            loop.forward(t)
-        ctx.loop = loop
-        return (loop.layers.outputs, loop.fed, loop.looks.weights, *loop.layers.last())
+class _Loop(ABC):
+    """Memory and steps of a loop.
 
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, *into: Tensor) -> Any:
-        if ctx.loop is None:
-            raise RuntimeError("context feeding goes back once: its gates have become gradients")
-        loop: _ContextFeedingLoop = ctx.loop
-        ctx.loop = None
-        into_outputs, into_fed, into_weights, *last = into
-        loop.begin_backward(last)
-        for t in reversed(range(len(into_outputs))):
-            loop.backward(t, into_outputs[t], into_fed[t], into_weights[t])
-        return (None, *loop.gradients())
-
-
-class _ContextFeedingLoop:
-    """The memory of all steps.
-
-    Attributes:
-        fed: ẑ, `(time, batch, features)`.
+    Args:
+        embedded: `(time, batch, features)`.
+        states, keys: of the encoder output.
+        first: state before the first step, as of `flatten_state`.
     """
 
     def __init__(
-        self, parts: _ContextFeedingParts, embedded: Tensor, states: Tensor, keys: Tensor, carried: Sequence[Tensor]
+        self, settings: _Settings, embedded: Tensor, states: Tensor, keys: Tensor, first: Sequence[Tensor]
     ) -> None:
-        steps, batch, _ = embedded.shape
-        self._gate = parts.gate
-        self.layers = StepwiseStack(parts.cells, parts.between, embedded, carried, parts.half)
-        self.looks = StepwiseAttention(parts.attention, parts.mask, states, keys, steps, parts.half, parts.source_index)
-        self._before = carried[-parts.cells[-1].num_states].detach().to(embedded.dtype)  # h of the top layer
-        self.fed = states.new_empty(steps, batch, states.shape[2])
-        if parts.gate is not None:
-            self._seen = torch.empty_like(self.fed)
-            self._open = states.new_empty(steps, batch, 1)  # β; on the way back, the gradient of its argument
+        self.length, bf16 = len(embedded), settings.bf16
+        self.layers = StepwiseStack(settings.cells, settings.layer_masks, embedded, first, bf16)
+        self.attention = StepwiseAttention(
+            settings.attention, settings.mask, states, keys, self.length, bf16, settings.source_index
+        )
 
-    def _query(self, t: int) -> Tensor:
-        return self._before if t == 0 else self.layers.outputs[t - 1]
-
+    @abstractmethod
     def forward(self, t: int) -> None:
         """Takes step t."""
+
+    @abstractmethod
+    def results(self) -> tuple[Tensor, ...]:
+        """Returns the results of all steps, `(time, batch, ·)` each."""
+
+    def begin_backward(self, grad_last: Sequence[Tensor]) -> None:
+        """Sets ∂L/∂(state after the last step)."""
+        self.layers.begin_backward(grad_last)
+        self.attention.begin_backward()
+
+    @abstractmethod
+    def backward(self, t: int, *grad_results: Tensor) -> None:
+        """Derivative of `forward`: gradients of the results of step t, without their parts through step t + 1."""
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor | None]:
+        """Returns the gradients of embedded, states, keys, `first` and the parameters."""
+
+
+def _run(
+    kind: type[_Loop], settings: _Settings, embedded: Tensor, states: Tensor, keys: Tensor, first: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Runs a loop; returns its results and the state after the last step."""
+    given = (embedded, states, keys, *first, *settings.parameters())
+    returned: tuple[Tensor, ...] = _LoopFunction.apply(kind, settings, len(first), *given)
+    return returned
+
+
+class _LoopFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kind: type[_Loop], settings: _Settings, count: int, *given: Tensor) -> Any:
+        embedded, states, keys, *first = given[: 3 + count]
+        loop = kind(settings, embedded, states, keys, first)
+        for t in range(loop.length):
+            loop.forward(t)
+        ctx.loop = loop
+        return (*loop.results(), *loop.layers.last())
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        loop: _Loop | None = ctx.loop
+        if loop is None:
+            raise RuntimeError("a loop of attention feeding goes back once: its gates have become gradients")
+        ctx.loop = None
+        count = len(loop.results())
+        loop.begin_backward(grads[count:])
+        for t in reversed(range(loop.length)):
+            loop.backward(t, *(grad[t] for grad in grads[:count]))
+        return (None, None, None, *loop.gradients())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InputFeedingSettings(_Settings):
+    readout: nn.Linear
+    output_masks: Tensor
+
+    def parameters(self) -> list[Tensor]:
+        return [*super().parameters(), self.readout.weight, self.readout.bias]
+
+
+class _InputFeedingLoop(_Loop):
+    """Input feeding; `first` ends with the output before the first step.
+
+    Attributes:
+        outputs: o before the first step and after every step, `(time + 1, batch, output)`.
+    """
+
+    def __init__(
+        self, settings: _InputFeedingSettings, embedded: Tensor, states: Tensor, keys: Tensor, first: Sequence[Tensor]
+    ) -> None:
+        *state, first_output = first
+        super().__init__(settings, embedded, states, keys, state)
+        self._readout, self._masks, self._bf16 = settings.readout, settings.output_masks, settings.bf16
+        steps, batch, _ = embedded.shape
+        output, joined = self._readout.weight.shape
+        self.outputs = states.new_empty(steps + 1, batch, output)
+        self.outputs[0] = first_output
+        self._tanh = states.new_empty(steps, batch, output)  # in the backward pass, the gradient of its argument
+        self._joined = states.new_empty(steps, batch, joined)  # [h; c]
+        self._projection = StepLinear(self._readout.weight, batch, steps, self._bf16)
+        self._grad_output = torch.zeros_like(self.outputs[0])  # ∂L/∂o_{t−1} through step t
+
+    def forward(self, t: int) -> None:
+        h = self.layers.forward(t, self.outputs[t])
+        self._joined[t][:, : h.shape[1]] = h
+        self._joined[t][:, h.shape[1] :] = self.attention.forward(t, h)
+        activations = self._projection(self._joined[t])
+        activations = torch.add(activations, self._readout.bias, out=self._tanh[t]).tanh_()
+        torch.mul(activations, self._masks[t], out=self.outputs[t + 1])
+
+    def results(self) -> tuple[Tensor, ...]:
+        return (self.outputs[1:],)
+
+    def backward(self, t: int, *grad_results: Tensor) -> None:
+        (grad_output,), tanh = grad_results, self._tanh[t]
+        grad = (grad_output + self._grad_output).mul_(self._masks[t])
+        tanh_backward(grad, tanh, grad_input=tanh)
+        grad_joined, size = self._projection.backward(tanh), self.layers.outputs.shape[-1]
+        grad_h = self.attention.backward(t, grad_joined[:, size:]).add_(grad_joined[:, :size])
+        self._grad_output = self.layers.backward(t, grad_h)
+
+    def gradients(self) -> list[Tensor | None]:
+        grad_embedded, grad_first, of_layers = self.layers.gradients(self.outputs[:-1])
+        grad_states, grad_keys, *of_attention = self.attention.gradients(self.layers.outputs)
+        of_readout = linear_gradients(self._tanh, self._joined, bf16=self._bf16)
+        parameters = [*of_layers, *of_attention, *of_readout]
+        return [grad_embedded, grad_states, grad_keys, *grad_first, self._grad_output, *parameters]
+
+
+@dataclass(frozen=True)
+class _ContextFeedingSettings(_Settings):
+    gate: nn.Linear | None = None
+
+    def restrict(self, piece: WindowPiece) -> _ContextFeedingSettings:
+        """Returns the settings of a piece of the window."""
+        masks = [mask[piece.start : piece.end, : piece.rows] for mask in self.layer_masks]
+        index = None if self.source_index is None else self.source_index[: piece.rows]
+        return replace(self, source_index=index, layer_masks=masks)
+
+    def parameters(self) -> list[Tensor]:
+        return [*super().parameters(), *([] if self.gate is None else [self.gate.weight, self.gate.bias])]
+
+
+class _ContextFeedingLoop(_Loop):
+    """Context feeding.
+
+    Attributes:
+        contexts: ẑ, `(time, batch, features)`.
+    """
+
+    def __init__(
+        self, settings: _ContextFeedingSettings, embedded: Tensor, states: Tensor, keys: Tensor, first: Sequence[Tensor]
+    ) -> None:
+        super().__init__(settings, embedded, states, keys, first)
+        steps, batch, _ = embedded.shape
+        self._gate = settings.gate
+        self._first = first[-settings.cells[-1].num_states].detach().to(embedded.dtype)  # h of the top layer
+        self.contexts = states.new_empty(steps, batch, states.shape[2])
+        if self._gate is not None:
+            self._ungated = torch.empty_like(self.contexts)
+            self._beta = states.new_empty(steps, batch, 1)  # in the backward pass, the gradient of its argument
+
+    def _query(self, t: int) -> Tensor:
+        return self._first if t == 0 else self.layers.outputs[t - 1]
+
+    def forward(self, t: int) -> None:
         query = self._query(t)
-        seen = self.looks.forward(t, query)
+        context = self.attention.forward(t, query)
         if self._gate is None:
-            self.fed[t] = seen
+            self.contexts[t] = context
         else:
-            self._seen[t] = seen
-            torch.addmm(self._gate.bias, query, self._gate.weight.t(), out=self._open[t]).sigmoid_()
-            torch.mul(self._open[t], seen, out=self.fed[t])
-        self.layers.forward(t, self.fed[t])
+            self._ungated[t] = context
+            torch.addmm(self._gate.bias, query, self._gate.weight.t(), out=self._beta[t]).sigmoid_()
+            torch.mul(self._beta[t], context, out=self.contexts[t])
+        self.layers.forward(t, self.contexts[t])
 
-    def begin_backward(self, last: Sequence[Tensor]) -> None:
-        """Takes ∂L/∂(state after the last step)."""
-        self.layers.begin_backward(last)
-        self.looks.begin_backward()
+    def results(self) -> tuple[Tensor, ...]:
+        return self.layers.outputs, self.contexts, self.attention.weights
 
-    def backward(self, t: int, into_h: Tensor, into_fed: Tensor, into_weights: Tensor) -> None:
-        """The derivative of `forward`, given those of what step t gave, without what goes through the step behind."""
-        into_fed = self.layers.backward(t, into_h).add_(into_fed)
+    def backward(self, t: int, *grad_results: Tensor) -> None:
+        grad_h, grad_context, grad_weights = grad_results
+        grad_context = self.layers.backward(t, grad_h).add_(grad_context)
         if self._gate is None:
-            self.layers.add_before(self.looks.backward(t, into_fed, into_weights))
+            self.layers.add_grad_previous(self.attention.backward(t, grad_context, grad_weights))
             return
-        opened = self._open[t]
-        into_seen = into_fed * opened
-        error = (into_fed * self._seen[t]).sum(-1, keepdim=True)
-        torch.mul(error, opened * (1 - opened), out=self._open[t])
-        into_query = self.looks.backward(t, into_seen, into_weights)
-        self.layers.add_before(into_query.addmm_(self._open[t], self._gate.weight))
+        beta = self._beta[t]
+        grad_ungated = grad_context * beta
+        grad_beta = (grad_context * self._ungated[t]).sum(-1, keepdim=True)
+        torch.mul(grad_beta, beta * (1 - beta), out=self._beta[t])
+        grad_query = self.attention.backward(t, grad_ungated, grad_weights)
+        self.layers.add_grad_previous(grad_query.addmm_(self._beta[t], self._gate.weight))
 
-    def gradients(self) -> list[Tensor]:
-        """Of everything that `_ContextFeeding` was given, in its order."""
-        queries = torch.cat([self._before[None], self.layers.outputs[:-1]])
-        into_embedded, carried, of_layers = self.layers.gradients(self.fed)
-        into_states, into_keys, *of_scores = self.looks.gradients(queries)
-        given = [into_embedded, into_states, into_keys, *carried, *of_layers, *of_scores]
-        if self._gate is None:
-            return given
-        errors = self._open.flatten()
-        return [*given, (errors @ queries.flatten(0, 1))[None], errors.sum()[None]]
+    def gradients(self) -> list[Tensor | None]:
+        queries = torch.cat([self._first[None], self.layers.outputs[:-1]])
+        grad_embedded, grad_first, of_layers = self.layers.gradients(self.contexts)
+        grad_states, grad_keys, *of_attention = self.attention.gradients(queries)
+        gate = []
+        if self._gate is not None:
+            grad_beta = self._beta.flatten()
+            gate = [(grad_beta @ queries.flatten(0, 1))[None], grad_beta.sum()[None]]
+        return [grad_embedded, grad_states, grad_keys, *grad_first, *of_layers, *of_attention, *gate]

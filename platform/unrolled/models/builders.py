@@ -1,36 +1,21 @@
-"""Builders: from a config section to a model.
-
-From a config's keys to a stack of cells.
-
-Encoder, decoder and head as one model that can be trained and searched.
-
-From the config of captioning to its model.
-
-From the config of question answering to its model.
-
-A recurrent language model: what comes next, from everything before (Mikolov et al. 2010).
-
-Choosing a region of a photograph that a question asks for (Zhu et al. 2016, "Visual7W", section 5.2).
-"""
+"""Builders: from a config's model section to a model."""
 
 from __future__ import annotations
-
-from typing import cast
 
 from torch import Tensor, nn
 
 from unrolled.config import Engine, Recurrent, RecurrentWithInitialState
 from unrolled.config.captioning import CaptioningDecoder, CaptioningModel
 from unrolled.config.language_modeling import LanguageModelConfig
-from unrolled.config.translation import TranslationModel
+from unrolled.config.translation import TranslationDecoder, TranslationModel
 from unrolled.config.vqa import GroundingModel, VQAModel
 from unrolled.models.attention import Attention, HardAttention
 from unrolled.models.attention_feeding import ContextFeeding
-from unrolled.models.decoder import Decoder, EntryPoint, ImageVector, VisualMemory
+from unrolled.models.decoder import Decoder, EntryPoint, SummaryProjection, VisualMemory
 from unrolled.models.encoder_decoder import EncoderDecoder, Penalties
 from unrolled.models.encoders import ImageEncoder, TextEncoder
 from unrolled.models.heads import VocabularyHead
-from unrolled.models.region_pointer import QuestionReader, RegionEncoder, RegionPointer
+from unrolled.models.region_pointer import RegionEncoder, RegionPointer
 from unrolled.models.sequence_model import LanguageModel
 from unrolled.models.vqa import AnswerClassifier, AnswerVectors, HadamardFusion, StackedAttention
 from unrolled.recurrence import CELLS, Dropout, Stack
@@ -45,7 +30,7 @@ def build_stack(
     extra_input_size: int = 0,
     extra_input_layer: int = 0,
 ) -> Stack:
-    """Makes the stack that `config` describes for inputs of `input_size` features; the rest as in `Stack`."""
+    """Builds the stack that `config` describes for inputs of `input_size` features; the rest as of `Stack`."""
     return Stack(
         CELLS[config.cell],
         input_size,
@@ -66,52 +51,57 @@ def build_stack(
 
 
 def build_dropout(config: Recurrent) -> Dropout:
-    """Makes the dropout around the stack that `config` describes."""
+    """Builds the dropout around the stack that `config` describes."""
     return Dropout(config.dropout, variational=config.variational)
 
 
-def build_translator(config: TranslationModel, input_vocabulary: int, target_vocabulary: int) -> EncoderDecoder:
-    """Makes the model that `config` describes for vocabularies of these sizes."""
-    encoder, decoder = config.encoder, config.decoder
-    reading = make_embedding(input_vocabulary, encoder.embedding)
-    writing = reading if config.tie_embeddings else make_embedding(target_vocabulary, decoder.embedding)
-    encoder_stack = build_stack(encoder, encoder.embedding, config.engine, bidirectional=encoder.bidirectional)
-    # A tied output matrix is as wide as the embedding.
-    output = decoder.embedding if decoder.tie else decoder.hidden
-    feeding = decoder.attention.input_feeding
-    decoder_stack = build_stack(decoder, decoder.embedding + (output if feeding else 0), config.engine)
-    attends = decoder.conditioning == "attention"
-    memory = encoder_stack.output_size
-    return EncoderDecoder(
-        TextEncoder(reading, encoder_stack, build_dropout(encoder)),
-        Decoder(
-            writing,
-            decoder_stack,
-            memory,
-            output,
-            Attention(decoder.attention.score, decoder.hidden, memory) if attends else None,
-            input_feeding=feeding,
-            dropout=build_dropout(decoder),
-        ),
-        VocabularyHead(output, target_vocabulary, writing.weight if decoder.tie else None),
-    )
-
-
-def make_embedding(vocabulary: int, size: int) -> nn.Embedding:
-    """Returns an embedding whose vectors have a norm of about 1 at first."""
+def build_embedding(vocabulary: int, size: int) -> nn.Embedding:
+    """Builds an embedding whose vectors have an initial norm of about 1."""
     embedding = nn.Embedding(vocabulary, size)
     nn.init.normal_(embedding.weight, std=size**-0.5)
     return embedding
 
 
-ENTERS: dict[str, EntryPoint] = {
+def build_translator(config: TranslationModel, input_vocabulary: int, target_vocabulary: int) -> EncoderDecoder:
+    """Builds a translation model for vocabularies of these sizes."""
+    encoder, decoder = config.encoder, config.decoder
+    input_embedding = build_embedding(input_vocabulary, encoder.embedding)
+    tied = config.tie_embeddings
+    target_embedding = input_embedding if tied else build_embedding(target_vocabulary, decoder.embedding)
+    encoder_stack = build_stack(encoder, encoder.embedding, config.engine, bidirectional=encoder.bidirectional)
+    output = _output_size(decoder)
+    input_feeding = decoder.attention.input_feeding
+    decoder_stack = build_stack(decoder, decoder.embedding + (output if input_feeding else 0), config.engine)
+    attends = decoder.conditioning == "attention"
+    memory_size = encoder_stack.output_size
+    return EncoderDecoder(
+        TextEncoder(input_embedding, encoder_stack, build_dropout(encoder)),
+        Decoder(
+            target_embedding,
+            decoder_stack,
+            memory_size,
+            output,
+            Attention(decoder.attention.score, decoder.hidden, memory_size) if attends else None,
+            input_feeding=input_feeding,
+            dropout=build_dropout(decoder),
+        ),
+        VocabularyHead(output, target_vocabulary, target_embedding.weight if decoder.tie else None),
+    )
+
+
+def _output_size(config: TranslationDecoder | CaptioningDecoder) -> int:
+    """Features of the decoder's outputs; a tied output matrix has the size of the embedding."""
+    return config.embedding if config.tie else config.hidden
+
+
+ENTRY_POINTS: dict[str, EntryPoint] = {
     "first": "first",
     "once": "once",
     "every": "every",
     "reconstruct": "every",
     "output": "output",
 }
-"""Where a glance enters, by conditioning; the others look at positions."""
+"""Entry point of the projected summary by conditioning; all other conditionings attend to positions."""
 
 
 def build_captioner(
@@ -122,78 +112,77 @@ def build_captioner(
     penalties: Penalties,
     network: nn.Module | None = None,
 ) -> EncoderDecoder:
-    """Makes the model that `config` describes.
+    """Builds a captioning model.
 
     Args:
         channels: features of a position of the grids.
         positions: of a grid.
-        vocabulary: tokens.
-        network: makes grids of pixels, where it is trained too.
+        vocabulary: number of tokens.
+        network: pixels → grids, if it is trained too.
     """
-    attends = config.decoder.conditioning not in ENTERS
-    placed = positions if attends and config.encoder.places else 0
-    dropout = Dropout(config.encoder.dropout)
-    encoder = ImageEncoder(channels, config.encoder.size, dropout, network=network, grid=attends, placed=placed)
-    embedding = make_embedding(vocabulary, config.decoder.embedding)
-    # A tied output matrix is as wide as the embedding.
-    output = config.decoder.embedding if config.decoder.tie else config.decoder.hidden
-    decoder = _decoder(config.decoder, embedding, encoder.memory_size, output, config.engine)
+    attends = config.decoder.conditioning not in ENTRY_POINTS
+    encoder = ImageEncoder(
+        channels,
+        config.encoder.size,
+        Dropout(config.encoder.dropout),
+        network=network,
+        grid=attends,
+        position_embeddings=positions if attends and config.encoder.places else 0,
+    )
+    embedding = build_embedding(vocabulary, config.decoder.embedding)
+    build = _build_attending_decoder if attends else _build_projecting_decoder
+    decoder = build(config.decoder, embedding, encoder.memory_size, config.engine)
+    output = _output_size(config.decoder)
     head = VocabularyHead(output, vocabulary, embedding.weight if config.decoder.tie else None)
     return EncoderDecoder(encoder, decoder, head, penalties)
 
 
-def _decoder(
-    config: CaptioningDecoder, embedding: nn.Embedding, memory_size: int, output: int, engine: Engine
+def _build_attending_decoder(
+    config: CaptioningDecoder, embedding: nn.Embedding, memory_size: int, engine: Engine
 ) -> Decoder:
-    enters = ENTERS.get(config.conditioning)
-    if enters is not None:
-        return _glancing(config, embedding, memory_size, output, engine, enters)
     kind = HardAttention if config.attention.hard else Attention
-    attention, fed = kind(config.attention.score, config.hidden, memory_size), None
+    attention, feeding = kind(config.attention.score, config.hidden, memory_size), None
     if config.attention.fed:
-        fed = ContextFeeding(config.hidden, gated=config.attention.gated)
-    stack = build_stack(config, config.embedding, engine, extra_input_size=memory_size if fed else 0)
+        feeding = ContextFeeding(config.hidden, gated=config.attention.gated)
+    stack = build_stack(config, config.embedding, engine, extra_input_size=memory_size if feeding else 0)
     return Decoder(
         embedding,
         stack,
         memory_size,
-        output,
+        _output_size(config),
         attention,
-        context_feeding=fed,
+        context_feeding=feeding,
         deep_output=True,
         dropout=build_dropout(config),
     )
 
 
-def _glancing(
-    config: CaptioningDecoder,
-    embedding: nn.Embedding,
-    memory_size: int,
-    output: int,
-    engine: Engine,
-    enters: EntryPoint,
+def _build_projecting_decoder(
+    config: CaptioningDecoder, embedding: nn.Embedding, memory_size: int, engine: Engine
 ) -> Decoder:
-    size = {"first": config.embedding, "output": output}.get(enters, config.picture)
-    beside = size if enters in ("once", "every") else 0
+    entry, output = ENTRY_POINTS[config.conditioning], _output_size(config)
+    size = {"first": config.embedding, "output": output}.get(entry, config.picture)
+    extra = size if entry in ("once", "every") else 0
     visual = None
     if config.conditioning == "reconstruct":
         recalling = config.model_copy(update={"hidden": config.recall, "layers": 1})
         visual = VisualMemory(build_stack(recalling, config.embedding, engine), memory_size)
     return Decoder(
         embedding,
-        build_stack(config, config.embedding, engine, extra_input_size=beside, extra_input_layer=config.layer - 1),
+        build_stack(config, config.embedding, engine, extra_input_size=extra, extra_input_layer=config.layer - 1),
         memory_size,
         output,
         None,
-        glance=ImageVector(memory_size, size, enters, build_dropout(config)),
+        summary_projection=SummaryProjection(memory_size, size, entry, build_dropout(config)),
         visual=visual,
-        deep_output=enters == "output",
+        deep_output=entry == "output",
         dropout=build_dropout(config),
     )
 
 
-SPREAD = 1.0
-"""Of the places' first vectors: with small ones, a question for what stands at a place is learned long after others."""
+QUESTION_POSITION_STD = 1.0
+"""Initial deviation of position embeddings for questions: with small ones, questions about a position are learned long
+after others."""
 
 
 def build_answer_classifier(
@@ -205,111 +194,120 @@ def build_answer_classifier(
     network: nn.Module | None = None,
     texts: Tensor | None = None,
 ) -> AnswerClassifier:
-    """Makes a model of `model.answers: classes`, or `vectors`.
+    """Builds a model of `model.answers: classes`, or `vectors`.
 
     Args:
         channels: features of a position of the grids.
         positions: of a grid.
-        vocabulary: tokens of questions.
-        answers: how many there are to choose from.
-        network: makes grids of pixels, where it is trained too.
-        texts: tokens of the answers, `(answers, most)`, padded with -1, where they are vectors.
+        vocabulary: number of tokens of questions.
+        answers: number of answers to choose from.
+        network: pixels → grids, if it is trained too.
+        texts: tokens of the answers, `(answers, most)`, padded with -1, if they are vectors.
     """
     question = build_question_encoder(config, vocabulary) if config.sees != "picture" else None
     picture = build_image_encoder(config, channels, positions, network) if config.sees != "question" else None
     dropout = Dropout(config.question.dropout)
-    asked = None if question is None else question.stack.output_size
-    seen = None if picture is None else picture.memory_size
-    joint: HadamardFusion | StackedAttention
+    question_size = None if question is None else question.stack.output_size
+    picture_size = None if picture is None else picture.memory_size
+    fusion: HadamardFusion | StackedAttention
     if config.attends:
-        assert asked is not None and seen is not None
-        joint = StackedAttention(asked, seen, config.joint, config.hops, dropout)
+        assert question_size is not None and picture_size is not None
+        fusion = StackedAttention(question_size, picture_size, config.joint, config.hops, dropout)
     else:
-        joint = HadamardFusion(asked, seen, config.joint, dropout)
+        fusion = HadamardFusion(question_size, picture_size, config.joint, dropout)
     head = VocabularyHead(config.joint, answers) if texts is None else AnswerVectors(config.joint, vocabulary, texts)
-    return AnswerClassifier(question, picture, joint, head)
+    return AnswerClassifier(question, picture, fusion, head)
 
 
 def build_answer_generator(
     config: VQAModel, channels: int, positions: int, vocabulary: int, network: nn.Module | None = None
 ) -> EncoderDecoder:
-    """Makes a model of `model.answers: words` (Zhu et al. 2016, "Visual7W"): one recurrent network reads the picture,
-    then the question, and writes the answer; with attention every step after the picture's looks at the positions
-    from the state before it. Arguments as of `build_classifier`; questions and answers share the vocabulary."""
+    """Builds a model of `model.answers: words` (Zhu et al. 2016, "Visual7W"): one recurrent network reads the picture,
+    then the question, and writes the answer; with attention, every step after the picture's attends to the positions
+    from the state before it. Arguments as of `build_answer_classifier`; questions and answers share the vocabulary."""
     picture = build_image_encoder(config, channels, positions, network)
-    settings = config.question
-    embedding = make_embedding(vocabulary, settings.embedding)
-    attention = Attention("additive", settings.hidden, picture.memory_size) if config.attends else None
+    settings, size = config.question, picture.memory_size
+    embedding = build_embedding(vocabulary, settings.embedding)
+    attention = Attention("additive", settings.hidden, size) if config.attends else None
     decoder = Decoder(
         embedding,
-        build_stack(
-            settings, settings.embedding, config.engine, extra_input_size=picture.memory_size if attention else 0
-        ),
-        picture.memory_size,
+        build_stack(settings, settings.embedding, config.engine, extra_input_size=size if attention else 0),
+        size,
         settings.embedding,
         attention,
         context_feeding=ContextFeeding(settings.hidden, gated=False) if attention else None,
-        glance=ImageVector(picture.memory_size, settings.embedding, "first", build_dropout(settings)),
+        summary_projection=SummaryProjection(size, settings.embedding, "first", build_dropout(settings)),
         dropout=build_dropout(settings),
     )
     return EncoderDecoder(picture, decoder, VocabularyHead(settings.embedding, vocabulary, embedding.weight))
 
 
 def build_question_encoder(config: VQAModel, vocabulary: int) -> TextEncoder:
-    """Makes what reads questions, by `model.question`."""
+    """Builds the encoder of questions that `model.question` describes."""
     settings = config.question
     stack = build_stack(settings, settings.embedding, config.engine)
-    return TextEncoder(make_embedding(vocabulary, settings.embedding), stack, build_dropout(settings))
+    return TextEncoder(build_embedding(vocabulary, settings.embedding), stack, build_dropout(settings))
 
 
 def build_image_encoder(
     config: VQAModel, channels: int, positions: int, network: nn.Module | None = None
 ) -> ImageEncoder:
-    """Makes what sees pictures, by `model.encoder`; arguments as of `build_classifier`."""
-    placed = positions if config.attends and config.encoder.places else 0
-    dropout = Dropout(config.encoder.dropout)
-    grid = config.attends
+    """Builds the encoder of pictures that `model.encoder` describes; arguments as of `build_answer_classifier`."""
     return ImageEncoder(
-        channels, config.encoder.size, dropout, network=network, grid=grid, placed=placed, spread=SPREAD
+        channels,
+        config.encoder.size,
+        Dropout(config.encoder.dropout),
+        network=network,
+        grid=config.attends,
+        position_embeddings=positions if config.attends and config.encoder.places else 0,
+        position_std=QUESTION_POSITION_STD,
     )
-
-
-def build_language_model(config: LanguageModelConfig, vocabulary: int) -> LanguageModel:
-    """Makes the model that `config` describes for a vocabulary of this size."""
-    embedding = None if config.embedding is None else nn.Embedding(vocabulary, config.embedding)
-    if embedding is not None:
-        nn.init.normal_(embedding.weight, std=cast(int, config.embedding) ** -0.5)
-    stack = build_stack(config, vocabulary if embedding is None else embedding.embedding_dim, config.engine)
-    tied = embedding.weight if config.tie and embedding is not None else None
-    head = VocabularyHead(config.hidden, vocabulary, tied)
-    return LanguageModel(vocabulary, embedding, stack, head, build_dropout(config))
 
 
 def build_region_pointer(
     config: GroundingModel, channels: int, positions: int, vocabulary: int, network: nn.Module | None = None
 ) -> RegionPointer:
-    """Makes the model that `config` describes.
+    """Builds a grounding model.
 
     Args:
-        channels: features of a position of the grids, and of a region that is cut out.
+        channels: features of a position of the grids, and of a cropped region.
         positions: of a grid.
-        vocabulary: tokens of questions.
-        network: makes grids of pixels, where it is trained too.
+        vocabulary: number of tokens of questions.
+        network: pixels → grids, if it is trained too.
     """
-    asked, attends = config.question, config.attention
-    placed = positions if config.encoder.places else 0
-    encoder = ImageEncoder(channels, config.encoder.size, Dropout(config.encoder.dropout), grid=attends, placed=placed)
+    question, regions = config.question, config.regions
+    encoder = ImageEncoder(
+        channels,
+        config.encoder.size,
+        Dropout(config.encoder.dropout),
+        grid=config.attention,
+        position_embeddings=positions if config.encoder.places else 0,
+    )
     size = encoder.memory_size
-    reader = QuestionReader(
-        make_embedding(vocabulary, asked.embedding),
-        build_stack(asked, asked.embedding, config.engine, extra_input_size=size if attends else 0),
-        ImageVector(size, asked.embedding, "first", build_dropout(asked)),
-        Attention("additive", asked.hidden, size) if attends else None,
-        build_dropout(asked),
+    embedding = build_embedding(vocabulary, question.embedding)
+    stack = build_stack(question, question.embedding, config.engine, extra_input_size=size if config.attention else 0)
+    projection = SummaryProjection(size, question.embedding, "first", build_dropout(question))
+    attention = Attention("additive", question.hidden, size) if config.attention else None
+    reader = Decoder(
+        embedding,
+        stack,
+        size,
+        None,
+        attention,
+        context_feeding=ContextFeeding(question.hidden, gated=False) if attention else None,
+        summary_projection=projection,
+        dropout=build_dropout(question),
     )
-    settings = config.regions
-    cells = settings.cells if settings.by == "align" else 1
-    regions = RegionEncoder(
-        channels * cells**2, asked.hidden, cells, places=settings.places, dropout=Dropout(settings.dropout)
-    )
-    return RegionPointer(encoder, reader, regions, network, sees=config.sees != "question")
+    cells = regions.cells if regions.by == "align" else 1
+    dropout = Dropout(regions.dropout)
+    region_encoder = RegionEncoder(channels * cells**2, question.hidden, cells, places=regions.places, dropout=dropout)
+    return RegionPointer(encoder, reader, region_encoder, network, sees=config.sees != "question")
+
+
+def build_language_model(config: LanguageModelConfig, vocabulary: int) -> LanguageModel:
+    """Builds a language model for a vocabulary of this size."""
+    embedding = None if config.embedding is None else build_embedding(vocabulary, config.embedding)
+    stack = build_stack(config, vocabulary if embedding is None else embedding.embedding_dim, config.engine)
+    tied = embedding.weight if config.tie and embedding is not None else None
+    head = VocabularyHead(config.hidden, vocabulary, tied)
+    return LanguageModel(vocabulary, embedding, stack, head, build_dropout(config))

@@ -1,21 +1,17 @@
-"""The decoder: a recurrent network that writes tokens and sees an encoder output.
+"""The decoder: a recurrent network that writes tokens, conditioned on an encoder output.
 
-One look at the whole memory: its summary in a learned vector, and where the decoder reads it.
+Conditioning:
 
-A second recurrence that remembers what has been said of a picture (Chen & Zitnick 2015, "Mind's eye").
+- initial state: tanh of a linear map of the encoder output's summary (Cho et al. 2014, Sutskever et al. 2014);
+- attention: every state h_t attends to the encoder output and is joined with the context, tanh(W [h_t; c_t]) (Luong et
+  al. 2015, eq. 5); with input feeding that vector also enters the next step (their section 3.3);
+- context feeding: h_{t−1} attends, and the context enters step t (Xu et al. 2015, "Show, attend and tell", eq. 1–3 and
+  13; see `ContextFeeding`), softly or at a single position (`HardAttention`);
+- `SummaryProjection`: the summary as one vector at the start, at every step or after the recurrence, with an initial
+  state that does not depend on the input; with a `VisualMemory` besides (Chen & Zitnick 2015).
 
-The one decoder: a recurrent network that writes tokens and sees a memory through its conditioning.
-
-- by the first state: tanh of a learned map of the memory's summary (Cho et al. 2014, Sutskever et al. 2014);
-- by attention: every state h_t looks at the memory and is joined with what it saw, tanh(W [h_t; context_t])
-  (Luong et al. 2015, eq. 5); with input feeding that vector also enters the next step (their section 3.3);
-- by attention whose context is fed: h_{t−1} looks, and what it saw enters step t (Xu et al. 2015, "Show, attend and
-  tell", eq. 1–3 and 13; see `ContextFeeding`), of a mean or of a single place (`HardAttention`);
-- by a `Glance`, the summary as one vector at the start, at every step or after the recurrence, from a first state that
-  knows nothing; with a `VisualMemory` besides (Chen & Zitnick 2015).
-
-Where no step waits for what the one before has seen, all steps run in one scan and attention is one batched product.
-Else the steps run one by one, with their derivative by hand where that is known (`by_hand.applies`).
+Where no step depends on the attention of the step before, all steps run in one scan and attention is one batched
+product. Else the steps run one by one, with hand-written backward if `decoder_loop.supports` the stack.
 """
 
 from __future__ import annotations
@@ -35,14 +31,14 @@ from unrolled.recurrence import Dropout, Stack, StackState
 EntryPoint = Literal["first", "once", "every", "output"]
 
 
-class ImageVector(nn.Module):
-    """v = W summary + b, which the decoder reads in one of four places:
+class SummaryProjection(nn.Module):
+    """v = W summary + b, which enters the decoder at one of four points:
 
-    - `first`: as its input of a step before the first token (Vinyals et al. 2015, "Show and tell", eq. 10);
+    - `first`: as the input of a step before the first token (Vinyals et al. 2015, "Show and tell", eq. 10);
     - `once`: beside the first token (Karpathy & Fei-Fei 2015, eq. 14);
     - `every`: beside every token, in a layer of choice (Karpathy's h = f(W_xh x + W_hh h + W_ih v); the factored model
       of Donahue et al. 2015, "LRCN", in an upper one);
-    - `output`: after the recurrence, which never sees it (Mao et al. 2015, "m-RNN").
+    - `output`: after the recurrence, which does not read it (Mao et al. 2015, "m-RNN").
 
     Args:
         memory_size: features of the summary.
@@ -50,40 +46,42 @@ class ImageVector(nn.Module):
         dropout: of v.
     """
 
-    def __init__(self, memory_size: int, size: int, enters: EntryPoint, dropout: Dropout) -> None:
+    def __init__(self, memory_size: int, size: int, entry: EntryPoint, dropout: Dropout) -> None:
         super().__init__()
-        self.map, self.enters, self.dropout = nn.Linear(memory_size, size), enters, dropout
+        self.linear, self.entry, self.dropout = nn.Linear(memory_size, size), entry, dropout
 
     def forward(self, summary: Tensor) -> Tensor:
         """`(batch, memory_size)` → v `(batch, size)`."""
-        seen: Tensor = self.dropout(self.map(summary))
-        return seen
+        projected: Tensor = self.dropout(self.linear(summary))
+        return projected
 
-    def carried(self, seen: Tensor) -> Tensor | None:
-        """What is still to be read at the start, `(batch, size)`; only for `once`, where later steps have zeros."""
-        return seen if self.enters == "once" else None
+    def pending(self, projected: Tensor) -> Tensor | None:
+        """Returns the part of the decoder's initial state that is still to be read, `(batch, size)`: v for `once`,
+        where later steps read zeros."""
+        return projected if self.entry == "once" else None
 
-    def beside(self, seen: Tensor, carried: Tensor | None, steps: int) -> Tensor | None:
-        """What the recurrence reads besides the tokens of so many steps, `(batch, steps, size)`, or `(batch, 1, size)`
-        where it is the same at all of them.
+    def extra_input(self, projected: Tensor, pending: Tensor | None, steps: int) -> Tensor | None:
+        """Returns the extra input of the next steps, `(batch, steps, size)`, or `(batch, 1, size)` if it is the same at
+        all of them.
 
         Args:
-            seen: v.
-            carried: before these steps, as `carried` returned it or, after the first step, zeros.
+            projected: v.
+            pending: before these steps, from `pending` or, after the first step, zeros.
         """
-        if self.enters == "every":
-            return seen[:, None]
-        if carried is None:
+        if self.entry == "every":
+            return projected[:, None]
+        if pending is None:
             return None
-        return torch.cat([carried[:, None], carried.new_zeros(len(carried), steps - 1, carried.shape[1])], dim=1)
+        zeros = pending.new_zeros(len(pending), steps - 1, pending.shape[1])
+        return torch.cat([pending[:, None], zeros], dim=1)
 
 
 class VisualMemory(nn.Module):
-    """u_t = f(word_t, u_{t−1}), trained so that a linear map of it is the picture's feature: ṽ_t ≈ v.
+    """u_t = f(word_t, u_{t−1}), trained so that a linear map of it reconstructs the picture's feature: ṽ_t ≈ v.
 
-    It never sees the picture, and v stays the same from step to step while words come and go: so it changes slowly
-    and keeps what the sentence has shown of the picture so far. The decoder, which sees the picture, reads u_t beside
-    its own state before it chooses the next word.
+    It does not read the picture, and v is the same at every step while the words change: so u_t changes slowly and
+    remembers which part of the picture the sentence has described so far. The decoder, which reads the picture, reads
+    u_t besides its own state before it chooses the next word.
 
     Args:
         stack: f.
@@ -94,60 +92,62 @@ class VisualMemory(nn.Module):
         super().__init__()
         self.stack, self.recall = stack, nn.Linear(stack.output_size, memory_size)
 
-    def errors(self, remembered: Tensor, summary: Tensor) -> Tensor:
-        """Mean squares of ṽ_t − v, where v is brought to a mean square of 1, whatever network it is from.
+    def errors(self, hidden: Tensor, summary: Tensor) -> Tensor:
+        """Returns the mean squares of ṽ_t − v, `(batch, time)`, with v scaled to a mean square of 1 for any network.
 
         Args:
-            remembered: u, `(batch, time, hidden)`.
-            summary: the picture's feature, `(batch, memory_size)`; nothing is learned through it.
-
-        Returns:
-            `(batch, time)`.
+            hidden: u, `(batch, time, hidden)`.
+            summary: the picture's feature, `(batch, memory_size)`; gets no gradient.
         """
-        size = summary.detach().square().mean(-1, keepdim=True).sqrt().clamp(min=torch.finfo(summary.dtype).tiny)
-        wanted = (summary.detach() / size)[:, None]
-        errors: Tensor = (self.recall(remembered) - wanted).square().mean(-1)
+        scale = summary.detach().square().mean(-1, keepdim=True).sqrt().clamp(min=torch.finfo(summary.dtype).tiny)
+        target = (summary.detach() / scale)[:, None]
+        errors: Tensor = (self.recall(hidden) - target).square().mean(-1)
         return errors
 
 
 DecoderState = tuple[StackState, Tensor | None]
-"""The recurrent state, layers of a visual memory last; and what the next step reads besides: with input feeding the
-last attentional vector `(batch, output)`, of a glance at the first token alone what is left of it."""
+"""The recurrent state, with the layers of a visual memory last; and a further input of the next step: with input
+feeding the last attentional vector `(batch, output)`, of a summary projection for `once` its pending part."""
 
 
 class DecoderOutput(NamedTuple):
-    """What a window of tokens gave.
+    """Result of a window of tokens.
 
     Attributes:
-        outputs: one a token, `(batch, time, output_size)`.
+        outputs: one vector per token, `(batch, time, output_size)`.
         state: after the window.
-        weights: of attention, `(batch, time, positions)`, where they are at hand.
-        remembered: states of the visual memory, `(batch, time, features)`.
-        choices: what hard attention drew in training.
+        weights: of attention, `(batch, time, positions)`, if available.
+        visual_hidden: states of the visual memory, `(batch, time, features)`.
+        samples: positions that hard attention sampled in training.
     """
 
     outputs: Tensor
     state: DecoderState
     weights: Tensor | None = None
-    remembered: Tensor | None = None
-    choices: AttentionSamples | None = None
+    visual_hidden: Tensor | None = None
+    samples: AttentionSamples | None = None
 
 
 class Decoder(nn.Module):
-    """Args:
-    embedding: of the tokens it reads, `(vocabulary, features)`.
-    stack: its input is the embedding, joined by the last output with input feeding; beside it, it reads a glance
-        that enters the recurrence, or a context that is fed.
-    memory_size: features of the memory's states and summary.
-    output_size: features of the vectors it returns.
-    attention: looks at the memory; `None`: none does.
-    input_feeding: see above; wants attention.
-    context_feeding: see above; wants attention.
-    glance: then the first state knows nothing of the memory. One that enters `first` goes with a context that is fed
-        (Zhu et al. 2016, "Visual7W").
-    visual: joins the outputs.
-    deep_output: outputs join the token's embedding too (Pascanu et al. 2014; Xu et al. 2015, eq. 7).
-    dropout: of embeddings and outputs; none if `None`.
+    """The decoder.
+
+    Args:
+        embedding: of the tokens it reads, `(vocabulary, features)`.
+        stack: its input is the embedding, with input feeding followed by the last output; its extra input is a summary
+            projection that enters the recurrence, or a fed context.
+        memory_size: features of the encoder output's states and summary.
+        output_size: features of the outputs; `None`: outputs are the states h of the stack.
+        attention: over the encoder output; `None`: none.
+        input_feeding: see the module; requires attention.
+        context_feeding: see the module; requires attention.
+        summary_projection: replaces the initial state computed from the summary. Entry `first` can be combined with
+            context feeding (Zhu et al. 2016, "Visual7W").
+        visual: its states join the outputs.
+        deep_output: the token's embedding joins the outputs (Pascanu et al. 2014; Xu et al. 2015, eq. 7).
+        dropout: of embeddings and outputs; none if `None`.
+
+    Raises:
+        ValueError: feeding without attention.
     """
 
     def __init__(
@@ -155,12 +155,12 @@ class Decoder(nn.Module):
         embedding: nn.Embedding,
         stack: Stack,
         memory_size: int,
-        output_size: int,
+        output_size: int | None,
         attention: Attention | None,
         *,
         input_feeding: bool = False,
         context_feeding: ContextFeeding | None = None,
-        glance: ImageVector | None = None,
+        summary_projection: SummaryProjection | None = None,
         visual: VisualMemory | None = None,
         deep_output: bool = False,
         dropout: Dropout | None = None,
@@ -169,58 +169,58 @@ class Decoder(nn.Module):
         if (input_feeding or context_feeding) and attention is None:
             raise ValueError("feeding feeds what attention saw: it wants an attention")
         self.embedding, self.stack, self.attention = embedding, stack, attention
-        self.input_feeding, self.context_feeding, self.output_size = input_feeding, context_feeding, output_size
-        self.glance, self.visual, self.deep_output = glance, visual, deep_output
+        self.input_feeding, self.context_feeding = input_feeding, context_feeding
+        self.summary_projection, self.visual, self.deep_output = summary_projection, visual, deep_output
         self.dropout = dropout or Dropout(0.0)
         hidden = stack.output_size
-        # One learned first state a layer and tensor, so that sizes and cells of both sides are free.
+        # One linear map per layer and state tensor, so that sizes and cells of encoder and decoder are independent.
         self.bridges = nn.ModuleList(
             nn.ModuleList(nn.Linear(memory_size, hidden) for _ in range(cell.num_states))
-            for (cell,) in ([] if glance else stack.cells())
+            for (cell,) in ([] if summary_projection else stack.cells())
         )
         joined = hidden + (memory_size if attention else 0) + (visual.stack.output_size if visual else 0)
-        self.readout = nn.Linear(joined + (embedding.embedding_dim if deep_output else 0), output_size)
+        joined += embedding.embedding_dim if deep_output else 0
+        self.readout = None if output_size is None else nn.Linear(joined, output_size)
+        self.output_size = output_size or hidden
 
     def prepare(self, memory: EncoderOutput) -> EncoderOutput:
-        """Adds what the decoder needs of the memory alone, so that no step computes it again."""
+        """Adds what depends on the encoder output alone, so that no step computes it again."""
         keys = None if self.attention is None else self.attention.keys(memory.states)
-        return replace(
-            memory, keys=keys, projected_summary=None if self.glance is None else self.glance(memory.summary)
-        )
+        projected = None if self.summary_projection is None else self.summary_projection(memory.summary)
+        return replace(memory, keys=keys, projected_summary=projected)
 
     def start(self, memory: EncoderOutput) -> DecoderState:
-        """The state before the first token: with a glance the stack's own, else tanh of a learned map of the summary
-        (Bahdanau et al. 2015, A.2.2)."""
-        if self.glance is not None:
-            return self._start_with_glance(self.glance, memory)
+        """Returns the state before the first token: with a summary projection the stack's own, else tanh of a linear
+        map of the summary (Bahdanau et al. 2015, A.2.2)."""
+        if self.summary_projection is not None:
+            return self._start_from_projection(self.summary_projection, memory)
         state = tuple(
             (tuple(torch.tanh(bridge(memory.summary)) for bridge in tensors),)
             for tensors in cast(list[nn.ModuleList], self.bridges)
         )
-        fed = memory.summary.new_zeros(len(memory), self.output_size) if self.input_feeding else None
-        return state, fed
+        return state, memory.summary.new_zeros(len(memory), self.output_size) if self.input_feeding else None
 
-    def _start_with_glance(self, glance: ImageVector, memory: EncoderOutput) -> DecoderState:
+    def _start_from_projection(self, projection: SummaryProjection, memory: EncoderOutput) -> DecoderState:
         assert memory.projected_summary is not None
         state = self.stack.begin(len(memory))
-        if glance.enters == "first":
-            nothing = None
-            if self.context_feeding is not None:  # no state has looked yet
-                nothing = memory.states.new_zeros(len(memory), memory.states.shape[2])
-            _, state = self.stack.step(memory.projected_summary, state, nothing)
+        if projection.entry == "first":
+            no_context = None
+            if self.context_feeding is not None:  # no state has attended yet
+                no_context = memory.states.new_zeros(len(memory), memory.states.shape[2])
+            _, state = self.stack.step(memory.projected_summary, state, no_context)
         visual = () if self.visual is None else self.visual.stack.begin(len(memory))
-        return (*state, *visual), glance.carried(memory.projected_summary)
+        return (*state, *visual), projection.pending(memory.projected_summary)
 
     def forward(self, memory: EncoderOutput, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Outputs and state of a `window`."""
+        """Returns outputs and state of a `window`."""
         outputs, after, *_ = self.window(memory, tokens, state)
         return outputs, after
 
     @property
     def supports_shared_sources(self) -> bool:
-        """Whether `window` knows rows that share a memory."""
+        """Whether the rows of a `window` can share encoder outputs."""
         soft = not isinstance(self.attention, HardAttention)
-        return self.context_feeding is not None and soft and decoder_loop.applies(self.stack)
+        return self.context_feeding is not None and soft and decoder_loop.supports(self.stack)
 
     def window(
         self,
@@ -230,143 +230,165 @@ class Decoder(nn.Module):
         source_index: Tensor | None = None,
         lengths: list[int] | None = None,
     ) -> DecoderOutput:
-        """Reads a whole window.
+        """Reads a window of tokens.
 
         Args:
-            memory: of `batch` examples, prepared.
+            memory: prepared encoder outputs of `batch` examples.
             tokens: `(batch, time)`, each the one before the token to predict.
             state: before the window.
-            source_index: the example of each row, `(batch,)`, of a decoder that `shares`; `None`: its own.
-            lengths: tokens of every row, whose outputs behind them nobody wants; `None`: all of the window.
+            source_index: encoder output of each row, `(batch,)`, if the decoder `supports_shared_sources`; `None`: row
+                i reads encoder output i.
+            lengths: tokens of every row, after which its outputs are not used; `None`: all of the window.
         """
         embedded = self._embed(tokens)
         if not self.input_feeding and self.context_feeding is None:
             return self._scan(embedded, memory, state)
-        kept = self.dropout(embedded.new_ones(*embedded.shape[:2], self.output_size))
-        if self.input_feeding and decoder_loop.applies(self.stack):
-            carried, fed = state
-            assert self.attention is not None and fed is not None
-            outputs, after = attention_feeding.feed(
-                self.stack, self.attention, self.readout, embedded, memory, carried, fed, kept
+        masks = self._draw_output_masks(embedded)
+        if self.input_feeding and decoder_loop.supports(self.stack):
+            recurrent, last_output = state
+            assert self.attention is not None and last_output is not None and self.readout is not None
+            assert masks is not None
+            outputs, after = attention_feeding.feed_inputs(
+                self.stack, self.attention, self.readout, embedded, memory, recurrent, last_output, masks
             )
             return DecoderOutput(outputs, (after, outputs[:, -1]))
         if isinstance(self.attention, HardAttention) and self.training:
-            draws = SampledAttention(self.attention, len(tokens), tokens.device)
-            return self._walk(embedded, memory, state, kept, draws)._replace(choices=draws.choices())
+            attend = SampledAttention(self.attention, len(tokens), tokens.device)
+            return self._step_loop(embedded, memory, state, masks, attend)._replace(samples=attend.samples())
         if self.supports_shared_sources:
             assert self.attention is not None and self.context_feeding is not None
-            run = self.context_feeding.run(
+            hidden, contexts, weights, after = self.context_feeding.run_window(
                 self.stack, self.attention, embedded, memory, state[0], source_index, lengths
             )
-            outputs = self._read_out(run.hidden, run.contexts, embedded, None, None) * kept
-            return DecoderOutput(outputs, (run.state, None), run.weights)
-        return self._walk(embedded, memory, state, kept)
+            outputs = self._read_out(hidden, contexts, embedded, None, None)
+            return DecoderOutput(outputs if masks is None else outputs * masks, (after, None), weights)
+        return self._step_loop(embedded, memory, state, masks)
 
     def step(
         self, memory: EncoderOutput, tokens: Tensor, state: DecoderState, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState, Tensor | None]:
-        """Reads one token a row.
+        """Reads one token per row.
 
         Args:
-            memory: of `n` examples, prepared.
+            memory: prepared encoder outputs of n examples.
             tokens: `(rows,)`.
-            rows: hypotheses of one example share its memory; `None`: every example has as many rows, adjacent.
+            rows: the example of each row; `None`: the same number of adjacent rows per example.
 
         Returns:
             Outputs `(rows, output_size)`, the state after them, and with attention its weights `(rows, positions)`.
         """
         rows = rows or Rows.uniform(len(memory), len(tokens) // max(1, len(memory)), tokens.device)
-        return self._advance(self._embed(tokens), state, memory, rows)
+        return self._step(self._embed(tokens), state, memory, rows)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         embedded: Tensor = self.dropout(self.embedding(tokens))
         return embedded
 
-    def _scan(self, embedded: Tensor, memory: EncoderOutput, state: DecoderState) -> DecoderOutput:
-        """A window in which no step waits for what the one before has seen."""
-        carried, left = state
-        own, beyond = self._parted(carried)
-        beside = None
-        if self.glance is not None and memory.projected_summary is not None:
-            beside = self.glance.beside(memory.projected_summary, left, embedded.shape[1])
-        hidden, after = self.stack(embedded, own, extra_input=beside)
-        remembered = None
-        if self.visual is not None:
-            remembered, beyond = self.visual.stack(embedded, beyond)
-        context, weights = (None, None) if self.attention is None else self.attention(hidden, memory)
-        glance = None if memory.projected_summary is None else memory.projected_summary[:, None]
-        outputs = self.dropout(self._read_out(hidden, context, embedded, remembered, glance))
-        left = None if left is None else torch.zeros_like(left)
-        return DecoderOutput(outputs, ((*after, *beyond), left), weights, remembered)
+    def _draw_output_masks(self, embedded: Tensor) -> Tensor | None:
+        """Scaled dropout masks of the outputs, `(batch, time, output_size)`; none without a readout."""
+        if self.readout is None:
+            return None
+        masks: Tensor = self.dropout(embedded.new_ones(*embedded.shape[:2], self.output_size))
+        return masks
 
-    def _walk(
+    def _scan(self, embedded: Tensor, memory: EncoderOutput, state: DecoderState) -> DecoderOutput:
+        """A window in which no step depends on the attention of the step before."""
+        recurrent, pending = state
+        own, visual_state = self._split_state(recurrent)
+        extra_input, projected = None, memory.projected_summary
+        if self.summary_projection is not None and projected is not None:
+            extra_input = self.summary_projection.extra_input(projected, pending, embedded.shape[1])
+        hidden, after = self.stack(embedded, own, extra_input=extra_input)
+        visual_hidden = None
+        if self.visual is not None:
+            visual_hidden, visual_state = self.visual.stack(embedded, visual_state)
+        context, weights = (None, None) if self.attention is None else self.attention(hidden, memory)
+        projected = None if projected is None else projected[:, None]
+        outputs = self._read_out(hidden, context, embedded, visual_hidden, projected)
+        outputs = outputs if self.readout is None else self.dropout(outputs)
+        pending = None if pending is None else torch.zeros_like(pending)
+        return DecoderOutput(outputs, ((*after, *visual_state), pending), weights, visual_hidden)
+
+    def _step_loop(
         self,
         embedded: Tensor,
         memory: EncoderOutput,
         state: DecoderState,
-        kept: Tensor,
-        look: AttentionFunction | None = None,
+        output_masks: Tensor | None,
+        attend: AttentionFunction | None = None,
     ) -> DecoderOutput:
-        """A window step by step; `kept`: what dropout multiplies the outputs by; `look`: in the attention's stead."""
-        each, looked = [], []
+        """A window step by step; `attend` replaces the decoder's attention."""
+        outputs, weights = [], []
         rows = Rows.uniform(len(memory), 1, embedded.device)
-        for step, share in zip(embedded.unbind(1), kept.unbind(1), strict=True):
-            output, state, weights = self._advance(step, state, memory, rows, share, look)
-            assert weights is not None
-            each.append(output)
-            looked.append(weights)
-        return DecoderOutput(torch.stack(each, dim=1), state, torch.stack(looked, dim=1))
+        for t, token in enumerate(embedded.unbind(1)):
+            mask = None if output_masks is None else output_masks[:, t]
+            output, state, looked = self._step(token, state, memory, rows, mask, attend)
+            assert looked is not None
+            outputs.append(output)
+            weights.append(looked)
+        return DecoderOutput(torch.stack(outputs, dim=1), state, torch.stack(weights, dim=1))
 
-    def _advance(
+    def _step(
         self,
         embedded: Tensor,
         state: DecoderState,
         memory: EncoderOutput,
         rows: Rows,
-        kept: Tensor | None = None,
-        look: AttentionFunction | None = None,
+        output_mask: Tensor | None = None,
+        attend: AttentionFunction | None = None,
     ) -> tuple[Tensor, DecoderState, Tensor | None]:
-        """One step; `kept`: what dropout multiplies its output by, drawn here if `None`; `look` as in `_walk`."""
-        carried, fed = state
-        look = look or self.attention
-        own, beyond = self._parted(carried)
-        inputs = embedded if fed is None or not self.input_feeding else torch.cat([embedded, fed], dim=-1)
-        glance = None if memory.projected_summary is None else memory.projected_summary[rows.source_index]
-        context, weights, beside, remembered = None, None, None, None
+        """One step; `output_mask`: scaled dropout mask of its output, drawn here if `None`."""
+        recurrent, pending = state
+        attend = attend or self.attention
+        own, visual_state = self._split_state(recurrent)
+        inputs = embedded if pending is None or not self.input_feeding else torch.cat([embedded, pending], dim=-1)
+        projected = None if memory.projected_summary is None else memory.projected_summary[rows.source_index]
+        context, weights, extra_input, visual_hidden = None, None, None, None
         if self.context_feeding is not None:
-            assert look is not None
-            context, weights = self.context_feeding(look, own[-1][0][0], memory, rows)
-            beside = context
-        elif self.glance is not None and glance is not None:
-            beside = self.glance.beside(glance, fed, 1)
-            beside = None if beside is None else beside[:, 0]
-        hidden, after = self.stack.step(inputs, own, beside)
-        if look is not None and context is None:
-            seen, looked = look(rows.pad(hidden), memory)
-            context, weights = rows.unpad(seen), rows.unpad(looked)
+            assert attend is not None
+            context, weights = self.context_feeding(attend, own[-1][0][0], memory, rows)
+            extra_input = context
+        elif self.summary_projection is not None and projected is not None:
+            extra_input = self.summary_projection.extra_input(projected, pending, 1)
+            extra_input = None if extra_input is None else extra_input[:, 0]
+        hidden, after = self.stack.step(inputs, own, extra_input)
+        if attend is not None and context is None:
+            contexts, padded_weights = attend(rows.pad(hidden), memory)
+            context, weights = rows.unpad(contexts), rows.unpad(padded_weights)
         if self.visual is not None:
-            remembered, beyond = self.visual.stack.step(embedded, beyond)
-        output = self._read_out(hidden, context, embedded, remembered, glance)
-        output = self.dropout(output) if kept is None else output * kept
-        left = output if self.input_feeding else None if fed is None else torch.zeros_like(fed)
-        return output, ((*after, *beyond), left), weights
+            visual_hidden, visual_state = self.visual.stack.step(embedded, visual_state)
+        output = self._read_out(hidden, context, embedded, visual_hidden, projected)
+        if self.readout is not None:
+            output = self.dropout(output) if output_mask is None else output * output_mask
+        if self.input_feeding:
+            pending = output
+        elif pending is not None:
+            pending = torch.zeros_like(pending)
+        return output, ((*after, *visual_state), pending), weights
 
-    def _parted(self, carried: StackState) -> tuple[StackState, StackState]:
+    def _split_state(self, recurrent: StackState) -> tuple[StackState, StackState]:
         """The states of the stack and of the visual memory."""
         layers = len(self.stack.layers)
-        return carried[:layers], carried[layers:]
+        return recurrent[:layers], recurrent[layers:]
 
     def _read_out(
-        self, hidden: Tensor, context: Tensor | None, embedded: Tensor, remembered: Tensor | None, glance: Tensor | None
+        self,
+        hidden: Tensor,
+        context: Tensor | None,
+        embedded: Tensor,
+        visual_hidden: Tensor | None,
+        projected: Tensor | None,
     ) -> Tensor:
-        """Joins what a step knows, all `(…, features)`.
+        """Joins the vectors of a step, all `(…, features)`.
 
-        A glance that enters here is added before the squashing: the multimodal layer of Mao et al. 2015, whose scaled
-        tanh this is up to scales that the weights around it learn.
+        A summary projection that enters here is added before tanh: the multimodal layer of Mao et al. 2015, whose
+        scaled tanh this is up to scales that the surrounding weights learn.
         """
+        if self.readout is None:
+            return hidden
         word = embedded if self.deep_output else None
-        parts = [part for part in (hidden, context, word, remembered) if part is not None]
+        parts = [part for part in (hidden, context, word, visual_hidden) if part is not None]
         joined = self.readout(torch.cat(parts, dim=-1) if len(parts) > 1 else hidden)
-        if self.glance is not None and self.glance.enters == "output":
-            joined = joined + glance
+        if self.summary_projection is not None and self.summary_projection.entry == "output":
+            joined = joined + projected
         return torch.tanh(joined)

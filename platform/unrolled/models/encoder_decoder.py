@@ -1,9 +1,4 @@
-"""Encoder, decoder and head as one model.
-
-What training may add to the cross-entropy of a decoder that sees pictures.
-
-Encoder, decoder and head as one model that can be trained and searched.
-"""
+"""Encoder, decoder and head as one model that can be trained and searched, and the penalties of its training."""
 
 from __future__ import annotations
 
@@ -19,17 +14,19 @@ from unrolled.models.decoder import Decoder, DecoderOutput, DecoderState
 from unrolled.models.encoders import EncoderOutput, ImageEncoder, Rows, TextEncoder
 from unrolled.models.heads import Precision, Scorer, VocabularyHead
 from unrolled.recurrence import state as nest
+from unrolled.recurrence.scan import split_steps
 
 
 @dataclass(frozen=True)
 class Penalties:
-    """Weights of penalties, in nats an example.
+    """Weights of terms that training adds to the cross-entropy of a decoder that sees pictures, in nats per example.
 
     Attributes:
-        doubly_stochastic: of Σ_p (1 − Σ_t α_tp)², which asks attention to look everywhere in the course of a sentence
-            (Xu et al. 2015, eq. 14).
-        reconstruction: of how far a visual memory is from the picture, summed over the tokens (Chen & Zitnick 2015).
-        reinforcement, entropy: λ_r and λ_e of hard attention, see `hard_attention`.
+        doubly_stochastic: of Σ_p (1 − Σ_t α_tp)², which asks attention to read every position in the course of a
+            sentence (Xu et al. 2015, eq. 14).
+        reconstruction: of the distance between a visual memory and the picture, summed over the tokens (Chen & Zitnick
+            2015).
+        reinforcement, entropy: λ_r and λ_e of hard attention, see `unrolled.models.attention`.
     """
 
     doubly_stochastic: float = 0.0
@@ -37,58 +34,62 @@ class Penalties:
     reinforcement: float = 0.0
     entropy: float = 0.0
 
-    def of(
-        self, decoder: Decoder, memory: EncoderOutput, window: DecoderOutput, mask: Tensor, shares: Tensor
+    def window_loss(
+        self, decoder: Decoder, memory: EncoderOutput, window: DecoderOutput, mask: Tensor, fractions: Tensor
     ) -> Tensor:
-        """The penalty of a window, summed over the examples.
+        """Computes the penalties of a window, summed over the examples.
 
         Args:
-            mask: False where the window's tokens are padding, `(batch, time)`.
-            shares: of each example's tokens, those in the window, `(batch,)`. In a window attention should give every
-                position this much; over a sentence that is one window, 1.
+            mask: `(batch, time)`, False on padding.
+            fractions: of each example's tokens, those in the window, `(batch,)`: the attention that every position
+                should get in it; 1 for a window that is a whole sentence.
         """
         total = window.outputs.new_zeros(())
         if self.doubly_stochastic and window.weights is not None:
-            looked = (window.weights * mask[..., None]).sum(1)
-            total = total + self.doubly_stochastic * (shares[:, None] - looked).square().sum()
+            attention = (window.weights * mask[..., None]).sum(1)
+            total = total + self.doubly_stochastic * (fractions[:, None] - attention).square().sum()
         if self.reconstruction and decoder.visual is not None:
-            assert window.remembered is not None
-            errors = decoder.visual.errors(window.remembered, memory.summary)
+            assert window.visual_hidden is not None
+            errors = decoder.visual.errors(window.visual_hidden, memory.summary)
             total = total + self.reconstruction * errors[mask].sum()
         return total
 
 
-NONE = Penalties()
+NO_PENALTIES = Penalties()
 
 
 class EncoderDecoder(nn.Module):
     """A model p(target | input) = Π_t p(y_t | y_<t, memory). Decoding uses `start` and `step`.
 
     Args:
-        encoder: makes a `Memory` of the inputs.
-        penalties: what `loss` adds to the cross-entropy while the model is trained.
+        encoder: computes an `EncoderOutput` of the inputs, called memory here.
+        penalties: terms that `loss` adds to the cross-entropy in training.
     """
 
     def __init__(
-        self, encoder: TextEncoder | ImageEncoder, decoder: Decoder, head: VocabularyHead, penalties: Penalties = NONE
+        self,
+        encoder: TextEncoder | ImageEncoder,
+        decoder: Decoder,
+        head: VocabularyHead,
+        penalties: Penalties = NO_PENALTIES,
     ) -> None:
         super().__init__()
         self.encoder, self.decoder, self.head, self.penalties = encoder, decoder, head, penalties
 
     def encode(self, *inputs: Any) -> EncoderOutput:
-        """The encoder's inputs → a memory ready for the decoder."""
+        """The encoder's inputs → a memory prepared for the decoder."""
         return self.decoder.prepare(self.encoder(*inputs))
 
     def read_prefix(self, memory: EncoderOutput, tokens: Tensor, mask: Tensor) -> EncoderOutput:
-        """Reads a text before it writes, such as the question that it is to answer.
+        """Reads a text that precedes the output, such as the question to answer.
 
         Args:
-            memory: ready for the decoder.
+            memory: prepared.
             tokens: `(batch, time)`, padded at the end.
             mask: `(batch, time)`, False on padding; a row may be all padding.
 
         Returns:
-            The memory, from which decoding begins after the text.
+            The memory with the state after the text, from which decoding starts.
         """
         state = self.start(memory)
         for step in range(tokens.shape[1]):
@@ -96,111 +97,153 @@ class EncoderDecoder(nn.Module):
             state = nest.where(mask[:, step], after, state)
         return replace(memory, prefix_state=state)
 
-    def sequence_log_probs(self, memory: EncoderOutput, before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
-        """Of the tokens `after` given those `before`, all as in `loss`: their sums a row, `(batch,)`, in nats."""
-        window = self.decoder.window(memory, before, self.start(memory))
-        logs = self.head.log_probabilities(window.outputs[mask]).gather(1, after[mask][:, None])[:, 0]
-        source_index = mask.nonzero()[:, 0]
-        return logs.new_zeros(len(mask)).index_add(0, source_index, logs)
+    def sequence_log_probs(
+        self, memory: EncoderOutput, decoder_inputs: Tensor, targets: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Returns the log-probability of each target sequence, `(batch,)`, in nats; arguments as of `loss`."""
+        window = self.decoder.window(memory, decoder_inputs, self.start(memory))
+        logs = self.head.log_probabilities(window.outputs[mask]).gather(1, targets[mask][:, None])[:, 0]
+        rows = mask.nonzero()[:, 0]
+        return logs.new_zeros(len(mask)).index_add(0, rows, logs)
 
     def choice_loss(
-        self, memory: EncoderOutput, before: Tensor, after: Tensor, mask: Tensor, examples: Tensor, right: Tensor
+        self,
+        memory: EncoderOutput,
+        decoder_inputs: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        examples: Tensor,
+        correct: Tensor,
     ) -> Tensor:
-        """Summed cross-entropy (nats) of the right one of several texts, by their likelihoods.
+        """Returns the summed cross-entropy (nats) of the correct text among several, by their likelihoods.
 
         Args:
-            memory: a row a text.
-            before, after, mask: as in `loss`.
-            examples: to which of the examples each text belongs, `(texts,)`, rising.
-            right: which are right, `(texts,)`, one an example.
+            memory: one row per text.
+            decoder_inputs, targets, mask: as of `loss`.
+            examples: example that each text belongs to, `(texts,)`, ascending.
+            correct: which texts are correct, `(texts,)`, one per example.
         """
-        logs = self.sequence_log_probs(memory, before, after, mask)
-        _, source_index, counts = torch.unique_consecutive(examples, return_inverse=True, return_counts=True)
-        table = Rows.from_counts(source_index, counts).pad(logs, fill=-math.inf)
-        return (table.logsumexp(1) - logs[right]).sum()
+        logs = self.sequence_log_probs(memory, decoder_inputs, targets, mask)
+        _, index, counts = torch.unique_consecutive(examples, return_inverse=True, return_counts=True)
+        padded = Rows.from_counts(index, counts).pad(logs, fill=-math.inf)
+        return (padded.logsumexp(1) - logs[correct]).sum()
 
     def loss(
         self,
         memory: EncoderOutput,
-        before: Tensor,
-        after: Tensor,
+        decoder_inputs: Tensor,
+        targets: Tensor,
         mask: Tensor,
         smoothing: float = 0.0,
         source_index: Tensor | None = None,
     ) -> Tensor:
-        """Summed cross-entropy (nats) of the tokens `after` `(batch, time)` where `mask` is True, each given the
-        tokens `before` `(batch, time)` up to its place; while training, with the penalties. `source_index` as in
-        `window_losses`."""
+        """Returns the summed cross-entropy (nats) of the targets, in training with the penalties.
+
+        Args:
+            memory: prepared.
+            decoder_inputs: `(batch, time)`, the token before each target.
+            targets: `(batch, time)`.
+            mask: `(batch, time)`, False on padding.
+            smoothing: see `VocabularyHead.loss`.
+            source_index: see `window_losses`.
+        """
+        window = max(1, decoder_inputs.shape[1])
         (loss,) = self.window_losses(
-            memory, before, after, mask, smoothing, max(1, before.shape[1]), source_index=source_index
+            memory, decoder_inputs, targets, mask, smoothing, window, source_index=source_index
         )
         return loss
+
+    def truncated_losses(
+        self,
+        memory: EncoderOutput,
+        decoder_inputs: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        smoothing: float,
+        truncate: int | None,
+        weights: Tensor | None = None,
+        source_index: Tensor | None = None,
+    ) -> Iterator[tuple[Tensor, bool]]:
+        """Yields the losses of truncated back-propagation through time, and whether each is the last one.
+
+        With `truncate` `None` that is `loss` alone. Else `window_losses` in windows of `truncate` target steps, whose
+        gradients accumulate outside the encoder, then a loss of zero that sends them into it.
+        """
+        given = decoder_inputs, targets, mask, smoothing
+        if truncate is None:
+            steps = max(1, decoder_inputs.shape[1])
+            yield from ((loss, True) for loss in self.window_losses(memory, *given, steps, weights, source_index))
+            return
+        leaf = memory.detach_leaf()
+        yield from ((loss, False) for loss in self.window_losses(leaf, *given, truncate, weights, source_index))
+        yield memory.backward_into_encoder(leaf), True
 
     def window_losses(
         self,
         memory: EncoderOutput,
-        before: Tensor,
-        after: Tensor,
+        decoder_inputs: Tensor,
+        targets: Tensor,
         mask: Tensor,
         smoothing: float,
         truncate: int,
         weights: Tensor | None = None,
         source_index: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """`loss` in windows of `truncate` target steps, for truncated back-propagation through time.
+        """Yields `loss` in windows of `truncate` target steps, for truncated back-propagation through time.
 
-        Whoever takes a window's loss must have run its backward pass before taking the next one: then its graph is
-        gone. With the leaf of a memory in its place, gradients of the memory add up there.
+        The backward pass of a window must have run before the next one is taken: then its graph is freed.
 
         Args:
-            weights: of the examples in the sum of cross-entropies `(batch,)`, constants; `None`: 1 each.
-            source_index: the memory of each example, `(batch,)`, where the decoder `shares` them; `None`: its own.
+            weights: constant weights of the examples in the cross-entropy, `(batch,)`; `None`: 1 each.
+            source_index: row of the memory per example, `(batch,)`, if the decoder `supports_shared_sources`; `None`:
+                row i for example i.
         """
         state = self.start(memory)
         state = state if source_index is None else nest.select(state, source_index)
-        for start in range(0, before.shape[1], truncate):
-            places = slice(start, start + truncate)
-            asked = mask[:, places]
-            lengths = None if source_index is None else asked.sum(1).tolist()
-            window = self.decoder.window(memory, before[:, places], state, source_index, lengths)
-            counts = None if weights is None else weights[:, None].expand_as(asked)[asked]
-            loss = self.head.loss(_where(asked, window.outputs), after[:, places][asked], smoothing, counts)
-            if self.training and self.penalties != NONE:
-                shares = asked.sum(1) / mask.sum(1)
-                loss = loss + self.penalties.of(self.decoder, memory, window, asked, shares)
-            if window.choices is not None:
-                likelihoods = self._likelihoods(window.outputs, after[:, places], asked)
+        for steps in split_steps(decoder_inputs.shape[1], truncate):
+            valid = mask[:, steps]
+            lengths = None if source_index is None else valid.sum(1).tolist()
+            window = self.decoder.window(memory, decoder_inputs[:, steps], state, source_index, lengths)
+            row_weights = None if weights is None else weights[:, None].expand_as(valid)[valid]
+            outputs = _select_valid(valid, window.outputs)
+            loss = self.head.loss(outputs, targets[:, steps][valid], smoothing, row_weights)
+            if self.training and self.penalties != NO_PENALTIES:
+                fractions = valid.sum(1) / mask.sum(1)
+                loss = loss + self.penalties.window_loss(self.decoder, memory, window, valid, fractions)
+            if window.samples is not None:
+                likelihoods = self._token_log_probs(window.outputs, targets[:, steps], valid)
                 reward, entropy = self.penalties.reinforcement, self.penalties.entropy
-                loss = loss + window.choices.loss(likelihoods, asked, reward, entropy)
+                loss = loss + window.samples.loss(likelihoods, valid, reward, entropy)
             yield loss
             state = nest.detach(window.state)
 
     @torch.no_grad()
-    def _likelihoods(self, outputs: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    def _token_log_probs(self, outputs: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """log p of the tokens `(batch, time)`, 0 where the mask is False."""
         logs = self.head.log_probabilities(outputs).gather(2, tokens[..., None])[..., 0]
         return logs.masked_fill(~mask, 0)
 
     def start(self, memory: EncoderOutput) -> DecoderState:
-        """The state before the first token of every example, behind what was `read`."""
+        """Returns the state before the first token of every example, after its prefix if there is one."""
         return self.decoder.start(memory) if memory.prefix_state is None else memory.prefix_state
 
     def step(
         self, tokens: Tensor, state: DecoderState, memory: EncoderOutput, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState]:
-        """Logits `(rows, vocabulary)` of the tokens that follow `tokens` `(rows,)`; rows as in `Decoder.step`."""
+        """Returns the logits `(rows, vocabulary)` of the tokens that follow `tokens` `(rows,)`, and the state; rows as
+        of `Decoder.step`."""
         output, state, _ = self.step_outputs(tokens, state, memory, rows)
         return self.head.logits(output), state
 
     @property
     def attends(self) -> bool:
-        """Whether `step_with_attention` is to be had: whether the decoder looks at the memory."""
+        """Whether the decoder attends to the encoder output, so that `step_with_attention` can be called."""
         return self.decoder.attention is not None
 
     def step_with_attention(
         self, tokens: Tensor, state: DecoderState, memory: EncoderOutput, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState, Tensor]:
-        """As `step`, and attention's weights `(rows, positions)`."""
+        """As `step`, and the weights of attention `(rows, positions)`."""
         output, state, weights = self.step_outputs(tokens, state, memory, rows)
         assert weights is not None
         return self.head.logits(output), state, weights
@@ -208,16 +251,16 @@ class EncoderDecoder(nn.Module):
     def step_outputs(
         self, tokens: Tensor, state: DecoderState, memory: EncoderOutput, rows: Rows | None = None
     ) -> tuple[Tensor, DecoderState, Tensor | None]:
-        """What the head, or a `scorer`, turns into logits, `(rows, features)`; the state after it; and if the decoder
-        `attends`, the weights of its attention `(rows, positions)`."""
+        """As `step`, but returns the vectors `(rows, features)` from which the head or a `scorer` computes logits, the
+        state, and if the decoder `attends`, the weights of its attention `(rows, positions)`."""
         return self.decoder.step(memory, tokens, state, rows)
 
     def scorer(self, precision: Precision) -> Scorer:
-        """The head, made ready for the steps of a search."""
+        """Returns the head, prepared for the steps of a search."""
         return self.head.scorer(precision)
 
 
-def _where(mask: Tensor, values: Tensor) -> Tensor:
-    """`values[mask]`, without a copy where the mask `(batch, time)` is True everywhere, as in many batches of texts of
-    like length."""
+def _select_valid(mask: Tensor, values: Tensor) -> Tensor:
+    """`values[mask]`, without a copy if the mask `(batch, time)` is True everywhere, as in many batches of texts of
+    similar length."""
     return values.flatten(0, 1) if bool(mask.all()) else values[mask]

@@ -1,13 +1,4 @@
-"""Encoders of text and of photographs, and the encoder output that a decoder reads.
-
-What an encoder hands to a decoder.
-
-Which example each row of a decoding step belongs to.
-
-Encoders: an input becomes a `Memory`.
-
-From what a convolutional network made of a picture to a `Memory`.
-"""
+"""Encoders of text and of pictures, and the encoder output that a decoder reads."""
 
 from __future__ import annotations
 
@@ -138,11 +129,11 @@ class Rows:
 
 
 class TextEncoder(nn.Module):
-    """Reads tokens with a recurrent network (Sutskever et al. 2014; in both directions: Bahdanau et al. 2015).
+    """A recurrent network over tokens (Sutskever et al. 2014; in both directions: Bahdanau et al. 2015).
 
     Args:
         embedding: `(vocabulary, features)`, shared with the decoder or not.
-        stack: the recurrent network over the embedded tokens.
+        stack: over the embedded tokens.
         dropout: of embeddings and outputs.
     """
 
@@ -151,8 +142,8 @@ class TextEncoder(nn.Module):
         self.embedding, self.stack, self.dropout = embedding, stack, dropout
 
     def forward(self, tokens: Tensor, mask: Tensor, truncate: int | None = None) -> EncoderOutput:
-        """Encodes `tokens` `(batch, positions)`; the summary joins the last state h of every direction. `truncate` as
-        in `truncated_scan`."""
+        """Encodes `tokens` `(batch, positions)`; the summary is the last state h of all directions. `mask` is False on
+        padding, `truncate` as in `truncated_scan`."""
         embedded = self.dropout(self.embedding(tokens))
         outputs, state = self.stack(embedded, mask=mask, truncate=truncate)
         summary = torch.cat([direction[0] for direction in state[-1]], dim=-1)
@@ -160,18 +151,18 @@ class TextEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Positions of a grid, or one position that is the whole picture.
+    """An encoder of pictures: grids of features, or their means.
 
     Args:
-        channels: features of a position, as the network gives them.
-        size: features of a position as the decoder sees them, max(0, W x + b); `None`: those the network gives.
-        dropout: of the positions, after the map.
-        network: pixels `(pictures, 3, height, width)` → grids `(pictures, positions, channels)`, where it is trained
-            with the decoder; `None`: grids are given.
-        grid: whether the decoder looks at positions; else it is given their mean as the only one.
-        placed: positions, to each of which a learned vector is added, by which the decoder knows where it looks (as
-            Gehring et al. 2017, section 3.1, for words); 0: none is.
-        spread: deviation of these vectors at first.
+        channels: features of a position of the given grids.
+        size: features of a position of the output, max(0, W x + b); `None`: the given features.
+        dropout: of the positions of the output.
+        network: pixels `(pictures, 3, height, width)` → grids `(pictures, positions, channels)`, if it is trained with
+            the decoder; `None`: the inputs are grids.
+        grid: whether the output has all positions; else their mean is its only one.
+        position_embeddings: number of positions, if a learned vector is added to each, which tells the decoder where it
+            attends (as Gehring et al. 2017, section 3.1, for words); 0: none.
+        position_std: initial standard deviation of these vectors.
     """
 
     def __init__(
@@ -182,26 +173,28 @@ class ImageEncoder(nn.Module):
         *,
         network: nn.Module | None = None,
         grid: bool = True,
-        placed: int = 0,
-        spread: float = 0.1,
+        position_embeddings: int = 0,
+        position_std: float = 0.1,
     ) -> None:
         super().__init__()
         self.network, self.grid, self.dropout = network, grid, dropout
         self.map = None if size is None else nn.Linear(channels, size)
         self.memory_size = size or channels
-        self.places = nn.Parameter(spread * torch.randn(placed, self.memory_size)) if placed else None
-        self.kind: Tensor
-        self.register_buffer("kind", torch.empty(0), persistent=False)  # of the type that the model computes in
+        self.positions: nn.Parameter | None = None
+        if position_embeddings:
+            self.positions = nn.Parameter(position_std * torch.randn(position_embeddings, self.memory_size))
+        self.like: Tensor
+        self.register_buffer("like", torch.empty(0), persistent=False)  # of the type that the model computes in
 
     def forward(self, pictures: Tensor) -> EncoderOutput:
-        """Grids `(pictures, positions, channels)`, or pixels where there is a network; the summary is the mean."""
-        grids = pictures.to(self.kind.dtype) if self.network is None else self.network(pictures)
+        """Encodes grids `(pictures, positions, channels)`, or pixels if there is a network; the summary is the mean."""
+        grids = pictures.to(self.like.dtype) if self.network is None else self.network(pictures)
         if not self.grid:
             grids = grids.mean(1, keepdim=True)
         states = grids if self.map is None else self.map(grids)
-        if self.places is not None:  # before the rectifier, so that the mean, too, says what is where
-            states = states + self.places
+        if self.positions is not None:  # before the rectifier, so that the mean depends on where things are, too
+            states = states + self.positions
         states = self.dropout(states if self.map is None else torch.relu(states))
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        mean = states.sum(1) / states.shape[1]  # of torch's own, the gradient would be written out for every position
+        mean = states.sum(1) / states.shape[1]  # mean() would write out its gradient for every position
         return EncoderOutput(states, mask, mean)

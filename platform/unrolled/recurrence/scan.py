@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -200,17 +200,22 @@ def truncated_scan(
     steps = inputs.shape[1]
     if truncate is None or truncate >= steps:
         return scan(cell, inputs, state, mask, reverse=reverse, **options)
-    masks: Sequence[Tensor | None] = [None] * -(-steps // truncate) if mask is None else torch.split(mask, truncate, 1)
-    windows = list(zip(torch.split(inputs, truncate, 1), masks, strict=True))
+    windows = split_steps(steps, truncate)
     outputs: list[Tensor] = [inputs] * len(windows)
     order = range(len(windows) - 1, -1, -1) if reverse else range(len(windows))
     for index in order:
+        window = windows[index]
         if index != order[0]:
-            edge = index * truncate
-            unfinished = None if mask is None else (mask[:, : edge + truncate] if reverse else mask[:, edge:]).any(1)
-            state = _detach_rows(state, unfinished)
-        outputs[index], state = _recomputed_scan(cell, *windows[index], state, reverse=reverse, **options)
+            ahead = slice(0, window.stop) if reverse else slice(window.start, steps)
+            state = _detach_rows(state, None if mask is None else mask[:, ahead].any(1))
+        valid = None if mask is None else mask[:, window]
+        outputs[index], state = _recomputed_scan(cell, inputs[:, window], valid, state, reverse=reverse, **options)
     return torch.cat(outputs, dim=1), state
+
+
+def split_steps(steps: int, truncate: int) -> list[slice]:
+    """Splits a sequence into successive windows of `truncate` steps; the last one may be shorter."""
+    return [slice(start, min(start + truncate, steps)) for start in range(0, steps, truncate)]
 
 
 def _detach_rows(state: State, rows: Tensor | None) -> State:
