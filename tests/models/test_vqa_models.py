@@ -67,13 +67,13 @@ def test_stacked_attention_is_that_of_the_equations():
     joint = StackedAttention(3, 2, 4, 2, NONE)
     picture = ImageEncoder(2, None, NONE)(torch.randn(1, 3, 2))
     question = torch.randn(1, 3)
-    states = torch.cat([torch.tanh(joint.picture(picture.states[0])), joint.nothing[None]])
+    states = torch.cat([torch.tanh(joint.picture(picture.states[0])), joint.sentinel[None]])
     u = first = torch.tanh(joint.question(question[0]))
-    for look in joint.looks:
+    for look in joint.hops:
         scores = [look.weight @ torch.tanh(look.query(u) + look.key(state)) for state in states]
         weights = torch.stack(scores).softmax(0)
         u = u + sum(weight * state for weight, state in zip(weights, states, strict=True))
-    u = u + torch.tanh(joint.asked(first)) * torch.tanh(joint.found(u))
+    u = u + torch.tanh(joint.first(first)) * torch.tanh(joint.last(u))
     joined = joint(question, picture, torch.tensor([0]))
     torch.testing.assert_close(joined.vector[0], u)
     torch.testing.assert_close(joined.weights[0], weights[:-1])
@@ -90,7 +90,7 @@ def test_an_answer_is_the_sum_of_its_words():
     )
     # New answers: of known words, of one known and one unknown, of none known, and none at all.
     texts = torch.tensor([[[5, 7], [7, 8], [8, 4], [-1, -1]]]).expand(2, -1, -1)
-    scores = head.scores(hidden, texts)
+    scores = head.text_logits(hidden, texts)
     both = (words[5] + words[7]) / 2**0.5
     torch.testing.assert_close(scores[:, :2], torch.stack([hidden @ both, hidden @ words[7]], dim=1))
     assert (scores[:, 2:] == -torch.inf).all()

@@ -49,5 +49,5 @@ def test_answers_are_scored_as_torch_does_it(head, threads, monkeypatch):
 
 def test_no_texts_have_no_scores(head):
     rows = torch.randn(2, head.words.shape[1])
-    assert head.scores(rows, TEXTS[:, :0]).shape == (2, 0)
-    assert (head.scores(rows, TEXTS[..., :0]) == -math.inf).all()
+    assert head.text_logits(rows, TEXTS[:, :0]).shape == (2, 0)
+    assert (head.text_logits(rows, TEXTS[..., :0]) == -math.inf).all()

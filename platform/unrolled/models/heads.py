@@ -1,9 +1,4 @@
-"""Vocabulary heads: losses in training, scores of a search.
-
-A vocabulary head made ready for the many steps of a search.
-
-Heads: what turns a model's vectors into a decision and a loss.
-"""
+"""Vocabulary heads: logits and losses over a vocabulary, and their scorers for the steps of a search."""
 
 from __future__ import annotations
 
@@ -18,96 +13,19 @@ from unrolled import native
 from unrolled.recurrence.matmul import matmul_dtype, weight_gradient
 
 Precision = Literal["float32", "bfloat16", "int8"]
-"""What the outputs and the matrix are rounded to before they are multiplied; `float32` leaves them as they are."""
-
-
-class Scorer:
-    """Scores of every token, and the best of them in the same pass.
-
-    On CPUs with the instructions for it, compiled code keeps the matrix packed and no row's result depends on the rows
-    beside it. Elsewhere torch does the same, with outputs in the head's own type where the precision is int8.
-
-    Args:
-        weight: `(vocabulary, features)`.
-        bias: `(vocabulary,)`.
-        precision: int8 gives every row of the matrix, and of the outputs, a unit of its own: its largest size / 127.
-
-    Attributes:
-        vocabulary, features: the matrix's sizes.
-        dtype: of the outputs that it takes.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor, precision: Precision) -> None:
-        (self.vocabulary, self.features), self.dtype = weight.shape, weight.dtype
-        self._bias = bias
-        packs = weight.dtype == torch.float32 and weight.device.type == "cpu" and native.ranking_supported(precision)
-        self._ranking = native.Ranking(weight, bias, precision) if packs else None
-        self._weight = weight if packs else _rounded(weight, precision)
-
-    def topk(self, outputs: Tensor, count: int, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Ranks the vocabulary for every row.
-
-        Args:
-            outputs: `(rows, features)`.
-            never: `(vocabulary,)`, True for what is not among the best; it counts in the sums all the same.
-
-        Returns:
-            What `logsumexp` gives of the logits `(rows,)`, and what `best` does.
-        """
-        if self._ranking is not None:
-            return self._ranking.topk(outputs, count, excluded)
-        logits = self._multiply(outputs)
-        return logsumexp(logits), *topk(logits.masked_fill(excluded, -float("inf")), count)
-
-    def logits(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns what `logsumexp` gives of the logits `(rows,)`, and the logits `(rows, vocabulary)`."""
-        if self._ranking is not None:
-            return self._ranking.logits(outputs)
-        logits = self._multiply(outputs)
-        return logsumexp(logits), logits
-
-    def _multiply(self, outputs: Tensor) -> Tensor:
-        kind, weight = self._bias.dtype, self._weight
-        return functional.linear(outputs.to(weight.dtype), weight).to(kind) + self._bias
-
-
-def _rounded(weight: Tensor, precision: Precision) -> Tensor:
-    if precision == "int8":
-        unit = (weight.abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(weight.dtype).tiny)
-        return (weight / unit).round() * unit
-    return weight.bfloat16() if precision == "bfloat16" else weight
-
-
-def logsumexp(logits: Tensor) -> Tensor:
-    """Returns what makes log-probabilities of logits when it is subtracted, log Σ exp, `(rows,)`."""
-    sums = native.logsumexp(logits)
-    return logits.logsumexp(1) if sums is None else sums
-
-
-def topk(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Returns the `count` largest logits of each row, falling, and their tokens, `(rows, count)` both."""
-    found = native.topk(logits, count)
-    if found is not None:
-        return found
-    if count == 1:  # the first of equals, which topk does not promise
-        values, tokens = logits.max(1, keepdim=True)
-        return values, tokens
-    values, tokens = logits.topk(count)
-    return values, tokens
-
-
-CHUNK, NARROW_CHUNK = 1024, 2048
-"""Rows of logits that exist at one time in the loss: a few megabytes, which the size of a batch does not change. Each
-chunk passes over the weights and their gradient once more, so that short ones cost time."""
+"""Type that outputs and matrix are rounded to before they are multiplied; `float32` does not round."""
 
 
 class VocabularyHead(nn.Module):
-    """Scores of every token of a vocabulary.
+    """A linear layer with scores of every token of a vocabulary.
 
     Args:
         size: features of the vectors it reads.
-        vocabulary: how many tokens.
+        vocabulary: number of tokens.
         weight: `(vocabulary, size)` of an embedding to share (Press & Wolf 2017); its own if `None`.
+
+    Raises:
+        ValueError: the shape of `weight` does not fit.
     """
 
     def __init__(self, size: int, vocabulary: int, weight: Tensor | None = None) -> None:
@@ -120,11 +38,11 @@ class VocabularyHead(nn.Module):
             nn.init.normal_(self.weight, std=1 / math.sqrt(size))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """`(rows, size)` → scores `(rows, vocabulary)`, of which a softmax makes probabilities."""
+        """`(rows, size)` → logits `(rows, vocabulary)`."""
         return functional.linear(hidden, self.weight, self.bias)
 
     def scorer(self, precision: Precision) -> Scorer:
-        """Makes the head, as it is now, ready for many steps of a search."""
+        """Returns a scorer with the current parameters, for many steps of a search."""
         return Scorer(self.weight, self.bias, precision)
 
     def log_probabilities(self, hidden: Tensor) -> Tensor:
@@ -132,20 +50,25 @@ class VocabularyHead(nn.Module):
         return self.logits(hidden).log_softmax(-1)
 
     def loss(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
-        """Cross-entropy in nats, summed over the rows. While training, its gradient can be asked for once.
+        """Returns the summed cross-entropy (nats). In training, its gradient can be computed once.
 
         Args:
-            hidden: `(rows, size)`, padding already left out.
+            hidden: `(rows, size)`, without padding.
             targets: `(rows,)`.
             smoothing: ε of label smoothing (Szegedy et al. 2016): the target distribution is
                 (1 − ε) · one-hot + ε · uniform.
-            weights: of the rows in the sum `(rows,)`, constants; `None`: 1 each.
+            weights: constant weights of the rows in the sum `(rows,)`; `None`: 1 each.
         """
         return cross_entropy(hidden, self.weight, self.bias, targets, smoothing, weights, once=self.training)
 
     def candidate_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """`(rows, size)` → scores of a few tokens a row, by number, `(rows, few)`."""
+        """`(rows, size)` → logits of a few tokens per row, `(rows, few)`."""
         return torch.einsum("rs,rfs->rf", hidden, functional.embedding(tokens, self.weight)) + self.bias[tokens]
+
+
+CHUNK, BF16_CHUNK = 1024, 2048
+"""Rows of logits that exist at a time in the loss, in float32 and in bfloat16: a few megabytes for any batch size. Each
+chunk passes over the weights and their gradient once more, so that short ones take longer."""
 
 
 def cross_entropy(
@@ -158,8 +81,8 @@ def cross_entropy(
     *,
     once: bool,
 ) -> Tensor:
-    """`VocabularyHead.loss` by a matrix `(choices, size)` and a bias `(choices,)`; `once`: its gradient can be asked
-    for once."""
+    """`VocabularyHead.loss` for a matrix `(choices, size)` and a bias `(choices,)`; `once`: its gradient can be
+    computed once, in place."""
     loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, smoothing, weights, once)
     return loss
 
@@ -167,9 +90,9 @@ def cross_entropy(
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Linear layer, log-softmax and cross-entropy, a few rows at a time.
 
-    The full `(rows, vocabulary)` matrix is never kept: the gradient with respect to a chunk's logits,
-    softmax − target distribution, is known as soon as its loss is, so both products with it happen at once and
-    the chunk's memory serves the next one.
+    The full `(rows, vocabulary)` matrix is never stored: the gradient with respect to a chunk's logits, softmax −
+    target distribution, is computed together with its loss, so that both products with it follow at once and the
+    chunk's memory is reused by the next one.
     """
 
     @staticmethod
@@ -183,33 +106,32 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weights: Tensor | None,
         once: bool,
     ) -> Tensor:
-        wanted = any(ctx.needs_input_grad)
-        kind = matmul_dtype(weight)
-        narrow = kind != weight.dtype
-        chunk = NARROW_CHUNK if narrow else CHUNK
+        needs_grad = any(ctx.needs_input_grad)
+        dtype = matmul_dtype(weight)
+        narrow = dtype != weight.dtype
+        chunk = BF16_CHUNK if narrow else CHUNK
         loss = weight.new_zeros(())
-        fresh = torch.empty_like if len(hidden) else torch.zeros_like  # the first chunk fills it
-        gradients = [torch.empty_like(hidden), fresh(weight), torch.zeros_like(bias)] if wanted else []
-        narrow_weight = weight.to(kind)
+        allocate = torch.empty_like if len(hidden) else torch.zeros_like  # filled by the first chunk
+        gradients = [torch.empty_like(hidden), allocate(weight), torch.zeros_like(bias)] if needs_grad else []
+        operand = weight.to(dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), chunk):
-                rows, picked = hidden[start : start + chunk].to(kind), targets[start : start + chunk]
-                logits = rows @ narrow_weight.t()
-                error, losses, into_bias = _errors(logits, bias, picked, smoothing)
+                rows = slice(start, start + chunk)
+                x = hidden[rows].to(dtype)
+                grad, losses, grad_bias = _logit_gradients(x @ operand.t(), bias, targets[rows], smoothing)
                 if weights is not None:
-                    counts = weights[start : start + chunk]
-                    error, losses = error.mul_(counts[:, None]), losses * counts
-                    into_bias = error.sum(0, dtype=bias.dtype)
+                    grad, losses = grad.mul_(weights[rows, None]), losses * weights[rows]
+                    grad_bias = grad.sum(0, dtype=bias.dtype)
                 loss += losses.sum()
-                if wanted:
-                    gradients[2] += into_bias
-                    gradients[0][start : start + chunk] = error @ narrow_weight
+                if needs_grad:
+                    gradients[2] += grad_bias
+                    gradients[0][rows] = grad @ operand
                     if start == 0:
-                        weight_gradient(error, rows, gradients[1])
+                        weight_gradient(grad, x, gradients[1])
                     elif narrow:
-                        gradients[1] += error.t() @ rows
+                        gradients[1] += grad.t() @ x
                     else:
-                        gradients[1].addmm_(error.t(), rows)
+                        gradients[1].addmm_(grad.t(), x)
         ctx.gradients, ctx.once = gradients, once
         return loss
 
@@ -218,22 +140,97 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradients = ctx.gradients
         if gradients is None:
             raise RuntimeError("while training, the gradient of a loss over a vocabulary can be asked for once")
-        if ctx.once:  # in place, and given away, so that other gradients of a tied matrix can be added in place too
+        if ctx.once:  # in place and released, so that other gradients of a tied matrix can be added in place too
             ctx.gradients = None
             return (*(gradient.mul_(outer[0]) for gradient in gradients), None, None, None, None)
         return (*(gradient * outer[0] for gradient in gradients), None, None, None, None)
 
 
-def _errors(logits: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
-    """softmax − target distribution, which may take the memory of the logits; the loss of every row; and the gradient
-    of the bias, which the logits are without."""
-    done = native.cross_entropy(logits, bias, targets, smoothing)
-    if done is not None:
-        return logits, *done
-    logs, picked = (logits.to(bias.dtype) + bias).log_softmax(-1), targets[:, None]
-    losses = -(1 - smoothing) * logs.gather(1, picked)[:, 0]
+def _logit_gradients(logits: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns softmax − target distribution, maybe in the memory of the logits; the loss of every row; and the gradient
+    of the bias, which the logits do not contain."""
+    computed = native.cross_entropy(logits, bias, targets, smoothing)
+    if computed is not None:
+        return logits, *computed
+    logs, index = (logits.to(bias.dtype) + bias).log_softmax(-1), targets[:, None]
+    losses = -(1 - smoothing) * logs.gather(1, index)[:, 0]
     if smoothing:
         losses -= smoothing / len(bias) * logs.sum(1)
-    error = logs.exp_().sub_(smoothing / len(bias)) if smoothing else logs.exp_()
-    error.scatter_add_(1, picked, error.new_full((1, 1), smoothing - 1).expand_as(picked))
-    return error.to(logits.dtype), losses, error.sum(0)
+    grad = logs.exp_().sub_(smoothing / len(bias)) if smoothing else logs.exp_()
+    grad.scatter_add_(1, index, grad.new_full((1, 1), smoothing - 1).expand_as(index))
+    return grad.to(logits.dtype), losses, grad.sum(0)
+
+
+class Scorer:
+    """Logits of a vocabulary, their log Σ exp and the largest of them in one pass, for the steps of a search.
+
+    On CPUs with the required instructions, compiled code keeps the matrix packed and no row's result depends on the
+    other rows. Elsewhere torch computes the same, for int8 with outputs in the head's own type.
+
+    Args:
+        weight: `(vocabulary, features)`.
+        bias: `(vocabulary,)`.
+        precision: int8 scales every row of the matrix, and of the outputs, by its largest absolute value / 127.
+
+    Attributes:
+        vocabulary, features: sizes of the matrix.
+        dtype: of the outputs that it takes.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, precision: Precision) -> None:
+        (self.vocabulary, self.features), self.dtype = weight.shape, weight.dtype
+        self._bias = bias
+        packed = weight.dtype == torch.float32 and weight.device.type == "cpu" and native.ranking_supported(precision)
+        self._ranking = native.Ranking(weight, bias, precision) if packed else None
+        self._weight = weight if packed else _round(weight, precision)
+
+    def topk(self, outputs: Tensor, count: int, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Finds the largest logits of every row.
+
+        Args:
+            outputs: `(rows, features)`.
+            excluded: `(vocabulary,)`, True for tokens left out of the largest, not of log Σ exp.
+
+        Returns:
+            `logsumexp` of the logits `(rows,)`, and their `topk`.
+        """
+        if self._ranking is not None:
+            return self._ranking.topk(outputs, count, excluded)
+        logits = self._multiply(outputs)
+        return logsumexp(logits), *topk(logits.masked_fill(excluded, -float("inf")), count)
+
+    def logits(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns `logsumexp` of the logits `(rows,)`, and the logits `(rows, vocabulary)`."""
+        if self._ranking is not None:
+            return self._ranking.logits(outputs)
+        logits = self._multiply(outputs)
+        return logsumexp(logits), logits
+
+    def _multiply(self, outputs: Tensor) -> Tensor:
+        product = functional.linear(outputs.to(self._weight.dtype), self._weight)
+        return product.to(self._bias.dtype) + self._bias
+
+
+def _round(weight: Tensor, precision: Precision) -> Tensor:
+    if precision == "int8":
+        unit = (weight.abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(weight.dtype).tiny)
+        return (weight / unit).round() * unit
+    return weight.bfloat16() if precision == "bfloat16" else weight
+
+
+def logsumexp(logits: Tensor) -> Tensor:
+    """Returns log Σ exp of each row, `(rows,)`: logits minus it are log-probabilities."""
+    sums = native.logsumexp(logits)
+    return logits.logsumexp(1) if sums is None else sums
+
+
+def topk(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Returns the `count` largest logits of each row in descending order, and their tokens, `(rows, count)` both."""
+    found = native.topk(logits, count)
+    if found is not None:
+        return found
+    if count == 1:  # the first of equals, which torch.topk does not guarantee
+        values, tokens = logits.max(1, keepdim=True)
+        return values, tokens
+    values, tokens = logits.topk(count)
+    return values, tokens

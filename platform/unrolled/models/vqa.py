@@ -1,16 +1,13 @@
-"""Heads that answer questions about photographs: joint vectors, classes, word vectors.
+"""Question answering over a fixed set of answers: fusion of question and picture, and heads over the answers.
 
-A question and a picture in one vector, of which a head chooses the answer.
-
-Answers as vectors: an answer is known by the words in it.
-
-Answers as classes: one of those that are frequent in training (Agrawal et al. 2015; Yang et al. 2016).
+Answers are classes, those that are frequent in training (Agrawal et al. 2015; Yang et al. 2016), or vectors, the sums
+of their words' vectors.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +21,11 @@ from unrolled.recurrence import Dropout
 
 
 class FusedFeatures(NamedTuple):
-    """What became of question and picture.
+    """Question and picture in one vector.
 
     Attributes:
         vector: `(batch, size)`.
-        weights: of attention's last look, `(batch, positions)`, where there is one; at most 1 together.
+        weights: of the last hop of attention, `(batch, positions)`, if there is attention; their sum is at most 1.
     """
 
     vector: Tensor
@@ -38,7 +35,7 @@ class FusedFeatures(NamedTuple):
 class HadamardFusion(nn.Module):
     """tanh(W q) ∘ tanh(V p), of the question's summary q and the picture's p (Agrawal et al. 2015, "VQA").
 
-    One that is not given, because the model is to do without it, counts as ones.
+    In question-only and picture-only baselines the other factor is left out.
 
     Args:
         question_size, picture_size: features of q and p; `None`: not given.
@@ -52,8 +49,7 @@ class HadamardFusion(nn.Module):
         self.dropout = dropout
 
     def forward(self, question: Tensor | None, picture: EncoderOutput | None, source_index: Tensor) -> FusedFeatures:
-        """Joins `question` `(batch, question_size)` and the summary of `picture`, of which each question has the row
-        `source_index` `(batch,)`."""
+        """Fuses `question` `(batch, question_size)` with the summary of row `source_index` `(batch,)` of `picture`."""
         factors = []
         if self.question is not None and question is not None:
             factors.append(torch.tanh(self.question(question)))
@@ -64,72 +60,70 @@ class HadamardFusion(nn.Module):
 
 
 class StackedAttention(nn.Module):
-    """Looks at the positions again and again (Yang et al. 2016, "Stacked attention networks", eq. 15–18): from
+    """Repeated attention to the positions (Yang et al. 2016, "Stacked attention networks", eq. 15–18): from
     u_0 = tanh(W q), with positions s_p = tanh(V f_p) of the picture,
 
         α_k = softmax_p(w_kᵀ tanh(U_k u_{k−1} + K_k s_p)),  u_k = u_{k−1} + Σ_p α_kp s_p
 
-    One more position, a learned vector, is no part of any picture: where nothing is to be found, a look goes there (as
-    to the sentinel of Lu et al. 2017, "Knowing when to look"). A mean over positions that are alike cannot say how many
-    they are; what is left for this one can.
+    A further position, the sentinel, is a learned vector that belongs to no picture: attention can go there if it finds
+    nothing (as in Lu et al. 2017, "Knowing when to look"). A mean over similar positions does not depend on their
+    number; the weight that remains for the sentinel does.
 
-    After the last look question and finding are multiplied too, u_K + tanh(A u_0) ∘ tanh(B u_K) (Kim et al. 2017,
-    "Hadamard product for low-rank bilinear pooling"): that something is there is yes to one question, no to another.
+    After the last hop question and result are also multiplied, u_K + tanh(A u_0) ∘ tanh(B u_K) (Kim et al. 2017,
+    "Hadamard product for low-rank bilinear pooling"): the same finding means yes to one question and no to another.
 
     Args:
         question_size, picture_size: features of q and f.
         size: of u and s.
-        hops: how often it looks.
+        hops: number of attention steps.
     """
 
     def __init__(self, question_size: int, picture_size: int, size: int, hops: int, dropout: Dropout) -> None:
         super().__init__()
         self.question, self.picture = nn.Linear(question_size, size), nn.Linear(picture_size, size)
-        self.asked, self.found = nn.Linear(size, size), nn.Linear(size, size)
-        self.nothing = nn.Parameter(0.1 * torch.randn(size))
-        self.looks = nn.ModuleList(Attention("additive", size, size) for _ in range(hops))
+        self.first, self.last = nn.Linear(size, size), nn.Linear(size, size)
+        self.sentinel = nn.Parameter(0.1 * torch.randn(size))
+        self.hops = nn.ModuleList(Attention("additive", size, size) for _ in range(hops))
         self.dropout = dropout
-        # Scores that hang on question and position together need a tanh that bends: with torch's smaller first weights
-        # it hardly does, and looks learn nothing for a long time.
-        for map in self.modules():
-            if isinstance(map, nn.Linear):
-                nn.init.xavier_uniform_(map.weight, nn.init.calculate_gain("tanh"))
+        # Scores that depend on question and position jointly need the nonlinear range of tanh: torch's smaller initial
+        # weights hardly reach it, and attention learns nothing for a long time.
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, nn.init.calculate_gain("tanh"))
 
     def forward(self, question: Tensor, picture: EncoderOutput, source_index: Tensor) -> FusedFeatures:
-        """Joins `question` `(batch, question_size)` and `picture`, of which each question has the row `source_index`
-        `(batch,)`. What depends on a picture alone is computed once, however many questions it has."""
+        """Fuses `question` `(batch, question_size)` with row `source_index` `(batch,)` of `picture`. What depends on a
+        picture alone is computed once for all its questions."""
         states = self._positions(picture.states)
         mask = torch.cat([picture.mask, picture.mask.new_ones(len(states), 1)], dim=1)
-        first = joined = torch.tanh(self.question(question))
-        weights = None
-        for look in self._looks():
-            seen, weights = attend_shared(look, joined, EncoderOutput(states, mask, picture.summary), source_index)
-            joined = joined + seen
+        first = fused = torch.tanh(self.question(question))
+        memory, weights = EncoderOutput(states, mask, picture.summary), None
+        for hop in self.hops:
+            context, weights = attend_shared(cast(Attention, hop), fused, memory, source_index)
+            fused = fused + context
         assert weights is not None
-        joined = joined + torch.tanh(self.asked(first)) * torch.tanh(self.found(joined))
-        return FusedFeatures(self.dropout(joined), weights[:, :-1])
+        fused = fused + torch.tanh(self.first(first)) * torch.tanh(self.last(fused))
+        return FusedFeatures(self.dropout(fused), weights[:, :-1])
 
-    def _positions(self, seen: Tensor) -> Tensor:
-        """s, and behind them the vector that is no part of the picture, `(pictures, positions + 1, size)`."""
-        mapped = self.picture(seen)
-        states = native.tanh_append(mapped, self.nothing)
+    def _positions(self, grid: Tensor) -> Tensor:
+        """s, followed by the sentinel, `(pictures, positions + 1, size)`."""
+        projected = self.picture(grid)
+        states = native.tanh_append(projected, self.sentinel)
         if states is not None:
             return states
-        return torch.cat([torch.tanh(mapped), self.nothing.to(mapped.dtype).expand(len(mapped), 1, -1)], dim=1)
-
-    def _looks(self) -> list[Attention]:
-        return [look for look in self.looks if isinstance(look, Attention)]
+        sentinel = self.sentinel.to(projected.dtype).expand(len(projected), 1, -1)
+        return torch.cat([torch.tanh(projected), sentinel], dim=1)
 
 
 class AnswerVectors(nn.Module):
-    """Scores h · a, where a is the sum of the vectors of an answer's words over the square root of their number: so an
-    answer may be scored that no question of training has, if its words are known from others.
+    """A head with scores h · a, where a is the sum of the vectors of an answer's words divided by the square root of
+    their number: so answers that do not occur in training can be scored, if their words occur in others.
 
     Args:
         size: features of the vectors h.
-        vocabulary: how many tokens.
-        answers: tokens of the answers to choose from, `(answers, most)`, padded with -1. Words that none of them has
-            are not known and count as not being there.
+        vocabulary: number of tokens.
+        answers: tokens of the answers to choose from, `(answers, most)`, padded with -1. Words that occur in none of
+            them are unknown and left out.
     """
 
     answers: Tensor
@@ -153,48 +147,45 @@ class AnswerVectors(nn.Module):
         return self.logits(hidden).log_softmax(-1)
 
     def loss(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy in nats of the answers by number, `(rows,)`, summed; smoothing as in `VocabularyHead`."""
+        """Returns the summed cross-entropy (nats) of the answers `(rows,)`; smoothing as of `VocabularyHead`."""
         vectors = self._vectors(self.answers)
         return cross_entropy(hidden, vectors, vectors.new_zeros(len(vectors)), targets, smoothing, once=self.training)
 
     def candidate_logits(self, hidden: Tensor, answers: Tensor) -> Tensor:
-        """`(rows, size)` → scores of a few answers a row, by number, `(rows, few)`."""
-        return self.scores(hidden, self.answers[answers])
+        """`(rows, size)` → scores of a few answers per row, by index, `(rows, few)`."""
+        return self.text_logits(hidden, self.answers[answers])
 
     def candidate_and_text_logits(self, hidden: Tensor, answers: Tensor, texts: Tensor) -> Tensor:
-        """`few` of `answers` `(rows, few)` and behind them `scores` of `texts` `(rows, others, words)`."""
+        """`candidate_logits` of `answers` `(rows, few)`, then `text_logits` of `texts` `(rows, others, words)`."""
         own, longest = self.answers[answers], max(self.answers.shape[1], texts.shape[2])
         padded = (functional.pad(each, (0, longest - each.shape[2]), value=-1) for each in (own, texts))
-        return self.scores(hidden, torch.cat([*padded], dim=1))
+        return self.text_logits(hidden, torch.cat([*padded], dim=1))
 
-    def scores(self, hidden: Tensor, texts: Tensor) -> Tensor:
-        """Scores of a few answers a row.
+    def text_logits(self, hidden: Tensor, texts: Tensor) -> Tensor:
+        """Returns the scores of a few answers per row, `(rows, few)`; −∞ for texts without a known word.
 
         Args:
             hidden: `(rows, size)`.
-            texts: their tokens, `(rows, few, words)`, padded with -1.
-
-        Returns:
-            `(rows, few)`; −∞ where no word is known.
+            texts: tokens of the answers, `(rows, few, words)`, padded with -1.
         """
         scores = native.text_scores(hidden, self.words, texts, self.known)
         if scores is not None:
             return scores
         scores = torch.einsum("rs,rfs->rf", hidden, self._vectors(texts))
-        return scores.masked_fill(~self._told(texts).any(-1), -math.inf)
+        return scores.masked_fill(~self._known_mask(texts).any(-1), -math.inf)
 
     def _vectors(self, texts: Tensor) -> Tensor:
         """Tokens `(…, words)` → vectors `(…, size)`."""
         vectors = native.bags(self.words, texts, self.known)
         if vectors is not None:
             return vectors
-        told = self._told(texts)
-        counts = told.sum(-1)
-        begins = counts.flatten().cumsum(0) - counts.flatten()
-        sums = functional.embedding_bag(texts[told], self.words, begins, mode="sum")
+        known = self._known_mask(texts)
+        counts = known.sum(-1)
+        offsets = counts.flatten().cumsum(0) - counts.flatten()
+        sums = functional.embedding_bag(texts[known], self.words, offsets, mode="sum")
         return sums.view(*counts.shape, -1) / counts.clamp(min=1)[..., None].sqrt()
 
-    def _told(self, texts: Tensor) -> Tensor:
+    def _known_mask(self, texts: Tensor) -> Tensor:
         return (texts >= 0) & self.known[texts.clamp(min=0)]
 
 
@@ -202,9 +193,9 @@ class AnswerClassifier(nn.Module):
     """p(answer | question, picture), a softmax over all answers.
 
     Args:
-        question: `None`: the model does not see questions.
-        picture: `None`: it does not see pictures.
-        joint: joins what the two give.
+        question: encoder of questions; `None`: the model does not see them.
+        picture: encoder of pictures; `None`: the model does not see them.
+        fusion: of the two encoders' outputs.
         head: over the answers.
     """
 
@@ -212,67 +203,63 @@ class AnswerClassifier(nn.Module):
         self,
         question: TextEncoder | None,
         picture: ImageEncoder | None,
-        joint: HadamardFusion | StackedAttention,
+        fusion: HadamardFusion | StackedAttention,
         head: VocabularyHead | AnswerVectors,
     ) -> None:
         super().__init__()
-        self.question, self.picture, self.joint, self.head = question, picture, joint, head
+        self.question, self.picture, self.fusion, self.head = question, picture, fusion, head
 
     @property
     def attends(self) -> bool:
-        """Whether it looks at the positions of a picture."""
-        return isinstance(self.joint, StackedAttention)
+        """Whether it attends to the positions of a picture."""
+        return isinstance(self.fusion, StackedAttention)
 
-    def forward(self, pictures: Tensor, source_index: Tensor, tokens: Tensor, mask: Tensor) -> FusedFeatures:
-        """Reads questions and their pictures, each of these once.
+    def forward(self, photos: Tensor, photo_index: Tensor, tokens: Tensor, mask: Tensor) -> FusedFeatures:
+        """Encodes and fuses questions and their photographs; a photograph is encoded once for all its questions.
 
         Args:
-            pictures: what the picture's encoder reads, `(pictures, …)`.
-            source_index: the picture of each question, `(batch,)`.
+            photos: inputs of the picture encoder, `(photographs, …)`.
+            photo_index: photograph of each question, `(batch,)`.
             tokens: of the questions, `(batch, time)`, padded at the end.
             mask: `(batch, time)`, False on padding.
-
-        Returns:
-            The vectors that the head reads.
         """
-        asked = None if self.question is None else self.question(tokens, mask).summary
-        joined: FusedFeatures = self.joint(
-            asked, None if self.picture is None else self.picture(pictures), source_index
-        )
-        return joined
+        summary = None if self.question is None else self.question(tokens, mask).summary
+        memory = None if self.picture is None else self.picture(photos)
+        features: FusedFeatures = self.fusion(summary, memory, photo_index)
+        return features
 
-    def loss(self, joined: FusedFeatures, answers: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy (nats) of the right answers `(batch,)`, summed."""
-        return self.head.loss(joined.vector, answers, smoothing)
+    def loss(self, features: FusedFeatures, answers: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Returns the summed cross-entropy (nats) of the correct answers `(batch,)`."""
+        return self.head.loss(features.vector, answers, smoothing)
 
     def choice_loss(
-        self, joined: FusedFeatures, answers: Tensor, candidates: Tensor, texts: Tensor | None = None
+        self, features: FusedFeatures, answers: Tensor, candidates: Tensor, texts: Tensor | None = None
     ) -> Tensor:
-        """Cross-entropy (nats) of the right answers `(batch,)` among the candidates alone, summed.
+        """Returns the summed cross-entropy (nats) of the correct answers `(batch,)` among the candidates alone.
 
         Args:
-            candidates: `(batch, most)`, the right answers among them; -1 where there is none, or one that is no class.
-                A question without another candidate adds nothing.
-            texts: their tokens, `(batch, most, words)`, padded with -1, where answers are vectors: then those that are
-                no class count, too.
+            candidates: `(batch, most)`, the correct answers among them; -1 for padding and for candidates that are no
+                class. A question without another candidate adds nothing.
+            texts: tokens of the candidates, `(batch, most, words)`, padded with -1, if answers are vectors: then
+                candidates that are no class count, too.
         """
         if candidates.shape[1] == 0:
-            return joined.vector.new_zeros(())
-        own, without = answers[:, None], candidates == answers[:, None]
+            return features.vector.new_zeros(())
+        own, excluded = answers[:, None], candidates == answers[:, None]
         if texts is None:
-            scores = self.head.candidate_logits(joined.vector, torch.cat([own, candidates.clamp(min=0)], dim=1))
-            without |= candidates < 0
+            scores = self.head.candidate_logits(features.vector, torch.cat([own, candidates.clamp(min=0)], dim=1))
+            excluded |= candidates < 0
         else:
             assert isinstance(self.head, AnswerVectors)
-            scores = self.head.candidate_and_text_logits(joined.vector, own, texts)
-        scores = scores.masked_fill(functional.pad(without, (1, 0)), -math.inf)
+            scores = self.head.candidate_and_text_logits(features.vector, own, texts)
+        scores = scores.masked_fill(functional.pad(excluded, (1, 0)), -math.inf)
         return -scores.log_softmax(1)[:, 0].sum()
 
-    def text_scores(self, joined: FusedFeatures, texts: Tensor) -> Tensor:
-        """Scores of answers by their words, `(batch, most)`; see `AnswerVectors.scores`."""
+    def text_logits(self, features: FusedFeatures, texts: Tensor) -> Tensor:
+        """Returns the scores of answers by their words, `(batch, most)`; see `AnswerVectors.text_logits`."""
         assert isinstance(self.head, AnswerVectors)
-        return self.head.scores(joined.vector, texts)
+        return self.head.text_logits(features.vector, texts)
 
-    def log_probabilities(self, joined: FusedFeatures) -> Tensor:
+    def log_probabilities(self, features: FusedFeatures) -> Tensor:
         """`(batch, answers)`."""
-        return self.head.log_probabilities(joined.vector)
+        return self.head.log_probabilities(features.vector)

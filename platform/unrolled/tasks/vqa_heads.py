@@ -252,7 +252,7 @@ class VectorHead(ClassHead):
     ) -> list[list[float]]:
         """As in the base class; a candidate none of whose words is in an answer of training is impossible."""
         texts = self._texts(choices).to(log_probs.device)
-        scores = model.text_scores(fused, texts).double().tolist() if texts.shape[1] else [[] for _ in choices]
+        scores = model.text_logits(fused, texts).double().tolist() if texts.shape[1] else [[] for _ in choices]
         return [values[: len(row)] for values, row in zip(scores, choices, strict=True)]
 
     def _texts(self, answers: Sequence[Sequence[str]]) -> Tensor:
