@@ -91,7 +91,7 @@ def test_without_compiled_code_the_same_is_found(monkeypatch: pytest.MonkeyPatch
     outputs, weight, bias = head(20, 64, 500)
     never = torch.zeros(500, dtype=torch.bool)
     fast = Scorer(weight, bias, precision)
-    monkeypatch.setattr(native, "knows", lambda _: False)
+    monkeypatch.setattr(native, "ranking_supported", lambda _: False)
     plain = Scorer(weight, bias, precision)
     # Here only the matrix is rounded to int8, there the outputs too.
     torch.testing.assert_close(fast.logits(outputs)[1], plain.logits(outputs)[1], rtol=0, atol=0.3)

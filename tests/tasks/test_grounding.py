@@ -175,7 +175,7 @@ def test_a_region_is_read_off_its_place_of_the_grid():
     encoder = RegionEncoder(4 * 2, 3, 2, places=False, dropout=Dropout(0.0))
     grid = torch.arange(16.0).view(1, 16, 1) * torch.tensor([1.0, -1.0])
     whole, corner = (
-        encoder._aligned(Regions(None, torch.tensor([edges]), torch.zeros(1, dtype=torch.long)), grid)
+        encoder._read_off(Regions(None, torch.tensor([edges]), torch.zeros(1, dtype=torch.long)), grid)
         for edges in ((0.0, 0.0, 1.0, 1.0), (0.5, 0.5, 1.0, 1.0))
     )
     assert whole.view(2, 2, 2)[1].equal(-whole.view(2, 2, 2)[0])
