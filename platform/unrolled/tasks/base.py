@@ -1,9 +1,10 @@
 """The task interface used by the trainer, the evaluation and the command line.
 
-A `Task` binds data to a model and is all that training needs. What a trained model can do besides is said by further
-base classes: `GenerationTask` (writes text), `Seq2SeqTask` (its texts are compared with references), `MetricTask`
-(measured on the data themselves), `VQATask` (answers questions about photographs), `GroundingTask` (chooses regions of
-photographs) and `StepTraceTask` (shows its model's computation). A task derives from as many as apply.
+A `Task` binds data to a model and is all that training needs. Further base classes say what else its model can do:
+`GenerationTask` (writes text), `Seq2SeqTask` (its texts are compared with references), `MetricTask` (is measured on the
+data themselves), `VQATask` (answers questions about photographs), `GroundingTask` (chooses regions of photographs) and
+`StepTraceTask` (prints its computation). A task derives from as many as apply. At the end of the module: functions that
+several tasks share.
 """
 
 from __future__ import annotations
@@ -62,39 +63,6 @@ class WindowLoss(NamedTuple):
     loss: Tensor
     state: Nest
     last: bool = False
-
-
-def decoder_losses(
-    model: EncoderDecoder,
-    memory: EncoderOutput,
-    before: Tensor,
-    after: Tensor,
-    mask: Tensor,
-    state: Nest,
-    truncate: int | None,
-    smoothing: float = 0.0,
-    weights: Tensor | None = None,
-    source_index: Tensor | None = None,
-) -> Iterator[WindowLoss]:
-    """Yields the summed cross-entropy of a decoder under teacher forcing, in windows of `truncate` steps (`None`:
-    whole). The gradients of all windows with respect to the encoder output are accumulated and back-propagated into
-    the encoder at last.
-
-    Args:
-        memory: encoder output.
-        state: passed on to the next shard.
-
-    Other arguments as in `EncoderDecoder.window_losses`.
-    """
-    if truncate is None:
-        steps = max(1, before.shape[1])
-        (loss,) = model.window_losses(memory, before, after, mask, smoothing, steps, weights, source_index)
-        yield WindowLoss(loss, state, last=True)
-        return
-    leaf = memory.detach_leaf()
-    for loss in model.window_losses(leaf, before, after, mask, smoothing, truncate, weights, source_index):
-        yield WindowLoss(loss, state)
-    yield WindowLoss(memory.backward_into_encoder(leaf), state, last=True)
 
 
 class PreparedData(Protocol):
@@ -214,6 +182,10 @@ class AttentionMap(NamedTuple):
     weights: list[list[float]]
 
 
+ValidationShard = tuple[float, int, list[str], Sequence[str | list[str]]]
+"""Summed loss, number of targets, outputs, references of each output."""
+
+
 class Seq2SeqTask(GenerationTask):
     """A task whose model writes one text per input, to be compared with references. The first of `metric_names` leads
     the report."""
@@ -256,24 +228,6 @@ class Seq2SeqTask(GenerationTask):
         scores = self.score(interleave(outputs), interleave(references))
         perplexity = float(Perplexity.of_loss(loss))
         return {"loss": loss, "perplexity": perplexity} | {name: scores[name] for name in self.metric_names}
-
-
-ValidationShard = tuple[float, int, list[str], Sequence[str | list[str]]]
-"""Summed loss, number of targets, outputs, references of each output."""
-
-
-def greedy_strategy(decoding: Decoding) -> Greedy:
-    """Returns the strategy of validations."""
-    return Greedy(max_length=decoding.max_length, precision=resolve_precision(decoding))
-
-
-def attention_weights(model: EncoderDecoder, memory: EncoderOutput, output: Sequence[int]) -> list[list[float]]:
-    """Returns the attention weights of one input for the tokens of `output` and the end symbol, one row per token."""
-    state, rows = model.start(memory), []
-    for token in (BEGIN, *output):
-        _, state, weights = model.step_with_attention(torch.tensor([token], device=memory.mask.device), state, memory)
-        rows.append([round(weight, 3) for weight in weights[0].tolist()])
-    return rows
 
 
 @dataclass(frozen=True)
@@ -445,3 +399,50 @@ def interleave(shards: Sequence[list[T]]) -> list[T]:
     """Merges the results for the rows `rank::size` of every rank into the order of the rows."""
     total = sum(map(len, shards))
     return [shards[row % len(shards)][row // len(shards)] for row in range(total)]
+
+
+def decoder_losses(
+    model: EncoderDecoder,
+    memory: EncoderOutput,
+    inputs: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    state: Nest,
+    truncate: int | None,
+    smoothing: float = 0.0,
+    weights: Tensor | None = None,
+    source_index: Tensor | None = None,
+) -> Iterator[WindowLoss]:
+    """Yields the summed cross-entropy of a decoder under teacher forcing, in windows of `truncate` steps (`None`:
+    whole). The gradients of all windows with respect to the encoder output are accumulated and back-propagated into
+    the encoder at last.
+
+    Args:
+        memory: encoder output.
+        state: passed on to the next shard.
+
+    Other arguments as in `EncoderDecoder.window_losses`.
+    """
+    if truncate is None:
+        steps = max(1, inputs.shape[1])
+        (loss,) = model.window_losses(memory, inputs, targets, mask, smoothing, steps, weights, source_index)
+        yield WindowLoss(loss, state, last=True)
+        return
+    leaf = memory.detach_leaf()
+    for loss in model.window_losses(leaf, inputs, targets, mask, smoothing, truncate, weights, source_index):
+        yield WindowLoss(loss, state)
+    yield WindowLoss(memory.backward_into_encoder(leaf), state, last=True)
+
+
+def greedy_strategy(decoding: Decoding) -> Greedy:
+    """Returns the strategy of validations."""
+    return Greedy(max_length=decoding.max_length, precision=resolve_precision(decoding))
+
+
+def attention_weights(model: EncoderDecoder, memory: EncoderOutput, output: Sequence[int]) -> list[list[float]]:
+    """Returns the attention weights of one input for the tokens of `output` and the end symbol, one row per token."""
+    state, rows = model.start(memory), []
+    for token in (BEGIN, *output):
+        _, state, weights = model.step_with_attention(torch.tensor([token], device=memory.mask.device), state, memory)
+        rows.append([round(weight, 3) for weight in weights[0].tolist()])
+    return rows

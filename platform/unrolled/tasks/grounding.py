@@ -242,7 +242,7 @@ def _predict(choices: Sequence[str], scores: Sequence[Sequence[float]]) -> Predi
         scores: of the candidates, for every model of an ensemble.
     """
     order = canonical_order(choices)
-    prediction = average_prediction("", [choices[i] for i in order], [[row[i] for i in order] for row in scores])
+    prediction = average_prediction("", [[row[i] for i in order] for row in scores])
     prediction = reorder(prediction, order)
     return prediction._replace(answer=choices[prediction.chosen])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -234,16 +235,6 @@ def _check_row(split: str, row: int, count: int) -> None:
         raise UserError(f"{split}:{row}: the split has {count:,} photographs, counted from 0.")
 
 
-class ImageTextCorpus(Protocol):
-    """Captions of photographs or questions about them, tokenised; one row per text."""
-
-    names: list[str]
-    photo_index: np.ndarray
-    lengths: np.ndarray
-
-    def without(self, photos: set[int]) -> np.ndarray: ...
-
-
 @dataclass(frozen=True)
 class PreparedImageText:
     """Tokenised texts and the photographs that they are about, ready for training."""
@@ -266,8 +257,7 @@ class PreparedImageText:
 
     def readable_rows(self, split: str) -> np.ndarray:
         """Returns the rows of the corpus whose photographs can be read."""
-        rows: np.ndarray = self.split(split).without(set(self.images.unreadable(split)))
-        return rows
+        return self.corpus.split(split).without(set(self.images.unreadable(split)))
 
 
 @dataclass(frozen=True)
@@ -313,14 +303,15 @@ class ImageInputTask(Task):
         self.images = self.image_inputs(config)
 
     @staticmethod
+    @abstractmethod
     def image_inputs(config: Any) -> ImageInputs:
         """Returns the encoder's input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def num_targets(self, corpus: Any, rows: np.ndarray) -> int:
         """Returns the number of targets in rows of a corpus."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collate(self, batch: ImageTextBatch, rows: np.ndarray, photos: list[int], photo_index: Tensor) -> Shard:
         """Collates some rows of a global batch.
 
@@ -328,7 +319,6 @@ class ImageInputTask(Task):
             photos: rows of their photographs in the split.
             photo_index: index into `photos` per row, `(rows,)`.
         """
-        raise NotImplementedError
 
     def load_pretrained(self, model: Any) -> None:
         for module in model.modules():

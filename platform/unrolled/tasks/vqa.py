@@ -22,15 +22,7 @@ from unrolled.errors import UserError
 from unrolled.recurrence.state import Nest
 from unrolled.tasks.base import MetricResults, MetricTask, Prediction, VQATask, WindowLoss, interleave
 from unrolled.tasks.image_inputs import ImageInputs, ImageInputTask, ImageTextBatch, PreparedImageText, photo_address
-from unrolled.tasks.vqa_heads import (
-    AnswerHead,
-    ClassHead,
-    VectorHead,
-    WordHead,
-    canonical_order,
-    normalize_answer,
-    reorder,
-)
+from unrolled.tasks.vqa_heads import AnswerHead, ClassHead, VectorHead, WordHead, normalize_answer
 from unrolled.tasks.vqa_results import AnsweredQuestion, check_metrics, check_wordnet, score_answers, vqa_results
 
 SHARD_SIZE = 256
@@ -198,7 +190,7 @@ class QuestionAnswering(QuestionTask, VQATask):
         """Returns scores with intervals, overall and by kind of question, and baselines."""
 
         def attention(one: AnsweredQuestion) -> list[float] | None:
-            return self.attention(model, data.address(one.question), one.question.question, one.prediction.answer)
+            return self.attention(model, data.address(one.question), one.question.question)
 
         training = open_questions(self.config.data, "train").questions if data.questions[0].choices else []
         return vqa_results(self.metric_names, data.address, interleave(shards), training, attention)
@@ -212,21 +204,12 @@ class QuestionAnswering(QuestionTask, VQATask):
         photos, photo_index = np.unique([question.photo for question in questions], return_inverse=True)
         inputs = self.images.read(split, photos.tolist())
         batch = self._batch(inputs, photo_index, [question.question for question in questions])
-        return self._predict(model, batch, [question.choices for question in questions], None)
+        batch = batch.to(next(model.parameters()).device)
+        return self.head.predict(model, batch, [question.choices for question in questions], None)
 
     def _batch(self, inputs: Tensor, photo_index: np.ndarray, questions: Sequence[str]) -> QuestionBatch:
         tokens = [np.asarray(row, dtype=np.int32) for row in self.vocabulary.encode(questions)]
         return QuestionBatch(inputs, torch.from_numpy(photo_index), *pad(tokens))
-
-    def _predict(
-        self, model: Any, batch: QuestionBatch, choices: Sequence[Sequence[str]], strategy: Strategy | None
-    ) -> list[Prediction]:
-        """Answers the questions of a batch, independently of the order of candidates."""
-        orders = [canonical_order(row) for row in choices]
-        ordered = [[row[i] for i in order] for row, order in zip(choices, orders, strict=True)]
-        batch = batch.to(next(model.parameters()).device)
-        predictions = self.head.predict(model, batch, ordered, strategy)
-        return [reorder(prediction, order) for prediction, order in zip(predictions, orders, strict=True)]
 
     @torch.inference_mode()
     def ask(
@@ -235,14 +218,15 @@ class QuestionAnswering(QuestionTask, VQATask):
         model.eval()
         if len(set(map(normalize_answer, choices))) < len(choices) or len(choices) == 1:
             raise UserError("--choices: wants two candidates or more, each once.")
-        (prediction,) = self._predict(model, self._single(photo, question), [choices], strategy)
+        batch = self._single(photo, question).to(next(model.parameters()).device)
+        (prediction,) = self.head.predict(model, batch, [choices], strategy)
         return prediction
 
-    def attention(self, model: Any, photo: str, question: str, answer: str) -> list[float] | None:
+    def attention(self, model: Any, photo: str, question: str) -> list[float] | None:
         """Returns the attention weights of the grid's positions, row by row; `None` without attention."""
         model.eval()
         batch = self._single(photo, question).to(next(model.parameters()).device)
-        weights = self.head.attention(model, batch, [answer])
+        weights = self.head.attention(model, batch)
         return None if weights is None else weights[0]
 
     def _single(self, photo: str, question: str) -> QuestionBatch:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,89 +33,67 @@ def normalize_answer(answer: str) -> str:
     return " ".join(answer.lower().split())
 
 
-class AnswerHead(Protocol):
-    """One way of answering. `predict` and `attention` also take an ensemble (see `member_models`)."""
+Scores = list[list[float]]
+"""Log-probabilities of the candidates of every question, up to a constant per question; −∞ is impossible."""
 
+
+class AnswerHead(ABC):
+    """One way of answering."""
+
+    @abstractmethod
     def build(self, shape: FeatureShape, network: nn.Module | None) -> nn.Module:
         """Builds the model, with fresh parameters drawn from torch's generator."""
-        ...
 
+    @abstractmethod
     def learnable(self, corpus: QuestionSplit) -> np.ndarray:
         """Returns the rows of the questions whose answers the model can give."""
-        ...
 
+    @abstractmethod
     def num_targets(self, corpus: QuestionSplit, rows: np.ndarray) -> int:
         """Returns the number of targets of these questions."""
-        ...
 
+    @abstractmethod
     def target(self, corpus: QuestionSplit, rows: np.ndarray) -> AnswerClasses | AnswerTexts:
         """Returns the training targets of these questions."""
-        ...
 
+    @abstractmethod
     def loss(self, model: Any, batch: QuestionBatch, smoothing: float = 0.0) -> Tensor:
         """Returns the summed cross-entropy (nats) of the targets."""
-        ...
 
+    @torch.inference_mode()
     def predict(
-        self, model: Any, batch: QuestionBatch, choices: Sequence[Sequence[str]], strategy: Strategy | None = None
+        self, model: nn.Module, batch: QuestionBatch, choices: Sequence[Sequence[str]], strategy: Strategy | None
     ) -> list[Prediction]:
-        """Answers questions, with candidates and without; `strategy` decodes written answers, `None`: greedily."""
-        ...
+        """Answers questions, independently of the order of candidates.
 
-    def attention(self, model: Any, batch: QuestionBatch, answers: Sequence[str]) -> list[list[float]] | None:
+        Args:
+            model: one model, or an ensemble (see `member_models`).
+            choices: candidates of each question; may be empty.
+            strategy: of written answers; `None`: greedy.
+        """
+        orders = [canonical_order(row) for row in choices]
+        ordered = [[row[i] for i in order] for row, order in zip(choices, orders, strict=True)]
+        answers, scores = self._answer(member_models(model), batch, ordered, strategy)
+        rows = zip(answers, zip(*scores, strict=True), orders, strict=True)
+        return [reorder(average_prediction(answer, row), order) for answer, row, order in rows]
+
+    @abstractmethod
+    def _answer(
+        self, models: list[Any], batch: QuestionBatch, choices: Sequence[Sequence[str]], strategy: Strategy | None
+    ) -> tuple[list[str], list[Scores]]:
+        """Returns the free answers of the ensemble, and the scores of the candidates by every model."""
+
+    @torch.inference_mode()
+    def attention(self, model: nn.Module, batch: QuestionBatch) -> list[list[float]] | None:
         """Returns the attention weights of the positions for each question; `None` without attention."""
-        ...
+        return mean_attention([self._attention(member, batch) for member in member_models(model)])
+
+    @abstractmethod
+    def _attention(self, model: Any, batch: QuestionBatch) -> Tensor | None:
+        """Returns one model's attention weights `(batch, positions)`."""
 
 
-def canonical_order(choices: Sequence[str]) -> list[int]:
-    """Returns indices of the candidates in an order that is independent of the given one, so that the choice among
-    equally probable candidates is, too."""
-    return sorted(range(len(choices)), key=choices.__getitem__)
-
-
-def reorder(prediction: Prediction, order: Sequence[int]) -> Prediction:
-    """Returns the prediction for candidates in another order: `order[i]` is the new index of candidate i."""
-    inverse = sorted(range(len(order)), key=order.__getitem__)
-    chosen = order[prediction.chosen] if order else -1
-    return Prediction(prediction.answer, tuple(prediction.probabilities[i] for i in inverse), chosen)
-
-
-def average_prediction(answer: str, choices: Sequence[str], scores: Sequence[Sequence[float]]) -> Prediction:
-    """Returns the prediction with the mean probabilities of all models.
-
-    Args:
-        choices: in `canonical_order`, as are their scores.
-        scores: log-probabilities of the candidates up to a constant, for every model; −∞ is impossible.
-    """
-    if not choices:
-        return Prediction(answer)
-    probabilities = np.mean([_softmax(row) for row in scores], axis=0)
-    return Prediction(answer, tuple(probabilities.tolist()), int(probabilities.argmax()))
-
-
-def _softmax(scores: Sequence[float]) -> np.ndarray:
-    """Returns the softmax of scores, uniform where all are impossible."""
-    logs = np.asarray(scores, dtype=np.float64)
-    possible = np.isfinite(logs)
-    weights = np.exp(np.where(possible, logs, 0.0) - logs[possible].max()) * possible if possible.any() else ~possible
-    probabilities: np.ndarray = weights / weights.sum()
-    return probabilities
-
-
-def member_models(model: nn.Module) -> list[Any]:
-    """Returns the models of an ensemble, or the one model."""
-    return list(model) if isinstance(model, nn.ModuleList) else [model]
-
-
-def mean_attention(each: Sequence[Tensor | None]) -> list[list[float]] | None:
-    """Returns the mean of the models' attention weights `(batch, positions)`; `None` if a model has none."""
-    weights = [one for one in each if one is not None]
-    if len(weights) < len(each):
-        return None
-    return [list(map(float, row)) for row in torch.stack(weights).mean(0).cpu().numpy()]
-
-
-class ClassHead:
+class ClassHead(AnswerHead):
     """Classification into the most frequent answers of training.
 
     Args:
@@ -168,29 +147,19 @@ class ClassHead:
             return loss
         return (1 - weight) * loss + weight * model.choice_loss(fused, target.correct, target.candidates, target.texts)
 
-    @torch.inference_mode()
-    def predict(
-        self,
-        model: nn.Module,
-        batch: QuestionBatch,
-        choices: Sequence[Sequence[str]],
-        strategy: Strategy | None = None,
-    ) -> list[Prediction]:
-        """Returns the most probable of all answers and the probabilities of the candidates; a candidate that is no
-        class is impossible."""
+    def _answer(
+        self, models: list[Any], batch: QuestionBatch, choices: Sequence[Sequence[str]], strategy: Strategy | None
+    ) -> tuple[list[str], list[Scores]]:
         if strategy is not None:
             answers = self._config.model.answers
             raise UserError(f"--decode: model.answers {answers!r} chooses an answer and writes none; leave it out.")
         log_probs, scores = [], []
-        for member in member_models(model):
-            fused = _fused(member, batch)
-            log_probs.append(member.log_probabilities(fused).double())
-            scores.append(self._choice_scores(member, fused, log_probs[-1], choices))
+        for model in models:
+            fused = _fused(model, batch)
+            log_probs.append(model.log_probabilities(fused).double())
+            scores.append(self._choice_scores(model, fused, log_probs[-1], choices))
         best = torch.stack(log_probs).logsumexp(0).argmax(1).tolist()
-        return [
-            average_prediction(self._answers[answer], row, row_scores)
-            for answer, row, row_scores in zip(best, choices, zip(*scores, strict=True), strict=True)
-        ]
+        return [self._answers[i] for i in best], scores
 
     def _choice_scores(
         self,
@@ -198,8 +167,8 @@ class ClassHead:
         fused: FusedFeatures,
         log_probs: Tensor,
         choices: Sequence[Sequence[str]],
-    ) -> list[list[float]]:
-        """Returns log-probabilities of the candidates of every question, up to a constant per question.
+    ) -> Scores:
+        """Returns the scores of the candidates.
 
         Args:
             log_probs: of all answers, `(batch, answers)`.
@@ -210,10 +179,9 @@ class ClassHead:
             for values, row in zip(log_probs.tolist(), classes, strict=True)
         ]
 
-    @torch.inference_mode()
-    def attention(self, model: nn.Module, batch: QuestionBatch, answers: Sequence[str]) -> list[list[float]] | None:
-        """Returns the weights of the last attention step; they do not depend on the answers."""
-        return mean_attention([_fused(member, batch).weights for member in member_models(model)])
+    def _attention(self, model: AnswerClassifier, batch: QuestionBatch) -> Tensor | None:
+        """Returns the weights of the last attention step."""
+        return _fused(model, batch).weights
 
 
 def _fused(model: AnswerClassifier, batch: QuestionBatch) -> FusedFeatures:
@@ -249,7 +217,7 @@ class VectorHead(ClassHead):
         fused: FusedFeatures,
         log_probs: Tensor,
         choices: Sequence[Sequence[str]],
-    ) -> list[list[float]]:
+    ) -> Scores:
         """As in the base class; a candidate none of whose words is in an answer of training is impossible."""
         texts = self._texts(choices).to(log_probs.device)
         scores = model.text_logits(fused, texts).double().tolist() if texts.shape[1] else [[] for _ in choices]
@@ -271,7 +239,7 @@ class VectorHead(ClassHead):
 NO_TOKENS = np.empty(0, dtype=np.int32)
 
 
-class WordHead:
+class WordHead(AnswerHead):
     """Written answers; candidates are ranked by their likelihood (Zhu et al. 2016, "Visual7W").
 
     Args:
@@ -302,13 +270,13 @@ class WordHead:
         if self._config.training.candidates == 0:
             return text
         asked = corpus.questions(rows)
-        owners = np.repeat(np.arange(len(rows)), [len(each.choices) for each in asked])
-        if not len(owners):
+        question_index = np.repeat(np.arange(len(rows)), [len(question.choices) for question in asked])
+        if not len(question_index):
             return text
-        candidates = self._tokens([choice for each in asked for choice in each.choices])
-        right = [place == each.answer_index for each in asked for place in range(len(each.choices))]
-        texts = join_answers([questions[owner] for owner in owners], candidates)
-        return replace(text, candidates=CandidateTexts(texts, torch.from_numpy(owners), torch.tensor(right)))
+        candidates = self._tokens([choice for question in asked for choice in question.choices])
+        correct = [i == question.answer_index for question in asked for i in range(len(question.choices))]
+        texts = join_answers([questions[i] for i in question_index], candidates)
+        return replace(text, candidates=CandidateTexts(texts, torch.from_numpy(question_index), torch.tensor(correct)))
 
     def loss(self, model: EncoderDecoder, batch: QuestionBatch, smoothing: float = 0.0) -> Tensor:
         """Returns the summed cross-entropy of the answers' words under teacher forcing; in training interpolated with
@@ -319,35 +287,21 @@ class WordHead:
         loss = model.loss(memory, target.decoder_inputs, target.targets, target.answer_mask, smoothing)
         if not model.training or target.candidates is None:
             return loss
-        texts, owners = target.candidates.texts, target.candidates.questions
-        written = texts.decoder_inputs, texts.targets, texts.answer_mask
-        choice_loss = model.choice_loss(memory.select(owners), *written, owners, target.candidates.correct)
+        texts, question_index = target.candidates.texts, target.candidates.questions
+        tensors = texts.decoder_inputs, texts.targets, texts.answer_mask
+        memory = memory.select(question_index)
+        choice_loss = model.choice_loss(memory, *tensors, question_index, target.candidates.correct)
         return (1 - weight) * loss + weight * choice_loss
 
-    @torch.inference_mode()
-    def predict(
-        self,
-        model: nn.Module,
-        batch: QuestionBatch,
-        choices: Sequence[Sequence[str]],
-        strategy: Strategy | None = None,
-    ) -> list[Prediction]:
-        """Returns written answers, and the probabilities of the candidates."""
-        models = member_models(model)
-        memories = [self._encode(member, batch) for member in models]
-        scores = [iter(self._choice_scores(*pair, choices)) for pair in zip(models, memories, strict=True)]
-        texts = self._decode(models, memories, strategy)
-        return [
-            average_prediction(text, row, [[next(values) for _ in row] for values in scores])
-            for text, row in zip(texts, choices, strict=True)
-        ]
+    def _answer(
+        self, models: list[Any], batch: QuestionBatch, choices: Sequence[Sequence[str]], strategy: Strategy | None
+    ) -> tuple[list[str], list[Scores]]:
+        memories = [self._encode(model, batch) for model in models]
+        scores = [self._choice_scores(*pair, choices) for pair in zip(models, memories, strict=True)]
+        return self._decode(models, memories, strategy), scores
 
-    @torch.inference_mode()
-    def attention(self, model: nn.Module, batch: QuestionBatch, answers: Sequence[str]) -> list[list[float]] | None:
+    def _attention(self, model: EncoderDecoder, batch: QuestionBatch) -> Tensor | None:
         """Returns the weights of the step that predicts the answer's first word."""
-        return mean_attention([self._first_weights(member, batch) for member in member_models(model)])
-
-    def _first_weights(self, model: EncoderDecoder, batch: QuestionBatch) -> Tensor | None:
         if not model.attends:
             return None
         memory = self._encode(model, batch)
@@ -360,23 +314,17 @@ class WordHead:
         memory = model.encode(batch.photos).select(batch.photo_index)
         return model.read_prefix(memory, batch.tokens, batch.mask) if self._reads_question else memory
 
-    def _choice_scores(
-        self, model: EncoderDecoder, memory: EncoderOutput, choices: Sequence[Sequence[str]]
-    ) -> list[float]:
-        """Returns log-likelihoods of all candidates, question after question."""
+    def _choice_scores(self, model: EncoderDecoder, memory: EncoderOutput, choices: Sequence[Sequence[str]]) -> Scores:
+        """Returns the log-likelihoods of the candidates."""
         texts = [choice for row in choices for choice in row]
         if not texts:
-            return []
-        question_index = torch.repeat_interleave(
-            torch.arange(len(choices)), torch.tensor([len(row) for row in choices])
-        )
-        device = memory.states.device
+            return [[] for _ in choices]
+        device, counts = memory.states.device, torch.tensor([len(row) for row in choices])
+        question_index = torch.arange(len(choices)).repeat_interleave(counts).to(device)
         target = join_answers([NO_TOKENS] * len(texts), self._tokens(texts)).to(device)
-        logs = model.sequence_log_probs(
-            memory.select(question_index.to(device)), target.decoder_inputs, target.targets, target.answer_mask
-        )
-        scores: list[float] = logs.double().tolist()
-        return scores
+        tensors = target.decoder_inputs, target.targets, target.answer_mask
+        log_probs = iter(model.sequence_log_probs(memory.select(question_index), *tensors).double().tolist())
+        return [[next(log_probs) for _ in row] for row in choices]
 
     def _decode(
         self, models: Sequence[EncoderDecoder], memories: Sequence[EncoderOutput], strategy: Strategy | None
@@ -395,3 +343,51 @@ class WordHead:
     def _tokens(self, answers: Sequence[str]) -> list[np.ndarray]:
         encoded = self._vocabulary.encode([normalize_answer(answer) for answer in answers])
         return [np.asarray(row, dtype=np.int32) for row in encoded]
+
+
+def canonical_order(choices: Sequence[str]) -> list[int]:
+    """Returns indices of the candidates in an order that is independent of the given one, so that the choice among
+    equally probable candidates is, too."""
+    return sorted(range(len(choices)), key=choices.__getitem__)
+
+
+def reorder(prediction: Prediction, order: Sequence[int]) -> Prediction:
+    """Returns the prediction for candidates in another order: `order[i]` is the new index of candidate i."""
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    chosen = order[prediction.chosen] if order else -1
+    return Prediction(prediction.answer, tuple(prediction.probabilities[i] for i in inverse), chosen)
+
+
+def average_prediction(answer: str, scores: Sequence[Sequence[float]]) -> Prediction:
+    """Returns the prediction with the mean probabilities of all models.
+
+    Args:
+        scores: log-probabilities of the candidates, in `canonical_order`, up to a constant, for every model; −∞ is
+            impossible.
+    """
+    if not scores[0]:
+        return Prediction(answer)
+    probabilities = np.mean([_softmax(row) for row in scores], axis=0)
+    return Prediction(answer, tuple(probabilities.tolist()), int(probabilities.argmax()))
+
+
+def _softmax(scores: Sequence[float]) -> np.ndarray:
+    """Returns the softmax of scores, uniform where all are impossible."""
+    logs = np.asarray(scores, dtype=np.float64)
+    possible = np.isfinite(logs)
+    weights = np.exp(np.where(possible, logs, 0.0) - logs[possible].max()) * possible if possible.any() else ~possible
+    probabilities: np.ndarray = weights / weights.sum()
+    return probabilities
+
+
+def member_models(model: nn.Module) -> list[Any]:
+    """Returns the models of an ensemble, or the one model."""
+    return list(model) if isinstance(model, nn.ModuleList) else [model]
+
+
+def mean_attention(each: Sequence[Tensor | None]) -> list[list[float]] | None:
+    """Returns the mean of the models' attention weights `(batch, positions)`; `None` if a model has none."""
+    weights = [one for one in each if one is not None]
+    if len(weights) < len(each):
+        return None
+    return [list(map(float, row)) for row in torch.stack(weights).mean(0).cpu().numpy()]
