@@ -112,7 +112,7 @@ class Captioning(ImageInputTask, Seq2SeqTask):
         lengths, batches = data.split("train").lengths, [batch.rows for batch in self._plan_captions(data, epoch=0)]
         learned, long = sum(map(len, batches)), int((lengths > self.config.data.max_length).sum())
         left_out = f" ({long:,} too long)" if long else ""
-        return f"{learned:,} captions{left_out}", f"; padding_fraction {100 * self._padding(lengths, batches):.1f} %"
+        return f"{learned:,} captions{left_out}", f"; padding {100 * self._padding(lengths, batches):.1f} %"
 
     def _padding(self, lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
         """Returns the fraction of padding in the decoder's steps."""

@@ -81,7 +81,7 @@ class Translation(Seq2SeqTask):
             f"{both}{encoder.cell} {encoder.hidden} → {decoder.cell} {decoder.hidden} with {sees}",
             f"{self.config.data.source}: {learned:,} pairs to learn from{long}, "
             f"{len(data.split('validation')):,} to validate; {self.config.data.vocabulary.kind} vocabulary of {size}; "
-            f"padding_fraction {100 * padding_fraction(lengths, batches):.1f} %",
+            f"padding {100 * padding_fraction(lengths, batches):.1f} %",
         )
 
     def plan(self, data: ParallelCorpus, epoch: int) -> list[PairBatch]:
