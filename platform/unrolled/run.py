@@ -1,4 +1,4 @@
-"""A finished run as an object: evaluated, asked for outputs, explained."""
+"""A finished run as an object: evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from unrolled.cluster.ray_session import connect
 from unrolled.data.questions import Box
 from unrolled.decoding import Candidate, Strategy, parse_strategies
 from unrolled.errors import UserError
-from unrolled.evaluation.ensemble import EnsembleMember, check_strategy, ensemble_members
 from unrolled.evaluation.evaluate import Evaluation, EvaluationReport, prepare_evaluation
-from unrolled.evaluation.predictor import Predictor
+from unrolled.evaluation.predictor import EnsembleMember, Predictor, check_strategy, ensemble_members
 from unrolled.evaluation.worker_pool import LocalPool, RayPool, WorkerPool
 from unrolled.features.extract import extract_locally, extract_splits, feature_jobs, uses_frozen_features
 from unrolled.tasks import (
@@ -56,7 +55,7 @@ class Run:
 
     Attributes:
         folder: its files.
-        interrupted: whether the last training ended before its time, on request.
+        interrupted: whether the last training was stopped on request.
     """
 
     folder: RunDir
@@ -95,12 +94,9 @@ class Run:
         return isinstance(self._task(), ImageInputTask)
 
     def inputs(self, names: Sequence[str]) -> list[str]:
-        """Returns the inputs that names stand for: where they are photographs, those in a folder."""
+        """Returns the inputs given by names; folders of photographs are expanded."""
         task = self._task()
         return task.expand_folders(names) if isinstance(task, ImageInputTask) else list(names)
-
-    def _task(self) -> Task:
-        return make_task(self.folder.config(), self.folder.vocabulary)
 
     def candidates(
         self,
@@ -109,13 +105,13 @@ class Run:
         decode: str | None = None,
         **options: Unpack[PredictorOptions],
     ) -> list[list[Candidate]]:
-        """Returns the n-best list of every text, n being `count`: outputs with their scores, the best first.
+        """Returns the `count` best outputs per text with scores, the best first; other arguments as in `generate`.
 
-        With beam and best-of-N they are different texts, fewer than `count` where the search found no more; with
-        sampling they are samples. Other arguments as in `generate`.
+        With beam and best-of-N they are different texts, fewer than `count` if the search found fewer; with sampling
+        they are samples.
 
         Raises:
-            UserError: the strategy cannot find so many, or the task scores no outputs.
+            UserError: the strategy cannot find as many, or the task does not score outputs.
         """
         predictor = self.predictor(**options)
         strategy = self._strategy(predictor, decode)
@@ -136,7 +132,7 @@ class Run:
         decode: str | None = None,
         **options: Unpack[PredictorOptions],
     ) -> list[Prediction]:
-        """Returns a reply to every question about a photograph: a free answer, and the probabilities of `choices`.
+        """Returns one prediction per question about a photograph: a free answer, and the probabilities of `choices`.
         Other arguments as in `generate`."""
         predictor = self.predictor(**options)
         task = predictor.task
@@ -144,17 +140,6 @@ class Run:
             raise UserError(f"{self.path}: a run of task {predictor.config.task} answers no questions.")
         strategy = parse_strategies([decode], task.decoding)[decode] if decode else None
         return [task.ask(predictor.model, photo, question, choices, strategy) for question in questions]
-
-    def _strategy(self, predictor: Predictor, decode: str | None) -> Strategy:
-        """Returns the strategy asked for, checked."""
-        if not isinstance(predictor.task, GenerationTask):
-            raise UserError(f"{self.path}: a run of task {predictor.config.task} writes no text.")
-        spelling = decode or predictor.task.default_strategy
-        strategy = parse_strategies([spelling], predictor.task.decoding)[spelling]
-        if isinstance(predictor.task, Seq2SeqTask):
-            predictor.task.check_strategy(strategy)
-            check_strategy(predictor.members[1:], strategy)
-        return strategy
 
     @property
     def points(self) -> bool:
@@ -168,8 +153,8 @@ class Run:
         boxes: Sequence[Box],
         **options: Unpack[PredictorOptions],
     ) -> list[Prediction]:
-        """Returns a reply to every question about a photograph: the probabilities of the boxes, each x and y of its
-        upper left corner, width and height in pixels. Other arguments as in `generate`."""
+        """Returns one prediction per question about a photograph: the probabilities of the boxes, given as x and y of
+        the upper left corner, width and height in pixels. Other arguments as in `generate`."""
         predictor = self.predictor(**options)
         task = predictor.task
         if not isinstance(task, GroundingTask):
@@ -177,12 +162,25 @@ class Run:
         return [task.point(predictor.model, photo, question, boxes) for question in questions]
 
     def explain(self, text: str | None = None, *, overrides: Sequence[str] = (), checkpoint: str = "best") -> str:
-        """Returns what the model computes for a text (default: the beginning of its training text), step by step, as
-        lines of at most 100 columns."""
+        """Returns the model's computation for a text (default: the beginning of its training text), step by step, in
+        lines of up to 100 columns."""
         predictor = self.predictor(overrides=overrides, checkpoint=checkpoint)
         if not isinstance(predictor.task, StepTraceTask):
             raise UserError(f"--explain: a run of task {predictor.config.task} has no explanation of its steps.")
         return predictor.task.step_trace(predictor.model, text)
+
+    def _task(self) -> Task:
+        return make_task(self.folder.config(), self.folder.vocabulary)
+
+    def _strategy(self, predictor: Predictor, decode: str | None) -> Strategy:
+        """Returns the strategy, `decode` or the task's default, if the models support it."""
+        if not isinstance(predictor.task, GenerationTask):
+            raise UserError(f"{self.path}: a run of task {predictor.config.task} writes no text.")
+        spelling = decode or predictor.task.default_strategy
+        strategy = parse_strategies([spelling], predictor.task.decoding)[spelling]
+        if isinstance(predictor.task, Seq2SeqTask):
+            check_strategy(predictor.members, strategy)
+        return strategy
 
 
 def _members(

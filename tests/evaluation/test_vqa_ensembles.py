@@ -10,8 +10,7 @@ from torch import nn
 
 import unrolled
 from unrolled.cli import main
-from unrolled.evaluation.ensemble import ensemble_members
-from unrolled.evaluation.predictor import load_task_and_model
+from unrolled.evaluation.predictor import ensemble_members, load_task_and_model
 from vqa_runs import COLOURS, settings, visual7w_folder
 
 WAYS = ("classes", "vectors", "words")

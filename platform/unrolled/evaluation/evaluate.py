@@ -20,7 +20,7 @@ from unrolled.config.load import dump_config
 from unrolled.decoding import DEFAULT_STRATEGIES, Beam, BestOfN, Output, Strategy, parse_strategies
 from unrolled.errors import UserError
 from unrolled.evaluation.decode_cache import DecodeCache, fingerprint, remove_stale
-from unrolled.evaluation.ensemble import EnsembleMember, check_strategy
+from unrolled.evaluation.predictor import EnsembleMember, check_strategy
 from unrolled.evaluation.results import (
     ATTENTION_EXAMPLES,
     compare_systems,
@@ -293,72 +293,72 @@ class MetricEvaluation(Evaluation):
         advance = self.progress(self.split, num_shards, unit)
         shards = pool.evaluate_shards(self.data, num_shards, advance)
         seconds = time.perf_counter() - began
-        ((_, findings),) = pool.imap_unordered("summarize", [(self.data, shards)])
-        results = {
+        ((_, results),) = pool.imap_unordered("summarize", [(self.data, shards)])
+        entries = {
             **self.provenance(pool),
-            "targets": findings.targets,
+            "targets": results.targets,
             "seconds": round(seconds, 3),
-            "targets_per_second": round(findings.targets / seconds, 1),
-            "scores": findings.scores,
-            "intervals": findings.intervals,
+            "targets_per_second": round(results.targets / seconds, 1),
+            "scores": results.scores,
+            "intervals": results.intervals,
         }
         if source := self.config.data.model_dump().get("source"):
-            results["data"] = {"source": source}
-        write_json(self.folder / "results.json", results)
-        write_json_lines(self.folder / "outputs.jsonl", findings.outputs)
-        for name, text in findings.files.items():
+            entries["data"] = {"source": source}
+        write_json(self.folder / "results.json", entries)
+        write_json_lines(self.folder / "outputs.jsonl", results.outputs)
+        for name, text in results.files.items():
             write_atomic(self.folder / name, text)
         gallery = []
-        if findings.gallery:
-            gallery = question_gallery(findings.gallery, cast(ImageInputTask, self.task).load_photo, SIDE)
-        self._write_report(results, findings, gallery)
-        return EvaluationReport(findings.scores, self.folder / "report.html", self.title, _score_lines(findings))
+        if results.gallery:
+            gallery = question_gallery(results.gallery, cast(ImageInputTask, self.task).load_photo, SIDE)
+        self._write_report(entries, results, gallery)
+        return EvaluationReport(results.scores, self.folder / "report.html", self.title, _score_lines(results))
 
-    def _write_report(self, results: dict[str, Any], findings: MetricResults, gallery: list[dict[str, Any]]) -> None:
+    def _write_report(self, entries: dict[str, Any], results: MetricResults, gallery: list[dict[str, Any]]) -> None:
         scores = [
             {
                 "label": metric_info(name).label,
                 "text": metric_info(name).format(value),
-                "interval": _format_interval(findings, name),
+                "interval": _format_interval(results, name),
                 "about": metric_info(name).about,
             }
-            for name, value in findings.scores.items()
+            for name, value in results.scores.items()
         ]
         first = scores[0]
-        summary = f"Measured on {findings.targets:,} targets of the {self.split} split."
+        summary = f"Measured on {results.targets:,} targets of the {self.split} split."
         if first["interval"]:
             ends = first["interval"].replace("–", " and ")
             summary += f" With 95 % confidence the {first['label'].lower()} lies between {ends}."
         write_page(
             self.folder / "report.html",
             "examined.html.j2",
-            {"training": training_charts(self.history, next(iter(findings.scores)))},
-            results=results,
+            {"training": training_charts(self.history, next(iter(results.scores)))},
+            results=entries,
             headline=" and ".join(f"{row['label'].lower()} {row['text']}" for row in scores[:2]).capitalize() + ".",
             summary=summary,
             cards=[Card(row["label"], row["text"], [row["interval"]] if row["interval"] else []) for row in scores]
-            + model_cards(results, self.history),
+            + model_cards(entries, self.history),
             scores=scores,
-            findings=findings,
+            findings=results,
             gallery=gallery,
             gazes={card["index"]: card["gaze"] for group in gallery for card in group["cards"] if card["gaze"]},
-            facts=report_facts(results),
+            facts=report_facts(entries),
             config_yaml=self.config_yaml,
         )
 
 
-def _score_lines(findings: MetricResults) -> list[str]:
-    lines = [f"{findings.targets:,} targets"]
-    for name, value in findings.scores.items():
-        interval = _format_interval(findings, name)
+def _score_lines(results: MetricResults) -> list[str]:
+    lines = [f"{results.targets:,} targets"]
+    for name, value in results.scores.items():
+        interval = _format_interval(results, name)
         lines.append(f"{format_score(name, value)}" + (f"  (95 % interval {interval})" if interval else ""))
     return lines
 
 
-def _format_interval(findings: MetricResults, name: str) -> str:
-    if name not in findings.intervals:
+def _format_interval(results: MetricResults, name: str) -> str:
+    if name not in results.intervals:
         return ""
-    low, high = (metric_info(name).format(end) for end in findings.intervals[name])
+    low, high = (metric_info(name).format(end) for end in results.intervals[name])
     return f"{low}–{high}"
 
 
@@ -378,8 +378,7 @@ def prepare_evaluation(
     if isinstance(task, Seq2SeqTask):
         strategies = parse_strategies(decode or DEFAULT_STRATEGIES, task.decoding)
         for strategy in strategies.values():
-            task.check_strategy(strategy)
-            check_strategy(members[1:], strategy)
+            check_strategy(members, strategy)
         return DecodingEvaluation(members, split, command, console, task, strategies, *task.examples(split))
     name = members[0].config.task
     if decode:

@@ -13,8 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from unrolled.decoding import Output, Strategy
 from unrolled.errors import RunFailed, UserError
 from unrolled.evaluation.decode_cache import CachedChunk, DecodeCache
-from unrolled.evaluation.ensemble import EnsembleMember
-from unrolled.evaluation.predictor import Predictor
+from unrolled.evaluation.predictor import EnsembleMember, Predictor
 
 CHUNK = 128
 """Examples per call of a worker: small enough to share evenly, large enough for full batches."""
@@ -59,7 +58,7 @@ class WorkerPool(ABC):
         missing = [number for number in range(len(chunks)) if number not in done]
         calls = [(strategy, chunks[number], [inputs[i] for i in chunks[number]]) for number in missing]
         began = time.perf_counter()
-        for call, outputs in self.imap_unordered("outputs", calls):
+        for call, outputs in self.imap_unordered("decode", calls):
             now = time.perf_counter()
             number, chunk = missing[call], CachedChunk(outputs, now - began)
             cache.add(number, chunk)
