@@ -108,7 +108,7 @@ class Captioning(ImageInputTask, Seq2SeqTask):
     def _describe_captions(self, data: PreparedImageText) -> tuple[str, str]:
         """Describes the captions of an epoch, and their padding."""
         if self.critic is not None:
-            return f"{self.critic.settings.samples} captions random_view_index of each", ""
+            return f"{self.critic.settings.samples} captions drawn of each", ""
         lengths, batches = data.split("train").lengths, [batch.rows for batch in self._plan_captions(data, epoch=0)]
         learned, long = sum(map(len, batches)), int((lengths > self.config.data.max_length).sum())
         left_out = f" ({long:,} too long)" if long else ""

@@ -74,7 +74,7 @@ class Grounding(QuestionTask, GroundingTask):
         """Describes the model's inputs and its question reader; questions, photographs and vocabulary."""
         model, corpus = self.config.model, data.split("train")
         sees = {"both": "picture and question", "question": "question alone", "picture": "picture alone"}[model.sees]
-        regions = "crop_region out" if self.regions.cropped else "read off the grid"
+        regions = "cut out" if self.regions.cropped else "read off the grid"
         attention = ", attention" if model.attention else ""
         reader = f"{model.question.cell} {model.question.hidden}"
         return (

@@ -85,12 +85,12 @@ class SyntheticMemory(MetricTask):
         settings, window = self.config.model, self.config.training.truncate
         layers = f"{settings.layers} layers of " if settings.layers > 1 else ""
         reach = "the whole sequence" if window is None else f"windows of {window:,} steps"
-        name = self.problem.metric
-        guess = f"{metric_info(name).label.lower()} {metric_info(name).format(self.baseline[name])}"
+        info, baseline = metric_info(self.problem.metric), self.baseline[self.problem.metric]
         return (
             f"{layers}{settings.cell} {settings.hidden}, gradients through {reach}",
             f"{self.config.data.problem}: new sequences of {self.problem.steps:,} steps, "
-            f"{self.config.data.validation:,} fixed ones to validate; without memory {guess}",
+            f"{self.config.data.validation:,} fixed ones to validate; without memory "
+            f"{info.label.lower()} {info.format(baseline)}",
         )
 
     def plan(self, data: NoData, epoch: int) -> list[ExampleRange]:
@@ -164,12 +164,9 @@ class SyntheticMemory(MetricTask):
                     "Without memory: the best answer that looks at no input, in closed form.",
                     ["Score", "This model", "Without memory"],
                     [
-                        [
-                            metric_info(score).label,
-                            metric_info(score).format(value),
-                            metric_info(score).format(self.baseline[score]),
-                        ]
+                        [info.label, info.format(value), info.format(self.baseline[score])]
                         for score, value in scores.items()
+                        for info in [metric_info(score)]
                     ],
                 )
             ],
