@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from optuna import Study, visualization
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna import visualization
 from optuna.trial import TrialState, create_trial
 
 from unrolled.metrics import metric_info
 from unrolled.reports.page import Chart, axis_title, error_bars, layout, line_style, present
-from unrolled.reports.sweep_points import SPEED, Objective, Parameter, SweepData, at_step, canonical, create_study
+from unrolled.reports.sweep_points import SPEED, Objective, Parameter, SweepData, at_step, build_study, canonical
 from unrolled.reports.sweep_statistics import find_categorical
 from unrolled.reports.text import truncated
 
@@ -78,7 +77,7 @@ def _importance_chart(data: SweepData) -> Chart | None:
     shares = ", ".join(f"{label} {row['share']:.0%}" for label, row in zip(labels, rows, strict=True))
     return Chart(
         "importance",
-        f"What moved the {data.score}",
+        f"What moved the {data.score_label(data.step)}",
         f"Bar chart of importance: {shares}.",
         "fANOVA: the share of the score’s variance over the whole space that a parameter explains alone, as a forest "
         "of regression trees has learned it; what is missing to 100 % is due to combinations and noise. The mark is "
@@ -94,13 +93,12 @@ def _parallel_chart(data: SweepData) -> Chart | None:
 
     Optuna's axes stand side by side; here they lie below each other, so that the chart fits a phone.
     """
-    scores = data.scores()
-    varied = [one for one in data.parameters.values() if _varies(data, one, scores)]
+    scores, score = data.scores(data.step), data.score_label(data.step)
+    used = {one.label: data.values(one) for one in data.parameters.values()}
+    varied = [label for label, by in used.items() if len({canonical(by.get(point)) for point in scores}) > 1]
     if len(scores) < 2 or len(varied) < 2:
         return None
-    drawn = visualization.plot_parallel_coordinate(
-        _study(data, scores), [escape(one.label) for one in varied], target_name=data.score
-    )
+    drawn = visualization.plot_parallel_coordinate(data.study(scores), [*map(escape, varied)], target_name=score)
     names = drawn.layout.xaxis.ticktext
     leaders = sorted(scores, key=lambda point: data.objective.loss(scores[point]))[:LEADERS]
     lines = dict(zip(scores, drawn.data[:-1], strict=True))  # the colour scale comes last
@@ -131,54 +129,20 @@ def _parallel_chart(data: SweepData) -> Chart | None:
     return Chart(
         "parallel",
         "Every point, from its score to its parameters",
-        f"Parallel coordinates of {len(scores)} points over the score and {', '.join(one.label for one in varied)}.",
+        f"Parallel coordinates of {len(scores)} points over the score and {', '.join(varied)}.",
         f"A line is a point; follow it from axis to axis. The best {len(leaders)} are drawn thick. “–” marks points "
         "that do not use a parameter.",
         figure,
     )
 
 
-def _varies(data: SweepData, parameter: Parameter, points: Mapping[int, float]) -> bool:
-    used = [canonical(value) for point, value in data.values(parameter).items() if point in points]
-    return len(set(used)) + (0 < len(used) < len(points)) > 1
-
-
-def _study(data: SweepData, values: Mapping[int, Any], directions: Sequence[str] = ()) -> Study:
-    """Returns an Optuna study with a trial for each point of `values`, in their order; its parameters are called by
-    their labels and categories by their text, both escaped."""
-    study = create_study(*(directions or [data.objective.direction]))
-    used = {one: data.values(one) for one in data.parameters.values()}
-    distributions = {one: _distribution(one, list(known.values())) for one, known in used.items() if known}
-    for point, score in values.items():
-        mine = {one: known[point] for one, known in used.items() if point in known}
-        trial = create_trial(
-            values=score if directions else [score],
-            params={escape(one.label): _coordinate(one, value) for one, value in mine.items()},
-            distributions={escape(one.label): distributions[one] for one in mine},
-        )
-        study.add_trial(trial)
-    return study
-
-
-def _coordinate(parameter: Parameter, value: Any) -> Any:
-    return escape(parameter.text(value)) if parameter.categorical else float(value)
-
-
-def _distribution(parameter: Parameter, used: Sequence[Any]) -> BaseDistribution:
-    if parameter.categorical:
-        known = dict.fromkeys(_coordinate(parameter, value) for value in [*parameter.values, *used])
-        return CategoricalDistribution(list(known))
-    # Population-based training may leave the range.
-    return FloatDistribution(min([parameter.low, *used]), max([parameter.high, *used]), log=parameter.logarithmic)
-
-
 def _slice(data: SweepData, parameter: Parameter, values: Mapping[int, float]) -> go.Figure:
     """Returns Optuna's slice plot: numbers by point against a parameter that all of them use. Categories, whose names
     need room, lie below each other."""
-    drawn = visualization.plot_slice(_study(data, values), [escape(parameter.label)])
+    drawn = visualization.plot_slice(data.study(values), [escape(parameter.label)])
     (dots,) = drawn.data
     chosen = [list(values)[number] for number in dots.marker.color]  # Optuna's colour is the number of the trial
-    is_wide, styles = parameter.categorical, _styles(data)
+    is_wide = parameter.categorical
     height = ROW * len(parameter.values) + 50 if is_wide else PANEL
     figure = go.Figure(layout=layout(height, hovermode="closest"))
     figure.add_scatter(
@@ -186,7 +150,7 @@ def _slice(data: SweepData, parameter: Parameter, values: Mapping[int, float]) -
         y=dots.x if is_wide else dots.y,
         text=[escape(data.rows[point]["name"]) for point in chosen],
         mode="markers",
-        marker={"size": 9, "opacity": 0.85} | _markers(styles, chosen),
+        marker={"size": 9, "opacity": 0.85} | _markers(data, chosen),
         showlegend=False,
         hovertemplate="%{text}: " + ("%{x:.4~g}" if is_wide else "%{y:.4~g} at %{x:.4~g}") + "<extra></extra>",
     )
@@ -203,10 +167,6 @@ def _slice(data: SweepData, parameter: Parameter, values: Mapping[int, float]) -
     return figure
 
 
-def _markers(styles: Mapping[int, tuple[str, str]], points: Sequence[int]) -> dict[str, list[str]]:
-    return {"color": [styles[point][0] for point in points], "symbol": [styles[point][1] for point in points]}
-
-
 def _colour_parameter(data: SweepData) -> Parameter | None:
     """Returns the parameter whose values give points their colours: the cell, or the most important categorical one."""
     if cell := find_categorical(list(data.parameters.values()), "cell"):
@@ -216,30 +176,36 @@ def _colour_parameter(data: SweepData) -> Parameter | None:
     return next((one for one in candidates if 1 < len(one.values) <= len(SYMBOLS)), None)
 
 
-def _styles(data: SweepData) -> dict[int, tuple[str, str]]:
-    """Returns colour and marker by point."""
+def _markers(data: SweepData, points: Sequence[int]) -> dict[str, list[str]]:
+    """Returns colours and symbols of points, by the parameter that gives colours."""
     parameter = _colour_parameter(data)
-    indices = {p: parameter.index(value) for p, value in data.values(parameter).items()} if parameter else {}
-    known = {p: (line_style(index)[0], SYMBOLS[index % len(SYMBOLS)]) for p, index in indices.items()}
-    return {point: known.get(point, (BEST, SYMBOLS[0])) for point in data.rows}
+    values = data.values(parameter) if parameter else {}
+    indices = [parameter.index(values[p]) if parameter and p in values else 0 for p in points]
+    return {
+        "color": [line_style(index)[0] for index in indices],
+        "symbol": [SYMBOLS[index % len(SYMBOLS)] for index in indices],
+    }
 
 
 def _add_legend(figure: go.Figure, data: SweepData, points: Sequence[int], mode: str = "markers") -> None:
     """Adds the values that give `points` their colours to the legend."""
     if (parameter := _colour_parameter(data)) is None:
         return
-    styles, values = _styles(data), data.values(parameter)
+    values = data.values(parameter)
     shown = sorted((point for point in points if point in values), key=lambda point: parameter.index(values[point]))
-    for name, (colour, symbol) in {escape(parameter.text(values[point])): styles[point] for point in shown}.items():
-        marker, line = {"color": colour, "symbol": symbol, "size": 9}, {"color": colour, "width": 3}
-        figure.add_scatter(x=[None], y=[None], mode=mode, name=name, marker=marker, line=line, showlegend=True)
+    for name, point in {escape(parameter.text(values[point])): point for point in shown}.items():
+        style = _markers(data, [point])
+        line = {"color": style["color"][0], "width": 3}
+        figure.add_scatter(
+            x=[None], y=[None], mode=mode, name=name, marker={"size": 9} | style, line=line, showlegend=True
+        )
 
 
 def _categorical_chart(data: SweepData, compared: Mapping[str, Any]) -> Chart:
     """Returns every point by the value of a categorical parameter, and the mean of each value with its interval."""
     parameter, objective, basis = data.parameters[compared["key"]], data.objective, compared["bases"][0]
-    used, scores = data.values(parameter), data.scores()
-    scores = {point: score for point, score in scores.items() if point in used}
+    used, score = data.values(parameter), data.score_label(basis["step"])
+    scores = {point: value for point, value in data.scores(basis["step"]).items() if point in used}
     figure = _slice(data, parameter, scores)
     figure.update_traces(marker={"color": MUTED, "size": 7, "opacity": 0.45, "symbol": "circle"})
     for place, row in enumerate(basis["values"]):
@@ -248,7 +214,7 @@ def _categorical_chart(data: SweepData, compared: Mapping[str, Any]) -> Chart:
         interval = f"95 % {objective.text(low)} to {objective.text(high)}" if row["interval"] else "a single point"
         figure.add_scatter(
             x=[mean],
-            y=[repr(_coordinate(parameter, row["value"]))],
+            y=[repr(escape(row["text"]))],
             mode="markers",
             marker={"color": colour, "size": 12, "symbol": "diamond"},
             error_x=error_bars([mean], [(low, high)], colour),
@@ -262,22 +228,22 @@ def _categorical_chart(data: SweepData, compared: Mapping[str, Any]) -> Chart:
     means = ", ".join(f"{row['text']} {objective.text(row['mean'])}" for row in basis["values"])
     return Chart(
         f"value-{parameter.key}",
-        f"{parameter.label}: {data.score}",
-        f"Dot chart of {data.score} by {parameter.label}, means: {means}.",
+        f"{parameter.label}: {score}",
+        f"Dot chart of {score} by {parameter.label}, means: {means}.",
         " ".join(one["statement"] for one in compared["bases"]),
         figure,
     )
 
 
 def _numeric_chart(data: SweepData, parameter: Parameter) -> Chart | None:
-    used = data.values(parameter)
-    scores = {point: score for point, score in data.scores().items() if point in used}
+    used, score = data.values(parameter), data.score_label(data.step)
+    scores = {point: value for point, value in data.scores(data.step).items() if point in used}
     if len({used[point] for point in scores}) < 2:
         return None
     return Chart(
         f"range-{parameter.key}",
-        f"{parameter.label}: {data.score}",
-        f"Scatter chart: {data.score} against {parameter.label}.",
+        f"{parameter.label}: {score}",
+        f"Scatter chart: {score} against {parameter.label}.",
         "A point each that uses it and has a score there.",
         _slice(data, parameter, scores),
     )
@@ -381,18 +347,19 @@ def _heatmap(
 
 def _curves_chart(data: SweepData) -> Chart | None:
     """Returns the learning curves of all trials; how a trial ended shows in its line."""
-    best, objective, styles = (data.findings["lead"] or {}).get("point"), data.objective, _styles(data)
+    best, objective = (data.findings["lead"] or {}).get("point"), data.objective
     # The winner is drawn last, on top.
     curves = sorted(data.findings["curves"], key=lambda one: (one["state"] == "finished", one["point"] == best))
     if not any(len(curve["steps"]) > 1 for curve in curves):
         return None
-    study = create_study("minimize")
+    study = build_study(["minimize"], [])
     for curve in curves:
         history = dict(zip(curve["steps"], curve["scores"], strict=True))
         study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values=history))
     figure = go.Figure(visualization.plot_intermediate_values(study).data, layout(PANEL + 100, hovermode="closest"))
     for curve, line in zip(curves, figure.data, strict=True):
-        is_finished, is_best, colour = curve["state"] == "finished", curve["point"] == best, styles[curve["point"]][0]
+        is_finished, is_best = curve["state"] == "finished", curve["point"] == best
+        colour = _markers(data, [curve["point"]])["color"][0]
         dash = {"stopped": "dash", "diverged": "dot"}.get(curve["state"], "solid")
         line.update(
             mode="lines" if len(curve["steps"]) > 1 else "markers",
@@ -430,10 +397,10 @@ def _curve_range(objective: Objective, curves: Sequence[Mapping[str, Any]]) -> l
 
 def _history_chart(data: SweepData) -> Chart | None:
     """Returns the score of each point in the order of the search, and the best up to then."""
-    scores = data.scores()
+    scores, score = data.scores(data.step), data.score_label(data.step)
     if len(scores) < 2:
         return None
-    dots, best, _ = visualization.plot_optimization_history(_study(data, scores), target_name="points").data
+    dots, best, _ = visualization.plot_optimization_history(data.study(scores), target_name="points").data
     figure = go.Figure([dots, best], layout(PANEL, hovermode="closest"))
     names, hover = [escape(data.rows[point]["name"]) for point in scores], "%{text}: %{y:.4~g}<extra></extra>"
     figure.data[0].update(x=list(scores), text=names, hovertemplate=hover, marker={"color": MUTED, "size": 8})
@@ -441,8 +408,8 @@ def _history_chart(data: SweepData) -> Chart | None:
     figure.update_xaxes(title=axis_title("Number of the point"), showgrid=False, rangemode="tozero")
     return Chart(
         "history",
-        f"The search: {data.score}",
-        f"Scatter chart: {data.score} of {len(scores)} points in the order of the search, with the best so far.",
+        f"The search: {score}",
+        f"Scatter chart: {score} of {len(scores)} points in the order of the search, with the best so far.",
         "Points in the order in which they were tried. Where the best still improves at the end, a longer search may "
         "pay.",
         figure,
@@ -487,12 +454,12 @@ def _front_chart(data: SweepData, front: Mapping[str, Any]) -> Chart:
     x, y = (metric_info(front[axis]) for axis in ("x", "y"))
     values = {one["point"]: [one["x"], one["y"]] for one in front["points"]}  # sorted by x, as a line wants them
     objectives = {one.name: one for one in (SPEED, *data.objectives)}
-    study = _study(data, values, [objectives[front[axis]].direction for axis in ("x", "y")])
-    drawn, styles = visualization.plot_pareto_front(study, target_names=[x.label, y.label]), _styles(data)
+    study = data.study(values, [objectives[front[axis]].direction for axis in ("x", "y")])
+    drawn = visualization.plot_pareto_front(study, target_names=[x.label, y.label])
     figure = go.Figure(drawn.data, layout(PANEL + 60, hovermode="closest"))
     for dots, size, opacity in zip(figure.data, (8, 13), (0.55, 1.0), strict=True):
         chosen = [list(values)[number] for number in dots.marker.color or ()]
-        dots.marker = {"size": size, "opacity": opacity} | _markers(styles, chosen)
+        dots.marker = {"size": size, "opacity": opacity} | _markers(data, chosen)
         dots.update(text=[escape(data.rows[point]["name"]) for point in chosen])
         dots.update(hovertemplate="%{text}<br>%{y:.4~g} at %{x:,.4~g}<extra></extra>")
     figure.data[1].update(mode="markers+lines", line={"color": "var(--ink)", "width": 1.5, "dash": "dot"})

@@ -9,9 +9,11 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
 from unrolled.config.load import format_value
@@ -261,10 +263,27 @@ def _known(values: Any) -> list[float]:
     return [number for value in values if (number := finite(value)) is not None]
 
 
-def create_study(*directions: str) -> optuna.Study:
-    """Returns an empty Optuna study in memory, without its line in the log."""
+def build_study(
+    directions: Sequence[str],
+    values: Sequence[Sequence[float]],
+    params: Sequence[Mapping[str, Any]] | None = None,
+    distributions: Mapping[str, BaseDistribution] | None = None,
+) -> optuna.Study:
+    """Returns an Optuna study of finished trials, in memory.
+
+    Args:
+        directions: ``minimize`` or ``maximize``, for each value of a trial.
+        values: values per trial.
+        params: parameters per trial; a trial need not have all.
+        distributions: distributions of all parameters.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(directions=directions)
+    study = optuna.create_study(directions=list(directions))
+    for index, scores in enumerate(values):
+        own = dict(params[index]) if params else {}
+        known = {name: distributions[name] for name in own} if distributions else {}
+        study.add_trial(create_trial(values=list(scores), params=own, distributions=known))
+    return study
 
 
 SPEED = Objective("tokens_per_second", lower_is_better=False)
@@ -281,15 +300,15 @@ def pareto_fronts(points: Sequence[Point], objectives: Sequence[Objective]) -> l
     found = []
     for other in [*others, *([SPEED] if SPEED.name not in [one.name for one in objectives] else [])]:
         measured = [(objective_value(point, other), objective_value(point, first), point) for point in points]
-        known = [
+        known: list[dict[str, Any]] = [
             {"name": point.name, "point": point.number, "x": x, "y": y}
             for x, y, point in measured
             if point.state == "finished" and x is not None and y is not None
         ]
         if len(known) > 1:
             known.sort(key=lambda one: (one["x"], one["y"]))
-            study = create_study(other.direction, first.direction)
-            study.add_trials([create_trial(values=[one["x"], one["y"]]) for one in known])
+            values = [[float(one["x"]), float(one["y"])] for one in known]
+            study = build_study([other.direction, first.direction], values)
             best = {trial.number for trial in study.best_trials}
             for number, one in enumerate(known):
                 one["front"] = number in best
@@ -332,13 +351,18 @@ class SweepData:
         return {row["point"]: row for row in sorted(self.findings["ranking"], key=lambda row: row["point"])}
 
     @property
-    def score(self) -> str:
-        """The name of `scores`: ``loss at step 100`` or ``loss at the end``."""
-        return f"{self.objective.word} {at_step(self.findings['step'])}"
+    def step(self) -> int | None:
+        """The step at which points are compared; None: at the end."""
+        step: int | None = self.findings["step"]
+        return step
 
-    def scores(self) -> dict[int, float]:
-        """Returns scores by point: at the step at which points are compared, or at the end of those that finished."""
-        if self.findings["step"] is not None:
+    def score_label(self, step: int | None) -> str:
+        """Returns the name of `scores`: ``loss at step 100`` or ``loss at the end``."""
+        return f"{self.objective.word} {at_step(step)}"
+
+    def scores(self, step: int | None) -> dict[int, float]:
+        """Returns scores by point: at the common step, or at the end of the points that finished if `step` is None."""
+        if step is not None:
             return {point: row["at_step"] for point, row in self.rows.items() if row["at_step"] is not None}
         finished = {point: row for point, row in self.rows.items() if row["state"] == "finished"}
         ends = {point: row["scores"][self.objective.name]["mean"] for point, row in finished.items()}
@@ -349,3 +373,31 @@ class SweepData:
         given = {point: row["parameters"] for point, row in self.rows.items()}
         used = {point: values[parameter.key] for point, values in given.items() if parameter.key in values}
         return {point: one for point, one in used.items() if parameter.categorical or finite(one) is not None}
+
+    def study(self, values: Mapping[int, Any], directions: Sequence[str] = ()) -> optuna.Study:
+        """Returns an Optuna study with a trial for each point of `values`, in their order.
+
+        Its parameters are called by their labels and categories by their texts, both escaped for plotly.
+
+        Args:
+            values: scores by point, or with `directions` several per point.
+        """
+        used = {escape(one.label): (one, self.values(one)) for one in self.parameters.values()}
+        return build_study(
+            directions or [self.objective.direction],
+            [score if directions else [score] for score in values.values()],
+            [{label: _coordinate(one, by[p]) for label, (one, by) in used.items() if p in by} for p in values],
+            {label: _distribution(one, list(by.values())) for label, (one, by) in used.items() if by},
+        )
+
+
+def _coordinate(parameter: Parameter, value: Any) -> Any:
+    return escape(parameter.text(value)) if parameter.categorical else float(value)
+
+
+def _distribution(parameter: Parameter, used: Sequence[Any]) -> BaseDistribution:
+    if parameter.categorical:
+        known = dict.fromkeys(_coordinate(parameter, value) for value in [*parameter.values, *used])
+        return CategoricalDistribution(list(known))
+    # Population-based training may leave the range.
+    return FloatDistribution(min([parameter.low, *used]), max([parameter.high, *used]), log=parameter.logarithmic)

@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator
-from optuna.trial import create_trial
 from scipy.stats import bootstrap, fisher_exact, permutation_test, ttest_1samp, ttest_ind
 
 from unrolled.metrics import compact_letter_display, holm_correction, mean_interval, proportion_interval
-from unrolled.reports.sweep_points import Objective, Parameter, Point, at_step, canonical, common_step, create_study
+from unrolled.reports.sweep_points import Objective, Parameter, Point, at_step, build_study, canonical, common_step
 from unrolled.reports.text import LEVEL
 
 FEW = 10
@@ -343,14 +342,8 @@ def _shares(parameters: Sequence[Parameter], scored: Scored) -> dict[str, tuple[
 
 
 def _fanova(parameters: Sequence[Parameter], rows: Sequence[dict[str, Any]], scores: np.ndarray) -> dict[str, float]:
-    study = create_study("minimize")
     distributions = {one.key: _distribution(one, [row[one.key] for row in rows]) for one in parameters}
-    study.add_trials(
-        [
-            create_trial(params=row, distributions=distributions, value=float(score))
-            for row, score in zip(rows, scores, strict=True)
-        ]
-    )
+    study = build_study(["minimize"], [[float(score)] for score in scores], rows, distributions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shares = FanovaImportanceEvaluator(n_trees=TREES, seed=SEED).evaluate(study)
