@@ -12,7 +12,7 @@ from small_configs import TINY
 from unrolled.cli import main
 from unrolled.recurrence import CELLS, Stack
 from unrolled.recurrence.gradient_flow import gradient_flow
-from unrolled.reports.gradient_flow import Measurement, distances, measure, table, write_report
+from unrolled.reports.gradient_flow import Measurement, measure, table, table_distances, write_report
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_run_is_measured_with_its_checkpoint(run, capsys):
 
 
 def test_a_long_table_shows_some_distances(sample):
-    assert distances(sample.flows) == [1, 2, 5, 20, 50, 100]
+    assert table_distances(sample.flows) == [1, 2, 5, 20, 50, 100]
     lines = table(sample)
     assert max(map(len, lines)) <= 100 and len(lines) == 3 + 4 + 2
     assert len({line.rindex(word) + len(word) for line in lines[2:7] if (word := line.split()[-1])}) == 1

@@ -16,7 +16,7 @@ from evaluation_report_samples import some_outputs, some_results, write
 from search_report_samples import searched_outputs, searched_results
 from unrolled.reports.examples import page_rows
 from unrolled.reports.gallery import attention_charts
-from unrolled.reports.search_plots import curse, search_charts, sweeps
+from unrolled.reports.search_plots import beam_search_curse, search_charts, setting_sweeps
 from unrolled.reports.text import differ_significantly, headline, significance_tables, strategy_title, summary
 
 
@@ -94,11 +94,11 @@ def test_letters_stand_in_for_p_values() -> None:
 @given(st.integers(0, 4), st.sampled_from([0.001, 0.4]), st.booleans())
 def test_the_curse_is_stated_only_as_far_as_seen(peak: int, p: float, rises: bool) -> None:
     results = with_p(searched_results(), p)
-    sweep = sweeps(results, "bleu", "size", ("beam",))[0]
+    sweep = setting_sweeps(results, "bleu", "size", ("beam",))[0]
     for place, (_, name) in enumerate(sweep):
         results["strategies"][name]["bleu"] = 38.0 - 0.5 * abs(place - peak)
         results["strategies"][name]["model_score"] = -0.5 + (0.02 if rises else -0.02) * place
-    said = curse(results, "bleu", sweep)
+    said = beam_search_curse(results, "bleu", sweep)
     assert ("rises from −0.50 to −0.42" in said) == rises
     assert said.endswith("the beam-search curse.") == (peak < 4 and p < 0.05 and rises)
     assert ("not significant" in said) == (peak < 4 and p > 0.05)
@@ -112,8 +112,10 @@ def test_a_sweep_holds_strategies_alike_in_all_else() -> None:
     results = searched_results()
     results["strategies"]["beam:size=20"]["settings"]["length_penalty"] = 0.0
     results["strategies"]["beam:size=10"]["settings"]["best"] = 5  # changes no output
-    assert [[size for size, _ in sweep] for sweep in sweeps(results, "bleu", "size", ("beam",))] == [[1, 2, 5, 10]]
-    assert sweeps(some_results(), "bleu", "size", ("beam",)) == []
+    assert [[size for size, _ in sweep] for sweep in setting_sweeps(results, "bleu", "size", ("beam",))] == [
+        [1, 2, 5, 10]
+    ]
+    assert setting_sweeps(some_results(), "bleu", "size", ("beam",)) == []
 
 
 def test_search_charts_draw_the_figures() -> None:
@@ -128,7 +130,7 @@ def test_search_charts_draw_the_figures() -> None:
 
 def test_searches_that_change_nothing_are_called_equal() -> None:
     results = searched_results()
-    for _, name in sweeps(results, "bleu", "size", ("beam",))[0]:
+    for _, name in setting_sweeps(results, "bleu", "size", ("beam",))[0]:
         results["strategies"][name] |= {"bleu": 38.0, "model_score": -0.5}
     charts = {chart.id: chart for chart in search_charts(results)}
     assert "Beam search scores the same at every beam size." in charts["by-size"].note

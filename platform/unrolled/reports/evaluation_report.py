@@ -1,11 +1,4 @@
-"""Evaluation reports.
-
-The charts of scores: all strategies, and groups of sentences and words.
-
-The charts of a training run: learning curves, gradient norm and learning rate.
-
-The report of an evaluation: one HTML file that opens without a network and is pleasant to read.
-"""
+"""Evaluation reports: the HTML page of an evaluation, with charts of scores and of the training."""
 
 from __future__ import annotations
 
@@ -18,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from unrolled.metrics import METRICS, metric_info
 from unrolled.metrics.words import TOKENIZER_SIGNATURE
-from unrolled.reports.examples import BESIDE_PHOTOS, BYTES, page_rows
+from unrolled.reports.examples import MAX_BYTES, MAX_BYTES_WITH_PHOTOS, page_rows
 from unrolled.reports.gallery import Picture, attention_charts, gallery
 from unrolled.reports.page import (
     Card,
@@ -30,6 +23,7 @@ from unrolled.reports.page import (
     interval,
     layout,
     model_cards,
+    present,
     report_facts,
     strategy_colour,
     strategy_marker,
@@ -54,29 +48,122 @@ from unrolled.reports.text import (
     summary,
 )
 
-MANY = 6  # dots in a chart from which they move together
+
+def write_report(
+    results: dict[str, Any],
+    outputs: list[dict[str, Any]],
+    history: list[dict[str, Any]],
+    config_yaml: str,
+    path: Path,
+    pictures: Mapping[int, Picture] | None = None,
+) -> None:
+    """Writes an evaluation as one self-contained HTML file of at most 6 MB.
+
+    Args:
+        results: content of results.json; intervals, lengths and single metrics may be missing.
+        outputs: rows of outputs.jsonl. Of many, the page shows an even selection of about 1,000.
+        history: rows of metrics.jsonl; empty where the training is not known.
+        config_yaml: the resolved config of the run.
+        path: the file to write; its folder is made.
+        pictures: photographs of the rows with ``shown``, by ``index``; a gallery of them replaces the heatmaps and the
+            best and worst examples.
+    """
+    charts = {
+        "scores": score_charts(results),
+        "search": search_charts(results),
+        "groups": group_charts(results),
+        "attention": [] if pictures else attention_charts(outputs),
+        "training": training_charts(history, results.get("headline", "")),
+    }
+    names = _ranked(results)
+    # In the order of the run, so that an example's lines keep their places from report to report.
+    strategies = list(results["strategies"])
+    kinds = {strategy_kind(name) for name in names}
+    photos = gallery(outputs, pictures or {}, results["headline"], strategies) if pictures else []
+    examples = page_rows(outputs, strategies, names, MAX_BYTES_WITH_PHOTOS if photos else MAX_BYTES)
+    signatures = _signatures(results)
+    write_page(
+        path,
+        "report.html.j2",
+        charts,
+        results=results,
+        models=f"{len(members)} models as one" if (members := results.get("ensemble")) else "One model",
+        headline=headline(results),
+        summary=summary(results),
+        cards=_cards(results, history, names[0]),
+        table=strategy_table(results, names),
+        pairs=significance_tables(results),
+        about=[text for name, text in ABOUT.items() if name in kinds],
+        examples=examples | {"best": [], "worst": []} if photos else examples,
+        gallery=photos,
+        gazes={card["index"]: card["gaze"] for group in photos for card in group["cards"] if card["gaze"]},
+        headline_metric=metric_info(results["headline"]).label if photos else "",
+        several=any(len(row.get("references") or ()) > 1 for row in outputs),
+        unreadable=results.get("unreadable") or {},
+        strategies=[
+            {"name": name, "title": strategy_title(name), "colour": strategy_colour(name)} for name in strategies
+        ],
+        signatures=signatures,
+        of_captions=any(TOKENIZER_SIGNATURE in signature["text"] for signature in signatures),
+        facts=report_facts(results),
+        config_yaml=config_yaml,
+    )
+
+
+def _ranked(results: Results) -> list[str]:
+    """Returns the strategies from best to worst, or in the run's order where nothing was scored."""
+    names = metric_names(results)
+    return rank_strategies(results, names[0]) if names else list(results["strategies"])
+
+
+def _cards(results: Results, history: Sequence[Mapping[str, Any]], leader: str) -> list[Card]:
+    """Returns the main numbers: the best score of each metric, speed, size and training."""
+    cards = []
+    for name in metric_names(results)[:3]:
+        best = rank_strategies(results, name)[0]
+        row = results["strategies"][best]
+        notes = [note for note in (short_title(best), interval(row, name)) if note]
+        cards.append(Card(metric_info(name).label, metric_info(name).format(row[name]), notes))
+    if speed := finite(results["strategies"][leader].get("sentences_per_second")):
+        cards.append(Card("Speed", f"{speed:,.0f}", ["outputs a second", short_title(leader)]))
+    return cards + model_cards(results, history)
+
+
+def _signatures(results: Results) -> list[dict[str, str]]:
+    """Returns each distinct metric signature once, with its strategies where signatures differ."""
+    users: dict[tuple[str, str], list[str]] = {}
+    for strategy, row in results["strategies"].items():
+        for name, signature in (row.get("signatures") or {}).items():
+            users.setdefault((name, signature), []).append(strategy_title(strategy))
+    count = len(results["strategies"])
+    return [
+        {"label": metric_info(name).label, "text": text, "users": "" if len(who) == count else ", ".join(who)}
+        for (name, text), who in users.items()
+    ]
+
+
+MANY = 6
+"""Strategies from which the dots of a chart are smaller and closer."""
 
 
 def score_charts(results: Results) -> list[Chart]:
-    """Returns one dot chart a metric: a dot a strategy, whiskers for its 95 % interval."""
+    """Returns a chart per metric, with a dot per strategy and whiskers for its 95 % interval."""
     return [_score_chart(results, name) for name in metric_names(results)]
 
 
 def group_charts(results: Results) -> list[Chart]:
-    """Returns scores by length of the sentence and by frequency of the word, as far as they were measured."""
-    charts = (_length_chart(results), _frequency_chart(results))
-    return [chart for chart in charts if chart is not None]
+    """Returns scores by sentence length and by word frequency, as far as they were measured."""
+    return present([_length_chart(results), _frequency_chart(results)])
 
 
 def _score_chart(results: Results, name: str) -> Chart:
     known, strategies = metric_info(name), scored_strategies(results, name)
     many = len(strategies) >= MANY
-    figure = go.Figure(
-        layout=layout(56 + (34 if many else 52) * len(strategies), showlegend=False, hovermode="closest")
-    )
+    height = 56 + (34 if many else 52) * len(strategies)
+    figure = go.Figure(layout=layout(height, showlegend=False, hovermode="closest"))
     ends: list[float] = []
     for strategy in strategies:
-        row, paint = results["strategies"][strategy], strategy_colour(strategy)
+        row, colour = results["strategies"][strategy], strategy_colour(strategy)
         value = row[name]
         low, high = (row.get("intervals") or {}).get(name) or (value, value)
         ends += [low, high]
@@ -88,8 +175,8 @@ def _score_chart(results: Results, name: str) -> Chart:
             textposition="top center",
             textfont={"color": "var(--ink)", "size": 11 if many else 13},
             cliponaxis=False,
-            marker={"color": paint, "size": 10 if many else 13, "symbol": strategy_marker(strategy)},
-            error_x=error_bars([value], [(low, high)], paint),
+            marker={"color": colour, "size": 10 if many else 13, "symbol": strategy_marker(strategy)},
+            error_x=error_bars([value], [(low, high)], colour),
             hovertemplate=f"%{{y}}: {known.format(value)}<br>{low:.1f} to {high:.1f}<extra></extra>",
         )
     margin = 0.12 * (max(ends) - min(ends)) or 1.0
@@ -100,7 +187,7 @@ def _score_chart(results: Results, name: str) -> Chart:
 
 
 def _length_chart(results: Results) -> Chart | None:
-    """Returns the headline metric by sentence length, or None where no strategy has buckets."""
+    """Returns the headline metric by sentence length; None where it was not measured."""
     buckets = {name: row["by_length"] for name, row in results["strategies"].items() if row.get("by_length")}
     names = [name for name in metric_names(results) if any(name in b for rows in buckets.values() for b in rows)]
     if not names:
@@ -109,7 +196,7 @@ def _length_chart(results: Results) -> Chart | None:
     strategies = best_of_kinds([one for one in rank_strategies(results, names[0]) if one in buckets])
     figure = go.Figure(layout=layout(380))
     for strategy in strategies:
-        labels = [f"{_span(b)}<br>n = {b['examples']:,}" for b in buckets[strategy]]
+        labels = [f"{_range_label(b)}<br>n = {b['examples']:,}" for b in buckets[strategy]]
         _line(figure, strategy, labels, [finite(b.get(names[0])) for b in buckets[strategy]], known.unit)
     _group_axis(figure, "Words in the input")
     figure.update_yaxes(rangemode="tozero", ticksuffix=known.unit)
@@ -124,7 +211,7 @@ def _length_chart(results: Results) -> Chart | None:
 
 
 def _frequency_chart(results: Results) -> Chart | None:
-    """Returns the F1 of words by how often the training split has them, or None where it was not measured."""
+    """Returns the F1 of words by their frequency in the training split; None where it was not measured."""
     measured = results.get("by_frequency") or {}
     names = metric_names(results)
     order = rank_strategies(results, names[0]) if names else list(results["strategies"])
@@ -162,7 +249,7 @@ def _line(figure: go.Figure, strategy: str, labels: list[str], values: list[floa
 
 
 def _group_axis(figure: go.Figure, text: str) -> None:
-    labels = {"tickangle": 0, "tickfont": {"size": 11}}  # five stand beside each other on a phone
+    labels = {"tickangle": 0, "tickfont": {"size": 11}}  # five of them fit side by side on a phone
     figure.update_xaxes(type="category", showgrid=False, title=axis_title(text), **labels)
 
 
@@ -171,7 +258,7 @@ def _kinds_note(results: Results, strategies: list[str]) -> str:
     return " Drawn is the best strategy of each kind; results.json has all." if is_part else ""
 
 
-def _span(bucket: Mapping[str, Any]) -> str:
+def _range_label(bucket: Mapping[str, Any]) -> str:
     first, last = bucket["from"], bucket["to"]
     return f"{first}" if first == last else f"{first}–{last}"
 
@@ -180,15 +267,18 @@ DECODED = " The validation score comes from decoded text, so it may improve whil
 
 
 def training_charts(history: Rows, headline: str) -> list[Chart]:
-    """Returns the learning curves, gradient norm and learning rate of metrics.jsonl, as far as logged."""
-    train = [row for row in history if row.get("kind") == "train"]
-    validation = [row for row in history if row.get("kind") == "validation"]
-    charts = [
-        _learning_chart(downsample(train), downsample(validation), headline, _best_step(validation)),
-        _gradient_chart(downsample(train)),
-        _rate_chart(downsample(train)),
-    ]
-    return [chart for chart in charts if chart is not None]
+    """Returns learning curves, gradient norm and learning rate from rows of metrics.jsonl, as far as logged."""
+    train: Rows = [row for row in history if row.get("kind") == "train"]
+    validation: Rows = [row for row in history if row.get("kind") == "validation"]
+    best = [row["step"] for row in validation if row.get("best")]
+    train, validation = downsample(train), downsample(validation)
+    return present(
+        [
+            _learning_chart(train, validation, headline, best[-1] if best else None),
+            _gradient_chart(train),
+            _rate_chart(train),
+        ]
+    )
 
 
 def _learning_chart(train: Rows, validation: Rows, headline: str, best: float | None) -> Chart | None:
@@ -263,12 +353,12 @@ def _rate_chart(train: Rows) -> Chart | None:
 
 
 def _curve(figure: go.Figure, rows: Rows, key: str, name: str, colour: str, row: int, markers: bool = False) -> None:
-    """Adds `key` of the rows by step; a step without a number (a diverged loss) leaves a gap."""
-    drawn = [item for item in rows if key in item]
-    if drawn:
+    """Adds `key` of the rows by step; values that are not finite leave gaps."""
+    known = [item for item in rows if key in item]
+    if known:
         figure.add_scatter(
-            x=[item["step"] for item in drawn],
-            y=[finite(item[key]) for item in drawn],
+            x=[item["step"] for item in known],
+            y=[finite(item[key]) for item in known],
             name=name,
             mode="lines+markers" if markers else "lines",
             line={"color": colour, "width": 2},
@@ -280,7 +370,7 @@ def _curve(figure: go.Figure, rows: Rows, key: str, name: str, colour: str, row:
 
 
 def _panels(titles: list[str], heights: list[float], height: int) -> go.Figure:
-    """Returns panels one above the other over the same steps, each with its title at the left."""
+    """Returns panels below each other with a common step axis, each with its title at the left."""
     gap = 0.16 if len(titles) > 1 else 0.0
     figure = make_subplots(
         rows=len(titles), shared_xaxes=True, row_heights=heights, vertical_spacing=gap, subplot_titles=titles
@@ -290,101 +380,3 @@ def _panels(titles: list[str], heights: list[float], height: int) -> go.Figure:
     figure.update_xaxes(tickformat=",d", showgrid=False)
     figure.update_xaxes(title=axis_title("Step"), row=len(titles))
     return figure
-
-
-def _best_step(validation: Rows) -> float | None:
-    best = [row["step"] for row in validation if row.get("best")]
-    return best[-1] if best else None
-
-
-def write_report(
-    results: dict[str, Any],
-    outputs: list[dict[str, Any]],
-    history: list[dict[str, Any]],
-    config_yaml: str,
-    path: Path,
-    pictures: Mapping[int, Picture] | None = None,
-) -> None:
-    """Writes the evaluation as one self-contained HTML file of at most 6 MB.
-
-    Args:
-        results: the content of results.json; intervals, lengths and single metrics may be missing.
-        outputs: the rows of outputs.jsonl. Of many, the page shows an even selection of about 1,000.
-        history: the rows of metrics.jsonl; empty where the training is not known.
-        config_yaml: the resolved config of the run.
-        path: the file to write; its folder is made.
-        pictures: photographs of the rows with ``shown``, by ``index``: these make a gallery in place of the heatmaps
-            and of the best and worst examples.
-    """
-    charts = {
-        "scores": score_charts(results),
-        "search": search_charts(results),
-        "groups": group_charts(results),
-        "attention": [] if pictures else attention_charts(outputs),
-        "training": training_charts(history, results.get("headline", "")),
-    }
-    names = _ranked(results)
-    # The order of the run, so that an example's lines stay where they are from report to report.
-    strategies = list(results["strategies"])
-    kinds = {strategy_kind(name) for name in names}
-    photos = gallery(outputs, pictures or {}, results["headline"], strategies) if pictures else []
-    examples = page_rows(outputs, strategies, names, BESIDE_PHOTOS if photos else BYTES)
-    signatures = _signatures(results)
-    write_page(
-        path,
-        "report.html.j2",
-        charts,
-        results=results,
-        models=f"{len(members)} models as one" if (members := results.get("ensemble")) else "One model",
-        headline=headline(results),
-        summary=summary(results),
-        cards=_cards(results, history, names[0]),
-        table=strategy_table(results, names),
-        pairs=significance_tables(results),
-        about=[text for name, text in ABOUT.items() if name in kinds],
-        examples=examples | {"best": [], "worst": []} if photos else examples,
-        gallery=photos,
-        gazes={card["index"]: card["gaze"] for group in photos for card in group["cards"] if card["gaze"]},
-        headline_metric=metric_info(results["headline"]).label if photos else "",
-        several=any(len(row.get("references") or ()) > 1 for row in outputs),
-        unreadable=results.get("unreadable") or {},
-        strategies=[
-            {"name": name, "title": strategy_title(name), "colour": strategy_colour(name)} for name in strategies
-        ],
-        signatures=signatures,
-        of_captions=any(TOKENIZER_SIGNATURE in signature["text"] for signature in signatures),
-        facts=report_facts(results),
-        config_yaml=config_yaml,
-    )
-
-
-def _ranked(results: Results) -> list[str]:
-    """Returns the strategies from best to worst, in the run's order where nothing was scored."""
-    names = metric_names(results)
-    return rank_strategies(results, names[0]) if names else list(results["strategies"])
-
-
-def _cards(results: Results, history: Sequence[Mapping[str, Any]], leader: str) -> list[Card]:
-    """Returns the main numbers: each metric's best, then speed, size and training."""
-    cards = []
-    for name in metric_names(results)[:3]:
-        best = rank_strategies(results, name)[0]
-        row = results["strategies"][best]
-        notes = [note for note in (short_title(best), interval(row, name)) if note]
-        cards.append(Card(metric_info(name).label, metric_info(name).format(row[name]), notes))
-    if speed := finite(results["strategies"][leader].get("sentences_per_second")):
-        cards.append(Card("Speed", f"{speed:,.0f}", ["outputs a second", short_title(leader)]))
-    return cards + model_cards(results, history)
-
-
-def _signatures(results: Results) -> list[dict[str, str]]:
-    """Returns each distinct signature once, with the strategies it belongs to where they differ."""
-    users: dict[tuple[str, str], list[str]] = {}
-    for strategy, row in results["strategies"].items():
-        for name, signature in (row.get("signatures") or {}).items():
-            users.setdefault((name, signature), []).append(strategy_title(strategy))
-    count = len(results["strategies"])
-    return [
-        {"label": metric_info(name).label, "text": text, "users": "" if len(who) == count else ", ".join(who)}
-        for (name, text), who in users.items()
-    ]

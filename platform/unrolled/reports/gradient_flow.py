@@ -1,9 +1,4 @@
-"""Gradient-flow reports.
-
-Gradient flow of a whole model: one training batch, its loss, and what reaches every recurrent layer step by step.
-
-The page of `unrolled gradients`: how far the gradient reaches back, beside the picture of the textbooks.
-"""
+"""Gradient-flow reports: how far the gradient of a model reaches back in time, on its first training batch."""
 
 from __future__ import annotations
 
@@ -27,27 +22,28 @@ from unrolled.recurrence.gradient_flow import (
     gradient_flow,
     textbook_gradient_flow,
 )
-from unrolled.reports.page import Chart, axis_title, layout, line_style, write_page
+from unrolled.reports.page import Chart, add_line, axis_title, layout, line_style, write_page
 from unrolled.reports.text import joined
 from unrolled.tasks import PreparedData, Task, make_task, prepare
 from unrolled.training.checkpoint import load_model
 from unrolled.training.run_dir import choose_checkpoint, open_run
 
 DISTANCES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-COLUMNS = 6
-"""Distances that a table of 100 columns has room for."""
+MAX_DISTANCES = 6
+"""As many fit into a table of 100 characters."""
 RULE = f"vanishing: less than {VANISHING:g} is left at the farthest step; exploding: more than {EXPLODING:g}"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured, and on what.
+    """The gradient flow of a model.
 
     Attributes:
-        name: of the run or config.
-        parameters: whose they are, such as `checkpoint step-264`.
-        targets: of the batch; the loss is their mean.
-        page: where the HTML page belongs.
+        name: name of the run or config.
+        parameters: origin of the parameters, such as `checkpoint step-264`.
+        targets: number of targets in the batch, over which the loss is a mean.
+        flows: one per recurrent layer.
+        page: path of the HTML page.
     """
 
     name: str
@@ -58,15 +54,15 @@ class Measurement:
 
 
 def measure(path: str | Path, *, overrides: Sequence[str] = (), checkpoint: str | None = None) -> Measurement:
-    """Measures a trained run, or the fresh model of a config, on the first training batch; on the CPU, in float64.
+    """Measures a trained run, or the untrained model of a config, on the first training batch; on the CPU in float64.
 
     Args:
         path: a run's folder, or a YAML file.
-        overrides: of the config, such as ``model.decoder.cell=lstm``.
-        checkpoint: of a run: `best` (default), `last`, `step-N`, `average` or `average-N`.
+        overrides: overrides of the config, such as ``model.decoder.cell=lstm``.
+        checkpoint: checkpoint of a run: `best` (default), `last`, `step-N`, `average` or `average-N`.
 
     Raises:
-        UserError: something given cannot be used.
+        UserError: an argument cannot be used.
     """
     if Path(path).suffix in (".yaml", ".yml"):
         return _measure_config(load_config(path, overrides), path, checkpoint)
@@ -99,37 +95,37 @@ def _measure_config(config: Config, path: str | Path, checkpoint: str | None) ->
 
 def _on_first_batch(task: Task, model: nn.Module, data: PreparedData) -> tuple[int, list[LayerGradientFlow]]:
     batch = task.plan(data, epoch=0)[0]
-    part = batch.shard(0, 1)
+    shard = batch.shard(0, 1)
     model.double().eval()
-    return batch.tokens, gradient_flow(model, lambda: _loss(task, model, part) / batch.tokens)
+    return batch.tokens, gradient_flow(model, lambda: _loss(task, model, shard) / batch.tokens)
 
 
-def _loss(task: Task, model: nn.Module, part: Any) -> Tensor:
-    """The loss in one piece. An encoder that training walks back by itself, window after window, is not behind it."""
-    return torch.stack([piece.loss for piece in task.losses(model, part, None)]).sum()
+def _loss(task: Task, model: nn.Module, shard: Any) -> Tensor:
+    """Returns the loss of all windows. An encoder whose gradient training propagates separately has none here."""
+    return torch.stack([window.loss for window in task.losses(model, shard, None)]).sum()
 
 
-def distances(flows: Sequence[LayerGradientFlow]) -> list[int]:
-    """Returns the distances that a table shows: `COLUMNS` at most, the nearest and the farthest among them."""
+def table_distances(flows: Sequence[LayerGradientFlow]) -> list[int]:
+    """Returns up to `MAX_DISTANCES` distances for the table, with the nearest and the farthest."""
     reached = [d for d in DISTANCES if d < max((len(flow.remaining) for flow in flows), default=0)]
-    if len(reached) <= COLUMNS:
+    if len(reached) <= MAX_DISTANCES:
         return reached
-    return [reached[round(i * (len(reached) - 1) / (COLUMNS - 1))] for i in range(COLUMNS)]
+    return [reached[round(i * (len(reached) - 1) / (MAX_DISTANCES - 1))] for i in range(MAX_DISTANCES)]
 
 
 def table(measurement: Measurement) -> list[str]:
-    """Returns the lines that the command prints, 100 columns at most."""
+    """Returns the table as lines of at most 100 characters."""
     flows = measurement.flows
-    shown = distances(flows)
+    columns = table_distances(flows)
     head = f"{'layer':<13}{'cell':<13}{'σ(W)':>5}{'σ(J)':>6}{'growth':>8}  {'':<9}"
     lines = [
         f"{measurement.name}, {measurement.parameters}: first training batch, {measurement.targets:,} targets",
         "share of the last step's gradient that is left so many steps back:",
-        (head + "".join(f"{distance:>7}" for distance in shown)).rstrip(),
+        (head + "".join(f"{distance:>7}" for distance in columns)).rstrip(),
     ]
     for flow in flows:
         numbers = f"{max(flow.matrices, default=0.0):>5.2f}{flow.jacobian:>6.2f}{flow.growth:>8.3f}  {flow.verdict:<9}"
-        left = "".join(f"{flow.remaining[d]:>7.0e}" if d < len(flow.remaining) else " " * 7 for d in shown)
+        left = "".join(f"{flow.remaining[d]:>7.0e}" if d < len(flow.remaining) else " " * 7 for d in columns)
         lines.append(f"{flow.layer[:12]:<13}{flow.cell[:12]:<13}{numbers}{left}".rstrip())
     return [
         *lines,
@@ -140,7 +136,7 @@ def table(measurement: Measurement) -> list[str]:
 
 VERBS = {"exploding": "explodes", "vanishing": "vanishes", "steady": "stays steady"}
 FLOOR = 1e-20
-"""Smaller values are drawn on the lower edge: nothing trains on them."""
+"""Lower edge of the charts; smaller gradients train nothing."""
 
 
 def write_report(measurement: Measurement, *, version: str) -> None:
@@ -187,7 +183,7 @@ def _row(flow: LayerGradientFlow) -> dict[str, Any]:
 def _distance_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
     figure = _log_figure("Steps back", "Share of the gradient left")
     for number, flow in enumerate(flows):
-        _line(figure, flow.layer, flow.remaining, *line_style(number))
+        _add_curve(figure, flow.layer, flow.remaining, line_style(number))
     return Chart(
         "distance",
         "How far the last step's gradient reaches",
@@ -202,7 +198,7 @@ def _distance_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
 def _step_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
     figure = _log_figure("Step, in the order of reading", "‖∂L/∂h‖")
     for number, flow in enumerate(flows):
-        _line(figure, flow.layer, flow.norms, *line_style(number))
+        _add_curve(figure, flow.layer, flow.norms, line_style(number))
     norms = [norm for flow in flows for norm in flow.norms if norm > 0]
     if max(norms) < 100 * min(norms):
         figure.update_yaxes(dtick="D2", tickformat=".0e")  # 1, 2 and 5, not every digit
@@ -227,7 +223,7 @@ def _textbook_chart() -> Chart:
         kind = name.split(",")[0]
         dash = {"RNN": "solid", "LSTM": "dash", "GRU": "dashdot"}[kind]
         colour = next(colours[kind]) if kind in colours else "series-greedy"
-        _line(figure, name, flow.remaining, f"var(--{colour})", "dot" if name.endswith("4") else dash)
+        _add_curve(figure, name, flow.remaining, (f"var(--{colour})", "dot" if name.endswith("4") else dash))
     return Chart(
         "textbook",
         "Exploding, vanishing, and the highway",
@@ -248,15 +244,8 @@ def _textbook_note(flows: Mapping[str, LayerGradientFlow]) -> str:
     )
 
 
-def _line(figure: go.Figure, name: str, values: Sequence[float], colour: str, dash: str) -> None:
-    figure.add_scatter(
-        x=list(range(len(values))),
-        y=[max(value, FLOOR) for value in values],
-        name=name,
-        mode="lines" if len(values) > 1 else "markers",
-        line={"color": colour, "width": 2, "dash": dash},
-        hovertemplate="%{y:.2e}",
-    )
+def _add_curve(figure: go.Figure, name: str, values: Sequence[float], style: tuple[str, str]) -> None:
+    add_line(figure, range(len(values)), [max(value, FLOOR) for value in values], name, style, "%{y:.2e}")
 
 
 def _log_figure(x: str, y: str) -> go.Figure:

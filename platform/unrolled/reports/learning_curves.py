@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from unrolled.config.load import flatten, format_value
 from unrolled.errors import UserError
 from unrolled.metrics import metric_info
-from unrolled.reports.page import Chart, Rows, axis_title, downsample, layout, line_style, write_page
+from unrolled.reports.page import Chart, Rows, add_line, axis_title, downsample, layout, line_style, write_page
 from unrolled.reports.text import finite, joined
 from unrolled.tasks import make_task
 from unrolled.training.console import format_duration
@@ -21,14 +21,14 @@ from unrolled.training.run_dir import RunDir, open_run
 
 @dataclass(frozen=True)
 class Curve:
-    """What a run learned.
+    """The learning curve of a run.
 
     Attributes:
-        name: of the run, or its path where two runs have one name.
-        settings: its config by dotted key.
-        validation: rows of metrics.jsonl with the metric that all compared runs have.
-        training: rows of metrics.jsonl.
-        baseline: what is known to be reached without learning, in that metric.
+        name: name of the run, or its path where two runs have the same name.
+        settings: config by dotted key.
+        validation: validation rows of metrics.jsonl, with the metric that is compared.
+        training: training rows of metrics.jsonl.
+        baseline: score of the best constant prediction, if known.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Learning curves that measure the same.
+    """Learning curves of several runs in one metric.
 
     Attributes:
-        metric: its name.
+        metric: name of the metric.
         curves: in the order given.
-        page: where the HTML goes.
+        page: path of the HTML page.
     """
 
     metric: str
@@ -54,10 +54,10 @@ class Comparison:
 
 
 def compare(paths: Sequence[str]) -> Comparison:
-    """Reads the histories of runs whose best checkpoint the same metric chose.
+    """Reads the histories of runs that have the same `training.metric`.
 
     Returns:
-        The comparison, its page beside the first run's folder.
+        The comparison, with its page next to the folder of the first run.
 
     Raises:
         UserError: a path is no run, a run has no validation yet, or runs differ in `training.metric`.
@@ -92,7 +92,7 @@ def _curve(name: str, run: RunDir, score: str) -> Curve:
 
 
 def table(comparison: Comparison) -> list[str]:
-    """Returns a line a run: its best score, when it came, how long the run took, and what sets it apart."""
+    """Returns a table of the runs: best score and its step, duration, and the settings in which runs differ."""
     heading = {
         "name": "RUN",
         "best": metric_info(comparison.metric).label.upper(),
@@ -139,12 +139,12 @@ def _rows(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def _best(curve: Curve) -> Mapping[str, Any]:
-    """Returns the validation whose checkpoint is the best; the first one always was, for a time."""
+    """Returns the last validation that was the best so far."""
     return [row for row in curve.validation if row["best"]][-1]
 
 
 def _settings_apart(curve: Curve, curves: Sequence[Curve]) -> list[str]:
-    """Returns the settings that not all runs share, as overrides are written."""
+    """Returns the settings that not all runs share, as overrides."""
     keys = dict.fromkeys(key for other in curves for key in other.settings if key not in ("name", "storage"))
     apart = [key for key in keys if any(other.settings.get(key) != curves[0].settings.get(key) for other in curves)]
     return [f"{key}={format_value(curve.settings[key])}" for key in apart if key in curve.settings]
@@ -154,7 +154,7 @@ def _score_chart(comparison: Comparison, axis: str, title: str) -> Chart:
     known = metric_info(comparison.metric)
     figure = _figure(title)
     for number, curve in enumerate(comparison.curves):
-        _line(figure, curve.name, curve.validation, axis, comparison.metric, number)
+        _add_curve(figure, curve.name, curve.validation, axis, comparison.metric, number)
     baselines = {curve.baseline for curve in comparison.curves if curve.baseline is not None}
     for baseline in baselines:
         figure.add_hline(y=baseline, line={"color": "var(--ink)", "width": 1, "dash": "dot"})
@@ -174,7 +174,7 @@ def _score_chart(comparison: Comparison, axis: str, title: str) -> Chart:
 def _loss_chart(comparison: Comparison) -> Chart:
     figure = _figure("Step")
     for number, curve in enumerate(comparison.curves):
-        _line(figure, curve.name, curve.training, "step", "loss", number)
+        _add_curve(figure, curve.name, curve.training, "step", "loss", number)
     return Chart(
         "loss",
         "Training loss by step",
@@ -190,14 +190,7 @@ def _figure(x: str) -> go.Figure:
     return figure
 
 
-def _line(figure: go.Figure, name: str, rows: Rows, x: str, y: str, number: int) -> None:
-    colour, dash = line_style(number)
-    drawn = downsample(rows)
-    figure.add_scatter(
-        x=[row[x] for row in drawn],
-        y=[finite(row.get(y)) for row in drawn],
-        name=name,
-        mode="lines" if len(drawn) > 1 else "markers",
-        line={"color": colour, "width": 2, "dash": dash},
-        hovertemplate="%{y:.4~g}",
-    )
+def _add_curve(figure: go.Figure, name: str, rows: Rows, x: str, y: str, number: int) -> None:
+    rows = downsample(rows)
+    values = [finite(row.get(y)) for row in rows]
+    add_line(figure, [row[x] for row in rows], values, name, line_style(number), "%{y:.4~g}")

@@ -124,6 +124,15 @@ def error_bars(values: Sequence[float], intervals: Sequence[Sequence[float]], co
     return {"type": "data", "symmetric": False, **ends, "color": colour, "thickness": 2, "width": 5}
 
 
+def add_line(
+    figure: go.Figure, x: Sequence[Any], y: Sequence[Any], name: str, style: tuple[str, str], hover: str
+) -> None:
+    """Adds a line in a colour and dash; a single value becomes a marker."""
+    line = {"color": style[0], "width": 2, "dash": style[1]}
+    mode = "lines" if len(y) > 1 else "markers"
+    figure.add_scatter(x=list(x), y=list(y), name=name, mode=mode, line=line, hovertemplate=hover)
+
+
 def downsample(rows: Rows) -> Rows:
     """Returns at most `MAX_CURVE_POINTS` of the rows, evenly spaced."""
     return rows[:: -(-len(rows) // MAX_CURVE_POINTS)] if rows else rows

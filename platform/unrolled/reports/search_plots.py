@@ -8,7 +8,16 @@ from collections.abc import Iterable
 import plotly.graph_objects as go
 
 from unrolled.metrics import metric_info
-from unrolled.reports.page import DASHES, Chart, axis_title, layout, strategy_colour, strategy_marker
+from unrolled.reports.page import (
+    DASHES,
+    Chart,
+    axis_title,
+    error_bars,
+    layout,
+    present,
+    strategy_colour,
+    strategy_marker,
+)
 from unrolled.reports.text import (
     Results,
     differ_significantly,
@@ -19,44 +28,45 @@ from unrolled.reports.text import (
     strategy_kind,
     strategy_options,
     strategy_title,
+    uncapitalized,
 )
 
-Sweep = list[tuple[float, str]]
-"""Strategies that differ in one setting alone, with its value, in its order."""
+SettingSweep = list[tuple[float, str]]
+"""Values of a setting in order, with the strategies that differ in it alone."""
 
 
 def search_charts(results: Results) -> list[Chart]:
-    """Returns the headline metric by beam size and by temperature, and beside the model's own score, where two or
-    more strategies differ in that alone."""
+    """Returns the headline metric by beam size, by temperature and against the model's own score, where two or more
+    strategies differ in that setting alone."""
     names = metric_names(results)
     if not names:
         return []
-    beams = sweeps(results, names[0], "size", ("beam",))
-    temperatures = sweeps(results, names[0], "temperature", ("sample", "mbr", "best"))
-    charts = (
-        _size_chart(results, names[0], beams),
-        _curse_chart(results, names[0], beams),
-        _temperature_chart(results, names[0], temperatures),
+    beams = setting_sweeps(results, names[0], "size", ("beam",))
+    temperatures = setting_sweeps(results, names[0], "temperature", ("sample", "mbr", "best"))
+    return present(
+        [
+            _size_chart(results, names[0], beams),
+            _curse_chart(results, names[0], beams),
+            _temperature_chart(results, names[0], temperatures),
+        ]
     )
-    return [chart for chart in charts if chart is not None]
 
 
-def sweeps(results: Results, name: str, setting: str, kinds: Iterable[str]) -> list[Sweep]:
-    """Returns the sweeps over `setting` that have a score: two or more strategies of one kind, alike in all else."""
-    groups: dict[tuple[str, str], Sweep] = {}
+def setting_sweeps(results: Results, name: str, setting: str, kinds: Iterable[str]) -> list[SettingSweep]:
+    """Returns the sweeps over `setting`: two or more scored strategies of one kind that agree in all other settings."""
+    groups: dict[tuple[str, str], SettingSweep] = {}
     for strategy, row in results["strategies"].items():
         settings = dict(row.get("settings") or {})
-        settings.pop("best", None)  # how many outputs are listed changes none of them
+        settings.pop("best", None)  # the length of n-best lists changes no output
         value = finite(settings.pop(setting, None))
         if strategy_kind(strategy) in kinds and value is not None and finite(row.get(name)) is not None:
-            groups.setdefault((strategy_kind(strategy), json.dumps(settings, sort_keys=True)), []).append(
-                (value, strategy)
-            )
+            key = strategy_kind(strategy), json.dumps(settings, sort_keys=True)
+            groups.setdefault(key, []).append((value, strategy))
     return [sorted(group) for group in groups.values() if len({value for value, _ in group}) > 1]
 
 
-def curse(results: Results, name: str, sweep: Sweep) -> str:
-    """Returns what a sweep of beam sizes with model scores shows: whether likelier outputs are better ones."""
+def beam_search_curse(results: Results, name: str, sweep: SettingSweep) -> str:
+    """Returns, in words, whether the likelier outputs of larger beams are better ones."""
     rows, known = results["strategies"], metric_info(name)
     (small, first), (large, last) = sweep[0], sweep[-1]
     before, after = (rows[one]["model_score"] for one in (first, last))
@@ -69,35 +79,25 @@ def curse(results: Results, name: str, sweep: Sweep) -> str:
     for size, strategy in sweep[1:]:
         if known.better(rows[strategy][name], than=rows[top][name]):
             peak, top = size, strategy
-    score = known.format(rows[top][name])
-    if score == known.format(rows[last][name]):
-        return (
-            f"{begin}, and {_word(name)} at the largest size is as good as at any ({score}): no beam-search curse here."
-        )
+    label = uncapitalized(known.label)
+    score, last_score = (known.format(rows[one][name]) for one in (top, last))
+    if score == last_score:
+        return f"{begin}, and {label} at the largest size is as good as at any ({score}): no beam-search curse here."
     curse_seen = " Likelier outputs are not better ones here: the beam-search curse." if rises else ""
     verdict = {
         True: f"a significant loss.{curse_seen}",
         False: "a difference that is not significant, so no beam-search curse can be told from chance.",
         None: "a difference that was not tested for significance.",
     }[differ_significantly(results, name, top, last)]
-    return (
-        f"{begin}, while {_word(name)} is best at {peak:g} ({score}) and {known.format(rows[last][name])} "
-        f"at {large:g}: {verdict}"
-    )
-
-
-def _word(name: str) -> str:
-    """Returns a metric's label as it stands inside a sentence: ``exact match``, but ``BLEU``."""
-    label = metric_info(name).label
-    return label[0].lower() + label[1:] if label[1:2].islower() else label
+    return f"{begin}, while {label} is best at {peak:g} ({score}) and {last_score} at {large:g}: {verdict}"
 
 
 def minus(value: float) -> str:
-    """Returns a number to two digits, with a true minus sign."""
+    """Returns a number to two digits, with a typographic minus sign."""
     return f"{value:.2f}".replace("-", "−")
 
 
-def _size_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | None:
+def _size_chart(results: Results, name: str, beams: list[SettingSweep]) -> Chart | None:
     if not beams:
         return None
     figure, sizes = _lines(results, name, beams, "Beam size (log scale)")
@@ -112,12 +112,12 @@ def _size_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | None
     )
 
 
-def _temperature_chart(results: Results, name: str, temperatures: list[Sweep]) -> Chart | None:
+def _temperature_chart(results: Results, name: str, temperatures: list[SettingSweep]) -> Chart | None:
     if not temperatures:
         return None
     figure, _ = _lines(results, name, temperatures, "Temperature")
-    drawn = [results["strategies"][strategy] for sweep in temperatures for _, strategy in sweep]
-    several = any(sample_statistics(row, name) for row in drawn)
+    rows = [results["strategies"][strategy] for sweep in temperatures for _, strategy in sweep]
+    several = any(sample_statistics(row, name) for row in rows)
     return Chart(
         "by-temperature",
         f"{metric_info(name).label} by temperature",
@@ -130,33 +130,32 @@ def _temperature_chart(results: Results, name: str, temperatures: list[Sweep]) -
     )
 
 
-def _lines(results: Results, name: str, drawn: list[Sweep], axis: str) -> tuple[go.Figure, list[float]]:
-    """Returns a line a sweep, and the values of the setting that the x axis, called `axis`, marks."""
+def _lines(results: Results, name: str, groups: list[SettingSweep], axis: str) -> tuple[go.Figure, list[float]]:
+    """Returns a figure with a line per sweep and the x axis `axis`, and the values that the axis marks."""
     figure = go.Figure(layout=layout(380))
-    for number, sweep in enumerate(drawn):
-        _sweep_line(figure, results, name, sweep, number, len(drawn))
-    values = sorted({value for sweep in drawn for value, _ in sweep})
+    for number, sweep in enumerate(groups):
+        _sweep_line(figure, results, name, sweep, number, len(groups))
+    values = sorted({value for sweep in groups for value, _ in sweep})
     figure.update_xaxes(tickvals=values, showgrid=False, title=axis_title(axis))
     figure.update_yaxes(ticksuffix=metric_info(name).unit)
-    figure.update_layout(showlegend=len(drawn) > 1)
+    figure.update_layout(showlegend=len(groups) > 1)
     return figure, values
 
 
-def _curse_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | None:
+def _curse_chart(results: Results, name: str, beams: list[SettingSweep]) -> Chart | None:
     rows, known = results["strategies"], metric_info(name)
-    modelled = [
+    scored = [
         [(size, one) for size, one in sweep if finite(rows[one].get("model_score")) is not None] for sweep in beams
     ]
-    modelled = [
+    scored = [  # without sweeps in which nothing changes
         sweep
-        for sweep in modelled
-        # Where nothing moves there is nothing to see.
+        for sweep in scored
         if len({(minus(rows[one]["model_score"]), known.format(rows[one][name])) for _, one in sweep}) > 1
     ]
-    if not modelled:
+    if not scored:
         return None
-    figure = go.Figure(layout=layout(380, hovermode="closest", showlegend=len(modelled) > 1))
-    for number, sweep in enumerate(modelled):
+    figure = go.Figure(layout=layout(380, hovermode="closest", showlegend=len(scored) > 1))
+    for number, sweep in enumerate(scored):
         figure.add_scatter(
             x=[rows[one]["model_score"] for _, one in sweep],
             y=[rows[one][name] for _, one in sweep],
@@ -170,8 +169,8 @@ def _curse_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | Non
             marker={"color": strategy_colour("beam"), "size": 10},
             hovertemplate="beam size %{text}<br>%{y:.1f} " + known.label + "<br>%{x:.3f} nats<extra></extra>",
         )
-    ends = [rows[one]["model_score"] for sweep in modelled for _, one in sweep]
-    margin = max(0.08 * (max(ends) - min(ends)), 0.01)  # differences smaller than a tick stay small
+    ends = [rows[one]["model_score"] for sweep in scored for _, one in sweep]
+    margin = max(0.08 * (max(ends) - min(ends)), 0.01)  # tiny differences are not blown up
     figure.update_xaxes(
         title=axis_title("Model score, nats per token (right: likelier)"),
         range=[min(ends) - margin, max(ends) + margin],
@@ -179,74 +178,74 @@ def _curse_chart(results: Results, name: str, beams: list[Sweep]) -> Chart | Non
         tickformat=".3~f",
     )
     figure.update_yaxes(ticksuffix=known.unit, title=axis_title(known.label))
+    finding = beam_search_curse(results, name, scored[0])
     return Chart(
         "curse",
         "Likelier, but better?",
-        f"Line chart: {known.label} against the model’s own score over beam sizes. {curse(results, name, modelled[0])}",
-        f"{curse(results, name, modelled[0])} Numbers at the dots are beam sizes.",
+        f"Line chart: {known.label} against the model’s own score over beam sizes. {finding}",
+        f"{finding} Numbers at the dots are beam sizes.",
         figure,
     )
 
 
-def _sweep_line(figure: go.Figure, results: Results, name: str, sweep: Sweep, number: int, count: int) -> None:
-    """Adds the scores of a sweep with their whiskers; of several samples, the mean and the deviation."""
-    values, up, down = [], [], []
+def _sweep_line(figure: go.Figure, results: Results, name: str, sweep: SettingSweep, number: int, count: int) -> None:
+    """Adds the scores of a sweep with their intervals; of several samples, the mean and standard deviation."""
+    values, intervals = [], []
     for _, strategy in sweep:
         row = results["strategies"][strategy]
-        if several := sample_statistics(row, name):
-            value, deviation = several
-            low, high = value - deviation, value + deviation
+        if statistics := sample_statistics(row, name):
+            value, deviation = statistics
+            interval = (value - deviation, value + deviation)
         else:
             value = row[name]
-            low, high = (row.get("intervals") or {}).get(name) or (value, value)
+            interval = (row.get("intervals") or {}).get(name) or (value, value)
         values.append(value)
-        up.append(high - value)
-        down.append(value - low)
-    paint = strategy_colour(sweep[0][1])
+        intervals.append(interval)
+    colour = strategy_colour(sweep[0][1])
     figure.add_scatter(
         x=[value for value, _ in sweep],
         y=values,
         name=_series(sweep) if count > 1 else strategy_title(strategy_kind(sweep[0][1])),
         mode="lines+markers",
-        line={"color": paint, "width": 2, "dash": DASHES[number % len(DASHES)]},
-        marker={"color": paint, "size": 9, "symbol": strategy_marker(sweep[0][1])},
-        error_y={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": paint, "thickness": 1.5},
+        line={"color": colour, "width": 2, "dash": DASHES[number % len(DASHES)]},
+        marker={"color": colour, "size": 9, "symbol": strategy_marker(sweep[0][1])},
+        error_y=error_bars(values, intervals, colour),
         hovertemplate="%{y:.1f}" + metric_info(name).unit,
     )
 
 
-def _series(sweep: Sweep) -> str:
-    """Returns the name of a line: its strategies' kind, with the options that they share."""
+def _series(sweep: SettingSweep) -> str:
+    """Returns the name of a line: the kind of its strategies, with the options that they share."""
     first, *others = (strategy_options(strategy).items() for _, strategy in sweep)
     shared = [f"{key}={value}" for key, value in first if all((key, value) in other for other in others)]
     name = strategy_kind(sweep[0][1])
     return strategy_title(f"{name}:{','.join(shared)}" if shared else name)
 
 
-def _spoken(results: Results, name: str, sweep: Sweep) -> str:
+def _spoken(results: Results, name: str, sweep: SettingSweep) -> str:
     return joined(
         [f"{metric_info(name).format(results['strategies'][one][name])} at {value:g}" for value, one in sweep]
     )
 
 
-def _best_of(results: Results, name: str, sweep: Sweep, setting: str) -> str:
-    """Returns the sentence that says which value scores best, and whether the runner-up differs by more than chance."""
+def _best_of(results: Results, name: str, sweep: SettingSweep, setting: str) -> str:
+    """Returns which value of the setting scores best, and which others do not differ from it significantly."""
     known, rows = metric_info(name), results["strategies"]
 
-    def worth(strategy: str) -> float:
-        several = sample_statistics(rows[strategy], name)
-        value = several[0] if several else rows[strategy][name]
+    def loss(strategy: str) -> float:
+        statistics = sample_statistics(rows[strategy], name)
+        value = statistics[0] if statistics else rows[strategy][name]
         return -value if known.higher_is_better else value
 
-    what = strategy_title(strategy_kind(sweep[0][1]))
-    if len({known.format(abs(worth(one))) for _, one in sweep}) == 1:
-        return f"{what} scores the same at every {setting}."
-    ranked = sorted(sweep, key=lambda pair: worth(pair[1]))
+    title = strategy_title(strategy_kind(sweep[0][1]))
+    if len({known.format(abs(loss(one))) for _, one in sweep}) == 1:
+        return f"{title} scores the same at every {setting}."
+    ranked = sorted(sweep, key=lambda pair: loss(pair[1]))
     (value, best), others = ranked[0], ranked[1:]
-    level = [f"{other:g}" for other, one in sorted(others) if differ_significantly(results, name, best, one) is False]
+    ties = [f"{other:g}" for other, one in sorted(others) if differ_significantly(results, name, best, one) is False]
     tested = any(differ_significantly(results, name, best, one) is not None for _, one in others)
-    first = f"{what} scores best at {setting} {value:g}"
-    judged = " by the first samples" if sample_statistics(rows[best], name) else ""
-    if level:
-        return f"{first}, not significantly different from {joined(level)}{judged}."
-    return f"{first}{f', significantly so{judged}' if tested else ''}."
+    first = f"{title} scores best at {setting} {value:g}"
+    basis = " by the first samples" if sample_statistics(rows[best], name) else ""
+    if ties:
+        return f"{first}, not significantly different from {joined(ties)}{basis}."
+    return f"{first}{f', significantly so{basis}' if tested else ''}."

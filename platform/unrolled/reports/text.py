@@ -1,10 +1,6 @@
-"""Sentences, names and numbers of reports.
+"""Sentences, names and numbers of evaluation reports.
 
-How the report names metrics and strategies, and puts strategies in order.
-
-Which strategies differ by more than chance, and the table of all pairs.
-
-The sentences that the report opens with. They say what the tests of significance say, and no more.
+The sentences claim no more than the significance tests show.
 """
 
 from __future__ import annotations
@@ -15,10 +11,11 @@ from typing import Any
 
 from unrolled.metrics import metric_info
 
-Results = Mapping[str, Any]  # the content of results.json
+Results = Mapping[str, Any]
+"""The content of results.json."""
 
 MEASUREMENTS = ("length_ratio", "distinct_1", "distinct_2", "model_score", "seconds", "sentences_per_second")
-"""Numbers of a strategy that are no scores."""
+"""Numbers of a strategy that are not scores."""
 
 TITLES = {
     "greedy": "Greedy decoding",
@@ -27,13 +24,13 @@ TITLES = {
     "mbr": "MBR",
     "best": "Best of samples",
 }
-COUNTED = {
+TITLES_WITH_OPTION = {
     ("beam", "size"): "Beam search {}",
     ("mbr", "samples"): "MBR of {} samples",
     ("best", "samples"): "Best of {} samples",
 }
-"""Options that a title has a place of its own for."""
-SIGNS = {"temperature": "T = {}", "samples": "×{}", "utility": "by {}"}
+"""Options that are part of the title; others follow in brackets."""
+OPTION_FORMATS = {"temperature": "T = {}", "samples": "×{}", "utility": "by {}"}
 ABOUT = {
     "greedy": "Greedy decoding takes the likeliest word at every step and never looks back.",
     "beam": "Beam search keeps several of the likeliest unfinished outputs alive, so a good ending can rescue a "
@@ -47,40 +44,40 @@ ABOUT = {
 
 
 def finite(value: Any) -> float | None:
-    """Returns a number that can be drawn, None for anything else (missing, text, NaN, infinity)."""
+    """Returns a finite number as a float, None for anything else (missing, text, NaN, infinity)."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None
 
 
 def sample_statistics(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """Returns mean and standard deviation of metric `name` over several samples, where a strategy has them."""
+    """Returns mean and standard deviation of metric `name` over the samples of a strategy; None without samples."""
     known = row.get("samples") or {}
     mean, deviation = (finite((known.get(key) or {}).get(name)) for key in ("mean", "deviation"))
     return None if mean is None or deviation is None else (mean, deviation)
 
 
 def strategy_kind(strategy: str) -> str:
-    """Returns the kind of a strategy as it is spelled: ``beam`` of ``beam:size=10``."""
+    """Returns the kind of a strategy: ``beam`` of ``beam:size=10``."""
     return strategy.partition(":")[0]
 
 
 def strategy_options(strategy: str) -> dict[str, str]:
-    """Returns the options in a strategy's spelling, such as ``{"size": "10"}``."""
+    """Returns the options of a strategy: ``{"size": "10"}`` of ``beam:size=10``."""
     options = (option.partition("=") for option in strategy.partition(":")[2].split(",") if option)
     return {key: value for key, _, value in options}
 
 
 def strategy_title(strategy: str) -> str:
     """Returns the name that opens a sentence or labels a row, such as ``Beam search 10``."""
-    what = strategy_kind(strategy)
-    if what not in TITLES:
+    kind = strategy_kind(strategy)
+    if kind not in TITLES:
         return strategy
-    name, notes = TITLES[what], []
+    name, notes = TITLES[kind], []
     for key, value in strategy_options(strategy).items():
-        if (what, key) in COUNTED:
-            name = COUNTED[what, key].format(value)
+        if (kind, key) in TITLES_WITH_OPTION:
+            name = TITLES_WITH_OPTION[kind, key].format(value)
         else:
-            notes.append(SIGNS.get(key, key.replace("_", " ") + " {}").format(value))
+            notes.append(OPTION_FORMATS.get(key, key.replace("_", " ") + " {}").format(value))
     return f"{name} ({', '.join(notes)})" if notes else name
 
 
@@ -94,7 +91,7 @@ def short_title(strategy: str) -> str:
 
 
 def metric_names(results: Results) -> list[str]:
-    """Returns the scores that any strategy has, the headline metric first."""
+    """Returns the metrics that any strategy has, the headline metric first."""
     rows = results["strategies"].values()
     names = dict.fromkeys(name for row in rows for name, value in row.items() if finite(value) is not None)
     found = [name for name in names if name not in MEASUREMENTS]
@@ -113,17 +110,17 @@ def rank_strategies(results: Results, name: str) -> list[str]:
 
 
 def scored_strategies(results: Results, name: str) -> list[str]:
-    """Returns the strategies that have a score, from best to worst."""
+    """Returns the strategies that have a score of metric `name`, from best to worst."""
     return [one for one in rank_strategies(results, name) if finite(results["strategies"][one].get(name)) is not None]
 
 
 def best_of_kinds(strategies: Sequence[str]) -> list[str]:
-    """Returns the first strategy of each kind: more lines than kinds are hard to tell apart."""
+    """Returns the first strategy of each kind, of which a chart can show a line each."""
     return list({strategy_kind(name): name for name in reversed(strategies)}.values())[::-1]
 
 
 def joined(parts: Sequence[str]) -> str:
-    """Returns the parts as a readable list: ``a, b and c``."""
+    """Returns the parts as a list in words: ``a, b and c``."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
@@ -142,8 +139,8 @@ LEVEL = 0.05
 
 
 def differ_significantly(results: Results, name: str, one: str, other: str) -> bool | None:
-    """Returns whether two strategies differ significantly by metric `name`, after Holm's correction; None where no
-    test was made."""
+    """Returns whether two strategies differ significantly by metric `name` after Holm's correction; None without a
+    test."""
     p = _p(results, name, "corrected", one, other)
     if p is not None:
         return p <= LEVEL
@@ -153,13 +150,13 @@ def differ_significantly(results: Results, name: str, one: str, other: str) -> b
 
 
 def significance_letters(results: Results, strategy: str, name: str) -> str:
-    """Returns the significance letters of a strategy; none where no test was made or there is nothing to compare."""
+    """Returns the significance letters of a strategy; an empty text where nothing was tested."""
     rows = results["strategies"]
     return (rows[strategy].get("letters") or {}).get(name) or "" if len(rows) > 1 else ""
 
 
 def significance_tables(results: Results) -> list[dict[str, Any]]:
-    """Returns for each metric the Holm-corrected p-value of every two strategies, best first."""
+    """Returns a table per metric of the Holm-corrected p-values of all pairs of strategies, best first."""
     found = []
     for name in metric_names(results):
         systems = [
@@ -185,7 +182,7 @@ def _cell(results: Results, name: str, one: str, other: str) -> dict[str, Any]:
 
 
 def written_p(p: float) -> str:
-    """Returns a p-value to three digits; what would be written as 0 is below 0.001."""
+    """Returns a p-value to three digits; below 0.001 as ``< 0.001``."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -197,13 +194,14 @@ def _p(results: Results, name: str, which: str, one: str, other: str) -> float |
     return finite(comparison[which][systems.index(one)][systems.index(other)])
 
 
-FEW = 3  # strategies that a sentence can name
+FEW = 3
+"""Strategies that a sentence can name."""
 
 
 def headline(results: Results) -> str:
-    """Returns the finding in one sentence: the best strategy, its score, and how it stands to the others.
+    """Returns the main result in one sentence: the best strategy, its score, and its lead over the others.
 
-    Leads are differences of the numbers as printed, so a reader who subtracts finds the same.
+    Leads are differences of the printed numbers.
     """
     names = metric_names(results)
     if not names:
@@ -212,15 +210,15 @@ def headline(results: Results) -> str:
     claim = _claim(results, names[0], best)
     if not others:
         return f"{claim}."
-    level = _level(results, names[0])
+    ties = _ties(results, names[0])
     if len(others) <= FEW:
-        leads = [_lead(results, names[0], other) + short_title(other) for other in others if other not in level]
-        if level:
-            leads.append(f"not significantly different from {joined([short_title(other) for other in level])}")
+        leads = [_lead(results, names[0], other) + short_title(other) for other in others if other not in ties]
+        if ties:
+            leads.append(f"not significantly different from {joined([short_title(other) for other in ties])}")
         return f"{claim}, {joined(leads)}."
-    if level:
-        who = joined([short_title(other) for other in level]) if len(level) <= FEW else f"{len(level)} others"
-        return f"{claim}; {who} {'do' if len(level) > 1 else 'does'} not differ significantly from it."
+    if ties:
+        who = joined([short_title(other) for other in ties]) if len(ties) <= FEW else f"{len(ties)} others"
+        return f"{claim}; {who} {'do' if len(ties) > 1 else 'does'} not differ significantly from it."
     if all(differ_significantly(results, names[0], best, other) for other in others):
         return f"{claim}, significantly {_side(names[0])} all {len(others)} others."
     return (
@@ -229,7 +227,7 @@ def headline(results: Results) -> str:
 
 
 def summary(results: Results) -> str:
-    """Returns the sentences below the headline: on what, how certain, at what price."""
+    """Returns the sentences below the headline: data, confidence interval, significance and speed."""
     data = results.get("data") or {}
     pair = f", {data['input']} → {data['target']}" if data.get("input") and data.get("target") else ""
     parts = [f"Measured on {results['examples']:,} examples of the {results['split']} split{pair}."]
@@ -239,41 +237,37 @@ def summary(results: Results) -> str:
         low, high = (metric_info(names[0]).format(end) for end in interval)
         parts.append(f"With 95 % confidence the score lies between {low} and {high}.")
     parts += _significance(results, names[0]) if names else []
-    parts += _speed(results, best, _level(results, names[0]) if names else [])
+    parts += _speed(results, best, _ties(results, names[0]) if names else [])
     return " ".join(parts)
 
 
 def _significance(results: Results, name: str) -> list[str]:
-    """Returns what the headline has no room for: who is level with the best, who is not."""
+    """Returns which strategies differ significantly from the best, as far as the headline does not say so."""
     best, *others = scored_strategies(results, name)
-    level = _level(results, name)
+    ties = _ties(results, name)
     worse = [other for other in others if differ_significantly(results, name, best, other)]
     parts = []
-    if len(others) > FEW and len(level) > FEW:
-        parts.append(f"No significant difference from it: {joined([short_title(other) for other in level])}.")
+    if len(others) > FEW and len(ties) > FEW:
+        parts.append(f"No significant difference from it: {joined([short_title(other) for other in ties])}.")
     if worse and len(others) <= FEW:
         which = (
-            joined([short_title(other) for other in worse])
-            if level
-            else "all others"
-            if len(worse) > 1
-            else "the other"
+            joined([short_title(other) for other in worse]) if ties else "all others" if len(worse) > 1 else "the other"
         )
         parts.append(f"The lead over {which} is significant.")
-    elif worse and level:
+    elif worse and ties:
         count = f"{len(worse)} others are" if len(worse) > 1 else "One other is"
         nearest = f"{short_title(worse[0])}, by {_distance(results, name, worse[0])}"
         parts.append(f"{count} significantly worse{'; the nearest,' if len(worse) > 1 else ':'} {nearest}.")
     return parts
 
 
-def _speed(results: Results, best: str, level: list[str]) -> list[str]:
-    """Returns who is faster than the best: if there is one, among those that do not differ from it."""
+def _speed(results: Results, best: str, ties: list[str]) -> list[str]:
+    """Returns which strategy is faster than the best, if possible one that does not differ from it significantly."""
     rows = results["strategies"]
     speeds = {name: finite(row.get("sentences_per_second")) or 0.0 for name, row in rows.items()}
     if speeds[best] <= 0:
         return []
-    equal = max(level, key=lambda name: speeds[name], default=best)
+    equal = max(ties, key=lambda name: speeds[name], default=best)
     fastest = max(speeds, key=lambda name: speeds[name])
     if (ratio := speeds[equal] / speeds[best]) >= 1.1:
         faster = f"{short_title(equal)} is fastest: {ratio:.1f} times as fast as {short_title(best)}"
@@ -283,14 +277,14 @@ def _speed(results: Results, best: str, level: list[str]) -> list[str]:
     return []
 
 
-def _level(results: Results, name: str) -> list[str]:
-    """Returns the strategies that do not differ significantly from the best, without it."""
+def _ties(results: Results, name: str) -> list[str]:
+    """Returns the other strategies that do not differ significantly from the best."""
     best, *others = scored_strategies(results, name)
     return [other for other in others if differ_significantly(results, name, best, other) is False]
 
 
 def _claim(results: Results, name: str, best: str) -> str:
-    """Returns the first half of the headline, with a verb that suits the metric."""
+    """Returns the first clause of the headline, with a verb that suits the metric."""
     known, score = metric_info(name), results["strategies"][best][name]
     if name == "exact_match":
         return f"{strategy_title(best)} gets {known.format(score)} of the outputs exactly right"
@@ -300,7 +294,7 @@ def _claim(results: Results, name: str, best: str) -> str:
 
 
 def _lead(results: Results, name: str, other: str) -> str:
-    """Returns how far the best is from another: ``1.1 points above ``."""
+    """Returns the lead of the best over another strategy: ``1.1 points above ``."""
     distance = _distance(results, name, other)
     return f"{distance} {_side(name)} " if distance else "level with "
 
