@@ -153,31 +153,6 @@ class EncoderDecoder(nn.Module):
         )
         return loss
 
-    def truncated_losses(
-        self,
-        memory: EncoderOutput,
-        decoder_inputs: Tensor,
-        targets: Tensor,
-        mask: Tensor,
-        smoothing: float,
-        truncate: int | None,
-        weights: Tensor | None = None,
-        source_index: Tensor | None = None,
-    ) -> Iterator[tuple[Tensor, bool]]:
-        """Yields the losses of truncated back-propagation through time, and whether each is the last one.
-
-        With `truncate` `None` that is `loss` alone. Else `window_losses` in windows of `truncate` target steps, whose
-        gradients accumulate outside the encoder, then a loss of zero that sends them into it.
-        """
-        given = decoder_inputs, targets, mask, smoothing
-        if truncate is None:
-            steps = max(1, decoder_inputs.shape[1])
-            yield from ((loss, True) for loss in self.window_losses(memory, *given, steps, weights, source_index))
-            return
-        leaf = memory.detach_leaf()
-        yield from ((loss, False) for loss in self.window_losses(leaf, *given, truncate, weights, source_index))
-        yield memory.backward_into_encoder(leaf), True
-
     def window_losses(
         self,
         memory: EncoderOutput,
