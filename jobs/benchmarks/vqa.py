@@ -16,8 +16,7 @@ from training import Gemm
 from unrolled.config.load import load_config
 from unrolled.config.vqa import QuestionAnsweringConfig, VQAModel
 from unrolled.data.batching import AnswerClasses, QuestionBatch, pad, plan_by_photo, plan_questions
-from unrolled.models.builders import build_answer_classifier
-from unrolled.models.vqa import AnswerClassifier
+from unrolled.models import AnswerClassifier, build_answer_classifier
 from unrolled.recurrence import CELLS
 from unrolled.tasks.vqa import QuestionAnswering
 from unrolled.tasks.vqa_heads import ClassHead

@@ -7,9 +7,7 @@ import torch
 from torch import nn
 
 from gradient_check import gradcheck
-from unrolled.models.attention import Attention
-from unrolled.models.decoder import Decoder
-from unrolled.models.encoders import EncoderOutput
+from unrolled.models import Attention, Decoder, EncoderOutput
 from unrolled.recurrence import CELLS, Dropout, Stack
 
 HIDDEN, EMBEDDING, OUTPUT = 6, 4, 3

@@ -10,8 +10,7 @@ from gradient_check import gradcheck
 from unrolled.config.vqa import VQAModel
 from unrolled.data.batching import join_answers, plan_by_photo
 from unrolled.decoding import Greedy, decode
-from unrolled.models.builders import build_answer_classifier, build_answer_generator
-from unrolled.models.encoders import ImageEncoder
+from unrolled.models import ImageEncoder, build_answer_classifier, build_answer_generator
 from unrolled.models.vqa import AnswerVectors, HadamardFusion, StackedAttention
 from unrolled.recurrence import Dropout
 

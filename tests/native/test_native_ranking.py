@@ -16,8 +16,7 @@ from unrolled.config.common import Decoding
 from unrolled.config.translation import TranslationDecoder, TranslationEncoder, TranslationModel
 from unrolled.decoding import Beam, Greedy, Strategy, decode, parse_strategies, resolve_auto
 from unrolled.errors import RunFailed, UserError
-from unrolled.models import EncoderDecoder, build_translator
-from unrolled.models.heads import Precision, Scorer
+from unrolled.models import EncoderDecoder, Precision, Scorer, build_translator
 
 PRECISIONS: list[Precision] = ["float32", "bfloat16", "int8"]
 ROUNDING = {"float32": 1e-6, "bfloat16": 8e-3, "int8": 8e-3}

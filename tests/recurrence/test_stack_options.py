@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from unrolled.recurrence import CELLS, Dropout, NonFiniteError, Stack, named_stacks, scan
-from unrolled.recurrence.regularization import Zoneout
+from unrolled.recurrence import CELLS, Dropout, NonFiniteError, Stack, Zoneout, named_stacks, scan
 
 NAMES = sorted(CELLS)
 

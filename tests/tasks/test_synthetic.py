@@ -16,7 +16,7 @@ from unrolled.cli import main
 from unrolled.config.load import load_config
 from unrolled.data.synthetic_tasks import BLANK, DELIMITER, NUM_SYMBOLS, PROBLEMS, Adding, Copy, DelayedXOR
 from unrolled.errors import UserError
-from unrolled.models.sequence_model import SequenceModel
+from unrolled.models import SequenceModel
 from unrolled.recurrence import CELLS, Stack
 from unrolled.tasks import make_task, prepare
 

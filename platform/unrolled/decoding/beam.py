@@ -14,7 +14,7 @@ from unrolled.decoding.protocols import M
 from unrolled.decoding.step import NEG_INF, ActiveHypotheses, SearchSpec, StepScores
 from unrolled.decoding.strategies import Beam
 from unrolled.errors import UserError
-from unrolled.models.encoders import Rows
+from unrolled.models import Rows
 
 
 def beam_search(spec: SearchSpec[M], strategy: Beam, required: RequiredPhrases | None) -> tuple[Tensor, Tensor]:

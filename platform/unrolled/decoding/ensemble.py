@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from unrolled.decoding.protocols import M, Searchable
-from unrolled.models.encoders import Rows
-from unrolled.models.heads import Scorer, logsumexp, topk
-from unrolled.recurrence.state import Nest
+from unrolled.models import Rows, Scorer, logsumexp, topk
+from unrolled.recurrence import Nest
 
 
 @dataclass(frozen=True)

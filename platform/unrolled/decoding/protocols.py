@@ -6,9 +6,8 @@ from typing import Protocol, Self, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from unrolled.models.encoders import Rows
-from unrolled.models.heads import Precision
-from unrolled.recurrence.state import Nest
+from unrolled.models import Precision, Rows
+from unrolled.recurrence import Nest
 
 
 class EncodedInputs(Protocol):

@@ -17,7 +17,7 @@ from unrolled import native
 from unrolled.decoding.protocols import M
 from unrolled.decoding.step import SearchSpec, StepScores
 from unrolled.decoding.strategies import Sample
-from unrolled.models.heads import topk
+from unrolled.models import topk
 
 DrawTokens = Callable[[Tensor, Tensor, int], Tensor]
 """Draws tokens `(rows,)`, given logits `(rows, vocabulary)`, the hypotheses' indices `(rows,)` and the step."""

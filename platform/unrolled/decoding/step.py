@@ -11,10 +11,9 @@ from torch import Tensor
 
 from unrolled.decoding.protocols import M, OutputScorer, Searchable
 from unrolled.errors import RunFailed, UserError
-from unrolled.models.encoders import Rows
-from unrolled.models.heads import logsumexp, topk
+from unrolled.models import Rows, logsumexp, topk
+from unrolled.recurrence import Nest
 from unrolled.recurrence import state as nest
-from unrolled.recurrence.state import Nest
 
 NEG_INF = -float("inf")
 

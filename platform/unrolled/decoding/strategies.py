@@ -12,8 +12,8 @@ import torch
 
 from unrolled.config import Decoding
 from unrolled.errors import UserError, did_you_mean, listing
-from unrolled.models.heads import Precision
-from unrolled.recurrence.matmul import has_bfloat16_matmul
+from unrolled.models import Precision
+from unrolled.recurrence import has_bfloat16_matmul
 
 Utility = Literal["chrf", "bleu"]
 

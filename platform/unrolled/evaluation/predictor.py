@@ -24,9 +24,8 @@ from unrolled.decoding import (
     n_best,
 )
 from unrolled.errors import UserError
-from unrolled.models import EncoderDecoder, EncoderOutput, Rows
-from unrolled.models.heads import Precision
-from unrolled.recurrence.state import Nest
+from unrolled.models import EncoderDecoder, EncoderOutput, Precision, Rows
+from unrolled.recurrence import Nest
 from unrolled.tasks import (
     AttentionMap,
     GenerationTask,

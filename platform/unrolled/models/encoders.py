@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unrolled.recurrence import Dropout, Stack
+from unrolled.recurrence import Dropout, Nest, Stack
 from unrolled.recurrence import state as nest
-from unrolled.recurrence.state import Nest
 
 
 @dataclass(frozen=True)

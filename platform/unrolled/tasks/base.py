@@ -24,7 +24,7 @@ from unrolled.data.tokenizer import BEGIN
 from unrolled.decoding import Greedy, Output, Strategy, resolve_precision
 from unrolled.metrics import Perplexity, References, score
 from unrolled.models import EncoderDecoder, EncoderOutput
-from unrolled.recurrence.state import Nest
+from unrolled.recurrence import Nest
 
 T = TypeVar("T")
 

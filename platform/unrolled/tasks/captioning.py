@@ -22,9 +22,8 @@ from unrolled.decoding import Beam, Output, Strategy, decode, length_limits, mak
 from unrolled.errors import UserError
 from unrolled.metrics import pairwise_scores
 from unrolled.metrics.words import tokenize_caption
-from unrolled.models import EncoderDecoder, Penalties, build_captioner
-from unrolled.models.attention_feeding import cut_ragged_window, total_steps
-from unrolled.recurrence.state import Nest
+from unrolled.models import EncoderDecoder, Penalties, build_captioner, cut_ragged_window, total_steps
+from unrolled.recurrence import Nest
 from unrolled.tasks.base import (
     AttentionMap,
     GlobalBatch,

@@ -27,7 +27,7 @@ from unrolled.data.tokenizer import BEGIN, END, Vocabulary
 from unrolled.decoding import Greedy, Hypothesis, Sample, Strategy, decode, resolve_auto, resolve_precision
 from unrolled.metrics import CiderReward
 from unrolled.models import EncoderDecoder, EncoderOutput
-from unrolled.recurrence.state import Nest
+from unrolled.recurrence import Nest
 from unrolled.tasks.base import WindowLoss, decoder_losses
 from unrolled.tasks.image_inputs import ImageInputs
 

@@ -20,9 +20,8 @@ from unrolled.data.tokenizer import BEGIN
 from unrolled.errors import UserError
 from unrolled.features import FeatureSet, open_features, pretrained_backbone
 from unrolled.features.extract import region_splits
-from unrolled.models.builders import build_region_pointer
-from unrolled.models.region_pointer import RegionPointer, Regions, RegionScores
-from unrolled.recurrence.state import Nest
+from unrolled.models import RegionPointer, Regions, RegionScores, build_region_pointer
+from unrolled.recurrence import Nest
 from unrolled.tasks.base import GroundingTask, MetricResults, Prediction, WindowLoss, interleave
 from unrolled.tasks.image_inputs import ImageInputs, ImageTextBatch, PreparedImageText
 from unrolled.tasks.vqa import OpenedQuestions, QuestionTask, ValidationShard

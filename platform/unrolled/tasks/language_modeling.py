@@ -24,10 +24,9 @@ from unrolled.data.tokenizer import Vocabulary
 from unrolled.decoding import Sample, Strategy, decode, make_outputs, resolve_auto, resolve_precision
 from unrolled.errors import UserError
 from unrolled.metrics import BitsPerCharacter, Perplexity, pairwise_scores
-from unrolled.models import LanguageModel, build_language_model
-from unrolled.models.sequence_model import PRIME
+from unrolled.models import PRIME, LanguageModel, build_language_model
+from unrolled.recurrence import Nest
 from unrolled.recurrence import state as nest
-from unrolled.recurrence.state import Nest
 from unrolled.tasks.base import GenerationTask, MetricResults, MetricTask, StepTraceTask, Table, WindowLoss
 from unrolled.tasks.step_trace import STEPS, step_trace, visible
 

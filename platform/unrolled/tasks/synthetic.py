@@ -13,9 +13,8 @@ from unrolled.config.synthetic import MemoryConfig
 from unrolled.data.synthetic_tasks import PROBLEMS, Examples, Problem
 from unrolled.errors import UserError, did_you_mean
 from unrolled.metrics import mean_interval, metric_info
-from unrolled.models.builders import build_dropout, build_stack
-from unrolled.models.sequence_model import SequenceModel
-from unrolled.recurrence.state import Nest
+from unrolled.models import SequenceModel, build_dropout, build_stack
+from unrolled.recurrence import Nest
 from unrolled.tasks.base import MetricResults, MetricTask, Table, WindowLoss, interleave
 
 SHARD_SIZE = 100

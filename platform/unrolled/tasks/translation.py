@@ -19,7 +19,7 @@ from unrolled.decoding import Beam, DecodeResult, Output, Strategy, decode, leng
 from unrolled.errors import UserError
 from unrolled.metrics import pairwise_scores
 from unrolled.models import EncoderDecoder, EncoderOutput, build_translator
-from unrolled.recurrence.state import Nest
+from unrolled.recurrence import Nest
 from unrolled.tasks.base import (
     AttentionMap,
     Seq2SeqTask,

@@ -19,7 +19,7 @@ from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import Box, Question
 from unrolled.decoding import Strategy, resolve_auto
 from unrolled.errors import UserError
-from unrolled.recurrence.state import Nest
+from unrolled.recurrence import Nest
 from unrolled.tasks.base import MetricResults, MetricTask, Prediction, VQATask, WindowLoss, interleave
 from unrolled.tasks.image_inputs import ImageInputs, ImageInputTask, ImageTextBatch, PreparedImageText, photo_address
 from unrolled.tasks.vqa_heads import AnswerHead, ClassHead, VectorHead, WordHead, normalize_answer

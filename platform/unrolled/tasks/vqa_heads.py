@@ -20,10 +20,14 @@ from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN, Vocabulary
 from unrolled.decoding import Ensemble, EnsembleInputs, Strategy, decode, length_limits, make_outputs, resolve_auto
 from unrolled.errors import UserError
 from unrolled.metrics import pairwise_scores
-from unrolled.models import EncoderDecoder
-from unrolled.models.builders import build_answer_classifier, build_answer_generator
-from unrolled.models.encoders import EncoderOutput
-from unrolled.models.vqa import AnswerClassifier, FusedFeatures
+from unrolled.models import (
+    AnswerClassifier,
+    EncoderDecoder,
+    EncoderOutput,
+    FusedFeatures,
+    build_answer_classifier,
+    build_answer_generator,
+)
 from unrolled.tasks.base import Prediction, greedy_strategy
 from unrolled.tasks.image_inputs import FeatureShape
 

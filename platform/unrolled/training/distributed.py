@@ -14,8 +14,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from unrolled.recurrence import Nest
 from unrolled.recurrence import state as nest
-from unrolled.recurrence.state import Nest
 
 
 class Comm(Protocol):

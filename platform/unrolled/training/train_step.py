@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from unrolled.config import Clipping, Config
 from unrolled.config.training import Precision
 from unrolled.errors import Diverged
-from unrolled.recurrence import NonFiniteError, named_stacks
+from unrolled.recurrence import Nest, NonFiniteError, has_bfloat16_matmul, named_stacks
 from unrolled.recurrence import state as nest
-from unrolled.recurrence.matmul import has_bfloat16_matmul
-from unrolled.recurrence.state import Nest
 from unrolled.tasks import GlobalBatch, Shard, Task
 from unrolled.training.distributed import Comm, GradientBuckets
 from unrolled.training.optim import MovingAverage, Schedule, build_optimizer
