@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.data.batching import CaptionBatch, padding_fraction, plan
-from unrolled.data.caption_corpus import CaptionSplit, prepare_captions
+from unrolled.data.caption_corpus import CaptionCorpus, CaptionSplit, prepare_captions
 from unrolled.data.caption_readers import open_captions
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import Beam, Output, Strategy, decode, length_limits, make_outputs, resolve_auto
@@ -56,20 +56,13 @@ class Captioning(ImageInputTask, Seq2SeqTask):
         self.critic = None if config.training.self_critical is None else SelfCritical(config, self.vocabulary)
         self.unit = "tokens" if self.critic is None else "captions"
 
-    @staticmethod
-    def image_inputs(config: CaptioningConfig) -> ImageInputs:
+    @classmethod
+    def image_inputs(cls, config: CaptioningConfig) -> ImageInputs:
         return ImageInputs(config, grid=config.model.decoder.conditioning == "attention")
 
     @classmethod
-    def prepare(cls, config: CaptioningConfig, fingerprint: str | None = None) -> PreparedImageText:
-        """Learns the vocabulary and tokenises training and validation split. Features are extracted when they are
-        first read."""
-        data = PreparedImageText(
-            prepare_captions(config.data, normalize_caption, fingerprint), cls.image_inputs(config)
-        )
-        if fingerprint is None:
-            data.images.check_backbone()
-        return data
+    def prepare_corpus(cls, config: CaptioningConfig, fingerprint: str | None) -> CaptionCorpus:
+        return prepare_captions(config.data, normalize_caption, fingerprint)
 
     def build_model(self) -> EncoderDecoder:
         training = self.config.training

@@ -13,7 +13,7 @@ from torch.nn import functional
 from unrolled.config.vqa import PointingConfig
 from unrolled.data.batching import GroundingBatch, find_candidates, pad, plan_questions
 from unrolled.data.image_sets import REGIONS_PREFIX, Region, candidate_regions, crop_region, without_folds
-from unrolled.data.question_corpus import QuestionSplit, prepare_questions
+from unrolled.data.question_corpus import QuestionCorpus, QuestionSplit, prepare_questions
 from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import Box, Question, format_box, is_inside
 from unrolled.data.tokenizer import BEGIN
@@ -46,18 +46,13 @@ class Grounding(QuestionTask, GroundingTask):
         self.regions = RegionInputs(config, self.images)
         self.against_all = config.training.against == "batch"
 
-    @staticmethod
-    def image_inputs(config: PointingConfig) -> ImageInputs:
+    @classmethod
+    def image_inputs(cls, config: PointingConfig) -> ImageInputs:
         return ImageInputs(config, grid=config.model.attention)
 
     @classmethod
-    def prepare(cls, config: PointingConfig, fingerprint: str | None = None) -> PreparedImageText:
-        """Learns the vocabulary and tokenises training and validation split. Features are extracted when they are
-        first read."""
-        data = PreparedImageText(prepare_questions(config.data, str, fingerprint), cls.image_inputs(config))
-        if fingerprint is None:
-            data.images.check_backbone()
-        return data
+    def prepare_corpus(cls, config: PointingConfig, fingerprint: str | None) -> QuestionCorpus:
+        return prepare_questions(config.data, str, fingerprint)
 
     def build_model(self) -> RegionPointer:
         sizes = self.shape.channels, self.shape.positions, len(self.vocabulary)
@@ -66,7 +61,7 @@ class Grounding(QuestionTask, GroundingTask):
     def load_pretrained(self, model: RegionPointer) -> None:
         """As in the base class; also standardises the features of cropped regions by those of the training split."""
         super().load_pretrained(model)
-        if (features := self.regions.features("train", list(self.regions.places("train")))) is not None:
+        if (features := self.regions.features("train", list(self.regions.by_id("train")))) is not None:
             model.regions.fit_normalization(features)
 
     def describe(self, data: PreparedImageText) -> tuple[str, str]:
@@ -112,14 +107,14 @@ class Grounding(QuestionTask, GroundingTask):
         photo_index: Tensor,
         epoch: int | None = None,
     ) -> GroundingBatch:
-        indices, places = {photo: i for i, photo in enumerate(photos)}, self.regions.places(split)
+        indices, known = {photo: i for i, photo in enumerate(photos)}, self.regions.by_id(split)
         return GroundingBatch(
             self._no_photos(len(photos)) if self._blind else self.images.read(split, photos, epoch),
             photo_index,
             *pad(self._read(tokens)),
             self.regions.features(split, regions),
             self.regions.edges(split, regions),
-            torch.tensor([indices.get(places[region].photo, 0) for region in regions]),
+            torch.tensor([indices.get(known[region].photo, 0) for region in regions]),
             find_candidates([each.choices for each in questions], [each.answer_index for each in questions], regions),
         )
 
@@ -166,8 +161,8 @@ class Grounding(QuestionTask, GroundingTask):
         def attention(one: AnsweredQuestion) -> list[float] | None:
             return self._attention(model, data.split, one.question)
 
-        places = self.regions.places(data.split)
-        return grounding_results(self.metric_names, data.address, data.boxes, interleave(shards), places, attention)
+        regions = self.regions.by_id(data.split)
+        return grounding_results(self.metric_names, data.address, data.boxes, interleave(shards), regions, attention)
 
     def answer_some(self, model: nn.Module, split: str, questions: Sequence[Question]) -> list[Prediction]:
         batch = self._encode(split, questions).to(_device(model))
@@ -255,7 +250,7 @@ class RegionInputs:
 
     def __init__(self, config: PointingConfig, images: ImageInputs) -> None:
         self._config, self._images = config, images
-        self._places: dict[str, Mapping[str, Region]] = {}
+        self._by_id: dict[str, Mapping[str, Region]] = {}
         self._sets: dict[str, tuple[FeatureSet, dict[str, int]]] = {}
 
     @property
@@ -263,25 +258,25 @@ class RegionInputs:
         """Whether features are extracted from crops of the regions; else they are pooled from grids."""
         return self._config.model.regions.by == "crop"
 
-    def places(self, split: str) -> Mapping[str, Region]:
-        """Returns the places of all candidates of a split, by id."""
-        if split not in self._places:
-            self._places[split] = candidate_regions(open_questions(self._config.data, split))
-        return self._places[split]
+    def by_id(self, split: str) -> Mapping[str, Region]:
+        """Returns all candidates of a split by id."""
+        if split not in self._by_id:
+            self._by_id[split] = candidate_regions(open_questions(self._config.data, split))
+        return self._by_id[split]
 
     def edges(self, split: str, ids: Sequence[str]) -> Tensor:
         """Returns the edges of regions, `(regions, 4)`."""
-        places = self.places(split)
-        return torch.tensor([places[region][1:] for region in ids])
+        regions = self.by_id(split)
+        return torch.tensor([regions[region][1:] for region in ids])
 
     def features(self, split: str, ids: Sequence[str]) -> Tensor | None:
         """Returns features `(regions, channels)`, extracted where they are missing; `None` unless `cropped`."""
         if not self.cropped:
             return None
         if self._config.data.captions:
-            photographs, places = self._images.stored(split), self.places(split)
+            photographs, regions = self._images.stored(split), self.by_id(split)
             assert isinstance(photographs, FeatureSet)
-            return photographs.globals(torch.tensor([places[region].photo for region in ids]))
+            return photographs.globals(torch.tensor([regions[region].photo for region in ids]))
         features: dict[str, Tensor] = {}
         for region_split in region_splits(self._config, [split]):
             stored, rows = self._stored(region_split)

@@ -302,9 +302,23 @@ class ImageInputTask(Task):
         self.shape, self.metric_names = FeatureShape.load(folder), config.evaluation.metrics
         self.images = self.image_inputs(config)
 
-    @staticmethod
+    @classmethod
+    def prepare(cls, config: Any, fingerprint: str | None = None) -> PreparedImageText:
+        """Learns the vocabulary and tokenises training and validation split. Features are extracted when they are
+        first read."""
+        data = PreparedImageText(cls.prepare_corpus(config, fingerprint), cls.image_inputs(config))
+        if fingerprint is None:
+            data.images.check_backbone()
+        return data
+
+    @classmethod
     @abstractmethod
-    def image_inputs(config: Any) -> ImageInputs:
+    def prepare_corpus(cls, config: Any, fingerprint: str | None) -> PhotoCorpus:
+        """Prepares the texts; arguments and errors as in `prepare`."""
+
+    @classmethod
+    @abstractmethod
+    def image_inputs(cls, config: Any) -> ImageInputs:
         """Returns the encoder's input."""
 
     @abstractmethod

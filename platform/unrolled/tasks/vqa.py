@@ -106,22 +106,17 @@ class QuestionAnswering(QuestionTask, VQATask):
         else:
             self.head = ClassHead(config, len(self.vocabulary), QuestionCorpus(folder).answers)
 
-    @staticmethod
-    def image_inputs(config: QuestionAnsweringConfig) -> ImageInputs:
-        return ImageInputs(config, grid=config.model.attends, blind=config.model.sees == "question")
+    @classmethod
+    def prepare_corpus(cls, config: QuestionAnsweringConfig, fingerprint: str | None) -> QuestionCorpus:
+        check_wordnet(config)  # before minutes are spent on the data
+        corpus = prepare_questions(config.data, normalize_answer, fingerprint)
+        validation = corpus.split("validation")
+        check_metrics(config, validation.questions(range(len(validation))))
+        return corpus
 
     @classmethod
-    def prepare(cls, config: QuestionAnsweringConfig, fingerprint: str | None = None) -> PreparedImageText:
-        """Learns the vocabulary and tokenises training and validation split. Features are extracted when they are
-        first read."""
-        check_wordnet(config)
-        questions = prepare_questions(config.data, normalize_answer, fingerprint)
-        data = PreparedImageText(questions, cls.image_inputs(config))
-        if fingerprint is None:
-            data.images.check_backbone()
-        validation = questions.split("validation")
-        check_metrics(config, validation.questions(range(len(validation))))
-        return data
+    def image_inputs(cls, config: QuestionAnsweringConfig) -> ImageInputs:
+        return ImageInputs(config, grid=config.model.attends, blind=config.model.sees == "question")
 
     def build_model(self) -> nn.Module:
         return self.head.build(self.shape, self.images.build_backbone())

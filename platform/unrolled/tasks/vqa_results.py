@@ -131,7 +131,7 @@ def grounding_results(
     Args:
         names: of the metrics, the leading one first.
         boxes: of the candidates by id; empty where these are photographs.
-        regions: places of the candidates by id.
+        regions: the candidates by id.
     """
     found = vqa_results(names, address, answered, [], attention)
     questions = [one.question for one in answered]
