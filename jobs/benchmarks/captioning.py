@@ -20,8 +20,7 @@ from unrolled.config.load import load_config
 from unrolled.data.batching import CaptionBatch, pad
 from unrolled.models import Penalties, build_captioner
 from unrolled.recurrence import CELLS
-from unrolled.tasks import Shard
-from unrolled.tasks.captioning import Captioning
+from unrolled.tasks import Captioning, Shard
 from unrolled.training.distributed import SingleWorker
 from unrolled.training.train_step import TrainStep, WorkerBatch
 

@@ -14,7 +14,7 @@ from synthetic import peak
 from unrolled.config.language_modeling import LanguageModelingConfig
 from unrolled.data.lm_corpus import VOCABULARY, plan_windows
 from unrolled.data.tokenizer import learn_vocabulary
-from unrolled.tasks.language_modeling import LanguageModeling
+from unrolled.tasks import LanguageModeling
 from unrolled.training.distributed import SingleWorker
 from unrolled.training.train_step import TrainStep, build_initial_model, group_by_update, prefetch
 

@@ -18,7 +18,7 @@ from unrolled.config.vqa import QuestionAnsweringConfig, VQAModel
 from unrolled.data.batching import AnswerClasses, QuestionBatch, pad, plan_by_photo, plan_questions
 from unrolled.models import AnswerClassifier, build_answer_classifier
 from unrolled.recurrence import CELLS
-from unrolled.tasks.vqa import QuestionAnswering
+from unrolled.tasks import QuestionAnswering
 from unrolled.tasks.vqa_heads import ClassHead
 
 CHOICES = 4

@@ -32,7 +32,7 @@ from unrolled.config import Config
 from unrolled.config.load import load_config
 from unrolled.decoding import DEFAULT_STRATEGIES
 from unrolled.errors import UserError
-from unrolled.features.extract import ExtractBlocks, extract_locally, extract_splits, feature_jobs, uses_frozen_features
+from unrolled.features import ExtractBlocks, extract_locally, extract_splits, feature_jobs, uses_frozen_features
 from unrolled.run import Run
 from unrolled.tasks import PreparedData, Seq2SeqTask, Task, make_task, prepare
 from unrolled.training.checkpoint import Progress

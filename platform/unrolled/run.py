@@ -16,7 +16,7 @@ from unrolled.errors import UserError
 from unrolled.evaluation.evaluate import Evaluation, EvaluationReport, prepare_evaluation
 from unrolled.evaluation.predictor import EnsembleMember, Predictor, check_strategy, ensemble_members
 from unrolled.evaluation.worker_pool import LocalPool, RayPool, WorkerPool
-from unrolled.features.extract import extract_locally, extract_splits, feature_jobs, uses_frozen_features
+from unrolled.features import extract_locally, extract_splits, feature_jobs, uses_frozen_features
 from unrolled.tasks import (
     GenerationTask,
     GroundingTask,

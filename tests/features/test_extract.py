@@ -18,8 +18,14 @@ from unrolled.config.captioning import CaptionData, CaptioningConfig, FeatureCon
 from unrolled.data.image_sets import view_split
 from unrolled.data.images import read_image
 from unrolled.errors import UserError
-from unrolled.features import open_features, pretrained_backbone
-from unrolled.features.extract import extract_features, extract_locally, feature_job, feature_jobs
+from unrolled.features import (
+    extract_features,
+    extract_locally,
+    feature_job,
+    feature_jobs,
+    open_features,
+    pretrained_backbone,
+)
 from unrolled.features.ray_job import extract_on_ray
 from unrolled.tasks.image_inputs import ImageInputs
 from visual7w_samples import TELLING, folder, pair

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ray_clusters import of_session
 from unrolled.config.load import load_config
-from unrolled.features.extract import extract_features, extract_locally, feature_job
+from unrolled.features import extract_features, extract_locally, feature_job
 from unrolled.features.store import BLOCK
 
 pytestmark = pytest.mark.slow

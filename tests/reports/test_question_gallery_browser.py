@@ -12,7 +12,7 @@ from test_evaluation_report_browser import emulate_width, poor_contrasts
 from evaluation_report_samples import CONFIG, HOSTILE, some_results
 from unrolled.reports.gallery import question_gallery
 from unrolled.reports.page import write_page
-from unrolled.tasks.base import Choice, GalleryItem, MetricResults
+from unrolled.tasks import Choice, GalleryItem, MetricResults
 
 GRID = [0.5 if field == 3 else 0.5 / 8 for field in range(9)]
 # One in a corner, one that begins at the right edge, one as large as the photograph, one in its middle.

@@ -16,7 +16,7 @@ import torch
 
 import unrolled
 from unrolled.decoding import search
-from unrolled.tasks.translation import Translation
+from unrolled.tasks import Translation
 from unrolled.training.train_step import TrainStep
 
 PACKAGE = f"{Path(unrolled.__file__).parent}/"

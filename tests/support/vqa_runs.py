@@ -9,7 +9,7 @@ from PIL import Image
 
 from unrolled.api import train
 from unrolled.config.vqa import QuestionAnsweringConfig
-from unrolled.tasks.vqa import QuestionAnswering
+from unrolled.tasks import QuestionAnswering
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 SIZES = {"train": 12, "val": 6}

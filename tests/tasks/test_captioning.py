@@ -12,7 +12,8 @@ from unrolled.data.caption_corpus import CaptionSplit, prepare_captions
 from unrolled.data.caption_readers import CaptionSet, open_captions
 from unrolled.decoding import Beam, Greedy
 from unrolled.errors import UserError
-from unrolled.tasks.captioning import Captioning, normalize_caption
+from unrolled.tasks import Captioning
+from unrolled.tasks.captioning import normalize_caption
 
 DECODER = {"hidden": 16, "embedding": 8, "dropout": 0.0, "picture": 8, "recall": 8}
 

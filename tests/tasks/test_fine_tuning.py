@@ -21,7 +21,7 @@ from unrolled.errors import UserError
 from unrolled.evaluation.predictor import ensemble_members
 from unrolled.features import build_backbone, pretrained_backbone
 from unrolled.files import cache_folder
-from unrolled.tasks.captioning import Captioning
+from unrolled.tasks import Captioning
 
 RUN = """
 task: captioning

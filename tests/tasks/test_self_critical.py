@@ -15,7 +15,7 @@ from unrolled.data.batching import pad
 from unrolled.data.tokenizer import BEGIN, END
 from unrolled.errors import UserError
 from unrolled.metrics import CiderD, CiderReward
-from unrolled.tasks.captioning import Captioning
+from unrolled.tasks import Captioning
 
 CONFIG = """
 task: captioning

@@ -15,7 +15,7 @@ from unrolled.data.parallel_corpus import Vocabularies
 from unrolled.data.tokenizer import BEGIN, END, UNKNOWN, Vocabulary, learn_vocabulary
 from unrolled.decoding import Beam, Greedy, Sample
 from unrolled.errors import UserError
-from unrolled.tasks.translation import Translation
+from unrolled.tasks import Translation
 
 TRAINING = ["a dog runs , fast .", "two dogs sleep .", "the cat (black) sleeps"]
 INPUTS = ["a Zebra runs, fast.", "two quokkas", "Ωmega! sleeps (in Łódź)"]

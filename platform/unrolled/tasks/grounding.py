@@ -18,8 +18,7 @@ from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import Box, Question, format_box, is_inside
 from unrolled.data.tokenizer import BEGIN
 from unrolled.errors import UserError
-from unrolled.features import FeatureSet, open_features, pretrained_backbone
-from unrolled.features.extract import region_splits
+from unrolled.features import FeatureSet, open_features, pretrained_backbone, region_splits
 from unrolled.models import RegionPointer, Regions, RegionScores, build_region_pointer
 from unrolled.recurrence import Nest
 from unrolled.tasks.base import GroundingTask, MetricResults, Prediction, WindowLoss, interleave
