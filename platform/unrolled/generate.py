@@ -10,7 +10,7 @@ from pathlib import Path
 from unrolled.data.visual7w_io import read_boxes
 from unrolled.errors import UserError
 from unrolled.evaluation.predictor import Predictor
-from unrolled.reports.gallery import check_name, save_strips
+from unrolled.reports.gallery import check_picture_name, save_attention
 from unrolled.run import Run, load
 from unrolled.tasks import ImageInputTask
 
@@ -46,7 +46,7 @@ def generate(options: Namespace) -> Iterator[str]:
             yield from (f"{one.score:.4f}\t{one.text}" for one in candidates)
         return
     if options.attention:
-        check_name(Path(options.attention))
+        check_picture_name(Path(options.attention))
     outputs = run.generate(inputs, options.decode, **given)
     if options.attention:
         _draw(run.predictor(**given), inputs, outputs, Path(options.attention))
@@ -102,7 +102,7 @@ def _draw(trained: Predictor, photos: Sequence[str], captions: Sequence[str], pa
     attended = [one for one in map(trained.attention, photos, captions) if one is not None]
     if len(attended) < len(photos):
         raise UserError("--attention: the run's model has no attention (model.decoder.conditioning: attention has).")
-    save_strips(path, [trained.task.load_photo(name) for name in photos], attended)
+    save_attention(path, [trained.task.load_photo(name) for name in photos], attended)
 
 
 def _named(run: Run, inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[str]:

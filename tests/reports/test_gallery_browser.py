@@ -13,7 +13,7 @@ from test_evaluation_report_browser import emulate_width, poor_contrasts, wait_u
 
 from evaluation_report_samples import CONFIG, HOSTILE, some_results
 from unrolled.reports.evaluation_report import write_report
-from unrolled.reports.gallery import embedded
+from unrolled.reports.gallery import embed_photos
 
 WORDS = ["▁a", "▁dog", "</s>"]
 RIGHT, TAB = "\ue014", "\ue004"
@@ -62,7 +62,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row["by_length"] = []
     photos = {index: Image.effect_noise((640, 480), 90).convert("RGB") for index in range(36)}
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(results, captioned(1000), [], CONFIG, path, embedded(photos))
+    write_report(results, captioned(1000), [], CONFIG, path, embed_photos(photos))
     return path
 
 
@@ -99,7 +99,7 @@ def test_every_photograph_is_drawn_and_has_words_for_who_cannot_see_it(page: Any
 
 def test_arrow_keys_walk_through_the_words(page: Any) -> None:
     card = page.find_element("css selector", ".gallery > li:nth-child(4)")
-    rects = card.find_elements("css selector", ".seen rect")
+    rects = card.find_elements("css selector", ".photo rect")
     veil = "return [arguments[0].querySelector('svg').style.opacity, arguments[0].querySelector('p').textContent]"
     assert page.execute_script(veil, card)[1] == "" and len(rects) == 49
 
@@ -122,15 +122,15 @@ def test_arrow_keys_walk_through_the_words(page: Any) -> None:
 
 
 def test_one_tab_leads_to_the_next_photograph(page: Any) -> None:
-    first = page.find_element("css selector", ".gallery [data-gaze='0'] input")
+    first = page.find_element("css selector", ".gallery [data-attention='0'] input")
     page.execute_script("arguments[0].focus()", first)
     press(page, TAB)
-    assert page.switch_to.active_element.get_attribute("name") == "gaze-1"
+    assert page.switch_to.active_element.get_attribute("name") == "attention-1"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast(page: Any, scheme: str) -> None:
-    page.execute_script("document.querySelectorAll('.gaze label:nth-of-type(2) input').forEach(n => n.click())")
+    page.execute_script("document.querySelectorAll('.words label:nth-of-type(2) input').forEach(n => n.click())")
     assert poor_contrasts(page, scheme) == []
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from test_evaluation_report_browser import emulate_width, poor_contrasts
 
 from evaluation_report_samples import CONFIG, HOSTILE, some_results
-from unrolled.reports.gallery import question_gallery
+from unrolled.reports.gallery import attention_data, question_gallery
 from unrolled.reports.page import write_page
 from unrolled.tasks import Choice, GalleryItem, MetricResults
 
@@ -52,7 +52,7 @@ def write(path: Path, shown: list[GalleryItem], photo: Image.Image) -> Path:
     gallery = question_gallery(shown, lambda name, least: photo, 224)
     write_page(
         path,
-        "examined.html.j2",
+        "metrics.html.j2",
         {"training": []},
         results=some_results() | {"task": "question_answering"},
         headline="Multiple choice 50 %.",
@@ -61,7 +61,7 @@ def write(path: Path, shown: list[GalleryItem], photo: Image.Image) -> Path:
         scores=[],
         findings=MetricResults({"multiple_choice": 50.0}, 4, gallery=shown),
         gallery=gallery,
-        gazes={card["index"]: card["gaze"] for group in gallery for card in group["cards"] if card["gaze"]},
+        attention=attention_data(gallery),
         facts={"Made": "today"},
         config_yaml=CONFIG,
     )
@@ -102,10 +102,10 @@ def test_where_it_looked_is_shown_on_demand(browser: Any, reports: dict[str, Pat
     page = visit(browser, reports["told.html"])
     card = page.find_element("css selector", ".gallery > li")
     state = (
-        "return [arguments[0].querySelector('svg').style.opacity, arguments[0].querySelector('.gaze p').textContent,"
+        "return [arguments[0].querySelector('svg').style.opacity, arguments[0].querySelector('.words p').textContent,"
         "[...arguments[0].querySelectorAll('rect')].map(n => Number(n.style.fillOpacity))]"
     )
-    whole, looked = card.find_elements("css selector", ".gaze input")
+    whole, looked = card.find_elements("css selector", ".words input")
     page.execute_script("arguments[0].click()", looked)
     opacity, told, darkness = page.execute_script(state, card)
     assert (opacity, told) == ("1", "Mostly middle left, 50 % in one of 9 fields")
@@ -120,7 +120,7 @@ def test_boxes_lie_where_they_are_said_to_and_have_the_numbers_of_the_candidates
     page = visit(browser, reports["pointed.html"])
     found = page.execute_script(
         "return [...document.querySelectorAll('.gallery > li')].map(card => {"
-        "const whole = card.querySelector('.seen').getBoundingClientRect();"
+        "const whole = card.querySelector('.photo').getBoundingClientRect();"
         "const marks = [...card.querySelectorAll('.options .mark')].map(n => n.textContent);"
         "return [marks, [...card.querySelectorAll('.region')].map(n => { const own = n.getBoundingClientRect();"
         "const label = n.querySelector('b').getBoundingClientRect(), style = getComputedStyle(n);"

@@ -196,7 +196,7 @@ def test_a_run_learns_is_evaluated_and_answers(photos, tmp_path, capsys, answers
     report = run.evaluate(split="validation", local=True)
     assert report.scores["multiple_choice"] >= 70
     page = report.path.read_text(encoding="utf-8")
-    assert "With and without looking" in page and "What colour is it?" in page and "gazes-data" in page
+    assert "With and without looking" in page and "What colour is it?" in page and "attention-data" in page
     capsys.readouterr()
     photo = str(photos / "images" / "v7w_0.jpg")
     assert main(["generate", str(run.path), photo, "What colour is it?", "--choices", "red", "blue"]) == 0

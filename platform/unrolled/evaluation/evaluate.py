@@ -35,7 +35,14 @@ from unrolled.evaluation.worker_pool import WorkerPool, chunk_by_length
 from unrolled.files import explain_write_errors, write_atomic
 from unrolled.metrics import References, as_reference_lists, metric_info
 from unrolled.reports.evaluation_report import training_charts, write_report
-from unrolled.reports.gallery import SIDE, Picture, choose_examples, embedded, question_gallery
+from unrolled.reports.gallery import (
+    PHOTO_SIZE,
+    Picture,
+    attention_data,
+    choose_examples,
+    embed_photos,
+    question_gallery,
+)
 from unrolled.reports.page import Card, model_cards, report_facts, write_page
 from unrolled.reports.text import rank_strategies
 from unrolled.tasks import ImageInputTask, MetricResults, MetricTask, Seq2SeqTask
@@ -207,7 +214,7 @@ class DecodingEvaluation(Evaluation):
             for index, reason in examples.items():
                 rows[index]["shown"] = reason
             attention_rows = [rows[index] for index in examples]
-            pictures = embedded(self._photos(self.task, attention_rows))
+            pictures = embed_photos(self._photos(self.task, attention_rows))
         _add_attention(pool, attention_rows, best)
         write_json(self.folder / "results.json", results)
         write_json_lines(self.folder / "outputs.jsonl", rows)
@@ -262,7 +269,7 @@ class DecodingEvaluation(Evaluation):
         photos = {}
         for row in rows:
             try:
-                photos[row["index"]] = task.load_photo(row["input"], min_side=SIDE)
+                photos[row["index"]] = task.load_photo(row["input"], min_side=PHOTO_SIZE)
             except UserError as error:
                 self.console.print(f"not in the gallery: {error}")
         return photos
@@ -310,7 +317,7 @@ class MetricEvaluation(Evaluation):
             write_atomic(self.folder / name, text)
         gallery = []
         if results.gallery:
-            gallery = question_gallery(results.gallery, cast(ImageInputTask, self.task).load_photo, SIDE)
+            gallery = question_gallery(results.gallery, cast(ImageInputTask, self.task).load_photo, PHOTO_SIZE)
         self._write_report(entries, results, gallery)
         return EvaluationReport(results.scores, self.folder / "report.html", self.title, _score_lines(results))
 
@@ -331,7 +338,7 @@ class MetricEvaluation(Evaluation):
             summary += f" With 95 % confidence the {first['label'].lower()} lies between {ends}."
         write_page(
             self.folder / "report.html",
-            "examined.html.j2",
+            "metrics.html.j2",
             {"training": training_charts(self.history, next(iter(results.scores)))},
             results=entries,
             headline=" and ".join(f"{row['label'].lower()} {row['text']}" for row in scores[:2]).capitalize() + ".",
@@ -341,7 +348,7 @@ class MetricEvaluation(Evaluation):
             scores=scores,
             findings=results,
             gallery=gallery,
-            gazes={card["index"]: card["gaze"] for group in gallery for card in group["cards"] if card["gaze"]},
+            attention=attention_data(gallery),
             facts=report_facts(entries),
             config_yaml=self.config_yaml,
         )

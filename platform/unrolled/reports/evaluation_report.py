@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from unrolled.metrics import METRICS, metric_info
 from unrolled.metrics.words import TOKENIZER_SIGNATURE
 from unrolled.reports.examples import MAX_BYTES, MAX_BYTES_WITH_PHOTOS, page_rows
-from unrolled.reports.gallery import Picture, attention_charts, gallery
+from unrolled.reports.gallery import Picture, attention_charts, attention_data, caption_gallery
 from unrolled.reports.page import (
     Card,
     Chart,
@@ -79,7 +79,7 @@ def write_report(
     # In the order of the run, so that an example's lines keep their places from report to report.
     strategies = list(results["strategies"])
     kinds = {strategy_kind(name) for name in names}
-    photos = gallery(outputs, pictures or {}, results["headline"], strategies) if pictures else []
+    photos = caption_gallery(outputs, pictures or {}, results["headline"], strategies) if pictures else []
     examples = page_rows(outputs, strategies, names, MAX_BYTES_WITH_PHOTOS if photos else MAX_BYTES)
     signatures = _signatures(results)
     write_page(
@@ -96,7 +96,7 @@ def write_report(
         about=[text for name, text in ABOUT.items() if name in kinds],
         examples=examples | {"best": [], "worst": []} if photos else examples,
         gallery=photos,
-        gazes={card["index"]: card["gaze"] for group in photos for card in group["cards"] if card["gaze"]},
+        attention=attention_data(photos),
         headline_metric=metric_info(results["headline"]).label if photos else "",
         several=any(len(row.get("references") or ()) > 1 for row in outputs),
         unreadable=results.get("unreadable") or {},

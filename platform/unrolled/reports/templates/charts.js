@@ -3,21 +3,21 @@
 const readData = (id) => JSON.parse(document.getElementById(id).textContent);
 const root = document.documentElement;
 
-/* ---- Charts: figures name their colours as CSS variables; the value of the moment takes their place. */
+/* ---- Charts: colours of figures are names of CSS variables, which are replaced by their current values. */
 
 const figures = readData("figures-data");
 
-function painted(value, style) {
-  if (Array.isArray(value)) return value.map((item) => painted(item, style));
+function resolveColours(value, style) {
+  if (Array.isArray(value)) return value.map((item) => resolveColours(item, style));
   if (value && typeof value === "object") {
-    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, painted(item, style)]));
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, resolveColours(item, style)]));
   }
   const variable = typeof value === "string" && /^var\((--[\w-]+)\)$/.exec(value);
   return variable ? style.getPropertyValue(variable[1]).trim() : value;
 }
 
 function draw(place) {
-  const figure = painted(figures[place.dataset.chart], getComputedStyle(root));
+  const figure = resolveColours(figures[place.dataset.chart], getComputedStyle(root));
   figure.layout.font.family = getComputedStyle(document.body).fontFamily;
   figure.layout.dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom"; // a finger scrolls the page
   Plotly.react(place, figure.data, figure.layout, { responsive: !figure.layout.width, displayModeBar: false });
