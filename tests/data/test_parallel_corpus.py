@@ -42,7 +42,7 @@ def test_a_corpus_is_built_once(tmp_path):
     assert corpus.texts() == (["one two", "three"], ["eins zwei", "drei"])
     assert corpus.lengths.tolist() == [[3, 3], [2, 2]]
     words = first.vocabularies
-    assert words.target.decode(corpus.tokens([0, 1])[1]) == ["eins zwei", "drei"]
+    assert words.target.decode(corpus.tokens("target", [0, 1])) == ["eins zwei", "drei"]
     write_pairs(tmp_path / "d", "csv", {**ROWS, "train": [("new", "neu")]})
     assert prepare_pairs(source).folder != first.folder
 

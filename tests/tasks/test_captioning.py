@@ -8,8 +8,8 @@ import torch
 
 from unrolled.api import train
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.data.caption_corpus import CaptionSplit, prepare_captions
 from unrolled.data.caption_readers import CaptionSet, open_captions
+from unrolled.data.photo_corpus import CaptionSplit, prepare_captions
 from unrolled.decoding import Beam, Greedy
 from unrolled.errors import UserError
 from unrolled.tasks import Captioning
@@ -55,7 +55,7 @@ def test_captions_of_a_photograph_can_stay_together(tmp_path, monkeypatch):
     photos = 40
     texts = [[" ".join(["word"] * (1 + (photo * caption) % 7)) for caption in range(5)] for photo in range(photos)]
     read = CaptionSet([b""] * photos, [f"{photo}.jpg" for photo in range(photos)], texts)
-    monkeypatch.setattr("unrolled.data.caption_corpus.open_captions", lambda data, split: read)
+    monkeypatch.setattr("unrolled.data.photo_corpus.open_captions", lambda data, split: read)
     task, data = made(settings(training={"together": True}, data={"limit": 40}), tmp_path)
     corpus = data.split("train")
     batches = task.plan(data, 0)
@@ -83,7 +83,7 @@ def test_parts_hold_each_photograph_once_and_together_the_batch(tmp_path):
         part, mine = batch.shard(rank, 2), batch.rows[np.isin(corpus.photo_index[batch.rows], photos)]
         torch.testing.assert_close(part.photos, features.grids(torch.from_numpy(photos)))
         assert (photos[part.photo_index] == corpus.photo_index[mine]).all()
-        for row, tokens in enumerate(corpus.tokens(mine)):
+        for row, tokens in enumerate(corpus.tokens("caption_tokens", mine)):
             assert part.decoder_inputs[row, 1 : len(tokens) + 1].tolist() == part.targets[row, : len(tokens)].tolist()
             assert part.targets[row, : len(tokens)].tolist() == tokens.tolist()
             assert int(part.mask[row].sum()) == len(tokens) + 1
@@ -121,14 +121,14 @@ def test_a_photograph_may_have_several_captions(tmp_path, monkeypatch):
     captions = [["A dog.", "the Dog runs!"], ["a cat"], ["two cats", "A cat sits, alone.", "cats"]]
 
     read = CaptionSet([b"", b"", b""], ["a.jpg", "b.jpg", "c.jpg"], captions)
-    monkeypatch.setattr("unrolled.data.caption_corpus.open_captions", lambda data, split: read)
+    monkeypatch.setattr("unrolled.data.photo_corpus.open_captions", lambda data, split: read)
     folder = prepare_captions(settings().data, normalize_caption)
     corpus = folder.split("train")
     assert isinstance(corpus, CaptionSplit) and len(corpus) == 6
     assert corpus.photo_index.tolist() == [0, 0, 1, 2, 2, 2]
     assert corpus.lengths.tolist() == [3, 4, 3, 3, 5, 2]
     assert corpus.texts() == [["a dog", "the dog runs"], ["a cat"], ["two cats", "a cat sits alone", "cats"]]
-    assert folder.vocabulary.decode([corpus.tokens([4])[0].tolist()]) == ["a cat sits alone"]
+    assert folder.vocabulary.decode([corpus.tokens("caption_tokens", [4])[0].tolist()]) == ["a cat sits alone"]
     assert corpus.without({0}).tolist() == [2, 3, 4, 5]
 
 

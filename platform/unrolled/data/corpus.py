@@ -7,22 +7,18 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from unrolled.data.tokenizer import Vocabulary
 from unrolled.errors import UserError
 from unrolled.files import build_cached
 
-FORMAT = 2
+FORMAT = 3
 """Raise when the files change their meaning, so that older ones are built again."""
 SPLITS = ("train", "validation")
-VOCABULARY = "words.json"
-"""File of the vocabulary of texts about photographs."""
 Content = TypeVar("Content")
 """What a corpus is made of, per split; anything that JSON can hold."""
 
@@ -60,12 +56,12 @@ class TokenTable:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def rows(self, column: str, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    def tokens(self, column: str, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Returns the token ids of some rows, without begin and end symbols."""
         values, offsets = self._values_and_offsets(column)
         return [values[offsets[i] : offsets[i + 1]] for i in indices]
 
-    def row_lengths(self, column: str) -> np.ndarray:
+    def num_tokens(self, column: str) -> np.ndarray:
         """Returns the number of tokens of every row, int64."""
         _, offsets = self._values_and_offsets(column)
         return np.diff(offsets).astype(np.int64)
@@ -75,38 +71,6 @@ class TokenTable:
             array = self.table.column(column).combine_chunks()
             self._flat[column] = array.values.to_numpy(), array.offsets.to_numpy()
         return self._flat[column]
-
-
-class PhotoTokenTable(TokenTable):
-    """One split of texts about photographs: one row per text, in the order of the photographs."""
-
-    @cached_property
-    def photo_index(self) -> np.ndarray:
-        """The photograph of every row, ascending."""
-        index: np.ndarray = self.table.column("photo").to_numpy()
-        return index
-
-    @cached_property
-    def names(self) -> list[str]:
-        """The names of the photographs."""
-        names: list[str] = json.loads(self.table.schema.metadata[b"names"])
-        return names
-
-    def without(self, photos: set[int]) -> np.ndarray:
-        """Returns the rows about all photographs but these."""
-        return np.flatnonzero(~np.isin(self.photo_index, list(photos)))
-
-
-class PhotoCorpus(Corpus):
-    """Texts about photographs, of the training and the validation split."""
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary.load(self.folder / VOCABULARY)
-
-    def split(self, name: str) -> PhotoTokenTable:
-        """Opens `train` or `validation`."""
-        raise NotImplementedError
 
 
 def build_corpus(
@@ -151,12 +115,6 @@ def build_corpus(
 def token_rows(rows: Sequence[Sequence[int]]) -> pa.Array:
     """Returns a column of token ids."""
     return pa.array(rows, pa.large_list(pa.int32()))
-
-
-def photo_token_table(names: Sequence[str], photos: Sequence[int] | np.ndarray, **columns: pa.Array) -> pa.Table:
-    """Returns the table of a `PhotoTokenTable`."""
-    table = pa.table({"photo": pa.array(photos, pa.int64()), **columns})
-    return table.replace_schema_metadata({"names": json.dumps(list(names))})
 
 
 def check_max_length(lengths: np.ndarray, max_length: int, source: str, noun: str) -> None:

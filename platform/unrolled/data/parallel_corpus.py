@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,11 +49,7 @@ class ParallelSplit(TokenTable):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.lengths = np.stack([self.row_lengths(side) + 1 for side in ("input", "target")], axis=1)
-
-    def tokens(self, indices: Sequence[int] | np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Returns the token ids of inputs and targets, without begin and end symbols."""
-        return self.rows("input", indices), self.rows("target", indices)
+        self.lengths = np.stack([self.num_tokens(side) + 1 for side in ("input", "target")], axis=1)
 
     def texts(self) -> Pairs:
         """Returns the texts of both sides, in order."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.data.batching import CaptionBatch, padding_fraction, plan
-from unrolled.data.caption_corpus import CaptionCorpus, CaptionSplit, prepare_captions
+from unrolled.data.batching import CaptionBatch, decoder_tensors, padding_fraction, plan
 from unrolled.data.caption_readers import open_captions
+from unrolled.data.photo_corpus import CaptionCorpus, CaptionSplit, prepare_captions
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import Beam, Output, Strategy, decode, length_limits, make_outputs, resolve_auto
 from unrolled.errors import UserError
@@ -147,7 +147,9 @@ class Captioning(ImageInputTask, Seq2SeqTask):
 
     def collate(self, batch: ImageTextBatch, rows: np.ndarray, photos: list[int], photo_index: Tensor) -> CaptionBatch:
         return CaptionBatch(
-            self.images.read(batch.split, photos, batch.epoch), photo_index, *batch.corpus.decoder_tensors(rows)
+            self.images.read(batch.split, photos, batch.epoch),
+            photo_index,
+            *decoder_tensors(batch.corpus.tokens("caption_tokens", rows)),
         )
 
     def losses(self, model: EncoderDecoder, shard: CaptionBatch | PhotoShard, state: Nest) -> Iterator[WindowLoss]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.data.batching import CaptionBatch, pad
-from unrolled.data.caption_corpus import CaptionSplit
+from unrolled.data.photo_corpus import CaptionSplit
 from unrolled.data.tokenizer import BEGIN, END, Vocabulary
 from unrolled.decoding import Greedy, Hypothesis, Sample, Strategy, decode, resolve_auto, resolve_precision
 from unrolled.metrics import CiderReward

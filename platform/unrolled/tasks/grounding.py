@@ -13,7 +13,7 @@ from torch.nn import functional
 from unrolled.config.vqa import PointingConfig
 from unrolled.data.batching import GroundingBatch, find_candidates, pad, plan_questions
 from unrolled.data.image_sets import REGIONS_PREFIX, Region, candidate_regions, crop_region, without_folds
-from unrolled.data.question_corpus import QuestionCorpus, QuestionSplit, prepare_questions
+from unrolled.data.photo_corpus import QuestionCorpus, QuestionSplit, prepare_questions
 from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import Box, Question, format_box, is_inside
 from unrolled.data.tokenizer import BEGIN
@@ -93,7 +93,7 @@ class Grounding(QuestionTask, GroundingTask):
         these."""
         questions = batch.corpus.questions(rows)
         rivals = batch.corpus.questions(batch.rows) if self.against_all else questions
-        tokens = batch.corpus.question_tokens(rows)
+        tokens = batch.corpus.tokens("question_tokens", rows)
         return self._batch(batch.split, questions, tokens, _regions(rivals), photos, photo_index, batch.epoch)
 
     def _batch(

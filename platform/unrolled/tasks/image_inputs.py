@@ -17,9 +17,9 @@ from torch import Tensor
 
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.config.vqa import PointingConfig, QuestionAnsweringConfig
-from unrolled.data.corpus import VOCABULARY, PhotoCorpus
 from unrolled.data.image_sets import open_photos, view_split
 from unrolled.data.images import URL_PREFIXES, PhotoSet, UnreadableImage, random_view_index, read_image, to_pixels
+from unrolled.data.photo_corpus import VOCABULARY, PhotoCorpus
 from unrolled.data.tokenizer import Vocabulary
 from unrolled.errors import UserError
 from unrolled.features import (

@@ -44,7 +44,7 @@ class PairBatch:
 
     def shard(self, rank: int, size: int) -> Batch | None:
         mine = self.indices[rank::size]
-        return collate(*self.corpus.tokens(mine)) if len(mine) else None
+        return collate(self.corpus.tokens("input", mine), self.corpus.tokens("target", mine)) if len(mine) else None
 
 
 class Translation(Seq2SeqTask):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unrolled.config.vqa import QuestionAnsweringConfig
 from unrolled.data.batching import QuestionBatch, pad, plan_by_photo, plan_questions
-from unrolled.data.question_corpus import QuestionCorpus, QuestionSplit, prepare_questions
+from unrolled.data.photo_corpus import QuestionCorpus, QuestionSplit, prepare_questions
 from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import Box, Question
 from unrolled.decoding import Strategy, resolve_auto
@@ -158,7 +158,7 @@ class QuestionAnswering(QuestionTask, VQATask):
 
     def collate(self, batch: ImageTextBatch, rows: np.ndarray, photos: list[int], photo_index: Tensor) -> QuestionBatch:
         inputs, target = self.images.read(batch.split, photos, batch.epoch), self.head.target(batch.corpus, rows)
-        return QuestionBatch(inputs, photo_index, *pad(batch.corpus.question_tokens(rows)), target)
+        return QuestionBatch(inputs, photo_index, *pad(batch.corpus.tokens("question_tokens", rows)), target)
 
     def losses(self, model: Any, shard: QuestionBatch, state: Nest) -> Iterator[WindowLoss]:
         """Yields the summed cross-entropy of the correct answers; batches are independent of each other."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unrolled.config.vqa import QuestionAnsweringConfig
 from unrolled.data.batching import AnswerClasses, AnswerTexts, CandidateTexts, QuestionBatch, join_answers
-from unrolled.data.question_corpus import QuestionSplit
+from unrolled.data.photo_corpus import QuestionSplit
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN, Vocabulary
 from unrolled.decoding import Ensemble, EnsembleInputs, Strategy, decode, length_limits, make_outputs, resolve_auto
 from unrolled.errors import UserError
@@ -269,8 +269,8 @@ class WordHead(AnswerHead):
 
     def target(self, corpus: QuestionSplit, rows: np.ndarray) -> AnswerTexts:
         """Returns questions followed by their answers, and by every candidate where the loss takes them."""
-        questions = corpus.question_tokens(rows) if self._reads_question else [NO_TOKENS] * len(rows)
-        text = join_answers(questions, corpus.answer_tokens(rows))
+        questions = corpus.tokens("question_tokens", rows) if self._reads_question else [NO_TOKENS] * len(rows)
+        text = join_answers(questions, corpus.tokens("answer_tokens", rows))
         if self._config.training.candidates == 0:
             return text
         asked = corpus.questions(rows)

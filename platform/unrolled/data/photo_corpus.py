@@ -1,4 +1,4 @@
-"""Tokenised questions about photographs, with answers and candidates."""
+"""Tokenised captions of photographs, and questions about them."""
 
 from __future__ import annotations
 
@@ -6,30 +6,124 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from unrolled.config.captioning import CaptionData
 from unrolled.config.vqa import PointingData, QuestionData
-from unrolled.data.corpus import (
-    SPLITS,
-    VOCABULARY,
-    PhotoCorpus,
-    PhotoTokenTable,
-    build_corpus,
-    photo_token_table,
-    token_rows,
-)
+from unrolled.data.caption_readers import open_captions
+from unrolled.data.corpus import SPLITS, Corpus, TokenTable, build_corpus, check_max_length, token_rows
 from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import Question
 from unrolled.data.tokenizer import Vocabulary, learn_vocabulary
 from unrolled.errors import UserError
 
-ANSWERS = "answers.json"
-Content = dict[str, Any]
-"""`names` and `questions`; of the training split also `further` questions and the `given` vocabulary of another run."""
+VOCABULARY, ANSWERS = "words.json", "answers.json"
+
+
+class PhotoTokenTable(TokenTable):
+    """One split of texts about photographs: one row per text, in the order of the photographs."""
+
+    @cached_property
+    def photo_index(self) -> np.ndarray:
+        """The photograph of every row, ascending."""
+        index: np.ndarray = self.table.column("photo").to_numpy()
+        return index
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of the photographs."""
+        names: list[str] = json.loads(self.table.schema.metadata[b"names"])
+        return names
+
+    def without(self, photos: set[int]) -> np.ndarray:
+        """Returns the rows about all photographs but these."""
+        return np.flatnonzero(~np.isin(self.photo_index, list(photos)))
+
+
+class PhotoCorpus(Corpus):
+    """Texts about photographs, of the training and the validation split."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.load(self.folder / VOCABULARY)
+
+    def split(self, name: str) -> PhotoTokenTable:
+        """Opens `train` or `validation`."""
+        raise NotImplementedError
+
+
+class CaptionSplit(PhotoTokenTable):
+    """One split; rows are captions.
+
+    Attributes:
+        lengths: tokens of every caption, the end symbol included, `(captions,)`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.lengths = self.num_tokens("caption_tokens") + 1
+
+    def texts(self) -> list[list[str]]:
+        """Returns the normalised captions of every photograph."""
+        texts: list[list[str]] = [[] for _ in self.names]
+        for photo, text in zip(self.photo_index.tolist(), self.table.column("caption").to_pylist(), strict=True):
+            texts[photo].append(text)
+        return texts
+
+    def group_by_photo(self, captions: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Groups captions, given in ascending order, by photograph; returns the groups and their tokens."""
+        _, starts = np.unique(self.photo_index[captions], return_index=True)
+        return np.split(captions, starts[1:]), np.add.reduceat(self.lengths[captions], starts)
+
+
+class CaptionCorpus(PhotoCorpus):
+    """Captions of the training and the validation split."""
+
+    def split(self, name: str) -> CaptionSplit:
+        """Opens `train` or `validation`."""
+        return CaptionSplit(self.path(name))
+
+
+def prepare_captions(
+    data: CaptionData, normalize: Callable[[str], str], fingerprint: str | None = None
+) -> CaptionCorpus:
+    """Learns the vocabulary on the training split and tokenises both splits, unless that was done.
+
+    Args:
+        normalize: makes of a caption what is learned and compared.
+        fingerprint: as of `build_corpus`.
+
+    Raises:
+        UserError: the data cannot be used, or the cache cannot be written.
+    """
+
+    def read(split: str) -> tuple[list[str], list[list[str]]]:
+        captioned = open_captions(data, split)
+        return list(captioned.names), captioned.captions
+
+    def tokenize(contents: Mapping[str, tuple[list[str], list[list[str]]]], folder: Path) -> dict[str, pa.Table]:
+        texts = {
+            split: [normalize(text) for own in captions for text in own] for split, (_, captions) in contents.items()
+        }
+        vocabulary = learn_vocabulary(texts["train"], data.vocabulary)
+        vocabulary.save(folder / VOCABULARY)
+        tables = {}
+        for split, (names, captions) in contents.items():
+            photos = np.repeat(np.arange(len(names)), [len(own) for own in captions])
+            tokens = token_rows(vocabulary.encode(texts[split]))
+            tables[split] = _photo_table(
+                names, photos, caption=pa.array(texts[split], pa.large_string()), caption_tokens=tokens
+            )
+        return tables
+
+    corpus = CaptionCorpus(build_corpus(["captions", data.vocabulary.model_dump()], read, tokenize, fingerprint))
+    check_max_length(corpus.split("train").lengths[:, None], data.max_length, data.source, "caption")
+    return corpus
 
 
 class QuestionSplit(PhotoTokenTable):
@@ -41,16 +135,8 @@ class QuestionSplit(PhotoTokenTable):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        questions, answers = map(self.row_lengths, ("question_tokens", "answer_tokens"))
+        questions, answers = map(self.num_tokens, ("question_tokens", "answer_tokens"))
         self.lengths = np.stack([questions, answers + 1], axis=1)
-
-    def question_tokens(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """Returns the token ids of questions."""
-        return self.rows("question_tokens", rows)
-
-    def answer_tokens(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """Returns the token ids of the answers to questions, without begin and end symbols."""
-        return self.rows("answer_tokens", rows)
 
     def questions(self, rows: Sequence[int] | np.ndarray) -> list[Question]:
         """Returns questions as texts, with their answers and candidates."""
@@ -86,7 +172,7 @@ def prepare_questions(
         UserError: the data cannot be used, or the cache cannot be written.
     """
 
-    def read(split: str) -> Content:
+    def read(split: str) -> dict[str, Any]:
         opened = open_questions(data, split)
         content = {"names": list(opened.names), "questions": [asdict(question) for question in opened.questions]}
         if split == "train":
@@ -94,7 +180,7 @@ def prepare_questions(
             content |= {"further": _further_questions(data), "given": given and given.read_text(encoding="utf-8")}
         return content
 
-    def tokenize(contents: Mapping[str, Content], folder: Path) -> dict[str, pa.Table]:
+    def tokenize(contents: Mapping[str, dict[str, Any]], folder: Path) -> dict[str, pa.Table]:
         train = contents["train"]
         answers = [] if data.pointing else [normalize(question["answer"]) for question in train["questions"]]
         if (given := _given_vocabulary(data)) is not None:
@@ -120,7 +206,7 @@ def _table(
 ) -> pa.Table:
     questions = sorted(questions, key=lambda question: question["photo"])
     answers = [normalize(question["answer"]) for question in questions]
-    return photo_token_table(
+    return _photo_table(
         names,
         [question["photo"] for question in questions],
         question=pa.array(questions),
@@ -146,3 +232,9 @@ def _further_questions(data: QuestionData) -> list[str]:
     others = [PointingData(source=source, splits=data.splits) for source in data.also]
     opened = [open_questions(other, split) for other in others for split in SPLITS]
     return [question.question for questions in opened for question in questions.questions]
+
+
+def _photo_table(names: Sequence[str], photos: Sequence[int] | np.ndarray, **columns: pa.Array) -> pa.Table:
+    """Returns the table of a `PhotoTokenTable`."""
+    table = pa.table({"photo": pa.array(photos, pa.int64()), **columns})
+    return table.replace_schema_metadata({"names": json.dumps(list(names))})
