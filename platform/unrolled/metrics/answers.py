@@ -1,14 +1,4 @@
-"""Metrics of short answers: exact match, VQA accuracy, WUPS.
-
-Scores of short answers: exact match, and agreement with several people (VQA).
-
-The nouns of WordNet, read from its own files (`index.noun`, `data.noun`, `noun.exc`), and how near two are.
-
-Debian's package `wordnet-base` puts them where they are looked for; elsewhere the variable WNSEARCHDIR, WordNet's own,
-names their folder. Fellbaum, WordNet: An Electronic Lexical Database, 1998.
-
-WUPS: accuracy of answers that lists nearly right ones as nearly right, by their place in WordNet.
-"""
+"""Metrics of short answers: exact match, VQA accuracy, and WUPS with its WordNet reader."""
 
 from __future__ import annotations
 
@@ -24,25 +14,23 @@ from unrolled.errors import UserError
 from unrolled.metrics.base import MeanMetric, References, Texts, as_reference_lists, format_signature
 
 MIN_ANSWERS = 4
-"""With one answer left out, three people must still be there to agree."""
+"""Fewest answers per question: with one of them left out, three remain."""
 
 
 class ExactMatch(MeanMetric):
-    """The percentage of predictions equal to a reference; `compute` returns it as "exact_match"."""
+    """The percentage of predictions equal to one of their references; `compute` returns "exact_match"."""
 
     key = "exact_match"
     description = "The percentage of predictions that equal a reference in every character."
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        return [
-            100.0 * (text in truths) for text, truths in zip(predictions, as_reference_lists(references), strict=True)
-        ]
+        return [100.0 * (text in own) for text, own in zip(predictions, as_reference_lists(references), strict=True)]
 
 
 class AnswerAccuracy(MeanMetric):
-    """The percentage of right answers, case aside, as the evaluator of Visual7W counts them.
+    """The percentage of correct answers, ignoring case, as in Visual7W's evaluation.
 
-    Of several people's answers each counts that no other was given more often. `compute` returns it as "accuracy".
+    With several people's answers, every most frequent one is correct. `compute` returns "accuracy".
     """
 
     key = "accuracy"
@@ -51,24 +39,23 @@ class AnswerAccuracy(MeanMetric):
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
         return [
-            100.0 * self._right(_one_line(text).lower(), [_one_line(truth).lower() for truth in truths])
-            for text, truths in zip(predictions, as_reference_lists(references), strict=True)
+            100.0 * self._is_correct(_one_line(text).lower(), [_one_line(answer).lower() for answer in own])
+            for text, own in zip(predictions, as_reference_lists(references), strict=True)
         ]
 
-    def _right(self, answer: str, people: list[str]) -> bool:
-        return answer in people and people.count(answer) == max(map(people.count, people))
+    def _is_correct(self, prediction: str, answers: list[str]) -> bool:
+        return prediction in answers and answers.count(prediction) == max(map(answers.count, answers))
 
 
 class VqaAccuracy(MeanMetric):
-    """VQA accuracy: an answer is as right as people gave it, wholly where three of the others did.
+    """VQA accuracy: min(people who gave the answer / 3, 1), averaged over leaving out one of the (ten) people.
 
-    Antol et al. 2015: min(people who said so / 3, 1), averaged over the ways to leave one of the (ten) people
-    out.  Answers are compared as the official evaluation normalises them: lower case, punctuation, articles,
-    number words and the apostrophes of contractions; where all people agree to the letter, so must the answer.
+    Antol et al. 2015. Answers are normalised as in the official evaluation: lower case, punctuation, articles, number
+    words and the apostrophes of contractions; if all people give the same string, it must be matched exactly.
     `compute` returns "vqa_accuracy", 0 to 100, and "signature".
 
     Raises:
-        UserError: a question has less than `FEWEST_ANSWERS` answers, so that no answer could be wholly right.
+        UserError: a question has fewer than `MIN_ANSWERS` answers, so that no answer could score 100.
     """
 
     key = "vqa_accuracy"
@@ -77,19 +64,19 @@ class VqaAccuracy(MeanMetric):
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
         pairs = enumerate(zip(predictions, as_reference_lists(references), strict=True), start=1)
-        return [self._score(number, answer, people) for number, (answer, people) in pairs]
+        return [self._score(number, prediction, answers) for number, (prediction, answers) in pairs]
 
-    def _score(self, number: int, answer: str, people: list[str]) -> float:
-        if len(people) < MIN_ANSWERS:
+    def _score(self, number: int, prediction: str, answers: list[str]) -> float:
+        if len(answers) < MIN_ANSWERS:
             raise UserError(
                 f"vqa_accuracy compares with what several people answered, {MIN_ANSWERS} at least (VQA has ten): "
-                f"question {number} has {len(people)}."
+                f"question {number} has {len(answers)}."
             )
-        answer, people = _one_line(answer), [_one_line(each) for each in people]
-        if len(set(people)) > 1:
-            answer, people = normalize_vqa_answer(answer), [normalize_vqa_answer(each) for each in people]
-        others = [people.count(answer) - (each == answer) for each in people]
-        return 100 * sum(min(agreeing / 3, 1.0) for agreeing in others) / len(people)
+        prediction, answers = _one_line(prediction), [_one_line(each) for each in answers]
+        if len(set(answers)) > 1:
+            prediction, answers = normalize_vqa_answer(prediction), [normalize_vqa_answer(each) for each in answers]
+        agreeing = [answers.count(prediction) - (each == prediction) for each in answers]
+        return 100 * sum(min(count / 3, 1.0) for count in agreeing) / len(answers)
 
     def signature(self, references: References) -> str:
         return format_signature("answers:vqa-normalised|leave-one-out:yes", references)
@@ -101,71 +88,75 @@ def _one_line(answer: str) -> str:
 
 @lru_cache(maxsize=100_000)
 def normalize_vqa_answer(answer: str) -> str:
-    """Returns an answer as the VQA evaluation compares it: ``"The 2 dogs, dont"`` is ``"2 dogs don't"``."""
+    """Returns an answer as normalised by the VQA evaluation: ``"The 2 dogs, dont"`` becomes ``"2 dogs don't"``."""
     words = [NUMBERS.get(word, word) for word in _without_punctuation(answer).lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def _without_punctuation(answer: str) -> str:
-    """Returns the answer with each sign taken out where it stands next to a space, else replaced by a space.
+    """Removes a punctuation mark that occurs next to a space, and replaces any other by a space.
 
-    An answer with a comma between digits (``1,000``) loses every sign without a space.  Full stops go unless a
-    digit follows.
+    In an answer with a comma between digits (``1,000``) all marks are removed. Full stops are removed unless a digit
+    follows.
     """
-    plain, has_number = answer, re.search(r"\d,\d", answer)
-    for sign in PUNCTUATION:
-        apart = f"{sign} " in answer or f" {sign}" in answer
-        plain = plain.replace(sign, "" if apart or has_number else " ")
-    return re.sub(r"\.(?!\d)", "", plain)
+    result, has_number = answer, re.search(r"\d,\d", answer)
+    for mark in PUNCTUATION:
+        next_to_space = f"{mark} " in answer or f" {mark}" in answer
+        result = result.replace(mark, "" if next_to_space or has_number else " ")
+    return re.sub(r"\.(?!\d)", "", result)
 
 
-def _lacking_an_apostrophe(words: str, ending: str = "") -> Iterator[tuple[str, str]]:
-    """Yields the words with their ending, each once without each of its apostrophes, and how they are written."""
+def _missing_apostrophes(words: str, ending: str = "") -> Iterator[tuple[str, str]]:
+    """Yields (the word and ending without one of its apostrophes, the correct spelling) for each apostrophe."""
     for word in words.split():
-        whole = word + ending
-        for place in re.finditer("'", whole):
-            yield whole[: place.start()] + whole[place.end() :], whole
+        correct = word + ending
+        for match in re.finditer("'", correct):
+            yield correct[: match.start()] + correct[match.end() :], correct
 
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = ("a", "an", "the")
-COUNTED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(COUNTED)}
-NEGATED = "ai are ca could did do does had has have is might must need ought sha should was were wo would"
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
+NEGATABLE = "ai are ca could did do does had has have is might must need ought sha should was were wo would"
 CONTRACTIONS = {
-    **dict(_lacking_an_apostrophe(NEGATED, "n't")),
-    **dict(_lacking_an_apostrophe("could had might should would", "n't've")),
-    **dict(_lacking_an_apostrophe("he it she somebody someone something there they we who y'all you", "'d've")),
-    **dict(_lacking_an_apostrophe("he how it someone something there they where who you", "'d")),
-    **dict(_lacking_an_apostrophe("how it somebody someone something they what who why y'all you", "'ll")),
-    **dict(_lacking_an_apostrophe("there they what why you", "'re")),
-    **dict(_lacking_an_apostrophe("he how somebody someone that there what when where who why", "'s")),
-    **dict(_lacking_an_apostrophe("could might must not should they we what where who would you", "'ve")),
-    **dict(_lacking_an_apostrophe("ma'am o'clock 'ow's'at 'twas y'all")),
+    **dict(_missing_apostrophes(NEGATABLE, "n't")),
+    **dict(_missing_apostrophes("could had might should would", "n't've")),
+    **dict(_missing_apostrophes("he it she somebody someone something there they we who y'all you", "'d've")),
+    **dict(_missing_apostrophes("he how it someone something there they where who you", "'d")),
+    **dict(_missing_apostrophes("how it somebody someone something they what who why y'all you", "'ll")),
+    **dict(_missing_apostrophes("there they what why you", "'re")),
+    **dict(_missing_apostrophes("he how somebody someone that there what when where who why", "'s")),
+    **dict(_missing_apostrophes("could might must not should they we what where who would you", "'ve")),
+    **dict(_missing_apostrophes("ma'am o'clock 'ow's'at 'twas y'all")),
     "somebody'd": "somebodyd",  # as in the official table
 }
 
 
 WORDNET_VARIABLE = "WNSEARCHDIR"
+"""WordNet's own environment variable for the folder of its files."""
 FILES = ("index.noun", "data.noun", "noun.exc")
 FOLDERS = ("/usr/share/wordnet", "/usr/local/WordNet-3.0/dict", "~/nltk_data/corpora/wordnet")
 ENDINGS = (
     *(("s", ""), ("ses", "s"), ("ves", "f"), ("xes", "x"), ("zes", "z")),
     *(("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y")),
 )
-"""How plurals end, and their singulars (WordNet's morphology of nouns)."""
+"""Plural endings and their singulars (WordNet's morphology of nouns)."""
 HYPERNYMS = ("@", "@i")
 
 
 def wordnet_folder() -> Path | None:
-    """Returns the folder that has WordNet's nouns, `None` where there is none."""
-    named = os.environ.get(WORDNET_VARIABLE)
-    folders = [Path(folder).expanduser() for folder in ((named,) if named else FOLDERS)]
+    """Returns the folder of WordNet's nouns, `None` if there is none.
+
+    Debian's package `wordnet-base` installs to one of the folders searched.
+    """
+    given = os.environ.get(WORDNET_VARIABLE)
+    folders = [Path(folder).expanduser() for folder in ((given,) if given else FOLDERS)]
     return next((folder for folder in folders if all((folder / name).is_file() for name in FILES)), None)
 
 
 def wordnet_nouns() -> WordNetNouns:
-    """Returns WordNet's nouns, read once a process; raises `UserError` where there is no WordNet."""
+    """Returns WordNet's nouns, read once per process; raises `UserError` if there is no WordNet."""
     folder = wordnet_folder()
     if folder is None:
         raise UserError(
@@ -176,31 +167,35 @@ def wordnet_nouns() -> WordNetNouns:
 
 
 class WordNetNouns:
-    """Synsets are told by the place of their line in `data.noun`."""
+    """WordNet's noun synsets (Fellbaum 1998), read from `index.noun`, `data.noun` and `noun.exc`.
+
+    A synset is identified by the offset of its line in `data.noun`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._synsets: dict[str, tuple[int, ...]] = {}
         for line in (folder / "index.noun").read_text(encoding="utf-8").splitlines():
             if not line.startswith(" "):
                 lemma, _, count, *rest = line.split()
-                self._synsets[lemma] = tuple(int(place) for place in rest[-int(count) :])
+                self._synsets[lemma] = tuple(int(offset) for offset in rest[-int(count) :])
         lines = (folder / "noun.exc").read_text(encoding="utf-8").splitlines()
         self._exceptions = {plural: singulars for plural, *singulars in map(str.split, lines) if singulars}
         with (folder / "data.noun").open("rb") as data:
             self._data = mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ)
-        self._known: dict[int, tuple[int, ...]] = {}
-        self._above: dict[int, dict[int, int]] = {}
-        self._depth: dict[int, tuple[int, int]] = {}
+        self._hypernym_cache: dict[int, tuple[int, ...]] = {}
+        self._ancestor_cache: dict[int, dict[int, int]] = {}
+        self._depth_cache: dict[int, tuple[int, int]] = {}
 
     def synsets(self, noun: str) -> tuple[int, ...]:
-        """Returns the synsets of a noun, singular or plural, words joined by spaces or `_`; () for what is none."""
+        """Returns the synsets of a noun, singular or plural, with words joined by spaces or `_`; () for a non-noun."""
         form = "_".join(noun.lower().split())
         base = self._exceptions.get(form) or [form[: -len(old)] + new for old, new in ENDINGS if form.endswith(old)]
-        return tuple(dict.fromkeys(place for each in (form, *base) for place in self._synsets.get(each, ())))
+        return tuple(dict.fromkeys(offset for each in (form, *base) for offset in self._synsets.get(each, ())))
 
     def wup(self, one: int, other: int) -> float:
-        """Returns how near two synsets are, 0 to 1: 2 d / (l₁ + l₂), with the depth d of what both are kinds of, and
-        the lengths l of the ways from each over it to the root (Wu and Palmer 1994; details as in NLTK)."""
+        """Returns the Wu-Palmer similarity of two synsets, 0 to 1: 2 d / (l₁ + l₂), with the depth d of their lowest
+        common hypernym and the lengths l of the paths from each through it to the root (Wu and Palmer 1994; details as
+        in NLTK)."""
         shared = self._ancestors(one).keys() & self._ancestors(other).keys()
         if not shared:
             return 0.0
@@ -214,31 +209,32 @@ class WordNetNouns:
         ours, theirs = self._ancestors(one), self._ancestors(other)
         return min(ours[each] + theirs[each] for each in ours.keys() & theirs.keys())
 
-    def _ancestors(self, place: int) -> dict[int, int]:
-        """Returns how far up each synset is that this one is a kind of, itself at 0."""
-        if place not in self._above:
-            found = {place: 0}
-            for parent in self._hypernyms(place):
+    def _ancestors(self, offset: int) -> dict[int, int]:
+        """Returns the distance to each hypernym, direct or indirect; to the synset itself 0."""
+        if offset not in self._ancestor_cache:
+            found = {offset: 0}
+            for parent in self._hypernyms(offset):
                 for each, distance in self._ancestors(parent).items():
                     found[each] = min(distance + 1, found.get(each, distance + 1))
-            self._above[place] = found
-        return self._above[place]
+            self._ancestor_cache[offset] = found
+        return self._ancestor_cache[offset]
 
-    def _depths(self, place: int) -> tuple[int, int]:
-        """Returns the lengths of the shortest and the longest way to the root."""
-        if place not in self._depth:
-            above = [self._depths(parent) for parent in self._hypernyms(place)]
-            least, most = (1 + min(low for low, _ in above), 1 + max(high for _, high in above)) if above else (0, 0)
-            self._depth[place] = least, most
-        return self._depth[place]
+    def _depths(self, offset: int) -> tuple[int, int]:
+        """Returns the lengths of the shortest and the longest path to the root."""
+        if offset not in self._depth_cache:
+            parents = [self._depths(parent) for parent in self._hypernyms(offset)]
+            shortest = 1 + min((low for low, _ in parents), default=-1)
+            longest = 1 + max((high for _, high in parents), default=-1)
+            self._depth_cache[offset] = shortest, longest
+        return self._depth_cache[offset]
 
-    def _hypernyms(self, place: int) -> tuple[int, ...]:
-        if place not in self._known:
-            fields = self._data[place : self._data.find(b" | ", place)].decode().split()
-            first = 5 + 2 * int(fields[3], 16)  # after the synset's words, each with a number, and the pointers' count
+    def _hypernyms(self, offset: int) -> tuple[int, ...]:
+        if offset not in self._hypernym_cache:
+            fields = self._data[offset : self._data.find(b" | ", offset)].decode().split()
+            first = 5 + 2 * int(fields[3], 16)  # after the synset's words, each with a number, and the pointer count
             pointers = zip(fields[first::4], fields[first + 1 :: 4], strict=False)
-            self._known[place] = tuple(int(to) for symbol, to in pointers if symbol in HYPERNYMS)
-        return self._known[place]
+            self._hypernym_cache[offset] = tuple(int(to) for symbol, to in pointers if symbol in HYPERNYMS)
+        return self._hypernym_cache[offset]
 
 
 _nouns = lru_cache(maxsize=2)(WordNetNouns)
@@ -246,25 +242,25 @@ _nouns = lru_cache(maxsize=2)(WordNetNouns)
 
 @lru_cache(maxsize=100_000)
 def word_similarity(one: str, other: str) -> float:
-    """Returns the `wup` of the nearest two senses of two words, 0 where either is no noun, 1 for equal words."""
+    """Returns the `wup` of the two most similar senses of two words; 1 for equal words, 0 if either is not a noun."""
     if one == other:
         return 1.0
-    known = wordnet_nouns()
-    pairs = [(a, b) for a in known.synsets(one) for b in known.synsets(other)]
-    return max((known.wup(a, b) for a, b in pairs), default=0.0)
+    nouns = wordnet_nouns()
+    pairs = [(a, b) for a in nouns.synsets(one) for b in nouns.synsets(other)]
+    return max((nouns.wup(a, b) for a, b in pairs), default=0.0)
 
 
-FAR = 0.1
-"""What is left of the nearness of two words that are not near enough."""
+DOWN_WEIGHT = 0.1
+"""Factor of similarities below the threshold."""
 
 
 class Wups(MeanMetric):
     """Wu–Palmer similarity of answers that list things, such as "book, lamp".
 
-    Malinowski and Fritz 2014: of both lists the product over its things of their nearness to the nearest thing in the
-    other one, and of these two the less. Things less near than a threshold, 0.9 or 0, count a tenth of their nearness:
-    WUPS@0.9 asks for the same thing, WUPS@0.0 for the same sort of thing. Of several references the best counts.
-    `compute` returns the score under its key, 0 to 100, and "signature". It needs WordNet (see `wordnet.nouns`).
+    Malinowski and Fritz 2014: for each of two lists the product over its things of the similarity to the most similar
+    thing of the other list; the smaller of both products. Similarities below a threshold, 0.9 or 0, are multiplied by
+    0.1: WUPS@0.9 requires the same thing, WUPS@0.0 the same kind of thing. The best of several references counts.
+    `compute` returns the score under its key, 0 to 100, and "signature". Requires WordNet (see `wordnet_folder`).
     """
 
     description = "Wu-Palmer similarity of the things that an answer and its reference list."
@@ -277,24 +273,24 @@ class Wups(MeanMetric):
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
         return [
-            100 * max(self._score(_things(text), _things(truth)) for truth in truths)
-            for text, truths in zip(predictions, as_reference_lists(references), strict=True)
+            100 * max(self._score(_things(text), _things(reference)) for reference in own)
+            for text, own in zip(predictions, as_reference_lists(references), strict=True)
         ]
 
     def signature(self, references: References) -> str:
-        return format_signature(f"threshold:{self._threshold:.1f}|below:{FAR}|senses:nouns,nearest", references)
+        return format_signature(f"threshold:{self._threshold:.1f}|below:{DOWN_WEIGHT}|senses:nouns,nearest", references)
 
-    def _score(self, ours: list[str], theirs: list[str]) -> float:
-        return min(self._covered(ours, theirs), self._covered(theirs, ours))
+    def _score(self, predicted: list[str], expected: list[str]) -> float:
+        return min(self._coverage(predicted, expected), self._coverage(expected, predicted))
 
-    def _covered(self, things: list[str], by: list[str]) -> float:
-        return math.prod(max(self._near(thing, other) for other in by) for thing in things)
+    def _coverage(self, things: list[str], by: list[str]) -> float:
+        return math.prod(max(self._similarity(thing, other) for other in by) for thing in things)
 
-    def _near(self, one: str, other: str) -> float:
-        found = word_similarity(one, other)
-        return found if found >= self._threshold else FAR * found
+    def _similarity(self, one: str, other: str) -> float:
+        similarity = word_similarity(one, other)
+        return similarity if similarity >= self._threshold else DOWN_WEIGHT * similarity
 
 
 def _things(answer: str) -> list[str]:
-    """Returns the things that an answer lists, each once."""
+    """Returns the distinct things listed by an answer."""
     return list(dict.fromkeys(" ".join(thing.lower().split()) for thing in answer.split(",")))

@@ -1,7 +1,7 @@
-"""What every metric is: an `evaluate.Metric` that lives in memory, and what it is given.
+"""Base classes of metrics: an `evaluate.Metric` kept in memory, and its inputs.
 
-Nothing is downloaded and nothing is written, so any number of processes may score at once.  Nearly all are
-functions of statistics that add up over examples, which is what `unrolled.metrics.significance` resamples.
+Nothing is downloaded and nothing is written, so any number of processes may score at the same time. Nearly all metrics
+are functions of statistics that add up over examples, which `unrolled.metrics.significance` resamples.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from unrolled.errors import UserError
 
 Texts = Sequence[str]
 References = Sequence[str] | Sequence[list[str]]
-"""One reference text to each prediction, or a list of several to each."""
+"""One reference per prediction, or a list of several."""
 Statistics = NDArray[np.float64]
 
 _TEXT = datasets.Value("string")
@@ -31,10 +31,10 @@ class CorpusMetric(evaluate.Metric, ABC):  # type: ignore[misc]
     """A score of a corpus of examples.
 
     Attributes:
-        key: what the score is called in results and configurations.
+        key: name of the score in results and configs.
         description: one sentence.
-        citation: where the definition stands.
-        examples: what the examples may look like.
+        citation: source of the definition.
+        examples: accepted features of the examples.
     """
 
     key: str = ""
@@ -43,23 +43,23 @@ class CorpusMetric(evaluate.Metric, ABC):  # type: ignore[misc]
     examples: ClassVar[list[datasets.Features]] = [SEVERAL_REFERENCES, ONE_REFERENCE]
 
     def __init__(self) -> None:
-        # A seed is not needed; without one, numpy's global state would be read for it.
+        # No seed is needed, but without one the base class reads numpy's global state.
         super().__init__(keep_in_memory=True, seed=0)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(description=self.description, citation=self.citation, features=self.examples)
 
     def _build_data_dir(self) -> str:
-        # The base class makes this folder, in the user's cache, even for a metric that is kept in memory.
+        # The base class creates this folder, in the user's cache, even for a metric that is kept in memory.
         return str(self._data_dir_root)
 
     @abstractmethod
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
-        """Returns the score under the metric's key, and what else there is to say of it."""
+        """Returns the score under the metric's key, and further details."""
 
 
 class SummedMetric(CorpusMetric):
-    """A score that follows from statistics which add up over the examples of a corpus."""
+    """A score computed from statistics that add up over the examples of a corpus."""
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
         references = list(references)
@@ -73,27 +73,27 @@ class SummedMetric(CorpusMetric):
 
     @abstractmethod
     def sentence_statistics(self, predictions: Sequence[Any], references: Sequence[Any]) -> Statistics:
-        """Returns what each example adds to the statistics of the corpus, `(examples, statistics)`."""
+        """Returns the statistics of each example, `(examples, statistics)`; their sums are those of the corpus."""
 
     @abstractmethod
     def from_statistics(self, totals: Statistics) -> Statistics:
-        """Returns the scores `(…)` of corpora whose summed statistics are `totals`, `(…, statistics)`."""
+        """Returns the scores `(…)` of corpora with the summed statistics `totals` `(…, statistics)`."""
 
     def sentence_scores(self, predictions: Sequence[Any], references: Sequence[Any]) -> Statistics:
-        """Returns the score of each example as if it were a corpus, `(examples,)`."""
+        """Returns the score of each example as a corpus of its own, `(examples,)`."""
         return self.from_statistics(self.sentence_statistics(predictions, references))
 
     def signature(self, references: Sequence[Any]) -> str:
-        """Returns in one line, after scoring, how the score came about; empty where nothing could differ."""
+        """Returns, after scoring, the settings that determine the score in one line; empty if there are none."""
         return ""
 
     def details(self, totals: Statistics) -> dict[str, Any]:
-        """Returns what else there is to say of a corpus with the statistics `(statistics,)`."""
+        """Returns further results for a corpus with the statistics `(statistics,)`."""
         return {}
 
 
 class MeanMetric(SummedMetric):
-    """The mean of a score of single examples; the statistics are the score and 1."""
+    """The mean over examples of a score; the statistics are the score and 1."""
 
     @abstractmethod
     def example_scores(self, predictions: Sequence[Any], references: Sequence[Any]) -> list[float]:
@@ -108,33 +108,34 @@ class MeanMetric(SummedMetric):
 
 
 def safe_divide(numerator: Statistics, denominator: Statistics, otherwise: float = 0.0) -> Statistics:
-    """Returns the quotient, element by element, and `otherwise` where the denominator is 0."""
-    known = denominator != 0
-    return np.where(known, numerator / np.where(known, denominator, 1.0), otherwise)
+    """Returns the elementwise quotient, and `otherwise` where the denominator is 0."""
+    defined = denominator != 0
+    return np.where(defined, numerator / np.where(defined, denominator, 1.0), otherwise)
 
 
 def as_reference_lists(references: References) -> list[list[str]]:
-    """Returns the references as a list to each prediction."""
+    """Returns the references as one list per prediction."""
     return [[each] if isinstance(each, str) else list(each) for each in references]
 
 
 def format_signature(settings: str, references: References) -> str:
-    """Returns the signature of a metric computed here, in the manner of sacrebleu's; `settings` are key:value|…"""
+    """Returns a signature in sacrebleu's format for a metric computed here; `settings` are key:value|…"""
     counts = {len(each) for each in as_reference_lists(references)}
     return f"nrefs:{counts.pop() if len(counts) == 1 else 'var'}|{settings}"
 
 
 def check_pairs(predictions: Texts, references: References) -> None:
-    """Raises `UserError` unless there is a text to score and every text has a reference or several."""
+    """Raises `UserError` unless there is a text to score and every text has one or more references."""
     if len(predictions) != len(references):
         raise UserError(f"There are {len(predictions)} predictions but {len(references)} references.")
     if not len(predictions):
         raise UserError("There are no predictions to score: at least one is needed.")
     if len({isinstance(each, str) for each in references}) > 1:
         raise UserError("The references mix texts with lists of texts: give every prediction a list.")
-    for number, (prediction, truths) in enumerate(zip(predictions, references, strict=True), start=1):
-        if isinstance(truths, list | tuple) and not truths:
+    for number, (prediction, reference) in enumerate(zip(predictions, references, strict=True), start=1):
+        own = reference if isinstance(reference, list | tuple) else [reference]
+        if not own:
             raise UserError(f"Prediction {number} has no reference: at least one is needed.")
-        for text in (prediction, *(truths if isinstance(truths, list | tuple) else [truths])):
+        for text in (prediction, *own):
             if not isinstance(text, str):
                 raise UserError(f"Prediction {number} or its reference is {text!r}, not a text.")

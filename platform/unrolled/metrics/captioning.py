@@ -1,12 +1,6 @@
-"""Metrics of captions: BLEU, ROUGE-L, METEOR, CIDEr-D.
+"""Caption metrics of the COCO evaluation (Chen et al. 2015): BLEU, ROUGE-L, METEOR and CIDEr-D.
 
-Scores of captions by the conventions of the COCO caption evaluation (Chen et al. 2015); CIDEr-D is in `cider`.
-
-All compare lower-case words without punctuation (`unrolled.metrics.words`) and take several references.
-
-CIDEr-D (Vedantam, Zitnick and Parikh 2015): as a metric, and as the reward of training.
-
-METEOR without word lists: matches of words and of their stems.
+All compare lower-case words without punctuation (`tokenize_caption`) and accept several references.
 """
 
 from __future__ import annotations
@@ -30,14 +24,14 @@ from unrolled.metrics.base import (
     safe_divide,
 )
 from unrolled.metrics.translation import brevity_penalty
-from unrolled.metrics.words import TOKENIZER_SIGNATURE, Ngrams, ngrams, tokenize_caption
+from unrolled.metrics.words import TOKENIZER_SIGNATURE, Ngrams, closest_length, ngrams, tokenize_caption
 
 
 class CaptionBleu(SummedMetric):
-    """BLEU-n of a corpus of captions, n from 1 to 4: unsmoothed, against the reference of the nearest length.
+    """BLEU-n of a corpus of captions, n from 1 to 4: unsmoothed, with the reference length closest to each caption.
 
-    Papineni et al. 2002; where two references are equally near, the shorter counts.  `compute` returns the
-    score, 0 to 100, under "bleu_1" to "bleu_4", and "signature".
+    Papineni et al. 2002; of two equally close references the shorter counts. `compute` returns the score, 0 to 100,
+    under "bleu_1" to "bleu_4", and "signature".
     """
 
     citation = "Papineni et al., BLEU, 2002, https://aclanthology.org/P02-1040"
@@ -48,27 +42,24 @@ class CaptionBleu(SummedMetric):
         super().__init__()
 
     def sentence_statistics(self, predictions: Texts, references: References) -> Statistics:
-        rows = [
-            self._compared(text, truths)
-            for text, truths in zip(predictions, as_reference_lists(references), strict=True)
-        ]
-        return np.array(rows, dtype=np.float64)
+        pairs = zip(predictions, as_reference_lists(references), strict=True)
+        return np.array([self._statistics(text, own) for text, own in pairs], dtype=np.float64)
 
-    def _compared(self, prediction: str, references: list[str]) -> list[int]:
-        """Returns the words predicted and expected, the n-grams of each length that are right, and all of them."""
-        words, truths = tokenize_caption(prediction), [tokenize_caption(text) for text in references]
-        expected = min((abs(len(truth) - len(words)), len(truth)) for truth in truths)[1]
-        most: Ngrams = Counter()
-        for truth in truths:
-            most |= ngrams(truth, self.order)
-        right = [0] * self.order
-        for ngram, count in (ngrams(words, self.order) & most).items():
-            right[len(ngram) - 1] += count
-        return [len(words), expected, *right, *(max(0, len(words) - length) for length in range(self.order))]
+    def _statistics(self, prediction: str, references: list[str]) -> list[int]:
+        """Returns the numbers of words predicted and expected, of correct n-grams of each order, and of all n-grams."""
+        words, reference_words = tokenize_caption(prediction), [tokenize_caption(text) for text in references]
+        expected = closest_length(len(words), map(len, reference_words))
+        available: Ngrams = Counter()
+        for reference in reference_words:
+            available |= ngrams(reference, self.order)
+        correct = [0] * self.order
+        for ngram, count in (ngrams(words, self.order) & available).items():
+            correct[len(ngram) - 1] += count
+        return [len(words), expected, *correct, *(max(0, len(words) - n) for n in range(self.order))]
 
     def from_statistics(self, totals: Statistics) -> Statistics:
-        right, written = totals[..., 2 : 2 + self.order], totals[..., 2 + self.order :]
-        precision: Statistics = np.prod(safe_divide(right, written), axis=-1) ** (1 / self.order)
+        correct, written = totals[..., 2 : 2 + self.order], totals[..., 2 + self.order :]
+        precision: Statistics = np.prod(safe_divide(correct, written), axis=-1) ** (1 / self.order)
         return 100 * brevity_penalty(totals[..., 0], totals[..., 1]) * precision
 
     def signature(self, references: References) -> str:
@@ -76,11 +67,10 @@ class CaptionBleu(SummedMetric):
 
 
 class RougeL(MeanMetric):
-    """ROUGE-L of captions: the F-score, β = 1.2, of the longest common subsequence, mean over the captions.
+    """ROUGE-L of captions: the F-score, β = 1.2, of the longest common subsequence, averaged over captions.
 
-    Lin 2004; as in the COCO caption evaluation, precision and recall are each the best over the references.
-    An empty caption scores 100 where a reference is empty too, else 0.  `compute` returns "rouge_l", 0 to 100,
-    and "signature".
+    Lin 2004; as in the COCO caption evaluation, precision and recall are each the best over the references. An empty
+    caption scores 100 if a reference is empty too, else 0. `compute` returns "rouge_l", 0 to 100, and "signature".
     """
 
     key = "rouge_l"
@@ -89,19 +79,19 @@ class RougeL(MeanMetric):
     BETA = 1.2
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        return [
-            self._score(text, truths) for text, truths in zip(predictions, as_reference_lists(references), strict=True)
-        ]
+        return [self._score(text, own) for text, own in zip(predictions, as_reference_lists(references), strict=True)]
 
     def _score(self, prediction: str, references: list[str]) -> float:
-        words, truths = tokenize_caption(prediction), [tokenize_caption(text) for text in references]
-        if words in truths:
+        words, reference_words = tokenize_caption(prediction), [tokenize_caption(text) for text in references]
+        if words in reference_words:
             return 100.0
-        common = [lcs_length(words, truth) for truth in truths]
-        if not any(common):
+        lengths = [lcs_length(words, reference) for reference in reference_words]
+        if not any(lengths):
             return 0.0
-        precision = max(common) / len(words)
-        recall = max(length / len(truth) for length, truth in zip(common, truths, strict=True) if truth)
+        precision = max(lengths) / len(words)
+        recall = max(
+            length / len(reference) for length, reference in zip(lengths, reference_words, strict=True) if reference
+        )
         weight = self.BETA**2
         return 100 * (1 + weight) * precision * recall / (recall + weight * precision)
 
@@ -109,32 +99,32 @@ class RougeL(MeanMetric):
         return format_signature(f"{TOKENIZER_SIGNATURE}|beta:{self.BETA}|refs:best-precision-best-recall", references)
 
 
-def lcs_length(ours: Sequence[str], theirs: Sequence[str]) -> int:
-    """Returns the length of the longest common subsequence, a row of the table in one integer (Hyyrö 2004)."""
-    places: dict[str, int] = defaultdict(int)
-    for place, word in enumerate(ours):
-        places[word] |= 1 << place
-    every = (1 << len(ours)) - 1
-    row = every
-    for word in theirs:
-        matched = row & places.get(word, 0)
-        row = ((row + matched) | (row - matched)) & every
-    return len(ours) - row.bit_count()
+def lcs_length(one: Sequence[str], other: Sequence[str]) -> int:
+    """Returns the length of the longest common subsequence, with one bit per cell of a table row (Hyyrö 2004)."""
+    positions: dict[str, int] = defaultdict(int)
+    for position, word in enumerate(one):
+        positions[word] |= 1 << position
+    mask = (1 << len(one)) - 1
+    row = mask
+    for word in other:
+        matches = row & positions.get(word, 0)
+        row = ((row + matches) | (row - matches)) & mask
+    return len(one) - row.bit_count()
 
 
-LONGEST, SIGMA = 4, 6.0
-"""Words of the longest n-grams, and the standard deviation of the penalty for another length."""
+MAX_ORDER, SIGMA = 4, 6.0
+"""Longest n-grams of CIDEr-D, and the standard deviation of its penalty for different lengths."""
 END = "</s>"
-"""Stands behind the words of a caption that is rewarded for ending; `tokenize_caption` never gives it."""
+"""Appended to the words of a complete caption in `CiderReward`; `tokenize_caption` never returns it."""
 
 
 class CiderD(MeanMetric):
-    """CIDEr-D: how near a caption is to its references in the space of tf-idf weighted 1- to 4-grams.
+    """CIDEr-D: cosine similarity of a caption and its references as vectors of tf-idf weighted 1- to 4-grams.
 
-    Vedantam, Zitnick and Parikh 2015, equation 7, with σ = 6.  The weights come from the references scored
-    against: what many pictures share counts little, and with a single picture everything scores 0.  Words are
-    not stemmed, as in the COCO caption evaluation.  `compute` returns "cider_d" as papers print it, 100 times
-    what the COCO program prints: 0 to 1000; and "signature".
+    Vedantam, Zitnick and Parikh 2015, equation 7, with σ = 6. Document frequencies are those of the references: n-grams
+    that many images share count little, and with a single image everything scores 0. Words are not stemmed, as in the
+    COCO caption evaluation. `compute` returns "cider_d" as printed in papers, 100 times the output of the COCO program:
+    0 to 1000; and "signature".
     """
 
     key = "cider_d"
@@ -142,123 +132,120 @@ class CiderD(MeanMetric):
     citation = "Vedantam et al., CIDEr, 2015, https://arxiv.org/abs/1411.5726"
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        counted = [
-            [ngrams(tokenize_caption(text), LONGEST) for text in texts] for texts in as_reference_lists(references)
-        ]
-        rarity = IdfWeights(counted)
+        counts = [[_caption_ngrams(text) for text in own] for own in as_reference_lists(references)]
+        idf = IdfWeights(counts)
         return [
-            1000
-            * cider_similarity(
-                rarity.weigh(ngrams(tokenize_caption(text), LONGEST)), [rarity.weigh(each) for each in truths]
-            )
-            for text, truths in zip(predictions, counted, strict=True)
+            1000 * cider_similarity(idf.vector(_caption_ngrams(text)), [idf.vector(each) for each in own])
+            for text, own in zip(predictions, counts, strict=True)
         ]
 
     def signature(self, references: References) -> str:
-        return format_signature(f"{TOKENIZER_SIGNATURE}|n:{LONGEST}|sigma:{SIGMA:g}|df:references|stem:no", references)
+        return format_signature(
+            f"{TOKENIZER_SIGNATURE}|n:{MAX_ORDER}|sigma:{SIGMA:g}|df:references|stem:no", references
+        )
 
 
 class CiderReward:
-    """CIDEr-D of captions as the COCO program prints it, 0 to 10, the weights coming from all references of a corpus.
+    """CIDEr-D of captions as printed by the COCO program, 0 to 10, with the document frequencies of a whole corpus.
 
-    The end of a caption counts as its last word, in references, too: else it would pay to leave off the end of a
-    sentence that the references put in many ways ("a dog runs through a"; Hu et al. 2023, "A request for clarity over
-    the end of sequence token in the self-critical sequence training").
+    The end of a caption counts as its last word, in references too: otherwise the reward favours captions without the
+    end of a sentence that references complete in many ways ("a dog runs through a"; Hu et al. 2023, "A request for
+    clarity over the end of sequence token in the self-critical sequence training").
 
     Args:
-        references: of every picture, as `tokenize_caption` takes them.
+        references: texts for every image.
     """
 
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
         self._references = references
-        self._rarity = IdfWeights([_ended(text) for text in texts] for texts in references)
+        self._idf = IdfWeights([_caption_ngrams(text, END) for text in own] for own in references)
 
-    def __call__(self, picture: int, captions: Sequence[str], ended: Sequence[bool]) -> list[float]:
-        """Rewards captions of one picture.
+    def __call__(self, image: int, captions: Sequence[str], ended: Sequence[bool]) -> list[float]:
+        """Returns the rewards of captions of one image.
 
         Args:
-            ended: False for a caption that was cut off at its greatest length.
+            image: its index in the references.
+            ended: False for a caption that was cut off at its maximum length.
         """
-        truths = [self._rarity.weigh(_ended(text)) for text in self._references[picture]]
-        written = (_ended(text, end) for text, end in zip(captions, ended, strict=True))
-        return [10 * cider_similarity(self._rarity.weigh(counts), truths) for counts in written]
+        references = [self._idf.vector(_caption_ngrams(text, END)) for text in self._references[image]]
+        counts = (_caption_ngrams(text, *[END] * end) for text, end in zip(captions, ended, strict=True))
+        return [10 * cider_similarity(self._idf.vector(each), references) for each in counts]
 
 
-def _ended(text: str, end: bool = True) -> Ngrams:
-    return ngrams((*tokenize_caption(text), END) if end else tokenize_caption(text), LONGEST)
+def _caption_ngrams(text: str, *end: str) -> Ngrams:
+    return ngrams((*tokenize_caption(text), *end), MAX_ORDER)
+
+
+class IdfWeights:
+    """Inverse document frequencies of n-grams; a document is the set of references of one image.
+
+    Args:
+        counts: the n-gram counts of every image's references, iterated over once.
+    """
+
+    def __init__(self, counts: Iterable[Sequence[Ngrams]]) -> None:
+        frequencies: Counter[tuple[str, ...]] = Counter()
+        images = 0
+        for references in counts:
+            frequencies.update(set().union(*references))
+            images += 1
+        self._unseen = math.log(images)
+        # N-grams of one image, most of all, have the weight of unseen ones and are not stored.
+        self._weights = {ngram: self._unseen - math.log(count) for ngram, count in frequencies.items() if count > 1}
+
+    def vector(self, counts: Ngrams) -> TfIdfVector:
+        """Returns the vector of a caption with these n-gram counts."""
+        return TfIdfVector(counts, self._weights, self._unseen)
 
 
 class TfIdfVector:
-    """A caption as a vector: the weight of every n-gram, the vector's norm for each n, and its words."""
+    """A caption as a vector: the weight of every n-gram, the norm of the vector for each order, and the word count."""
 
-    def __init__(self, counts: Ngrams, weights: dict[tuple[str, ...], float], unknown: float) -> None:
-        self.vector = {ngram: count * weights.get(ngram, unknown) for ngram, count in counts.items()}
-        squares = [0.0] * LONGEST
+    def __init__(self, counts: Ngrams, weights: dict[tuple[str, ...], float], unseen: float) -> None:
+        self.weights = {ngram: count * weights.get(ngram, unseen) for ngram, count in counts.items()}
+        squares = [0.0] * MAX_ORDER
         self.words = 0
-        for ngram, value in self.vector.items():
+        for ngram, value in self.weights.items():
             squares[len(ngram) - 1] += value * value
             if len(ngram) == 1:
                 self.words += counts[ngram]
         self.norms = [math.sqrt(square) for square in squares]
 
 
-class IdfWeights:
-    """What n-grams weigh: the logarithm of one over the share of pictures in whose references they stand.
-
-    Args:
-        counted: the n-grams of every picture's references, read once.
-    """
-
-    def __init__(self, counted: Iterable[Sequence[Ngrams]]) -> None:
-        pictures: Counter[tuple[str, ...]] = Counter()
-        total = 0
-        for truths in counted:
-            pictures.update(set().union(*truths))
-            total += 1
-        self._rarest = math.log(total)
-        # Those of one picture, most of them, weigh as much as those of none.
-        self._weights = {ngram: self._rarest - math.log(count) for ngram, count in pictures.items() if count > 1}
-
-    def weigh(self, counts: Ngrams) -> TfIdfVector:
-        """Returns a caption, given by its n-grams, as a vector."""
-        return TfIdfVector(counts, self._weights, self._rarest)
+def cider_similarity(caption: TfIdfVector, references: Sequence[TfIdfVector]) -> float:
+    """Returns the similarity of a caption to its references, averaged over these, 0 to 1."""
+    return sum(_pair_similarity(caption, reference) for reference in references) / len(references)
 
 
-def cider_similarity(ours: TfIdfVector, truths: Sequence[TfIdfVector]) -> float:
-    """Returns the mean over the references of how like a caption is to them, 0 to 1."""
-    return sum(_likeness(ours, truth) for truth in truths) / len(truths)
-
-
-def _likeness(ours: TfIdfVector, theirs: TfIdfVector) -> float:
-    """Returns the mean over n of the clipped cosine of two captions, less for different lengths, 0 to 1."""
-    products = [0.0] * LONGEST
-    for ngram in ours.vector.keys() & theirs.vector.keys():
-        products[len(ngram) - 1] += min(ours.vector[ngram], theirs.vector[ngram]) * theirs.vector[ngram]
-    sizes = zip(products, ours.norms, theirs.norms, strict=True)
-    cosines = sum(product / (our * their) for product, our, their in sizes if our and their)
-    return cosines / LONGEST * math.exp(-((ours.words - theirs.words) ** 2) / (2 * SIGMA**2))
+def _pair_similarity(caption: TfIdfVector, reference: TfIdfVector) -> float:
+    """Returns the clipped cosine averaged over n-gram orders, times the penalty for different lengths, 0 to 1."""
+    products = [0.0] * MAX_ORDER
+    for ngram in caption.weights.keys() & reference.weights.keys():
+        products[len(ngram) - 1] += min(caption.weights[ngram], reference.weights[ngram]) * reference.weights[ngram]
+    norms = zip(products, caption.norms, reference.norms, strict=True)
+    cosines = sum(product / (one * other) for product, one, other in norms if one and other)
+    return cosines / MAX_ORDER * math.exp(-((caption.words - reference.words) ** 2) / (2 * SIGMA**2))
 
 
 ALPHA, BETA, GAMMA = 0.9, 3.0, 0.5
-BEAM = 40
+"""Parameters of METEOR."""
+BEAM_SIZE = 40
+"""Alignments kept by `min_chunks`."""
 
-_english = snowballstemmer.stemmer("english")
-_stem = lru_cache(maxsize=100_000)(_english.stemWord)
+_stem = lru_cache(maxsize=100_000)(snowballstemmer.stemmer("english").stemWord)
 
 
 class Meteor(SummedMetric):
     """METEOR of English texts with two of its modules, equal words and equal stems.
 
     Banerjee and Lavie 2005, with their parameters: F = P R / (α P + (1 − α) R), α = 0.9, which is their
-    10 P R / (R + 9 P), and the score F (1 − γ (chunks / matches)^β), β = 3, γ = 0.5.  Synonyms are not matched:
-    they need WordNet, which is no part of an offline program, so scores are below those of the full program
-    and comparable among themselves alone.  The stemmer is Porter's English one of Snowball ("Porter 2"), as in
-    METEOR 1.0 to 1.5.
+    10 P R / (R + 9 P), and the score F (1 − γ (chunks / matches)^β), β = 3, γ = 0.5. Synonyms are not matched, as they
+    require WordNet, so scores are lower than those of the full program and comparable only among themselves. The
+    stemmer is Snowball's for English ("Porter 2"), as in METEOR 1.0 to 1.5.
 
-    As many words as possible are matched, each once, in as few chunks as possible (Denkowski and Lavie 2011; the
-    2005 paper asked for the fewest crossings).  Of several references the one with the best score counts, and
-    a corpus is scored from the sums of matches, chunks and words over its sentences.  `compute` returns "meteor",
-    0 to 100, and "signature".
+    As many words as possible are matched, each once, in as few chunks as possible (Denkowski and Lavie 2011; the 2005
+    paper minimised crossings). The reference with the best score counts, and a corpus is scored from the sums of
+    matches, chunks and words over its sentences. `compute` returns "meteor", 0 to 100, and "signature".
     """
 
     key = "meteor"
@@ -267,13 +254,13 @@ class Meteor(SummedMetric):
 
     def sentence_statistics(self, predictions: Texts, references: References) -> Statistics:
         rows = []
-        for text, truths in zip(predictions, as_reference_lists(references), strict=True):
+        for text, own in zip(predictions, as_reference_lists(references), strict=True):
             stems = _stems(text)
-            against = [_compared(stems, _stems(truth)) for truth in truths]
-            scores = self.from_statistics(np.array(against, dtype=np.float64))
+            each = [_alignment_statistics(stems, _stems(reference)) for reference in own]
+            scores = self.from_statistics(np.array(each, dtype=np.float64))
             # Among equal scores the shortest reference, so that the order of references makes no difference.
-            best = max(range(len(truths)), key=lambda place: (scores[place], -against[place][3], against[place]))
-            rows.append(against[best])
+            best = max(range(len(own)), key=lambda index: (scores[index], -each[index][3], each[index]))
+            rows.append(each[best])
         return np.array(rows, dtype=np.float64)
 
     def from_statistics(self, totals: Statistics) -> Statistics:
@@ -285,7 +272,8 @@ class Meteor(SummedMetric):
     def signature(self, references: References) -> str:
         parameters = f"alpha:{ALPHA}|beta:{BETA:g}|gamma:{GAMMA}"
         return format_signature(
-            f"variant:banerjee-lavie-2005|modules:exact,stem|stemmer:snowball-english|{parameters}|chunks:fewest|{TOKENIZER_SIGNATURE}",
+            f"variant:banerjee-lavie-2005|modules:exact,stem|stemmer:snowball-english|{parameters}|chunks:fewest|"
+            f"{TOKENIZER_SIGNATURE}",
             references,
         )
 
@@ -294,32 +282,32 @@ def _stems(text: str) -> tuple[str, ...]:
     return tuple(_stem(word) for word in tokenize_caption(text))
 
 
-def _compared(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, int, int, int]:
-    """Returns matches, chunks, and the words of both."""
-    matches = (Counter(ours) & Counter(theirs)).total()
-    return matches, min_chunks(ours, theirs), len(ours), len(theirs)
+def _alignment_statistics(one: Sequence[str], other: Sequence[str]) -> tuple[int, int, int, int]:
+    """Returns the numbers of matches and chunks, and the lengths of both."""
+    matches = (Counter(one) & Counter(other)).total()
+    return matches, min_chunks(one, other), len(one), len(other)
 
 
-def min_chunks(ours: Sequence[str], theirs: Sequence[str]) -> int:
-    """Returns in how many runs, consecutive on both sides, all words that can be matched are matched at best.
+def min_chunks(one: Sequence[str], other: Sequence[str]) -> int:
+    """Returns the smallest number of chunks, runs of words consecutive on both sides, that match all words possible.
 
-    A beam search over our words from left to right: the `BEAM` best matchings so far are kept, which is all
-    there are unless several words occur often on both sides.
+    A beam search over the words of `one` from left to right keeps the `BEAM_SIZE` best alignments, which are all there
+    are unless several words occur often on both sides.
     """
-    places: dict[str, list[int]] = defaultdict(list)
-    for place, word in enumerate(theirs):
-        places[word].append(place)
-    left = Counter(ours)
-    beam = {(-2, frozenset[int]()): 0}  # the place matched last, -2 for none; all places taken: chunks so far
-    for word in ours:
-        left[word] -= 1
-        grown: dict[tuple[int, frozenset[int]], int] = {}
+    positions: dict[str, list[int]] = defaultdict(list)
+    for position, word in enumerate(other):
+        positions[word].append(position)
+    remaining = Counter(one)
+    beam = {(-2, frozenset[int]()): 0}  # (position matched last, -2 for none; all positions taken): chunks so far
+    for word in one:
+        remaining[word] -= 1
+        extended: dict[tuple[int, frozenset[int]], int] = {}
         for (last, taken), chunks in beam.items():
-            free = [place for place in places[word] if place not in taken]
-            options = [((place, taken | {place}), chunks + (place != last + 1)) for place in free]
-            if len(free) <= left[word]:  # enough of this word follow to match them all
+            free = [position for position in positions[word] if position not in taken]
+            options = [((position, taken | {position}), chunks + (position != last + 1)) for position in free]
+            if len(free) <= remaining[word]:  # enough occurrences of this word follow to match them all
                 options.append(((-2, taken), chunks))
             for state, cost in options:
-                grown[state] = min(cost, grown.get(state, cost))
-        beam = dict(sorted(grown.items(), key=lambda item: item[1])[:BEAM])
+                extended[state] = min(cost, extended.get(state, cost))
+        beam = dict(sorted(extended.items(), key=lambda item: item[1])[:BEAM_SIZE])
     return min(beam.values())

@@ -1,9 +1,4 @@
-"""Metric names: labels, units, directions and scoring by name.
-
-How scores are called, written and compared.
-
-The scores of generated texts against references, by name.
-"""
+"""Metric registry: labels, units, directions and scoring by name."""
 
 from __future__ import annotations
 
@@ -22,7 +17,14 @@ from unrolled.metrics.words import Distinct, LengthRatio
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """A score as a reader meets it; `unit` follows the number, `about` is one sentence for a learner."""
+    """How a score is displayed and compared.
+
+    Attributes:
+        label: for tables and charts.
+        about: one or two sentences for newcomers.
+        unit: follows the number.
+        digits: after the decimal point.
+    """
 
     label: str
     about: str = ""
@@ -31,7 +33,7 @@ class MetricInfo:
     digits: int = 1
 
     def format(self, value: float | None) -> str:
-        """Returns the value as printed everywhere, ``–`` where there is none."""
+        """Returns the value as text, ``–`` for `None`."""
         return "–" if value is None else f"{value:.{self.digits}f}{self.unit}"
 
     def better(self, value: float, than: float) -> bool:
@@ -40,7 +42,7 @@ class MetricInfo:
 
 
 PERCENT = "\N{NO-BREAK SPACE}%"
-METRIC_INFO = {
+METRIC_INFO: dict[str, MetricInfo] = {
     "bleu": MetricInfo(
         "BLEU",
         "BLEU counts the runs of one to four words that the outputs share with their references and lowers the "
@@ -140,7 +142,7 @@ METRIC_INFO = {
 
 
 def metric_info(name: str) -> MetricInfo:
-    """Returns the metric as known to readers, or one made from its name."""
+    """Returns the display settings of a score; of an unknown one, settings derived from its name."""
     return METRIC_INFO.get(name) or MetricInfo(name.replace("_", " ").capitalize())
 
 
@@ -163,7 +165,7 @@ METRICS: dict[str, Callable[[], CorpusMetric]] = {
 
 
 def make_metric(name: str) -> CorpusMetric:
-    """Returns a new metric of that name; raises `UserError` for a name that `METRICS` has not."""
+    """Returns a new metric; raises `UserError` for a name that is not in `METRICS`."""
     if name not in METRICS:
         raise UserError(f"There is no metric {name!r}: it may be {listing(METRICS)}.{did_you_mean(name, METRICS)}")
     return METRICS[name]()
@@ -173,23 +175,23 @@ def score(names: Iterable[str], predictions: Texts, references: References) -> d
     """Scores a corpus by several metrics.
 
     Args:
-        names: Names in `METRICS`.
-        predictions: The texts to score.
-        references: One reference text to each prediction, in the same order, or a list of several to each.
+        names: names in `METRICS`.
+        predictions: texts to score.
+        references: one reference per prediction, in the same order, or a list of several.
 
     Returns:
-        The score under each name, in the units of its metric (most from 0 to 100), and under "signatures" how
-        those came about that others could compute otherwise:
+        The score under each name, in the units of its metric (most from 0 to 100), and under "signatures" the settings
+        of metrics that have any:
         `{"bleu": 34.1, "exact_match": 12.0, "signatures": {"bleu": "nrefs:1|case:mixed|…"}}`.
 
     Raises:
-        UserError: A name is unknown, predictions and references do not pair up, or a metric needs more
-            references.
+        UserError: a name is unknown, predictions and references do not pair up, or a metric needs more references.
     """
     check_pairs(predictions, references)
     scores: dict[str, Any] = {}
     signatures: dict[str, str] = {}
-    for name, metric in {name: make_metric(name) for name in names}.items():
+    metrics = {name: make_metric(name) for name in names}
+    for name, metric in metrics.items():
         result = metric.compute(predictions=list(predictions), references=list(references))
         scores[name] = result[name]
         if "signature" in result:

@@ -226,7 +226,7 @@ class Seq2SeqTask(GenerationTask):
         losses, targets, outputs, references = zip(*shards, strict=True)
         loss = sum(losses) / sum(targets)
         scores = self.score(interleave(outputs), interleave(references))
-        perplexity = float(Perplexity.of_loss(loss))
+        perplexity = float(Perplexity.from_loss(loss))
         return {"loss": loss, "perplexity": perplexity} | {name: scores[name] for name in self.metric_names}
 
 

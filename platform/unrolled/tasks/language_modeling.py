@@ -105,7 +105,9 @@ class LanguageModeling(GenerationTask, MetricTask, StepTraceTask):
 
     def _scores(self, loss: float) -> dict[str, float]:
         """Returns a loss in nats per unit, also as bits per character and perplexity."""
-        scores = {"loss": loss} | {metric.key: float(metric.of_loss(loss)) for metric in (BitsPerCharacter, Perplexity)}
+        scores = {"loss": loss} | {
+            metric.key: float(metric.from_loss(loss)) for metric in (BitsPerCharacter, Perplexity)
+        }
         return {name: scores[name] for name in ("loss", *self.metric_names)}
 
     def open(self, split: str) -> np.ndarray:
