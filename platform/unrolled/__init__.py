@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the commands when they are first asked for: `import unrolled` alone must not cost seconds."""
+    """Imports the commands on first access, since importing them takes seconds."""
     if name not in __all__:
         raise AttributeError(f"module 'unrolled' has no attribute {name!r}")
     return getattr(import_module("unrolled.run" if name in ("Run", "load") else "unrolled.api"), name)

@@ -1,15 +1,11 @@
-"""The commands as Python functions.
-
-The commands as Python functions: what the command line calls, and what a notebook calls.
+"""The commands as Python functions, for the command line and for notebooks.
 
 import unrolled
+
 run = unrolled.train("configs/translation/dates.yaml", workers=2)
 report = run.evaluate(split="test")
 run.generate(["Monday 3 March 2025"])
 
-Sweeps as a Python function: what `unrolled tune` calls, and what a notebook calls.
-
-import unrolled
 sweep = unrolled.tune("configs/memory/sweep.yaml")
 sweep.best.evaluate(split="validation")
 """
@@ -29,7 +25,7 @@ import torch
 import unrolled
 from unrolled.cluster.ray_session import connect
 from unrolled.config import Config
-from unrolled.config.load import load_config
+from unrolled.config.load import ConfigLike, load_config
 from unrolled.decoding import DEFAULT_STRATEGIES
 from unrolled.errors import UserError
 from unrolled.features import ExtractBlocks, extract_locally, extract_splits, feature_jobs, uses_frozen_features
@@ -49,7 +45,7 @@ from unrolled.tuning.validate import check_sweep
 
 
 def train(
-    config: str | Path | Config,
+    config: ConfigLike,
     *,
     overrides: Sequence[str] = (),
     workers: int | tuple[int, int] = 1,
@@ -60,55 +56,54 @@ def train(
     smoke: bool = False,
     console: Console | None = None,
 ) -> Run:
-    """Trains what a config describes, into the run folder that it names.
+    """Trains the model of a config and returns the run, in the folder `storage`/`name` of the config.
 
     Args:
-        config: a YAML file, or a config made in Python (then without `overrides`).
-        overrides: such as ``model.decoder.cell=lstm``.
-        workers: data-parallel Ray Train workers, each with a GPU where there are as many; `(least, most)`: as many as
-            the cluster has room for, fewer when nodes leave, more when nodes come.
+        config: a YAML file, a dict or a `Config`.
+        overrides: of the config, such as ``model.decoder.cell=lstm``.
+        workers: number of data-parallel Ray Train workers, each with a GPU if there are enough. `(least, most)`: as
+            many as fit on the cluster; the number changes when nodes leave or join.
         local: train in this process, without Ray.
-        address: of a running Ray cluster; default: `$RAY_ADDRESS`, else a Ray of our own.
+        address: of a running Ray cluster; default: `$RAY_ADDRESS`, otherwise a private Ray is started.
         resume: continue from the newest checkpoint.
-        overwrite: replace a run of that name.
-        smoke: few examples and few steps, to try a config.
+        overwrite: replace an existing run of that name.
+        smoke: use few examples and few updates, to try a config.
+        console: receives all output; default: one that prints to standard output.
 
     Raises:
-        UserError: something given cannot be used; nothing was written then.
-        RunFailed: training began and could not end; its checkpoints are kept.
+        UserError: an argument cannot be used; nothing was written.
+        RunFailed: training began and failed; its checkpoints are kept.
     """
     console = console or Console()
     least, most = (workers, workers) if isinstance(workers, int) else workers
-    wanted = str(least) if least == most else f"{least}..{most}"
+    count = str(least) if least == most else f"{least}..{most}"
     if most < least:
-        raise UserError(f"--workers {wanted}: the second number must not be smaller than the first.")
+        raise UserError(f"--workers {count}: the second number must not be smaller than the first.")
     if local and most != 1:
-        raise UserError(f"--local trains in one process, so --workers {wanted} cannot be kept; leave one of them out.")
-    settings = load_config(config, overrides)
-    settings = settings.smoke_version() if smoke else settings
-    run = resolve_run_dir(settings, resume=resume, overwrite=overwrite)
-    trackers = connect_trackers(settings)
-    data = prepare(settings)
-    check_initial_weights(run, settings, data, resume=resume)
-    with ExitStack() as session:
+        raise UserError(f"--local trains in one process, so --workers {count} cannot be kept; leave one of them out.")
+    config = load_config(config, overrides)
+    config = config.smoke_version() if smoke else config
+    run = resolve_run_dir(config, resume=resume, overwrite=overwrite)
+    trackers = connect_trackers(config)
+    data = prepare(config)
+    check_initial_weights(run, config, data, resume=resume)
+    with ExitStack() as stack:
         cpus, gpu = torch.get_num_threads(), torch.cuda.is_available()
-        where = "this process, without Ray"
+        workers_line = "this process, without Ray"
         if not local:
-            resources = session.enter_context(connect(address, run.log))
+            resources = stack.enter_context(connect(address, run.log))
             cpus, gpu = resources.per_worker(resources.workers_between(least, most))
-            where = f"{wanted} Ray worker{'s' if most > 1 else ''} with {cpus} CPU{'s' if cpus > 1 else ''}"
-            where += " and a GPU each" if gpu else " each"
-        if uses_frozen_features(settings):
-            compute = extract_locally if local else _on_ray(int(resources.free_cpus))
-            extract_splits(
-                feature_jobs(settings, ("train", "validation")), compute, console.show_progress, console.print
-            )
-        session.enter_context(run.lock())
-        run.initialize(settings, data, resume=resume)
-        task = make_task(settings, run.vocabulary)
-        console.introduce(settings, _introduction(task, run, data, where), task.metric_names, task.unit)
-        tracking = session.enter_context(TrackerGroup(trackers, run, settings, console.print))
-        session.enter_context(handle_stop_signals(run, console))
+            workers_line = f"{count} Ray worker{'s' if most > 1 else ''} with {cpus} CPU{'s' if cpus > 1 else ''}"
+            workers_line += " and a GPU each" if gpu else " each"
+        if uses_frozen_features(config):
+            extract = extract_locally if local else _extract_on_ray(int(resources.free_cpus))
+            extract_splits(feature_jobs(config, ("train", "validation")), extract, console.show_progress, console.print)
+        stack.enter_context(run.lock())
+        run.initialize(config, data, resume=resume)
+        task = make_task(config, run.vocabulary)
+        console.introduce(config, _opening_lines(task, run, data, workers_line), task.metric_names, task.unit)
+        tracking = stack.enter_context(TrackerGroup(trackers, run, config, console.print))
+        stack.enter_context(handle_stop_signals(run, console))
 
         def show(row: dict[str, Any]) -> None:
             console.show_row(row)
@@ -118,22 +113,40 @@ def train(
             device = torch.device("cuda" if gpu else "cpu")
             progress = train_worker(run, data.fingerprint, SingleWorker(), device=device, threads=None, show=show)
         else:
+            restarts = config.training.restarts
             progress = train_on_ray(
-                run,
-                data.fingerprint,
-                show,
-                workers=(least, most),
-                cpus=cpus,
-                gpu=gpu,
-                restarts=settings.training.restarts,
+                run, data.fingerprint, show, workers=(least, most), cpus=cpus, gpu=gpu, restarts=restarts
             )
         tracking.state = "finished" if progress.finished else "killed"
-    _conclude(console, settings, run, progress, task)
+    for line in _closing_lines(config, run, progress, task):
+        console.print(line)
     return Run(run, interrupted=not progress.finished)
 
 
+def _opening_lines(task: Task, run: RunDir, data: PreparedData, workers: str) -> list[str]:
+    model, examples = task.describe(data)
+    parameters = sum(parameter.numel() for parameter in task.build_model().parameters())
+    return [
+        f"run      {run.path}",
+        f"model    {parameters:,} parameters: {model}",
+        f"data     {examples}",
+        f"workers  {workers}",
+    ]
+
+
+def _closing_lines(config: Config, run: RunDir, progress: Progress, task: Task) -> list[str]:
+    done = f"{progress.step:,} steps in {format_duration(progress.seconds)}"
+    if progress.best is not None:
+        done += f"; best {format_score(config.training.metric, progress.best)} at step {progress.best_step:,}"
+    if not progress.finished:
+        return [f"stopped: {done}", f"continue with: unrolled train {run.config_file} --resume"]
+    generates = isinstance(task, Seq2SeqTask)
+    options = f"--split test --decode {','.join(DEFAULT_STRATEGIES)}" if generates else "--split validation"
+    return [f"trained: {done}", f"evaluate with: unrolled evaluate {run.path} {options}"]
+
+
 def make_features(
-    config: str | Path | Config,
+    config: ConfigLike,
     splits: Sequence[str] = ("train", "validation"),
     *,
     overrides: Sequence[str] = (),
@@ -142,72 +155,43 @@ def make_features(
     address: str | None = None,
     console: Console | None = None,
 ) -> None:
-    """Makes the features of photographs that a config asks for, unless they are in the cache. An attempt that was ended
-    goes on where it was.
+    """Computes the image features of a config unless they are cached; an interrupted extraction is continued.
 
     Args:
-        workers: Ray workers of one CPU each; default: as many as there are free CPUs.
+        workers: number of Ray workers of one CPU each; default: the number of free CPUs.
 
     Other arguments as in `train`.
 
     Raises:
-        UserError: something given cannot be used.
-        RunFailed: the workers failed; what was made is kept.
+        UserError: an argument cannot be used.
+        RunFailed: the workers failed; the features computed so far are kept.
     """
     console = console or Console()
-    settings = load_config(config, overrides)
-    jobs = feature_jobs(settings, splits)
-    with ExitStack() as session:
-        compute: ExtractBlocks = extract_locally
-        if not local and not all(work.folder.exists() for work in jobs):
-            resources = session.enter_context(connect(address))
-            wanted = workers if workers is not None else max(1, int(resources.free_cpus))
-            resources.require(wanted)
-            compute = _on_ray(wanted)
-        extract_splits(jobs, compute, console.show_progress, console.print)
+    jobs = feature_jobs(load_config(config, overrides), splits)
+    with ExitStack() as stack:
+        extract: ExtractBlocks = extract_locally
+        if not local and not all(job.folder.exists() for job in jobs):
+            resources = stack.enter_context(connect(address))
+            workers = workers if workers is not None else max(1, int(resources.free_cpus))
+            resources.require(workers)
+            extract = _extract_on_ray(workers)
+        extract_splits(jobs, extract, console.show_progress, console.print)
 
 
-def _on_ray(workers: int) -> ExtractBlocks:
+def _extract_on_ray(workers: int) -> ExtractBlocks:
     from unrolled.features.ray_job import extract_on_ray
 
     return extract_on_ray(workers)
 
 
-def _introduction(task: Task, run: RunDir, data: PreparedData, where: str) -> list[str]:
-    model, examples = task.describe(data)
-    parameters = sum(parameter.numel() for parameter in task.build_model().parameters())
-    return [
-        f"run      {run.path}",
-        f"model    {parameters:,} parameters: {model}",
-        f"data     {examples}",
-        f"workers  {where}",
-    ]
-
-
-def _conclude(console: Console, config: Config, run: RunDir, progress: Progress, task: Task) -> None:
-    done = f"{progress.step:,} steps in {format_duration(progress.seconds)}"
-    if progress.best is not None:
-        done += f"; best {format_score(config.training.metric, progress.best)} at step {progress.best_step:,}"
-    if not progress.finished:
-        console.print(f"stopped: {done}")
-        console.print(f"continue with: unrolled train {run.config_file} --resume")
-        return
-    console.print(f"trained: {done}")
-    options = (
-        f"--split test --decode {','.join(DEFAULT_STRATEGIES)}"
-        if isinstance(task, Seq2SeqTask)
-        else "--split validation"
-    )
-    console.print(f"evaluate with: unrolled evaluate {run.path} {options}")
-
-
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep and what it found.
+    """A sweep and its results.
 
     Attributes:
-        summary: what its sweep.json holds.
-        interrupted: whether it ended before its time, on request.
+        folder: its files.
+        summary: the content of its sweep.json.
+        interrupted: whether it was stopped on request before its end.
     """
 
     folder: SweepDir
@@ -220,13 +204,13 @@ class Sweep:
 
     @property
     def best(self) -> Run | None:
-        """The best trial, if any has a score."""
+        """The best trial, if any trial has a score."""
         name = self.summary["best"]
         return None if name is None else Run(self.folder.trial(name))
 
 
 def tune(
-    config: str | Path | Config,
+    config: ConfigLike,
     *,
     overrides: Sequence[str] = (),
     trials: int | None = None,
@@ -237,38 +221,43 @@ def tune(
     smoke: bool = False,
     console: Console | None = None,
 ) -> Sweep:
-    """Searches the space of a config's `tuning` section with many trainings on Ray Tune.
+    """Searches the space of a config's `tuning` section by many trainings on Ray Tune.
 
     Args:
-        config: a YAML file, the folder of a sweep, or a config made in Python (then without `overrides`).
-        trials: points of the space, in place of `tuning.trials`.
-        workers: Ray Train workers of every trial; 1: it trains in the trial's own process.
-        resume: continue: what ended is not trained again, the rest goes on from its checkpoints.
-        overwrite: replace a sweep of that name.
-        smoke: few trials of few examples and few steps, to try a config.
-        overrides, address: as for `train`.
+        config: a YAML file, the folder of a sweep, a dict or a `Config`.
+        trials: number of points of the space, in place of `tuning.trials`.
+        workers: number of Ray Train workers per trial; with 1, a trial trains in its own process.
+        resume: continue: finished trials are kept, the others continue from their checkpoints.
+        overwrite: replace an existing sweep of that name.
+        smoke: few trials of few examples and few updates, to try a config.
+
+    Other arguments as in `train`.
 
     Raises:
-        UserError: something given cannot be used; nothing was written then.
+        UserError: an argument cannot be used; nothing was written.
     """
     from unrolled.reports.sweep_report import write_report  # needs Optuna, which takes a second to import
 
     console = console or Console()
-    given = shlex.join(["unrolled", "tune", str(config) if not isinstance(config, Config) else config.name, *overrides])
-    settings = config if isinstance(config, Config) else load_config(*resolve_config(config, overrides))
-    settings, tuning, metrics = check_sweep(settings, trials=trials, workers=workers, smoke=smoke)
-    sweep = resolve_sweep_dir(settings, resume=resume, overwrite=overwrite)
-    with ExitStack() as session:
-        cluster = session.enter_context(connect(address, sweep.run.log))
+    if isinstance(config, (str, Path)):
+        command = shlex.join(["unrolled", "tune", str(config), *overrides])
+        config = load_config(*resolve_config(config, overrides))
+    else:
+        config = load_config(config, overrides)
+        command = shlex.join(["unrolled", "tune", config.name, *overrides])
+    config, tuning, metrics = check_sweep(config, trials=trials, workers=workers, smoke=smoke)
+    sweep = resolve_sweep_dir(config, resume=resume, overwrite=overwrite)
+    with ExitStack() as stack:
+        cluster = stack.enter_context(connect(address, sweep.run.log))
         resources = divide_resources(cluster, tuning, workers)
-        session.enter_context(sweep.run.lock())
-        sweep.initialize(settings, resume=resume)
-        info = SweepInfo(given, resources.trials, unrolled.__version__)
-        records = TrialRecords(sweep, settings, metrics, info)
-        tuner = Tuner(records, settings, resources, smoke=smoke)
+        stack.enter_context(sweep.run.lock())
+        sweep.initialize(config, resume=resume)
+        info = SweepInfo(command, resources.trials, unrolled.__version__)
+        records = TrialRecords(sweep, config, metrics, info)
+        tuner = Tuner(records, config, resources, smoke=smoke)
         for line in opening_lines(records, resources.trials, resources.cpus, workers):
             console.print(line)
-        session.enter_context(handle_stop_signals(sweep.run, console))
+        stack.enter_context(handle_stop_signals(sweep.run, console))
         progress = SweepProgress(console, records, tuner.num_trials)
         complete = tuner.fit(progress.update, progress.refresh)
         progress.close()

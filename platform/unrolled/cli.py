@@ -1,10 +1,6 @@
-"""The command line.
+"""Command line: options of all commands, and the functions that run them.
 
-The options of every command, and what their help says.
-
-The command line: each command parses, calls one function and prints.
-
-Exit codes: 0 done, 1 work began and failed, 2 something given cannot be used, 130 interrupted with a checkpoint.
+Exit codes: 0 success, 1 work began and failed, 2 an argument cannot be used, 130 interrupted with a checkpoint.
 """
 
 from __future__ import annotations
@@ -18,132 +14,115 @@ from typing import NoReturn
 
 from unrolled.errors import RunFailed, UserError, did_you_mean, listing
 
-TOGETHER = "a run that decodes together with it: the mean of the models' probabilities"
+CONFIG = "YAML file; followed by key.path=value to override keys"
+CHECKPOINT = "best, last, step-N, or average, average-N: mean weights of all or the N newest checkpoints (best)"
+ENSEMBLE = "run to decode together with: the models' probabilities are averaged"
 STRATEGIES = "greedy, sample, beam, best or mbr, with options as in beam:size=10,length_penalty=0.6"
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a mistake with one sentence."""
+    """Raises `UserError` for wrong arguments."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Returns the parser of the command line, its texts of help included."""
+    """Returns the parser of the command line."""
     from unrolled import __version__
 
     parser = Parser(prog="unrolled", description="Recurrent sequence models, trained and evaluated on Ray.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    where = Parser(add_help=False)
-    number = "Ray workers that share the work (1); train also takes 2..4: as many as there is room for"
-    where.add_argument("--workers", type=_workers, default=1, metavar="N", help=number)
-    where.add_argument("--local", action="store_true", help="in this process, without Ray")
-    where.add_argument("--address", metavar="HOST:PORT", help="a running Ray cluster (else $RAY_ADDRESS, else our own)")
-    where.add_argument("--json", action="store_true", help="print JSON lines for machines")
-    decoded = Parser(add_help=False)
-    names = "best, last, step-N; average, average-N: the mean weights of all kept, of the N newest"
-    decoded.add_argument("--checkpoint", default="best", metavar="NAME", help=f"{names} (best)")
+    output, cluster, local, workers, folder, checkpoint = (Parser(add_help=False) for _ in range(6))
+    output.add_argument("--json", action="store_true", help="print JSON lines")
+    cluster.add_argument("--address", metavar="HOST:PORT", help="running Ray cluster ($RAY_ADDRESS, or a private Ray)")
+    local.add_argument("--local", action="store_true", help="run in this process, without Ray")
+    count = "number of Ray workers (1); train also takes a range such as 2..4: as many as fit"
+    workers.add_argument("--workers", type=_workers, default=1, metavar="N", help=count)
+    folder.add_argument("--resume", action="store_true", help="continue a run or sweep from its checkpoints")
+    folder.add_argument("--overwrite", action="store_true", help="replace a run or sweep of that name")
+    folder.add_argument("--smoke", action="store_true", help="few examples and few updates, to test the config")
+    checkpoint.add_argument("--checkpoint", default="best", metavar="NAME", help=CHECKPOINT)
 
-    train = commands.add_parser("train", parents=[where], help="train what a config describes")
-    train.add_argument("config", help="YAML file; follow it with key.path=value to override")
-    train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
-    train.add_argument("--overwrite", action="store_true", help="replace a run of that name")
-    train.add_argument("--smoke", action="store_true", help="few examples, few steps: does the config work?")
+    train = commands.add_parser("train", parents=[workers, local, cluster, folder, output], help="train a model")
+    train.add_argument("config", help=CONFIG)
 
-    _tune_options(commands.add_parser("tune", help="search a space of configs with many trainings"))
+    tune = commands.add_parser("tune", parents=[cluster, folder, output], help="search a space of configs")
+    tune.add_argument("config", help="YAML file with a tuning section, or the folder of a sweep; then key.path=value")
+    tune.add_argument("--trials", type=int, metavar="N", help="number of points, in place of tuning.trials")
+    tune.add_argument("--workers", type=int, default=1, metavar="N", help="number of Ray workers per trial (1)")
 
-    _features_options(commands.add_parser("features", help="make the features of photographs, unless they are there"))
+    features = commands.add_parser(
+        "features", parents=[local, cluster, output], help="compute and cache image features"
+    )
+    features.add_argument("config", help=CONFIG)
+    features.add_argument("--split", default="train,validation", help="comma-separated splits (train,validation)")
+    features.add_argument("--workers", type=int, metavar="N", help="number of one-CPU Ray workers (all free CPUs)")
 
-    evaluate = commands.add_parser("evaluate", parents=[where, decoded], help="score a run and write its report")
-    _evaluate_options(evaluate)
+    evaluate_parents = [workers, local, cluster, output, checkpoint]
+    _add_evaluate_options(commands.add_parser("evaluate", parents=evaluate_parents, help="score runs, write reports"))
+    _add_generate_options(commands.add_parser("generate", parents=[checkpoint], help="generate outputs for new inputs"))
 
-    generate = commands.add_parser("generate", parents=[decoded], help="write outputs for new inputs")
-    _generate_options(generate)
-
-    gradients = commands.add_parser("gradients", help="measure how far gradients reach back through time")
+    gradients = commands.add_parser("gradients", help="measure the gradient flow through time")
     gradients.add_argument("source", metavar="CONFIG|RUN", help="YAML file (with key.path=value overrides) or a run")
-    gradients.add_argument("--checkpoint", metavar="NAME", help=f"of a run: {names} (best)")
+    gradients.add_argument("--checkpoint", metavar="NAME", help=f"of a run: {CHECKPOINT}")
 
-    profile = commands.add_parser("profile", help="measure where the time of training updates goes")
-    profile.add_argument("source", metavar="CONFIG|RUN", help="YAML file or a run; key.path=value overrides its config")
-    profile.add_argument("--steps", type=int, default=20, metavar="N", help="updates that are measured (20)")
-    profile.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the work (1)")
+    profile = commands.add_parser("profile", help="measure the time of training updates by phase and operation")
+    profile.add_argument("source", metavar="CONFIG|RUN", help="YAML file or a run, with key.path=value overrides")
+    profile.add_argument("--steps", type=int, default=20, metavar="N", help="number of measured updates (20)")
+    profile.add_argument("--workers", type=int, default=1, metavar="N", help="number of worker processes (1)")
 
-    report = commands.add_parser("report", help="compare the learning curves of runs in one page")
+    report = commands.add_parser("report", help="compare the learning curves of runs on one page")
     report.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
 
-    config = commands.add_parser("config", help="print a config, complete, or the reference of all keys")
-    config.add_argument("config", nargs="?", help="YAML file; follow it with key.path=value to override")
-    config.add_argument("--schema", action="store_true", help="print every key with its values, default and meaning")
+    config = commands.add_parser("config", help="print a complete config, or the reference of all keys")
+    config.add_argument("config", nargs="?", help=CONFIG)
+    config.add_argument("--schema", action="store_true", help="print all keys with values, defaults and meanings")
 
     runs = commands.add_parser("runs", help="list runs")
     runs.add_argument("storage", nargs="?", default="runs", help="folder of run folders (runs)")
 
     submit = commands.add_parser("submit", help="run a command on a Ray cluster")
     submit.add_argument("--address", required=True, metavar="URL", help="of the cluster's job server, http://HOST:8265")
-    submit.add_argument("--storage", metavar="FOLDER", help="on the cluster, for run folders (~/unrolled)")
+    submit.add_argument("--storage", metavar="FOLDER", help="folder of run folders on the cluster (~/unrolled)")
     submit.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="train …, evaluate …")
     return parser
 
 
-def _tune_options(tune: argparse.ArgumentParser) -> None:
-    config_help = "YAML file with a tuning section, or the folder of a sweep; follow it with key.path=value to override"
-    tune.add_argument("config", help=config_help)
-    tune.add_argument("--trials", type=int, metavar="N", help="points of the space, in place of tuning.trials")
-    tune.add_argument("--workers", type=int, default=1, metavar="N", help="Ray workers of every trial (1)")
-    tune.add_argument("--address", metavar="HOST:PORT", help="a running Ray cluster (else $RAY_ADDRESS, else our own)")
-    tune.add_argument("--resume", action="store_true", help="continue; what ended is not trained again")
-    tune.add_argument("--overwrite", action="store_true", help="replace a sweep of that name")
-    tune.add_argument("--smoke", action="store_true", help="few trials of few steps: does the config work?")
-    tune.add_argument("--json", action="store_true", help="print JSON lines for machines")
+def _add_evaluate_options(evaluate: argparse.ArgumentParser) -> None:
+    runs_help = "folder of a run; followed by key.path=value to override its config"
+    evaluate.add_argument("runs", nargs="*", metavar="RUN", help=runs_help)
+    evaluate.add_argument("--ensemble", action="extend", nargs="+", default=[], metavar="RUN", help=ENSEMBLE)
+    evaluate.add_argument("--split", default="test", help="comma-separated splits: train, validation, test, … (test)")
+    strategies = f"comma-separated strategies: {STRATEGIES} (greedy,sample,beam)"
+    evaluate.add_argument("--decode", default="", help=strategies)
+    outputs = "score the outputs of another system, one per line; repeatable"
+    evaluate.add_argument("--outputs", action="append", metavar="FILE", help=outputs)
+    evaluate.add_argument("--references", action="append", metavar="FILE", help="their references; repeatable")
+    evaluate.add_argument("--metrics", metavar="NAMES", help="comma-separated, of --outputs (bleu,chrf,exact_match)")
 
 
-def _generate_options(generate: argparse.ArgumentParser) -> None:
+def _add_generate_options(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("run", help="folder of the run")
     inputs = "texts; or photographs: files, folders, http addresses; or a photograph and questions about it; default: "
     inputs += "lines of --file"
     generate.add_argument("texts", nargs="*", metavar="TEXT", help=inputs)
-    generate.add_argument("--file", default="-", help="inputs, one a line; - is standard input (-)")
-    choices = "of which the answer to a question is one; prints their probabilities, the likeliest first"
+    generate.add_argument("--file", default="-", help="inputs, one per line; - is standard input (-)")
+    choices = "candidate answers to a question; their probabilities are printed, the most probable first"
     generate.add_argument("--choices", nargs="+", default=[], metavar="TEXT", help=choices)
-    generate.add_argument("--ensemble", action="append", default=[], metavar="RUN", help=f"{TOGETHER}; several times")
-    generate.add_argument("--decode", help=f"{STRATEGIES} (what suits the task)")
-    instead = generate.add_mutually_exclusive_group()
-    scored = "the N best outputs of each input, lines of score, tab, text; an empty line between inputs"
-    instead.add_argument("--n-best", type=int, metavar="N", help=scored)
-    instead.add_argument(
-        "--explain", nargs="?", const="", metavar="TEXT", help="print what a character model computes, step by step"
-    )
-    boxes = "of which a question asks for one: [[x, y, width, height], …] or Visual7W's boxes; in pixels"
+    generate.add_argument("--ensemble", action="append", default=[], metavar="RUN", help=f"{ENSEMBLE}; repeatable")
+    generate.add_argument("--decode", help=f"{STRATEGIES} (the task's default)")
+    boxes = "candidate regions of a question, in pixels: [[x, y, width, height], …], or Visual7W's boxes"
     generate.add_argument("--boxes", metavar="FILE.json", help=boxes)
-    strip = "draw where the model looked at photographs, word by word, into a picture"
-    instead.add_argument("--attention", metavar="OUT.png", help=strip)
     generate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the run's config")
-
-
-def _features_options(features: argparse.ArgumentParser) -> None:
-    features.add_argument("config", help="YAML file; follow it with key.path=value to override")
-    features.add_argument("--split", default="train,validation", help="splits, with commas (train,validation)")
-    features.add_argument("--workers", type=int, metavar="N", help="Ray workers of a CPU each (all that are free)")
-    features.add_argument("--local", action="store_true", help="in this process, without Ray")
-    cluster = "a running Ray cluster (else $RAY_ADDRESS, else our own)"
-    features.add_argument("--address", metavar="HOST:PORT", help=cluster)
-    features.add_argument("--json", action="store_true", help="print JSON lines for machines")
-
-
-def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
-    runs_help = "folder of a run; follow it with key.path=value to override its config"
-    evaluate.add_argument("runs", nargs="*", metavar="RUN", help=runs_help)
-    evaluate.add_argument("--ensemble", action="extend", nargs="+", default=[], metavar="RUN", help=TOGETHER)
-    evaluate.add_argument("--split", default="test", help="train, validation, test or others, with commas (test)")
-    evaluate.add_argument(
-        "--decode", default="", help=f"strategies, separated by commas: {STRATEGIES} (greedy,sample,beam)"
-    )
-    for flag, what in (("outputs", "score texts made elsewhere, one a line"), ("references", "what they should be")):
-        evaluate.add_argument(f"--{flag}", action="append", metavar="FILE", help=f"{what}; may be given several times")
-    evaluate.add_argument("--metrics", metavar="NAMES", help="of --outputs, with commas (bleu,chrf,exact_match)")
+    mode = generate.add_mutually_exclusive_group()
+    n_best = "print the N best outputs of each input as lines of score, tab, text; inputs separated by empty lines"
+    mode.add_argument("--n-best", type=int, metavar="N", help=n_best)
+    explain = "print the computation of a character model step by step"
+    mode.add_argument("--explain", nargs="?", const="", metavar="TEXT", help=explain)
+    attention = "draw the attention over photographs, word by word, into an image"
+    mode.add_argument("--attention", metavar="OUT.png", help=attention)
 
 
 def _workers(text: str) -> int | tuple[int, int]:
@@ -155,16 +134,16 @@ def _workers(text: str) -> int | tuple[int, int]:
 
 
 OVERRIDE = re.compile(r"^[a-z_][\w.]*=")
-OVERRIDDEN = ("train", "tune", "features", "evaluate", "gradients", "profile", "config")
-"""Commands whose overrides may stand anywhere, between options too."""
+WITH_OVERRIDES = ("train", "tune", "features", "evaluate", "gradients", "profile", "config")
+"""Commands that take overrides, in any position."""
 SIGINT_CODE = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(given)
+        return _run(words)
     except UserError as error:
         print(f"unrolled: {error}", file=sys.stderr)
         return 2
@@ -176,28 +155,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return SIGINT_CODE
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         sys.stderr.close()
         return 0
 
 
-def _run(given: list[str]) -> int:
-    if given and not given[0].startswith("-") and given[0] not in COMMANDS:
-        raise UserError(
-            f"{given[0]!r} is not a command; there is {listing(COMMANDS)}.{did_you_mean(given[0], COMMANDS)}"
-        )
+def _run(words: list[str]) -> int:
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        hint = did_you_mean(words[0], COMMANDS)
+        raise UserError(f"{words[0]!r} is not a command; there is {listing(COMMANDS)}.{hint}")
     parser = make_parser()
-    if not given:
+    if not words:
         parser.print_help()
         return 2
     overrides: list[str] = []
-    if given[0] in OVERRIDDEN:
-        overrides = [word for word in given if OVERRIDE.match(word)]
-        given = [word for word in given if not OVERRIDE.match(word)]
-    options, rest = parser.parse_known_args(given)
+    if words[0] in WITH_OVERRIDES:
+        overrides = [word for word in words if OVERRIDE.match(word)]
+        words = [word for word in words if not OVERRIDE.match(word)]
+    options, rest = parser.parse_known_args(words)
     if unknown := [word for word in rest if word.startswith("-") or "texts" not in options]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if rest:  # texts behind options, of which argparse has read none
+    if rest:  # texts after options, which argparse does not assign
         options.texts += rest
     options.overrides = overrides
     return COMMANDS[options.command](options)
@@ -246,7 +224,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from unrolled.training.console import Console
 
     if options.outputs:
-        return _score(options)
+        return _score_outputs(options)
     for flag in ("references", "metrics"):
         if getattr(options, flag):
             raise UserError(f"--{flag} goes with --outputs FILE, texts made elsewhere.")
@@ -273,13 +251,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _score(options: argparse.Namespace) -> int:
+def _score_outputs(options: argparse.Namespace) -> int:
     from unrolled.evaluation.results import score_files, score_table
 
-    given = {"a run": options.runs, "overrides": options.overrides, "--decode": options.decode}
-    given["--ensemble"] = options.ensemble
-    if more := [name for name, value in given.items() if value]:
-        raise UserError(f"evaluate: --outputs are texts made elsewhere; {more[0]} cannot be given as well.")
+    unusable = {"a run": options.runs, "overrides": options.overrides, "--decode": options.decode}
+    unusable["--ensemble"] = options.ensemble
+    if given := [name for name, value in unusable.items() if value]:
+        raise UserError(f"evaluate: --outputs are texts made elsewhere; {given[0]} cannot be given as well.")
     if not options.references:
         raise UserError("evaluate: --outputs wants --references FILE, a text a line, to compare them with.")
     metrics = (options.metrics or "bleu,chrf,exact_match").split(",")

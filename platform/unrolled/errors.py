@@ -1,4 +1,4 @@
-"""What a user may see: one sentence that names the place and what is accepted there."""
+"""Errors for users: one sentence that names the place and what is accepted there."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user gave us cannot be used; the message is the whole story.
+    """Input of the user that cannot be used; the message is a complete explanation.
 
     The command line prints it without a traceback and ends with exit code 2.
     """
 
 
 class RunFailed(Exception):
-    """Work that began could not end (workers died too often, a loss diverged); exit code 1."""
+    """Work that began and failed, such as workers that died too often; exit code 1."""
 
 
 class Diverged(RunFailed):
-    """Numbers of a training are not finite any more."""
+    """Loss or gradients of a training are no longer finite."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -28,6 +28,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def listing(words: Iterable[object]) -> str:
-    """Returns the words as a readable list: ``a, b or c``."""
+    """Returns the words as text: ``a, b or c``."""
     texts = [str(word) for word in words]
     return texts[0] if len(texts) == 1 else ", ".join(texts[:-1]) + " or " + texts[-1] if texts else "nothing"

@@ -1,9 +1,4 @@
-"""Files: atomic writing, and the cache of prepared data.
-
-Writing files: whole or not at all, and one sentence where the disk refuses.
-
-The cache of prepared data: folders named by their content, each made once.
-"""
+"""Files: atomic writing, errors of the disk, JSONL rows, and the cache of prepared data."""
 
 from __future__ import annotations
 
@@ -23,12 +18,13 @@ from unrolled.errors import RunFailed, UserError
 
 @contextmanager
 def explain_write_errors(
-    path: Path, kind: type[UserError] | type[RunFailed] = UserError, then: str = ""
+    path: Path, error_class: type[UserError] | type[RunFailed] = UserError, consequence: str = ""
 ) -> Iterator[None]:
-    """While open, what the operating system has against writing `path` becomes one sentence of that kind.
+    """While open, raises an operating system's error in writing `path` as one sentence.
 
     Args:
-        then: how the sentence ends, such as what is kept.
+        error_class: of the exception that is raised.
+        consequence: end of the sentence.
     """
     try:
         yield
@@ -36,18 +32,22 @@ def explain_write_errors(
         reason = error.strerror or str(error)
         if isinstance(error, (FileExistsError, NotADirectoryError)):
             place = Path(error.filename or path)
-            reason = f"{next((one for one in (place, *place.parents) if one.is_file()), place)} is not a folder"
-        raise kind(f"{path}: cannot be written ({reason}){then}.") from None
+            reason = f"{next((each for each in (place, *place.parents) if each.is_file()), place)} is not a folder"
+        raise error_class(f"{path}: cannot be written ({reason}){consequence}.") from None
 
 
 def write_atomic(path: Path, text: str, errors: str = "strict") -> None:
-    """Makes or replaces a file, whole or not at all; `errors` says what becomes of a character that UTF-8 lacks."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Creates or replaces a file completely or not at all.
+
+    Args:
+        errors: treatment of characters that UTF-8 cannot encode, as in `str.encode`.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8", errors=errors, newline="\n")
-        beside.replace(path)
+        temporary.write_text(text, encoding="utf-8", errors=errors, newline="\n")
+        temporary.replace(path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -77,8 +77,10 @@ def cache_folder() -> Path:
 
 
 def build_cached(fingerprint: str, build: Callable[[Path], None]) -> Path:
-    """Returns the cache's folder of that name; where there is none, `build` fills a folder beside it first, which is
-    then renamed, so that a folder that exists is whole. Of several processes one builds and the others wait.
+    """Returns the cache folder of that name, and builds it if it does not exist.
+
+    `build` fills a temporary folder, which is then renamed, so that an existing folder is complete. Of several
+    processes, one builds and the others wait.
 
     Raises:
         UserError: the cache cannot be written.
@@ -88,10 +90,10 @@ def build_cached(fingerprint: str, build: Callable[[Path], None]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
-                building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+                partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
                 try:
-                    build(building)
-                    building.rename(folder)
+                    build(partial)
+                    partial.rename(folder)
                 finally:
-                    shutil.rmtree(building, ignore_errors=True)
+                    shutil.rmtree(partial, ignore_errors=True)
     return folder

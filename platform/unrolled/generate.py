@@ -1,4 +1,4 @@
-"""The command `unrolled generate`."""
+"""Output of the command `unrolled generate`."""
 
 from __future__ import annotations
 
@@ -11,110 +11,110 @@ from unrolled.data.visual7w_io import read_boxes
 from unrolled.errors import UserError
 from unrolled.evaluation.predictor import Predictor
 from unrolled.reports.gallery import check_picture_name, save_attention
-from unrolled.run import Run, load
+from unrolled.run import PredictorOptions, Run, load
 from unrolled.tasks import ImageInputTask
 
 
-def generate(options: Namespace) -> Iterator[str]:
-    """Yields what the command prints, line by line.
+def generate(arguments: Namespace) -> Iterator[str]:
+    """Yields the lines that the command prints.
 
     Raises:
-        UserError: something given cannot be used.
+        UserError: an argument cannot be used.
     """
-    run, ensemble = load(options.run), [load(other) for other in options.ensemble]
-    if options.explain is not None:
-        if ensemble:
+    run = load(arguments.run)
+    options: PredictorOptions = {
+        "ensemble": [load(other) for other in arguments.ensemble],
+        "overrides": arguments.set,
+        "checkpoint": arguments.checkpoint,
+    }
+    if arguments.explain is not None:
+        if arguments.ensemble:
             raise UserError("--explain shows the steps of one run; leave --ensemble out.")
-        yield run.explain(options.explain or None, overrides=options.set, checkpoint=options.checkpoint)
-        return
-    if run.points:
-        yield from _pointed(run, ensemble, options)
-        return
-    if options.boxes:
+        yield run.explain(arguments.explain or None, overrides=arguments.set, checkpoint=arguments.checkpoint)
+    elif run.chooses_regions:
+        yield from _regions(run, options, arguments)
+    elif arguments.boxes:
         raise UserError(f"--boxes: a run of task {run.folder.config().task} chooses no regions.")
-    if run.asks:
-        yield from _replies(run, ensemble, options)
-        return
-    if options.choices:
+    elif run.answers_questions:
+        yield from _answers(run, options, arguments)
+    elif arguments.choices:
         raise UserError(f"--choices: a run of task {run.folder.config().task} answers no questions.")
-    inputs = run.inputs(list(options.texts) or _lines(options.file))
-    given = {"ensemble": ensemble, "overrides": options.set, "checkpoint": options.checkpoint}
-    if options.n_best is not None:
-        for number, candidates in enumerate(run.candidates(inputs, options.n_best, options.decode, **given)):
-            if number:
+    else:
+        yield from _outputs(run, options, arguments)
+
+
+def _outputs(run: Run, options: PredictorOptions, arguments: Namespace) -> Iterator[str]:
+    """Yields one line per input, or an n-best list per input."""
+    inputs = run.expand_inputs(list(arguments.texts) or _read_lines(arguments.file))
+    if arguments.n_best is not None:
+        for i, candidates in enumerate(run.candidates(inputs, arguments.n_best, arguments.decode, **options)):
+            if i:
                 yield ""
-            yield from (f"{one.score:.4f}\t{one.text}" for one in candidates)
+            yield from (f"{candidate.score:.4f}\t{candidate.text}" for candidate in candidates)
         return
-    if options.attention:
-        check_picture_name(Path(options.attention))
-    outputs = run.generate(inputs, options.decode, **given)
-    if options.attention:
-        _draw(run.predictor(**given), inputs, outputs, Path(options.attention))
-    yield from _named(run, inputs, outputs)
+    if arguments.attention:
+        check_picture_name(Path(arguments.attention))
+    outputs = run.generate(inputs, arguments.decode, **options)
+    if arguments.attention:
+        _draw_attention(run.predictor(**options), inputs, outputs, Path(arguments.attention))
+    with_names = run.takes_photos and len(inputs) > 1
+    yield from (f"{name}\t{output}" if with_names else output for name, output in zip(inputs, outputs, strict=True))
 
 
-def _pointed(run: Run, ensemble: Sequence[Run], options: Namespace) -> Iterator[str]:
-    """Yields a line a box for every question: its probability, its number and the box, the likeliest first."""
-    for option in ("n_best", "attention", "choices", "decode"):
-        if getattr(options, option):
-            name = option.replace("_", "-")
-            raise UserError(f"--{name}: does not go with regions; leave it out.")
-    photo, *questions = options.texts or [""]
-    if not questions or not options.boxes:
+def _regions(run: Run, options: PredictorOptions, arguments: Namespace) -> Iterator[str]:
+    """Yields, for each question, one line per box, the most probable first: its probability, number and corners."""
+    _refuse(arguments, ("n_best", "attention", "choices", "decode"), "regions")
+    photo, *questions = arguments.texts or [""]
+    if not questions or not arguments.boxes:
         raise UserError('give a photograph, a question and boxes: photo.jpg "Which is the dog?" --boxes boxes.json')
-    boxes = read_boxes(Path(options.boxes))
-    given = {"ensemble": ensemble, "overrides": options.set, "checkpoint": options.checkpoint}
-    replies = run.point(photo, questions, boxes, **given)
-    for question, reply in zip(questions, replies, strict=True):
+    boxes = read_boxes(Path(arguments.boxes))
+    for question, prediction in zip(questions, run.point(photo, questions, boxes, **options), strict=True):
         if len(questions) > 1:
             yield question
-        for place in sorted(range(len(boxes)), key=lambda place: -reply.probabilities[place]):
-            box = ", ".join(f"{side:g}" for side in boxes[place])
-            yield f"{reply.probabilities[place]:.4f}\t{place + 1}\t[{box}]"
+        for i in sorted(range(len(boxes)), key=lambda i: -prediction.probabilities[i]):
+            box = ", ".join(f"{side:g}" for side in boxes[i])
+            yield f"{prediction.probabilities[i]:.4f}\t{i + 1}\t[{box}]"
 
 
-def _replies(run: Run, ensemble: Sequence[Run], options: Namespace) -> Iterator[str]:
-    """Answers questions about one photograph; yields a line each, or a line a candidate, the likeliest first."""
-    for option in ("n_best", "attention"):
-        if getattr(options, option):
-            name = option.replace("_", "-")
-            raise UserError(f"--{name}: does not go with questions; leave it out.")
-    photo, *questions = options.texts or [""]
+def _answers(run: Run, options: PredictorOptions, arguments: Namespace) -> Iterator[str]:
+    """Yields one line per question about a photograph, or one per choice, the most probable first."""
+    _refuse(arguments, ("n_best", "attention"), "questions")
+    photo, *questions = arguments.texts or [""]
     if not questions:
         raise UserError('give a photograph and a question about it: photo.jpg "What colour is the chair?"')
-    given = {"ensemble": ensemble, "overrides": options.set, "checkpoint": options.checkpoint}
-    for question, reply in zip(
-        questions, run.ask(photo, questions, options.choices, options.decode, **given), strict=True
+    choices = arguments.choices
+    for question, prediction in zip(
+        questions, run.ask(photo, questions, choices, arguments.decode, **options), strict=True
     ):
-        if not options.choices:
-            yield f"{question}\t{reply.answer}" if len(questions) > 1 else reply.answer
+        if not choices:
+            yield f"{question}\t{prediction.answer}" if len(questions) > 1 else prediction.answer
             continue
         if len(questions) > 1:
             yield question
-        ranked = sorted(zip(reply.probabilities, options.choices, strict=True), key=lambda pair: -pair[0])
-        yield from (f"{share:.4f}\t{choice}" for share, choice in ranked)
+        ranked = sorted(zip(prediction.probabilities, choices, strict=True), key=lambda pair: -pair[0])
+        yield from (f"{probability:.4f}\t{choice}" for probability, choice in ranked)
 
 
-def _draw(trained: Predictor, photos: Sequence[str], captions: Sequence[str], path: Path) -> None:
-    """Draws where the model looks at photographs while it writes captions."""
-    if not isinstance(trained.task, ImageInputTask):
-        raise UserError(f"--attention: a run of task {trained.config.task} looks at no photographs.")
-    attended = [one for one in map(trained.attention, photos, captions) if one is not None]
+def _refuse(arguments: Namespace, names: Sequence[str], outputs: str) -> None:
+    for name in names:
+        if getattr(arguments, name):
+            raise UserError(f"--{name.replace('_', '-')}: does not go with {outputs}; leave it out.")
+
+
+def _draw_attention(predictor: Predictor, photos: Sequence[str], captions: Sequence[str], path: Path) -> None:
+    """Draws the attention of each word of the captions over the photographs."""
+    if not isinstance(predictor.task, ImageInputTask):
+        raise UserError(f"--attention: a run of task {predictor.config.task} looks at no photographs.")
+    attended = [each for each in map(predictor.attention, photos, captions) if each is not None]
     if len(attended) < len(photos):
         raise UserError("--attention: the run's model has no attention (model.decoder.conditioning: attention has).")
-    save_attention(path, [trained.task.load_photo(name) for name in photos], attended)
+    save_attention(path, [predictor.task.load_photo(name) for name in photos], attended)
 
 
-def _named(run: Run, inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[str]:
-    """Yields the outputs; those of several photographs behind their names."""
-    for name, output in zip(inputs, outputs, strict=True):
-        yield f"{name}\t{output}" if run.sees and len(inputs) > 1 else output
-
-
-def _lines(file: str) -> list[str]:
+def _read_lines(file: str) -> list[str]:
     try:
-        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return raw.decode("utf-8").splitlines()
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return content.decode("utf-8").splitlines()
     except OSError as error:
         raise UserError(f"--file {file}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError:

@@ -33,7 +33,7 @@ from unrolled.training.run_dir import RunDir, open_run
 
 
 class PredictorOptions(TypedDict, total=False):
-    """Options of everything that a run does with its model; `evaluate` explains them."""
+    """Options of all methods that use a run's model; see `evaluate`."""
 
     ensemble: Sequence[Run]
     overrides: Sequence[str]
@@ -89,21 +89,17 @@ class Run:
         return predictor.predict(self._strategy(predictor, decode), range(len(texts)), texts)
 
     @property
-    def sees(self) -> bool:
+    def takes_photos(self) -> bool:
         """Whether its inputs are photographs."""
         return isinstance(self._task(), ImageInputTask)
 
-    def inputs(self, names: Sequence[str]) -> list[str]:
+    def expand_inputs(self, names: Sequence[str]) -> list[str]:
         """Returns the inputs given by names; folders of photographs are expanded."""
         task = self._task()
         return task.expand_folders(names) if isinstance(task, ImageInputTask) else list(names)
 
     def candidates(
-        self,
-        texts: Sequence[str],
-        count: int,
-        decode: str | None = None,
-        **options: Unpack[PredictorOptions],
+        self, texts: Sequence[str], count: int, decode: str | None = None, **options: Unpack[PredictorOptions]
     ) -> list[list[Candidate]]:
         """Returns the `count` best outputs per text with scores, the best first; other arguments as in `generate`.
 
@@ -120,7 +116,7 @@ class Run:
         return predictor.candidates(strategy, texts, count)
 
     @property
-    def asks(self) -> bool:
+    def answers_questions(self) -> bool:
         """Whether its model answers questions about photographs."""
         return isinstance(self._task(), VQATask)
 
@@ -142,16 +138,12 @@ class Run:
         return [task.ask(predictor.model, photo, question, choices, strategy) for question in questions]
 
     @property
-    def points(self) -> bool:
+    def chooses_regions(self) -> bool:
         """Whether its model chooses regions of photographs."""
         return isinstance(self._task(), GroundingTask)
 
     def point(
-        self,
-        photo: str,
-        questions: Sequence[str],
-        boxes: Sequence[Box],
-        **options: Unpack[PredictorOptions],
+        self, photo: str, questions: Sequence[str], boxes: Sequence[Box], **options: Unpack[PredictorOptions]
     ) -> list[Prediction]:
         """Returns one prediction per question about a photograph: the probabilities of the boxes, given as x and y of
         the upper left corner, width and height in pixels. Other arguments as in `generate`."""
@@ -209,7 +201,7 @@ def evaluate(
         decode: strategies, such as `greedy`, `sample` or `beam:size=10`; these three if empty.
         workers: number of Ray workers that share a split.
         local: evaluate in this process, without Ray.
-        address: of a running Ray cluster; default: `$RAY_ADDRESS`, else a Ray of our own.
+        address: of a running Ray cluster; default: `$RAY_ADDRESS`, otherwise a private Ray is started.
         options: `ensemble`, runs that decode together with a single run and with its settings: p(token) is the mean
             over all models. `overrides` of the runs' configs, such as ``decoding.beam.size=10``. `checkpoint`: `best`,
             `last` or `step-N`; `average` takes the mean weights of all checkpoints kept, `average-N` of the N newest.
@@ -265,5 +257,9 @@ def _plan(
 
 
 def load(path: str | Path) -> Run:
-    """Opens the folder of a run; raises `UserError` if it is none."""
+    """Opens the folder of a run.
+
+    Raises:
+        UserError: there is no run.
+    """
     return Run(open_run(path))

@@ -171,7 +171,9 @@ def test_config_prints_the_whole_and_the_reference(tiny, capsys):
     assert main(["config", str(tiny), "seed=7"]) == 0
     assert "seed: 7" in capsys.readouterr().out
     assert main(["config", "--schema"]) == 0
-    assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8").endswith(capsys.readouterr().out)
+    rows = capsys.readouterr().out.splitlines()
+    assert "| `seed` | all | whole number | `1` | random seed of parameters, batches and dropout |" in rows
+    assert len(rows) == len(set(rows)) > 150
 
 
 def test_smoke_tries_a_config(tiny, capsys):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from unrolled.cli import main
-from unrolled.training.profiler import OUTSIDE, PARTS, Operation, Profile, profile, table
+from unrolled.training.profiler import OUTSIDE, PHASES, Operation, Profile, profile, table
 
 TEXT = "the king is dead, long live the queen!\n" * 20
 CONFIGS = {
@@ -16,7 +16,7 @@ CONFIGS = {
     "memory": "task: memory\ndata: {problem: adding, length: 20}\nmodel: {hidden: 8}\ntraining: {batch: 4}\n",
 }
 DIVERGING = ["training.optimizer.name=sgd", "training.optimizer.learning_rate=1e300"]
-ALONE = [part for part in PARTS if part != "communication"]
+ALONE = [part for part in PHASES if part != "communication"]
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ def test_the_parts_are_the_whole(tiny, tmp_path, capsys):
 def test_an_update_takes_no_longer_than_it_is_watched(tiny):
     began = time.perf_counter()
     measured = profile(tiny, steps=4)
-    assert 0 < 4 * measured.whole < time.perf_counter() - began
+    assert 0 < 4 * measured.total < time.perf_counter() - began
     assert all(seconds > 0 for seconds in measured.seconds.values())
-    assert measured.left_out == 0 and measured.updates == 4 and measured.tokens > 0
+    assert measured.skipped == 0 and measured.updates == 4 and measured.tokens > 0
 
 
 def test_operations_and_what_is_around_them_are_all_of_the_time(tiny):
@@ -75,7 +75,7 @@ def test_operations_and_what_is_around_them_are_all_of_the_time(tiny):
 def test_other_tasks(write, name, overrides):
     """More updates than an epoch of the language model has, too: it begins again, with an empty state."""
     measured = profile(write(name), overrides=overrides, steps=16)
-    assert list(measured.seconds) == ALONE and measured.left_out == 0
+    assert list(measured.seconds) == ALONE and measured.skipped == 0
     together = 2 if overrides else 1
     assert measured.tokens == pytest.approx({"language": 4 * 16, "memory": 4}[name] * together, rel=0.2)
 
@@ -91,7 +91,7 @@ def test_communication_is_a_part_of_what_workers_do_together(write, capsys):
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert "2 processes with " in lines[0] and " each" in lines[0]
-    assert list(parts(lines)) == [*PARTS, "together"]
+    assert list(parts(lines)) == [*PHASES, "together"]
     assert captured.err == ""
 
 
@@ -139,7 +139,7 @@ def test_bad_input_is_one_sentence(words, message, tiny, capsys):
 
 def test_long_names_and_large_numbers_fit():
     operations = [Operation("autograd::engine::evaluate_function: " + "Long" * 20, 12_345.6, 123.4567, 1.0)]
-    seconds = dict.fromkeys(PARTS, 123.4567)
+    seconds = dict.fromkeys(PHASES, 123.4567)
     lines = table(Profile("x", "2 processes with 16 threads each", "float32", 20, 3, 1e6, seconds, 5, operations))
     assert max(map(len, lines)) <= 100
     assert re.search(r"Long\w*… +12,345.6 123456.700 +100.0 %$", lines[-2])

@@ -28,15 +28,16 @@ PATH_KEYS = ("data.source", "data.images", "model.features.weights")
 FORMER_NAMES = {"lecture": "squared_norm"}
 """Renamed values, for the suggestion in an error."""
 
+ConfigLike = str | Path | Mapping[str, Any] | Config
+"""A YAML file, or the content of a config as a dict or as an object."""
 Key = tuple[str | int, ...]
 
 
-def load_config(config: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
+def load_config(config: ConfigLike, overrides: Sequence[str] = ()) -> Config:
     """Returns a complete, validated config.
 
     Args:
-        config: a YAML file, or its content as a dict or as a config; the name of a run that has none is that of the
-            file or of the task.
+        config: a YAML file, a dict or a `Config`. `name` defaults to that of the file, or to the task.
         overrides: key.path=value, such as ``model.decoder.cell=lstm``.
 
     Raises:

@@ -1,9 +1,4 @@
-"""Profiler of training updates.
-
-Where the time of training updates goes: by the parts of an update, and by the operations that these consist of.
-
-What `unrolled profile` prints.
-"""
+"""Profiler of training updates: time per phase of an update and per operation, and the table of `unrolled profile`."""
 
 from __future__ import annotations
 
@@ -29,23 +24,23 @@ from unrolled.training.distributed import Comm, ProcessGroup, SingleWorker
 from unrolled.training.run_dir import open_run
 from unrolled.training.train_step import FLAGS, TrainStep, build_initial_model, group_by_update, prefetch
 
-PARTS = ("data", "forward", "backward", "communication", "optimizer", "other")
-"""In the order of an update; `other` is what happens before and between them."""
+PHASES = ("data", "forward", "backward", "communication", "optimizer", "other")
+"""In the order of an update; `other` is the time before and between them."""
 WARM_UP = {"cpu": 1, "cuda": 3}
-"""Passes over the batches that nobody measures: libraries choose kernels when a shape comes first, and a scan on a GPU
-is recorded as a graph when it comes for the third time."""
+"""Unmeasured passes over the batches: libraries choose kernels on the first use of a shape, and a scan on a GPU is
+recorded as a graph on its third use."""
 PROFILED = 5
-"""Updates that the operations are taken from, at most."""
+"""Maximum number of updates run under torch.profiler."""
 OUTSIDE = "outside of operations (Python, waiting)"
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What torch.profiler counts under one name, an update on average.
+    """Statistics of one operation of torch.profiler, averaged per update.
 
     Attributes:
-        seconds: of the processor (on a GPU: of the GPU), without operations that are called from within.
-        share: of the same time of all operations.
+        seconds: CPU time (on a GPU: GPU time), without nested operations.
+        share: fraction of the time of all operations.
     """
 
     name: str
@@ -56,17 +51,17 @@ class Operation:
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the time of an update goes, as the first worker sees it.
+    """Time of a training update as measured by the first worker.
 
     Attributes:
         name: of the config.
-        where: what computes.
-        precision: of the products.
-        updates: that were measured.
-        left_out: of these, how many were not made because loss or gradient was not finite.
-        tokens: of an update, all workers together, on average.
-        seconds: of an update, on average, by part; together they are the whole.
-        profiled: updates that the operations are taken from.
+        where: processes and threads, or GPUs.
+        precision: of matrix products.
+        updates: number of measured updates.
+        skipped: how many of them were skipped because loss or gradient was not finite.
+        tokens: mean per update, all workers together.
+        seconds: mean per update, by phase.
+        profiled: number of updates under torch.profiler.
         operations: the most expensive one first.
     """
 
@@ -74,32 +69,32 @@ class Profile:
     where: str
     precision: str
     updates: int
-    left_out: int
+    skipped: int
     tokens: float
     seconds: dict[str, float]
     profiled: int
     operations: list[Operation]
 
     @property
-    def whole(self) -> float:
-        """Seconds of an update."""
+    def total(self) -> float:
+        """Mean seconds per update."""
         return sum(self.seconds.values())
 
 
 def profile(path: str | Path, *, overrides: Sequence[str] = (), steps: int = 20, workers: int = 1) -> Profile:
-    """Makes the first updates of a run again and again: to warm up, against the clock, and under torch.profiler.
+    """Repeats the first updates of a run: to warm up, for timing, and under torch.profiler.
 
-    Nothing is written. The model is fresh, as what it has learned does not change its speed.
+    Nothing is written. The model is fresh, since its weights do not change its speed.
 
     Args:
-        path: a YAML file, or a run's folder, whose config is taken.
+        path: a YAML file, or the folder of a run, whose config is used.
         overrides: of the config, such as ``model.decoder.cell=lstm``.
-        steps: updates that are measured. Where an epoch has fewer, it begins again.
-        workers: processes of this machine, which share its cores; each has a GPU where there are as many.
+        steps: number of measured updates; a shorter epoch is repeated.
+        workers: number of processes on this machine, which share its cores; each has a GPU if there are enough.
 
     Raises:
-        UserError: something given cannot be used.
-        RunFailed: an update could not be made.
+        UserError: an argument cannot be used.
+        RunFailed: an update failed.
     """
     for flag, number in (("--steps", steps), ("--workers", workers)):
         if number < 1:
@@ -111,32 +106,32 @@ def profile(path: str | Path, *, overrides: Sequence[str] = (), steps: int = 20,
         folder = Path(scratch)
         data.save(folder / "vocabulary")
         job = _Job(config, data.fingerprint, folder, steps, workers)
-        return job.measure(SingleWorker()) if workers == 1 else _together(job)
+        return job.measure(SingleWorker()) if workers == 1 else _spawn_workers(job)
 
 
 class Stopwatch:
-    """Adds up the time that goes to each part of an update, by being told whenever one is over."""
+    """Adds up the time of each phase of an update; called at the end of each phase."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
+        self._began = time.perf_counter()
 
-    def __call__(self, part: str) -> None:
-        if self._device.type == "cuda":  # which else would still be at work on the part
+    def __call__(self, phase: str) -> None:
+        if self._device.type == "cuda":  # whose kernels run asynchronously
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
-        self._since = now
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._began
+        self._began = now
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What every worker does alike.
+    """The measurement made by each worker.
 
     Attributes:
         fingerprint: of the prepared data.
-        folder: for the vocabulary, and for the workers to find each other.
+        folder: of the vocabulary and of the file by which the workers connect.
     """
 
     config: Config
@@ -150,28 +145,28 @@ class _Job:
         return torch.cuda.device_count() >= self.workers
 
     def measure(self, comm: Comm) -> Profile:
-        """Makes the updates as worker `comm.rank`."""
+        """Measures as worker `comm.rank`."""
         device = torch.device("cuda", comm.rank) if self.gpu else torch.device("cpu")
-        updater = self._updater(comm, device)
-        batches = updater.task.plan(prepare(self.config, self.fingerprint), epoch=0)
+        train_step = self._make_train_step(comm, device)
+        batches = train_step.task.plan(prepare(self.config, self.fingerprint), epoch=0)
         groups = group_by_update(batches, self.config)[: self.steps]
-        _run(updater, groups, WARM_UP[device.type] * len(groups))
-        updater.on_phase_end = watch = Stopwatch(device)
-        tokens, made = _run(updater, groups, self.steps)
-        seconds = _by_part(watch.seconds, self.steps, comm)
+        _run(train_step, groups, WARM_UP[device.type] * len(groups))
+        train_step.on_phase_end = watch = Stopwatch(device)
+        tokens, skipped = _run(train_step, groups, self.steps)
+        seconds = _by_phase(watch.seconds, self.steps, comm)
         return Profile(
             name=self.config.name,
             where=self._where(device),
-            precision=updater.precision,
+            precision=train_step.precision,
             updates=self.steps,
-            left_out=self.steps - made,
+            skipped=skipped,
             tokens=tokens / self.steps,
             seconds=seconds,
             profiled=min(self.steps, PROFILED),
-            operations=_operations(updater, groups, min(self.steps, PROFILED)),
+            operations=_operations(train_step, groups, min(self.steps, PROFILED)),
         )
 
-    def _updater(self, comm: Comm, device: torch.device) -> TrainStep:
+    def _make_train_step(self, comm: Comm, device: torch.device) -> TrainStep:
         task = make_task(self.config, self.folder / "vocabulary")
         return TrainStep(task, build_initial_model(task, self.config, device), self.config, comm, device)
 
@@ -183,34 +178,34 @@ class _Job:
         return f"{who} with {threads} thread{'s' if threads > 1 else ''}{' each' if self.workers > 1 else ''}"
 
 
-def _run(updater: TrainStep, groups: Sequence[Sequence[GlobalBatch]], steps: int) -> tuple[int, int]:
-    """Makes updates as the loop does, from the beginning of the epoch; returns their tokens and how many were made."""
-    tokens = made = 0
-    for step, work in enumerate(prefetch([groups[step % len(groups)] for step in range(steps)], updater.comm)):
-        updater.on_phase_end("data")
+def _run(train_step: TrainStep, groups: Sequence[Sequence[GlobalBatch]], steps: int) -> tuple[int, int]:
+    """Makes updates as the trainer does, from the start of an epoch; returns their tokens and the number skipped."""
+    tokens = skipped = 0
+    for step, batch in enumerate(prefetch([groups[step % len(groups)] for step in range(steps)], train_step.comm)):
+        train_step.on_phase_end("data")
         if step % len(groups) == 0:
-            updater.hidden_state = None
-        with record_function(OUTSIDE):  # what is left to it under torch.profiler
-            update = updater(work, step, 0.0, [0.0] * FLAGS, norms_by_layer=False)
-        updater.on_phase_end("other")
-        tokens, made = tokens + update.tokens, made + (not update.skipped)
-    return tokens, made
+            train_step.hidden_state = None
+        with record_function(OUTSIDE):  # its own time under torch.profiler
+            result = train_step(batch, step, 0.0, [0.0] * FLAGS, norms_by_layer=False)
+        train_step.on_phase_end("other")
+        tokens, skipped = tokens + result.tokens, skipped + result.skipped
+    return tokens, skipped
 
 
-def _by_part(seconds: dict[str, float], updates: int, comm: Comm) -> dict[str, float]:
-    """Returns the means, in the order of a table."""
+def _by_phase(seconds: dict[str, float], updates: int, comm: Comm) -> dict[str, float]:
+    """Returns mean seconds per update, in the order of `PHASES`."""
     if comm.size == 1:  # the sum over one worker is no communication
         seconds["other"] += seconds.pop("communication")
-    return {part: seconds[part] / updates for part in PARTS if part in seconds}
+    return {phase: seconds[phase] / updates for phase in PHASES if phase in seconds}
 
 
-def _operations(updater: TrainStep, groups: Sequence[Sequence[GlobalBatch]], steps: int) -> list[Operation]:
-    """Returns what torch.profiler finds: the kernels of a GPU, or operations and what is around them."""
-    gpu = updater.device.type == "cuda"
+def _operations(train_step: TrainStep, groups: Sequence[Sequence[GlobalBatch]], steps: int) -> list[Operation]:
+    """Returns the operations found by torch.profiler: the kernels of a GPU, or CPU operations and the rest."""
+    gpu = train_step.device.type == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if gpu else [ProfilerActivity.CPU]
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or its library writes a log of its own to the terminal
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise its library logs to the terminal
     with torch.profiler.profile(activities=activities) as profiler:
-        _run(updater, groups, steps)
+        _run(train_step, groups, steps)
     found = [
         (event.key, event.count, event.self_device_time_total if gpu else event.self_cpu_time_total)
         for event in profiler.key_averages()
@@ -224,8 +219,8 @@ def _operations(updater: TrainStep, groups: Sequence[Sequence[GlobalBatch]], ste
     ]
 
 
-def _together(job: _Job) -> Profile:
-    """Measures in as many processes as there are workers, with the cores shared out; returns what the first one saw."""
+def _spawn_workers(job: _Job) -> Profile:
+    """Measures in one process per worker, with the cores divided among them; returns the first one's profile."""
     outcomes = get_context("spawn").SimpleQueue()  # of the first worker, or of one that failed
     threads = max(1, torch.get_num_threads() // job.workers)
     try:
@@ -240,7 +235,7 @@ def _together(job: _Job) -> Profile:
 
 
 def _work(rank: int, job: _Job, threads: int, outcomes: Any) -> None:
-    """Runs in every process."""
+    """Runs in each process."""
     torch.set_num_threads(threads)
     if job.gpu:
         torch.cuda.set_device(rank)
@@ -255,14 +250,12 @@ def _work(rank: int, job: _Job, threads: int, outcomes: Any) -> None:
     if rank == 0:
         outcomes.put(outcome)
     torch.distributed.destroy_process_group()
-    os._exit(0)  # gloo's threads may still let go of tensors, which ends a Python that is shutting down with an abort
+    os._exit(0)  # gloo's threads may still release tensors, which would abort a Python that is shutting down
 
 
-SHOWN = 12
-"""Operations, the most expensive ones."""
-NAME = 58
-"""Columns for the name of an operation."""
-MEANING = {
+TABLE_OPERATIONS = 12
+NAME_WIDTH = 58
+MEANINGS = {
     "data": "collating the batch",
     "forward": "the loss",
     "backward": "its gradient",
@@ -273,32 +266,32 @@ MEANING = {
 
 
 def table(profile: Profile) -> list[str]:
-    """Returns the lines that the command prints, 100 columns at most."""
+    """Returns the lines that the command prints, at most 100 columns wide."""
     size = f"{_updates(profile.updates)} of {profile.tokens:,.0f} tokens on average"
     lines = [
         f"{profile.name}: {size}; {profile.where}, {profile.precision}",
         f"{'part of an update':<20}{'ms':>10}{'share':>9}",
         *(
-            f"{part:<20}{seconds * 1000:>10.3f}{_share(seconds / profile.whole)}  {MEANING[part]}"
-            for part, seconds in profile.seconds.items()
+            f"{phase:<20}{seconds * 1000:>10.3f}{_share(seconds / profile.total)}  {MEANINGS[phase]}"
+            for phase, seconds in profile.seconds.items()
         ),
-        f"{'together':<20}{profile.whole * 1000:>10.3f}{_share(1)}  {profile.tokens / profile.whole:,.0f} tokens/s",
+        f"{'together':<20}{profile.total * 1000:>10.3f}{_share(1)}  {profile.tokens / profile.total:,.0f} tokens/s",
     ]
-    if profile.left_out:
-        lines.append(f"{_updates(profile.left_out)} not made: loss or gradient not finite")
+    if profile.skipped:
+        lines.append(f"{_updates(profile.skipped)} not made: loss or gradient not finite")
     return [
         *lines,
         "",
-        f"{'operation':<{NAME}}{'calls':>10}{'ms':>11}{'share':>9}",
-        *(_row(operation) for operation in profile.operations[:SHOWN]),
+        f"{'operation':<{NAME_WIDTH}}{'calls':>10}{'ms':>11}{'share':>9}",
+        *(_row(operation) for operation in profile.operations[:TABLE_OPERATIONS]),
         f"of {_updates(profile.profiled)} under torch.profiler, which slows them down; "
         "ms: without operations called within",
     ]
 
 
 def _row(operation: Operation) -> str:
-    name = operation.name if len(operation.name) < NAME else f"{operation.name[: NAME - 2]}…"
-    return f"{name:<{NAME}}{operation.calls:>10,.1f}{operation.seconds * 1000:>11.3f}{_share(operation.share)}"
+    name = operation.name if len(operation.name) < NAME_WIDTH else f"{operation.name[: NAME_WIDTH - 2]}…"
+    return f"{name:<{NAME_WIDTH}}{operation.calls:>10,.1f}{operation.seconds * 1000:>11.3f}{_share(operation.share)}"
 
 
 def _share(share: float) -> str:
