@@ -16,7 +16,7 @@ from unrolled import native
 from unrolled.data.tokenizer import BEGIN, END, PAD, SPECIAL, UNKNOWN
 from unrolled.decoding import Beam, Greedy, Sample, Strategy, decode
 from unrolled.errors import UserError
-from unrolled.evaluation.predictor import EnsembleMember, Predictor
+from unrolled.evaluation import EnsembleMember, Predictor
 from unrolled.models import EncoderDecoder, EncoderOutput
 from unrolled.recurrence import state as nest
 from unrolled.training.run_dir import choose_checkpoint, open_run

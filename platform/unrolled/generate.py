@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unrolled.data.visual7w_io import read_boxes
 from unrolled.errors import UserError
-from unrolled.evaluation.predictor import Predictor
+from unrolled.evaluation import Predictor
 from unrolled.reports.gallery import check_picture_name, save_attention
 from unrolled.run import PredictorOptions, Run, load
 from unrolled.tasks import ImageInputTask

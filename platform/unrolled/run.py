@@ -13,8 +13,8 @@ from unrolled.cluster.ray_session import connect
 from unrolled.data.questions import Box
 from unrolled.decoding import Candidate, Strategy, parse_strategies
 from unrolled.errors import UserError
+from unrolled.evaluation import EnsembleMember, Predictor, check_strategy, ensemble_members
 from unrolled.evaluation.evaluate import Evaluation, EvaluationReport, prepare_evaluation
-from unrolled.evaluation.predictor import EnsembleMember, Predictor, check_strategy, ensemble_members
 from unrolled.evaluation.worker_pool import LocalPool, RayPool, WorkerPool
 from unrolled.features import extract_locally, extract_splits, feature_jobs, uses_frozen_features
 from unrolled.tasks import (

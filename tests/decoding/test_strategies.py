@@ -24,10 +24,10 @@ from unrolled.decoding import (
     Strategy,
     decode,
     make_outputs,
+    min_risk,
     parse_strategies,
     split_spellings,
 )
-from unrolled.decoding.search import min_risk
 from unrolled.errors import UserError
 from unrolled.metrics import pairwise_scores
 

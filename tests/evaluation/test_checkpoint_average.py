@@ -11,7 +11,7 @@ import unrolled
 from training_runs import train, weights
 from unrolled.cli import main
 from unrolled.errors import UserError
-from unrolled.evaluation.predictor import EnsembleMember, load_task_and_model
+from unrolled.evaluation import EnsembleMember, load_task_and_model
 from unrolled.training.run_dir import choose_checkpoint
 
 OPTIONS = ["training.epochs=99", "training.max_steps=8", "training.validate_every=2"]

@@ -17,7 +17,7 @@ from unrolled.cluster.ray_session import connect
 from unrolled.data.batching import collate_inputs
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import EnsembleScorer
-from unrolled.evaluation.predictor import load_task_and_model
+from unrolled.evaluation import load_task_and_model
 from unrolled.models import Scorer
 
 TEXTS = ["3 March 2025", "5. Mai 1999", "Monday 12 July 2010"]

@@ -10,7 +10,7 @@ from torch import nn
 
 import unrolled
 from unrolled.cli import main
-from unrolled.evaluation.predictor import ensemble_members, load_task_and_model
+from unrolled.evaluation import ensemble_members, load_task_and_model
 from vqa_runs import COLOURS, settings, visual7w_folder
 
 WAYS = ("classes", "vectors", "words")

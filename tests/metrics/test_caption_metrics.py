@@ -18,9 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repository import GOLDEN
-from unrolled.metrics import CiderD, Meteor, RougeL, score
+from unrolled.metrics import CiderD, Meteor, RougeL, score, tokenize_caption
 from unrolled.metrics.captioning import lcs_length, min_chunks
-from unrolled.metrics.words import tokenize_caption
 
 EXPECTED = json.loads((GOLDEN / "captions.json").read_text(encoding="utf-8"))
 CAPTIONS = EXPECTED["predictions"], EXPECTED["references"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unrolled.errors import UserError
-from unrolled.metrics import score, wordnet_folder
-from unrolled.metrics.answers import WORDNET_VARIABLE, WordNetNouns, word_similarity, wordnet_nouns
+from unrolled.metrics import WORDNET_VARIABLE, WordNetNouns, score, word_similarity, wordnet_folder, wordnet_nouns
 
 KINDS = {
     "entity": (),

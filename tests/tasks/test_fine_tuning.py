@@ -18,7 +18,7 @@ from unrolled.config.load import load_config
 from unrolled.data.caption_readers import open_captions
 from unrolled.data.images import CROP, View, random_view, read_image, to_pixels
 from unrolled.errors import UserError
-from unrolled.evaluation.predictor import ensemble_members
+from unrolled.evaluation import ensemble_members
 from unrolled.features import build_backbone, pretrained_backbone
 from unrolled.files import cache_folder
 from unrolled.tasks import Captioning

@@ -17,7 +17,7 @@ from unrolled.config.language_modeling import LanguageModelConfig
 from unrolled.config.load import load_config
 from unrolled.data.lm_corpus import Lanes
 from unrolled.errors import UserError
-from unrolled.evaluation.predictor import EnsembleMember, load_task_and_model
+from unrolled.evaluation import EnsembleMember, load_task_and_model
 from unrolled.models import build_language_model
 from unrolled.recurrence import state as nest
 from unrolled.tasks import prepare

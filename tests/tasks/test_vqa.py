@@ -12,7 +12,7 @@ import torch
 from unrolled.cli import main
 from unrolled.data.visual7w_io import read_results
 from unrolled.errors import UserError
-from unrolled.metrics.answers import WORDNET_VARIABLE
+from unrolled.metrics import WORDNET_VARIABLE
 from unrolled.tasks.image_inputs import photo_address
 from unrolled.tasks.vqa_results import check_metrics
 from vqa_runs import learned, made, model_of, settings, visual7w_folder

@@ -205,7 +205,7 @@ def test_foreign_and_damaged_checkpoints_are_named(tiny):
     small = choose_checkpoint(run)
     folder = small.folders[0]
     other, _ = train(tiny, "name=other", "training.max_steps=2", "model.encoder.hidden=13")
-    from unrolled.evaluation.predictor import EnsembleMember, load_task_and_model
+    from unrolled.evaluation import EnsembleMember, load_task_and_model
 
     with pytest.raises(UserError, match=r"belongs to another model: .*\(12, 24\) there, \(12, 26\)"):
         load_task_and_model([EnsembleMember(other, other.config(), small)], torch.device("cpu"))
@@ -243,7 +243,7 @@ def test_a_copied_run_folder_still_writes(tiny, tmp_path):
     import shutil
 
     from unrolled.decoding import Greedy
-    from unrolled.evaluation.predictor import EnsembleMember, Predictor
+    from unrolled.evaluation import EnsembleMember, Predictor
 
     run, _ = train(tiny, "training.max_steps=2")
     shutil.copytree(run.path, tmp_path / "elsewhere")

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from unrolled.decoding.ensemble import Ensemble, EnsembleInputs, EnsembleScorer
 from unrolled.decoding.protocols import EncodedInputs, Searchable, SupportsAttention
-from unrolled.decoding.search import Candidate, DecodeResult, Hypothesis, Output, decode, length_limits, make_outputs
+from unrolled.decoding.search import (
+    Candidate,
+    DecodeResult,
+    Hypothesis,
+    Output,
+    decode,
+    length_limits,
+    make_outputs,
+    min_risk,
+)
 from unrolled.decoding.strategies import (
     DEFAULT_STRATEGIES,
     MBR,
@@ -46,6 +55,7 @@ __all__ = [
     "decode",
     "length_limits",
     "make_outputs",
+    "min_risk",
     "n_best",
     "parse_strategies",
     "resolve_auto",

@@ -1,12 +1,24 @@
-"""Metrics of generated text and the certainty of their values; all work offline."""
+"""Metrics of generated text, confidence intervals and significance tests; all work offline."""
 
 from __future__ import annotations
 
-from unrolled.metrics.answers import AnswerAccuracy, ExactMatch, VqaAccuracy, Wups, normalize_vqa_answer, wordnet_folder
+from unrolled.metrics.answers import (
+    MIN_ANSWERS,
+    WORDNET_VARIABLE,
+    AnswerAccuracy,
+    ExactMatch,
+    VqaAccuracy,
+    WordNetNouns,
+    Wups,
+    normalize_vqa_answer,
+    word_similarity,
+    wordnet_folder,
+    wordnet_nouns,
+)
 from unrolled.metrics.base import CorpusMetric, References, SummedMetric, as_reference_lists
 from unrolled.metrics.captioning import CaptionBleu, CiderD, CiderReward, Meteor, RougeL
 from unrolled.metrics.likelihood import BitsPerCharacter, Perplexity
-from unrolled.metrics.registry import METRICS, MetricInfo, metric_info, score
+from unrolled.metrics.registry import METRIC_INFO, METRICS, MetricInfo, metric_info, score
 from unrolled.metrics.significance import (
     Comparison,
     bootstrap_interval,
@@ -19,10 +31,14 @@ from unrolled.metrics.significance import (
     randomization_test,
 )
 from unrolled.metrics.translation import Bleu, ChrF, ChrFPlusPlus, Ter, pairwise_scores
-from unrolled.metrics.words import Distinct, LengthRatio
+from unrolled.metrics.words import TOKENIZER_SIGNATURE, Distinct, LengthRatio, tokenize_caption
 
 __all__ = [
     "METRICS",
+    "METRIC_INFO",
+    "MIN_ANSWERS",
+    "TOKENIZER_SIGNATURE",
+    "WORDNET_VARIABLE",
     "AnswerAccuracy",
     "BitsPerCharacter",
     "Bleu",
@@ -44,6 +60,7 @@ __all__ = [
     "SummedMetric",
     "Ter",
     "VqaAccuracy",
+    "WordNetNouns",
     "Wups",
     "as_reference_lists",
     "bootstrap_interval",
@@ -58,5 +75,8 @@ __all__ = [
     "proportion_interval",
     "randomization_test",
     "score",
+    "tokenize_caption",
+    "word_similarity",
     "wordnet_folder",
+    "wordnet_nouns",
 ]

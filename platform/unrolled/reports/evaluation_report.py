@@ -9,8 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from unrolled.metrics import METRICS, metric_info
-from unrolled.metrics.words import TOKENIZER_SIGNATURE
+from unrolled.metrics import METRICS, TOKENIZER_SIGNATURE, metric_info
 from unrolled.reports.examples import MAX_BYTES, MAX_BYTES_WITH_PHOTOS, page_rows
 from unrolled.reports.gallery import Picture, attention_charts, attention_data, caption_gallery
 from unrolled.reports.page import (

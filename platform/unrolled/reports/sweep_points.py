@@ -17,8 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import create_trial
 
 from unrolled.config.load import format_value
-from unrolled.metrics import metric_info
-from unrolled.metrics.registry import METRIC_INFO
+from unrolled.metrics import METRIC_INFO, metric_info
 from unrolled.reports.text import finite, truncated, uncapitalized
 
 JsonObject = Mapping[str, Any]

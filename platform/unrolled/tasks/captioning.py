@@ -20,8 +20,7 @@ from unrolled.data.photo_corpus import CaptionCorpus, CaptionSplit, prepare_capt
 from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import Beam, Output, Strategy, decode, length_limits, make_outputs, resolve_auto
 from unrolled.errors import UserError
-from unrolled.metrics import pairwise_scores
-from unrolled.metrics.words import tokenize_caption
+from unrolled.metrics import pairwise_scores, tokenize_caption
 from unrolled.models import EncoderDecoder, Penalties, build_captioner, cut_ragged_window, total_steps
 from unrolled.recurrence import Nest
 from unrolled.tasks.base import (

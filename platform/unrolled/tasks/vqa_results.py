@@ -13,8 +13,15 @@ from unrolled.data.image_sets import Region
 from unrolled.data.questions import Box, Question
 from unrolled.data.visual7w_io import format_results
 from unrolled.errors import UserError
-from unrolled.metrics import METRICS, SummedMetric, mean_interval, metric_info, proportion_interval
-from unrolled.metrics.answers import MIN_ANSWERS, wordnet_nouns
+from unrolled.metrics import (
+    METRICS,
+    MIN_ANSWERS,
+    SummedMetric,
+    mean_interval,
+    metric_info,
+    proportion_interval,
+    wordnet_nouns,
+)
 from unrolled.tasks.base import Choice, GalleryItem, MetricResults, Prediction, Table
 
 CHOICE_ACCURACY = "multiple_choice"
