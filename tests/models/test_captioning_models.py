@@ -1,4 +1,4 @@
-"""Every way in which a decoder sees a picture: step against window, windows against the whole, and its formula."""
+"""Tests of every conditioning of a captioning decoder: step against window, windows against the whole, its formula."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ def captions(steps=5):
 def test_captions_that_share_a_photograph_learn_as_from_copies(variant, kind, lengths, monkeypatch):
     monkeypatch.setattr(attention_feeding, "PIECE_COST", 0)
     model = captioner(variant, penalties=Penalties(doubly_stochastic=1.0), layers=2).to(kind)
-    owners, before, after = torch.tensor([1, 0, 1]), captions(), captions()
+    source_index, before, after = torch.tensor([1, 0, 1]), captions(), captions()
     mask = torch.arange(5) < torch.tensor(lengths)[:, None]
     assert model.decoder.supports_shared_sources
 
-    def gradients(memory, owners, truncate):
-        total = sum(model.window_losses(memory, before, after, mask, 0.1, truncate, source_index=owners))
+    def gradients(memory, source_index, truncate):
+        total = sum(model.window_losses(memory, before, after, mask, 0.1, truncate, source_index=source_index))
         return total, torch.autograd.grad(total, list(model.parameters()))
 
     shown = pictures(2).to(kind)
     for truncate in (5, 3):
-        shared = gradients(model.encode(shown), owners, truncate)
-        torch.testing.assert_close(shared, gradients(model.encode(shown).select(owners), None, truncate))
+        shared = gradients(model.encode(shown), source_index, truncate)
+        torch.testing.assert_close(shared, gradients(model.encode(shown).select(source_index), None, truncate))
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -97,10 +97,10 @@ def test_windows_continue_each_other(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_hypotheses_share_their_memory(variant):
     model = captioner(variant)
-    memory, owners = model.encode(pictures()), torch.tensor([0, 0, 0, 1, 2, 2])
-    tokens, copied = torch.randint(0, WORDS, (6,)), memory.select(owners)
-    rows = Rows.from_counts(owners, torch.tensor([3, 1, 2]))
-    shared, after, looked = model.step_outputs(tokens, nest.select(model.start(memory), owners), memory, rows)
+    memory, source_index = model.encode(pictures()), torch.tensor([0, 0, 0, 1, 2, 2])
+    tokens, copied = torch.randint(0, WORDS, (6,)), memory.select(source_index)
+    rows = Rows.from_counts(source_index, torch.tensor([3, 1, 2]))
+    shared, after, looked = model.step_outputs(tokens, nest.select(model.start(memory), source_index), memory, rows)
     separate, wanted, weights = model.step_outputs(tokens, model.start(copied), copied)
     torch.testing.assert_close(shared, separate)
     torch.testing.assert_close(after, wanted)

@@ -1,4 +1,4 @@
-"""The fed context with its derivative by hand, against torch's own differentiation of the same steps."""
+"""Tests of context feeding: hand-written backward against autograd of the same steps."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def memory():
     return EncoderOutput(states.requires_grad_(), SEEN, summary.requires_grad_())
 
 
-def outputs_and_gradients(model, given, windows=(5,), *, half=False):
-    """In windows of so many steps; the loss sees the outputs, where attention looked and the last state."""
+def outputs_and_gradients(model, given, windows=(5,), *, bf16=False):
+    """Runs windows of these lengths; the loss depends on the outputs, the weights of attention and the last state."""
     torch.manual_seed(5)  # of dropout
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         seen, outputs, weights = model.prepare(given), [], []
         state = model.start(seen)
         for tokens in torch.split(TOKENS, list(windows), dim=1):
@@ -49,9 +49,9 @@ def outputs_and_gradients(model, given, windows=(5,), *, half=False):
             state = window.state
             outputs.append(window.outputs)
             weights.append(window.weights)
-    whole, looked = torch.cat(outputs, dim=1), torch.cat(weights, dim=1)
+    whole, attention = torch.cat(outputs, dim=1), torch.cat(weights, dim=1)
     loss = (whole.flatten() * torch.linspace(-1, 1, whole.numel(), dtype=whole.dtype)).sum()
-    loss = loss + (1 - looked.sum(1)).square().sum() + looked.sin().sum()
+    loss = loss + (1 - attention.sum(1)).square().sum() + attention.sin().sum()
     loss = loss + sum(tensor.sin().sum() for (tensors,) in state[0] for tensor in tensors)
     wanted = [given.states, given.summary, *model.parameters()]
     return whole.detach(), torch.autograd.grad(loss, wanted, allow_unused=True)
@@ -101,11 +101,11 @@ def test_what_the_loop_by_hand_does_not_know_still_learns(option):
 def test_products_in_bfloat16_give_nearly_the_same(score):
     exact, gradients = outputs_and_gradients(decoder(score=score).eval(), memory())
     states, summary = (tensor.detach().float().requires_grad_() for tensor in (memory().states, memory().summary))
-    got, narrow = outputs_and_gradients(
-        decoder(score=score).eval().float(), EncoderOutput(states, SEEN, summary), half=True
+    got, rounded = outputs_and_gradients(
+        decoder(score=score).eval().float(), EncoderOutput(states, SEEN, summary), bf16=True
     )
     torch.testing.assert_close(got.double(), exact, rtol=0, atol=0.02)
-    for one, other in zip(narrow, gradients, strict=True):
+    for one, other in zip(rounded, gradients, strict=True):
         spare = 0.003 if other.numel() == 1 else 1e-6  # the gate's bias has one number, a sum that nearly cancels
         assert (one - other).norm() <= 0.03 * other.norm() + spare
 

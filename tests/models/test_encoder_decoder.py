@@ -1,4 +1,4 @@
-"""Attention against its formula, decoder step against window, the loss against torch's."""
+"""Tests of translation models: attention against its formula, decoder step against window, the loss against torch's."""
 
 from __future__ import annotations
 
@@ -113,15 +113,17 @@ def test_hypotheses_share_their_memory(variant):
 def test_examples_may_have_uneven_rows(variant):
     model = build_translator(model_config(**variant), 12, 12)
     memory = model.encode(*source())
-    owners = torch.tensor([0, 0, 0, 1, 2, 2])
-    tokens, copied = torch.randint(0, 12, (6,)), memory.select(owners)
-    shared, after = model.step(tokens, model.start(copied), memory, Rows.from_counts(owners, torch.tensor([3, 1, 2])))
+    source_index = torch.tensor([0, 0, 0, 1, 2, 2])
+    tokens, copied = torch.randint(0, 12, (6,)), memory.select(source_index)
+    shared, after = model.step(
+        tokens, model.start(copied), memory, Rows.from_counts(source_index, torch.tensor([3, 1, 2]))
+    )
     separate, wanted = model.step(tokens, model.start(copied), copied)
     torch.testing.assert_close(shared, separate)
     torch.testing.assert_close(after, wanted)
     if model.attends:
         _, _, weights = model.step_with_attention(
-            tokens, model.start(copied), memory, Rows.from_counts(owners, torch.tensor([3, 1, 2]))
+            tokens, model.start(copied), memory, Rows.from_counts(source_index, torch.tensor([3, 1, 2]))
         )
         torch.testing.assert_close(weights, model.step_with_attention(tokens, model.start(copied), copied)[2])
         torch.testing.assert_close(weights.sum(1), torch.ones(6))

@@ -1,4 +1,4 @@
-"""Hard attention: what is drawn, the gradient against the enumeration of all places, and where it looks in the end."""
+"""Tests of hard attention: its samples, its gradient against the enumeration of all positions, its arg-max."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unrolled.config.captioning import CaptioningConfig, CaptioningModel
 from unrolled.models import Attention, EncoderOutput, Penalties, build_captioner
 from unrolled.models.attention import AttentionSamples, SampledAttention
 
-CHANNELS, PLACES, WORDS, MANY = 5, 3, 7, 4000
+CHANNELS, POSITIONS, WORDS, MANY = 5, 3, 7, 4000
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def _float64():
 def captioner(penalties=None, cell="lstm", **attention):
     decoder = {"cell": cell, "hidden": 6, "embedding": 4, "dropout": 0.0, "attention": {"hard": True} | attention}
     config = CaptioningModel.model_validate({"encoder": {"size": 6}, "decoder": decoder})
-    return build_captioner(config, CHANNELS, PLACES, WORDS, penalties or Penalties(reinforcement=1.0))
+    return build_captioner(config, CHANNELS, POSITIONS, WORDS, penalties or Penalties(reinforcement=1.0))
 
 
 def gradients(model, loss):
@@ -35,42 +35,42 @@ def gradients(model, loss):
 
 
 class Fixed:
-    """Looks at given places, one a step, and notes their probability."""
+    """Attention to given positions, one per step, that records their probability."""
 
-    def __init__(self, attention, places):
-        self.attention, self.places, self.p = attention, list(places), 1
+    def __init__(self, attention, positions):
+        self.attention, self.positions, self.p = attention, list(positions), 1
 
     def __call__(self, queries, memory):
         weights = self.attention.attention_weights(queries, memory)
-        place = self.places.pop(0)
-        self.p = self.p * weights[..., place]
-        return memory.states[:, None, place], weights
+        position = self.positions.pop(0)
+        self.p = self.p * weights[..., position]
+        return memory.states[:, None, position], weights
 
 
-def likelihood(model, memory, before, after, look):
+def likelihood(model, memory, before, after, attend):
     window = model.decoder._step_loop(
-        model.decoder._embed(before), memory, model.start(memory), torch.ones(1, before.shape[1], 4), look
+        model.decoder._embed(before), memory, model.start(memory), torch.ones(1, before.shape[1], 4), attend
     )
     return model.head.log_probabilities(window.outputs).gather(2, after[..., None]).sum()
 
 
-def looks(gradients):
-    """Of what decides where to look, but for a bias that all places share."""
+def of_attention(gradients):
+    """Returns the gradients of attention's parameters, except a bias shared by all positions."""
     return torch.cat([value.flatten() for name, value in gradients.items() if ".attention." in name])
 
 
 @pytest.mark.parametrize("score", ["general", "additive"])
 def test_the_mean_estimate_is_the_gradient_of_the_expected_likelihood(score):
     model = captioner(score=score)
-    with torch.no_grad():  # places that differ, so that there is something to learn about them
+    with torch.no_grad():  # large weights, so that the positions differ
         for parameter in model.parameters():
             parameter.mul_(2)
-    picture, before, after = torch.rand(1, PLACES, CHANNELS), torch.tensor([[1, 4]]), torch.tensor([[4, 2]])
+    picture, before, after = torch.rand(1, POSITIONS, CHANNELS), torch.tensor([[1, 4]]), torch.tensor([[4, 2]])
     memory, attention = model.encode(picture), model.decoder.attention
     mean = likelihood(model, memory, before, after, lambda *given: Attention.forward(attention, *given))
     drawn = 0
-    for places in itertools.product(range(PLACES), repeat=2):
-        fixed = Fixed(attention, places)
+    for positions in itertools.product(range(POSITIONS), repeat=2):
+        fixed = Fixed(attention, positions)
         drawn = drawn + likelihood(model, memory, before, after, fixed) * fixed.p.sum()
     exact = gradients(model, -(mean + drawn) / 2)
 
@@ -82,9 +82,9 @@ def test_the_mean_estimate_is_the_gradient_of_the_expected_likelihood(score):
     found = estimate()
     for name, expected in exact.items():
         assert float((found[name] - expected).norm()) < 0.1 * float(expected.norm()) + 1e-3, name
-    assert float((looks(found) - looks(exact)).norm()) < 0.1 * float(looks(exact).norm())
+    assert float((of_attention(found) - of_attention(exact)).norm()) < 0.1 * float(of_attention(exact).norm())
     model.penalties = Penalties(reinforcement=0.0)
-    assert float((looks(estimate()) - looks(exact)).norm()) > 0.3 * float(looks(exact).norm())
+    assert float((of_attention(estimate()) - of_attention(exact)).norm()) > 0.3 * float(of_attention(exact).norm())
 
 
 def test_the_loss_of_choices_is_its_formula():
@@ -99,12 +99,14 @@ def test_the_loss_of_choices_is_its_formula():
 
 def test_what_is_drawn_is_remembered():
     attention = captioner().decoder.attention
-    states = torch.eye(PLACES, 6)[None].expand(MANY, -1, -1)
-    memory = EncoderOutput(states, torch.ones(MANY, PLACES, dtype=torch.bool), states.mean(1), attention.keys(states))
+    states = torch.eye(POSITIONS, 6)[None].expand(MANY, -1, -1)
+    memory = EncoderOutput(
+        states, torch.ones(MANY, POSITIONS, dtype=torch.bool), states.mean(1), attention.keys(states)
+    )
     draws = SampledAttention(attention, MANY, torch.device("cpu"))
     contexts, weights = draws(torch.ones(MANY, 1, 6), memory)
     logs, entropies = draws.samples()
-    seen, weights = contexts[:, 0, :PLACES], weights[:, 0]
+    seen, weights = contexts[:, 0, :POSITIONS], weights[:, 0]
     drawn = logs[:, 0] != 0
     assert 0.45 < float(drawn.double().mean()) < 0.55
     torch.testing.assert_close(seen[~drawn], weights[~drawn])
@@ -117,7 +119,7 @@ def test_what_is_drawn_is_remembered():
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_in_the_end_it_looks_at_the_likeliest_place(cell):
     model = captioner(cell=cell).eval()
-    memory, tokens = model.encode(torch.rand(3, PLACES, CHANNELS)), torch.randint(0, WORDS, (3, 5))
+    memory, tokens = model.encode(torch.rand(3, POSITIONS, CHANNELS)), torch.randint(0, WORDS, (3, 5))
     window = model.decoder.window(memory, tokens, model.start(memory))
     assert window.samples is None
     assert sorted(set(window.weights.flatten().tolist())) == [0, 1] and (window.weights.sum(-1) == 1).all()
@@ -130,18 +132,18 @@ def test_in_the_end_it_looks_at_the_likeliest_place(cell):
 
 
 def test_a_model_learns_where_to_look():
-    """One place says which word to write, the others lie; a mark tells the place."""
+    """One position, which is marked, contains the word to write; the others contain wrong ones."""
     torch.manual_seed(1)
     model = captioner(Penalties(reinforcement=1.0))
     optimizer = torch.optim.Adam(model.parameters(), 0.04)
     before, mask = torch.ones(64, 1, dtype=torch.long), torch.ones(64, 1, dtype=torch.bool)
 
     def batch():
-        words, place = torch.randint(4, WORDS, (64, PLACES)), torch.randint(0, PLACES, (64,))
+        words, position = torch.randint(4, WORDS, (64, POSITIONS)), torch.randint(0, POSITIONS, (64,))
         grids = torch.nn.functional.one_hot(words - 4, CHANNELS - 1).double()
-        marks = torch.nn.functional.one_hot(place, PLACES).double()
+        marks = torch.nn.functional.one_hot(position, POSITIONS).double()
         grids = torch.cat([grids, marks[..., None]], 2)
-        return grids, words.gather(1, place[:, None]), place
+        return grids, words.gather(1, position[:, None]), position
 
     for _ in range(150):
         grids, after, _ = batch()
@@ -149,10 +151,10 @@ def test_a_model_learns_where_to_look():
         (model.loss(model.encode(grids), before, after, mask) / 64).backward()
         optimizer.step()
     model.eval()
-    grids, after, place = batch()
+    grids, after, position = batch()
     memory = model.encode(grids)
     window = model.decoder.window(memory, before, model.start(memory))
-    assert (window.weights[:, 0].argmax(1) == place).double().mean() > 0.95
+    assert (window.weights[:, 0].argmax(1) == position).double().mean() > 0.95
     assert model.loss(memory, before, after, mask).item() / 64 < 0.4
 
 

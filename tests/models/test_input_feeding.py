@@ -1,4 +1,4 @@
-"""Input feeding with its derivative by hand, against torch's own differentiation of the same steps."""
+"""Tests of input feeding: hand-written backward against autograd of the same steps."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def memory():
     return EncoderOutput(states.requires_grad_(), SEEN, summary.requires_grad_())
 
 
-def outputs_and_gradients(model, given, windows=(5,), *, half=False):
+def outputs_and_gradients(model, given, windows=(5,), *, bf16=False):
     """In windows of so many steps; the loss sees the outputs, what is fed on and the last state."""
     torch.manual_seed(5)  # of dropout
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         seen, outputs = model.prepare(given), []
         state = model.start(seen)
         for window in torch.split(TOKENS, list(windows), dim=1):
@@ -99,11 +99,11 @@ def test_what_the_loop_by_hand_does_not_know_still_learns(option):
 def test_products_in_bfloat16_give_nearly_the_same(score):
     exact, gradients = outputs_and_gradients(decoder(score=score).eval(), memory())
     states, summary = (tensor.detach().float().requires_grad_() for tensor in (memory().states, memory().summary))
-    got, narrow = outputs_and_gradients(
-        decoder(score=score).eval().float(), EncoderOutput(states, SEEN, summary), half=True
+    got, rounded = outputs_and_gradients(
+        decoder(score=score).eval().float(), EncoderOutput(states, SEEN, summary), bf16=True
     )
     torch.testing.assert_close(got.double(), exact, rtol=0, atol=0.02)
-    for one, other in zip(narrow, gradients, strict=True):
+    for one, other in zip(rounded, gradients, strict=True):
         assert (one - other).norm() <= 0.03 * other.norm() + 1e-6
 
 

@@ -1,4 +1,4 @@
-"""Windows cut into pieces where rows end: against all ways to cut."""
+"""Tests of cutting a ragged window into pieces, against all possible cuts."""
 
 from __future__ import annotations
 

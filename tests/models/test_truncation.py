@@ -1,4 +1,4 @@
-"""Truncated back-propagation through time of encoder–decoder models: windows against graphs that are cut by hand."""
+"""Tests of truncated back-propagation through time in encoder–decoder models, against explicitly detached graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that answer questions about photographs: their equations by hand, their gradients, and what may not matter."""
+"""Tests of question-answering models: their equations, their gradients, and invariance to padding and batching."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_stacked_attention_is_that_of_the_equations():
     question = torch.randn(1, 3)
     states = torch.cat([torch.tanh(joint.picture(picture.states[0])), joint.sentinel[None]])
     u = first = torch.tanh(joint.question(question[0]))
-    for look in joint.hops:
-        scores = [look.weight @ torch.tanh(look.query(u) + look.key(state)) for state in states]
+    for hop in joint.hops:
+        scores = [hop.weight @ torch.tanh(hop.query(u) + hop.key(state)) for state in states]
         weights = torch.stack(scores).softmax(0)
         u = u + sum(weight * state for weight, state in zip(weights, states, strict=True))
     u = u + torch.tanh(joint.first(first)) * torch.tanh(joint.last(u))
@@ -100,11 +100,14 @@ def test_an_answer_is_the_sum_of_its_words():
 @pytest.mark.parametrize("attention", [False, True])
 def test_padding_of_a_question_and_the_questions_beside_it_change_nothing(attention):
     model = classifier(attention=attention)
-    pictures, owners, tokens, mask = questions()
-    together = model(pictures, owners, tokens, mask).vector
+    pictures, photo_index, tokens, mask = questions()
+    together = model(pictures, photo_index, tokens, mask).vector
     for row, length in enumerate(mask.sum(1).tolist()):
         alone = model(
-            pictures[owners[row]][None], torch.tensor([0]), tokens[row : row + 1, :length], mask[row : row + 1, :length]
+            pictures[photo_index[row]][None],
+            torch.tensor([0]),
+            tokens[row : row + 1, :length],
+            mask[row : row + 1, :length],
         )
         torch.testing.assert_close(together[row], alone.vector[0])
 
@@ -112,20 +115,20 @@ def test_padding_of_a_question_and_the_questions_beside_it_change_nothing(attent
 @pytest.mark.parametrize("sees", ["question", "picture"])
 def test_what_a_baseline_does_not_see_changes_nothing(sees):
     model = classifier(attention=False, sees=sees)
-    pictures, owners, tokens, mask = questions()
-    before = model(pictures, owners, tokens, mask).vector
+    pictures, photo_index, tokens, mask = questions()
+    before = model(pictures, photo_index, tokens, mask).vector
     other = questions(seed=9)
-    given = (other[0], owners, tokens, mask) if sees == "question" else (pictures, owners, other[2] + 1, mask)
+    given = (other[0], photo_index, tokens, mask) if sees == "question" else (pictures, photo_index, other[2] + 1, mask)
     torch.testing.assert_close(model(*given).vector, before)
 
 
 @pytest.mark.parametrize("attention", [False, True])
 def test_one_window_and_reading_first_give_the_same_likelihood(attention):
     model = teller(attention=attention, encoder={"size": 6})
-    pictures, owners, tokens, mask = questions()
+    pictures, photo_index, tokens, mask = questions()
     asked = [tokens[row][mask[row]].numpy() for row in range(3)]
     answers = [np.array([4, 5]), np.array([6]), np.array([7, 8, 9])]
-    memory = model.encode(pictures).select(owners)
+    memory = model.encode(pictures).select(photo_index)
     whole = join_answers(asked, answers)
     at_once = model.sequence_log_probs(memory, whole.decoder_inputs, whole.targets, whole.answer_mask)
     behind = join_answers([np.empty(0, dtype=np.int32)] * 3, answers)
@@ -140,8 +143,8 @@ def test_one_window_and_reading_first_give_the_same_likelihood(attention):
 
 def test_a_likelihood_is_the_product_of_the_steps():
     model = teller(encoder={"size": 6}).eval()
-    pictures, owners, tokens, mask = questions()
-    memory = model.read_prefix(model.encode(pictures).select(owners), tokens, mask)
+    pictures, photo_index, tokens, mask = questions()
+    memory = model.read_prefix(model.encode(pictures).select(photo_index), tokens, mask)
     answer = [5, 9, 2]
     state, total = model.start(memory), torch.zeros(3, dtype=torch.float64)
     for before, after in zip([1, *answer[:-1]], answer, strict=True):
@@ -155,11 +158,11 @@ def test_a_likelihood_is_the_product_of_the_steps():
 
 def test_the_answer_depends_on_picture_and_question():
     model = teller(encoder={"size": 6}).eval()
-    pictures, owners, tokens, mask = questions()
-    memory = model.read_prefix(model.encode(pictures).select(owners), tokens, mask)
+    pictures, photo_index, tokens, mask = questions()
+    memory = model.read_prefix(model.encode(pictures).select(photo_index), tokens, mask)
     first, _ = model.step(torch.full((3,), 1), model.start(memory), memory)
-    other = model.read_prefix(model.encode(pictures + 1).select(owners), tokens, mask)
-    asked = model.read_prefix(model.encode(pictures).select(owners), tokens.flip(0), mask.flip(0))
+    other = model.read_prefix(model.encode(pictures + 1).select(photo_index), tokens, mask)
+    asked = model.read_prefix(model.encode(pictures).select(photo_index), tokens.flip(0), mask.flip(0))
     for changed in (other, asked):
         logits, _ = model.step(torch.full((3,), 1), model.start(changed), changed)
         assert not torch.allclose(first, logits)
@@ -172,13 +175,13 @@ def test_gradients_are_those_of_finite_differences(answers, attention):
     model = {"classes": classifier, "vectors": matcher, "words": teller}[answers](
         attention=attention, encoder={"size": 6}
     )
-    pictures, owners, tokens, mask = questions()
+    pictures, photo_index, tokens, mask = questions()
 
     def loss(seen):
         if answers != "words":
-            return model.loss(model(seen, owners, tokens, mask), torch.tensor([1, 5, 0]))
+            return model.loss(model(seen, photo_index, tokens, mask), torch.tensor([1, 5, 0]))
         text = join_answers([tokens[row][mask[row]].numpy() for row in range(3)], [np.array([4, 5])] * 3)
-        return model.loss(model.encode(seen).select(owners), text.decoder_inputs, text.targets, text.answer_mask)
+        return model.loss(model.encode(seen).select(photo_index), text.decoder_inputs, text.targets, text.answer_mask)
 
     assert gradcheck(loss, pictures.requires_grad_())
 

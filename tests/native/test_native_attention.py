@@ -1,4 +1,4 @@
-"""Attention of one query a row in compiled code, against torch and its derivatives."""
+"""Tests of compiled attention of one query per row, against torch and its derivatives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unrolled.models import EncoderOutput
 from unrolled.models.attention import Attention, attend_shared
 
 BATCH, POSITIONS = 3, 7
-HIDDEN = torch.arange(POSITIONS) >= torch.tensor([[7], [4], [1]])
+PADDING = torch.arange(POSITIONS) >= torch.tensor([[7], [4], [1]])
 
 
 def drawn(*shape, seed=0):
@@ -49,55 +49,55 @@ def test_scores_of_large_sums_are_those_of_saturation(value):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_what_is_seen_and_its_derivative(memory, threads):
+def test_contexts_and_their_derivative(memory, threads):
     scores = (5 * drawn(BATCH, POSITIONS, seed=3)).requires_grad_()
-    weights = scores.masked_fill(HIDDEN, float("-inf")).softmax(-1)
+    weights = scores.masked_fill(PADDING, float("-inf")).softmax(-1)
     contexts = (weights[:, None] @ memory)[:, 0]
-    into, more = drawn(*contexts.shape, seed=4), drawn(BATCH, POSITIONS, seed=5)
-    (want,) = torch.autograd.grad([contexts, weights], scores, [into, more])
+    grad, more = drawn(*contexts.shape, seed=4), drawn(BATCH, POSITIONS, seed=5)
+    (want,) = torch.autograd.grad([contexts, weights], scores, [grad, more])
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     got, errors = scores.detach().clone(), more.clone()
-    seen = native.attention_forward(HIDDEN, memory.detach(), got)
-    native.attention_backward_scores(HIDDEN, memory.detach(), got, into, errors)
-    looks = torch.stack([got, 2 * got]), torch.stack([into, into])
+    seen = native.attention_forward(PADDING, memory.detach(), got)
+    native.attention_backward_scores(PADDING, memory.detach(), got, grad, errors)
+    steps = torch.stack([got, 2 * got]), torch.stack([grad, grad])
     torch.testing.assert_close(
-        native.attention_backward_states(HIDDEN, memory.detach(), *looks), 3 * got[..., None] * into[:, None]
+        native.attention_backward_states(PADDING, memory.detach(), *steps), 3 * got[..., None] * grad[:, None]
     )
     torch.set_num_threads(before)
     torch.testing.assert_close((seen, got, errors), (contexts, weights, want))
-    assert (got[HIDDEN] == 0).all() and (errors[HIDDEN] == 0).all()
+    assert (got[PADDING] == 0).all() and (errors[PADDING] == 0).all()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("score", ["additive", "general"])
-def test_rows_that_share_a_memory_see_what_they_would_in_copies_of_it(memory, score, threads):
+def test_rows_that_share_a_memory_attend_as_to_copies_of_it(memory, score, threads):
     torch.manual_seed(0)
-    attention, owners = Attention(score, 6, memory.shape[2]), torch.tensor([2, 0, 2, 2, 0])
-    queries, into = drawn(5, 6, seed=1).requires_grad_(), (drawn(5, memory.shape[2]), drawn(5, POSITIONS, seed=2))
+    attention, source_index = Attention(score, 6, memory.shape[2]), torch.tensor([2, 0, 2, 2, 0])
+    queries, grad = drawn(5, 6, seed=1).requires_grad_(), (drawn(5, memory.shape[2]), drawn(5, POSITIONS, seed=2))
     given = [queries, memory, *attention.parameters()]
 
-    prepared = EncoderOutput(memory, ~HIDDEN, memory.mean(1), attention.key(memory))
-    contexts, weights = attention(queries[:, None], prepared.select(owners))
+    prepared = EncoderOutput(memory, ~PADDING, memory.mean(1), attention.key(memory))
+    contexts, weights = attention(queries[:, None], prepared.select(source_index))
     want = contexts[:, 0], weights[:, 0]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    got = attend_shared(attention, queries, EncoderOutput(memory, ~HIDDEN, memory.mean(1)), owners)
+    got = attend_shared(attention, queries, EncoderOutput(memory, ~PADDING, memory.mean(1)), source_index)
     torch.testing.assert_close(got, want)
-    torch.testing.assert_close(torch.autograd.grad(got, given, into), torch.autograd.grad(want, given, into))
+    torch.testing.assert_close(torch.autograd.grad(got, given, grad), torch.autograd.grad(want, given, grad))
     torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_positions_are_squashed_with_one_more_behind_them(memory, threads):
+def test_tanh_appends_a_position(memory, threads):
     last = drawn(memory.shape[2], seed=1).requires_grad_()
     want = torch.cat([torch.tanh(memory), last.expand(BATCH, 1, -1)], dim=1)
-    into, before = drawn(*want.shape, seed=2), torch.get_num_threads()
+    grad, before = drawn(*want.shape, seed=2), torch.get_num_threads()
     torch.set_num_threads(threads)
     got = native.tanh_append(memory, last)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(
-        torch.autograd.grad(got, [memory, last], into), torch.autograd.grad(want, [memory, last], into)
+        torch.autograd.grad(got, [memory, last], grad), torch.autograd.grad(want, [memory, last], grad)
     )
     torch.set_num_threads(before)

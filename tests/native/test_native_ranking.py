@@ -1,4 +1,4 @@
-"""The scores of a vocabulary and its best entries in one pass, held against torch in float64."""
+"""Tests of compiled logits and largest entries of a vocabulary, against torch in float64."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_scores_are_those_of_float64(
     *, rows: int, features: int, vocabulary: int, count: int, precision: Precision, seed: int
 ) -> None:
     outputs, weight, bias = head(rows, features, vocabulary, seed)
-    never = torch.rand(vocabulary, generator=torch.Generator().manual_seed(seed)) < 0.1
+    excluded = torch.rand(vocabulary, generator=torch.Generator().manual_seed(seed)) < 0.1
     scorer, count = Scorer(weight, bias, precision), min(count, vocabulary)
     sums, logits = scorer.logits(outputs)
     # The most that rounding both sides of every product can come to.
@@ -54,9 +54,9 @@ def test_scores_are_those_of_float64(
     assert bool(((logits - wanted).abs() <= 2.1 * ROUNDING[precision] * (sizes + wanted.abs()) + 1e-5).all())
 
     torch.testing.assert_close(sums, logits.logsumexp(1), rtol=1e-5, atol=1e-5)
-    again, values, tokens = scorer.topk(outputs, count, never)
+    again, values, tokens = scorer.topk(outputs, count, excluded)
     assert torch.equal(again, sums)
-    allowed = logits.masked_fill(never, NEVER)
+    allowed = logits.masked_fill(excluded, NEVER)
     order = allowed.sort(dim=1, descending=True, stable=True)
     assert torch.equal(values, order.values[:, :count])
     possible = values > NEVER
@@ -68,15 +68,15 @@ def test_a_row_does_not_depend_on_those_beside_it_nor_on_threads(precision: Prec
     if not native.ranking_supported(precision):
         pytest.skip(f"no instructions for {precision} here")
     outputs, weight, bias = head(45, 72, 1111)
-    never = torch.zeros(1111, dtype=torch.bool)
+    excluded = torch.zeros(1111, dtype=torch.bool)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        together = Scorer(weight, bias, precision).topk(outputs, 4, never)
+        together = Scorer(weight, bias, precision).topk(outputs, 4, excluded)
         torch.set_num_threads(3)
         scorer = Scorer(weight, bias, precision)
-        shared = scorer.topk(outputs, 4, never)
-        alone = [scorer.topk(row[None], 4, never) for row in outputs]
+        shared = scorer.topk(outputs, 4, excluded)
+        alone = [scorer.topk(row[None], 4, excluded) for row in outputs]
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, other) for one, other in zip(together, shared, strict=True))
@@ -88,13 +88,13 @@ def test_a_row_does_not_depend_on_those_beside_it_nor_on_threads(precision: Prec
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_without_compiled_code_the_same_is_found(monkeypatch: pytest.MonkeyPatch, precision: Precision) -> None:
     outputs, weight, bias = head(20, 64, 500)
-    never = torch.zeros(500, dtype=torch.bool)
+    excluded = torch.zeros(500, dtype=torch.bool)
     fast = Scorer(weight, bias, precision)
     monkeypatch.setattr(native, "ranking_supported", lambda _: False)
     plain = Scorer(weight, bias, precision)
     # Here only the matrix is rounded to int8, there the outputs too.
     torch.testing.assert_close(fast.logits(outputs)[1], plain.logits(outputs)[1], rtol=0, atol=0.3)
-    first, second = fast.topk(outputs, 1, never), plain.topk(outputs, 1, never)
+    first, second = fast.topk(outputs, 1, excluded), plain.topk(outputs, 1, excluded)
     assert (first[2] == second[2]).float().mean() >= 0.8
     torch.testing.assert_close(first[1], second[1], rtol=0, atol=0.3)
 

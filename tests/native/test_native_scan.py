@@ -1,4 +1,4 @@
-"""Scans as compiled code: the same numbers as the cells' own steps, and nothing lost without a compiler."""
+"""Tests of compiled scans: against the cells' own steps, and the fallback without a compiler."""
 
 from __future__ import annotations
 

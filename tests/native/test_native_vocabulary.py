@@ -1,4 +1,4 @@
-"""Compiled work over long rows: the loss over a vocabulary, its best entries and dropout."""
+"""Tests of compiled cross-entropy, largest entries, sampling and dropout."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def test_the_loss_and_its_gradient_are_those_of_torch(rows, columns, smoothing, 
     exact = (logits.double() + bias.double()).requires_grad_()
     want = torch.nn.functional.cross_entropy(exact, targets, reduction="none", label_smoothing=smoothing)
     want.sum().backward()
-    losses, into_bias = native.cross_entropy(logits, bias, targets, smoothing)
+    losses, grad_bias = native.cross_entropy(logits, bias, targets, smoothing)
     torch.testing.assert_close(losses.double(), want, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits.double(), exact.grad, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(into_bias.double(), exact.grad.sum(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(grad_bias.double(), exact.grad.sum(0), rtol=1e-4, atol=1e-5)
 
 
 def test_narrow_logits_keep_their_type_and_are_summed_in_float32():

@@ -1,4 +1,4 @@
-"""Matrices in bfloat16 under autocast, everything else in float32."""
+"""Tests of bfloat16 products under autocast, with everything else in float32."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from unrolled.recurrence import CELLS, Stack, scan
 SMOOTH = sorted(set(CELLS) - {"irnn"})  # where a rounding crosses zero, a rectifier's derivative jumps
 
 
-def gradients(cell, inputs, errors, *, half, **options):
+def gradients(cell, inputs, errors, *, bf16, **options):
     inputs = inputs.clone().requires_grad_()
     cell.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         outputs, last = scan(cell, inputs, engine="bptt", **options)
     outputs.backward(errors)
     assert {tensor.dtype for tensor in (outputs, *last, inputs.grad)} == {inputs.dtype}
@@ -27,10 +27,10 @@ def gradients(cell, inputs, errors, *, half, **options):
 def test_gradients_are_those_of_float64_within_roundings_of_bfloat16(name):
     torch.manual_seed(0)
     cell, inputs, errors = CELLS[name](512, 512), torch.randn(16, 32, 512), torch.randn(16, 32, 512)
-    half = gradients(cell, inputs, errors, half=True)
-    exact = gradients(cell.double(), inputs.double(), errors.double(), half=False)
+    bf16 = gradients(cell, inputs, errors, bf16=True)
+    exact = gradients(cell.double(), inputs.double(), errors.double(), bf16=False)
     for key, value in exact.items():
-        assert float((half[key].double() - value).norm() / value.norm()) < 1e-2, key
+        assert float((bf16[key].double() - value).norm() / value.norm()) < 1e-2, key
 
 
 @pytest.mark.parametrize("options", [{}, {"layer_norm": True}])
@@ -40,10 +40,10 @@ def test_masks_directions_and_options_hold_in_bfloat16(name, options):
     cell, inputs, errors = CELLS[name](5, 8, **options).eval(), torch.randn(3, 9, 5), torch.randn(3, 9, 8)
     mask = torch.arange(9) < torch.tensor([9, 4, 0])[:, None]
     settings = {"mask": mask, "reverse": True, "zoneout": 0.2}
-    half = gradients(cell, inputs, errors, half=True, **settings)
-    exact = gradients(cell.double(), inputs.double(), errors.double(), half=False, **settings)
+    bf16 = gradients(cell, inputs, errors, bf16=True, **settings)
+    exact = gradients(cell.double(), inputs.double(), errors.double(), bf16=False, **settings)
     for key, value in exact.items():
-        assert float((half[key].double() - value).norm()) <= 0.1 * float(value.norm()), key
+        assert float((bf16[key].double() - value).norm()) <= 0.1 * float(value.norm()), key
 
 
 @pytest.mark.parametrize("engine", ["auto", "bptt", "autograd"])
@@ -62,10 +62,10 @@ def test_the_vocabulary_head_in_bfloat16():
     torch.manual_seed(0)
     head, targets = VocabularyHead(64, 300), torch.randint(300, (2500,))  # two chunks
     found = []
-    for half in (True, False):
+    for bf16 in (True, False):
         hidden = torch.randn(2500, 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
         head.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = head.loss(hidden, targets, 0.1)
         loss.backward()
         assert loss.dtype == hidden.grad.dtype == torch.float32

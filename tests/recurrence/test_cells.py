@@ -1,4 +1,4 @@
-"""The cells' own equations: printed forms, first values, what the engine `bptt` promises of its derivatives."""
+"""Tests of the cells: printed equations, initial values, derivatives of the engine `bptt`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make(name, inputs=4, hidden=4):
 
 
 def printed_mut(name, cell, x, h):
-    """MUT1–3 as the paper prints them, with x as wide as h."""
+    """MUT1–3 as the paper prints them, with x as square as h."""
     s, t = torch.sigmoid, torch.tanh
     b_r, b_z, b_h = cell.bias.chunk(3)
     if name == "mut1":
@@ -58,17 +58,17 @@ def test_mut_is_the_printed_form_where_sizes_are_equal(name, engine):
 
 @pytest.mark.parametrize("name", ["mut1", "mut2"])
 def test_mut_matches_an_input_of_another_size_by_a_matrix_without_bias(name):
-    narrow, wide = make(name, 3, 4), make(name, 4, 4)
-    assert wide.weight_match is None
-    assert tuple(narrow.weight_match.shape) == (4, 3)
-    nn.init.zeros_(narrow.weight_input)
-    nn.init.zeros_(wide.weight_input)
-    wide.load_state_dict(
-        {key: value for key, value in narrow.state_dict().items() if "input" not in key and "match" not in key},
+    small, square = make(name, 3, 4), make(name, 4, 4)
+    assert square.weight_match is None
+    assert tuple(small.weight_match.shape) == (4, 3)
+    nn.init.zeros_(small.weight_input)
+    nn.init.zeros_(square.weight_input)
+    square.load_state_dict(
+        {key: value for key, value in small.state_dict().items() if "input" not in key and "match" not in key},
         strict=False,
     )
     x, h = torch.randn(1, 1, 3), (torch.randn(1, 4),)
-    torch.testing.assert_close(scan(narrow, x, h)[0], scan(wide, x @ narrow.weight_match.t(), h)[0])
+    torch.testing.assert_close(scan(small, x, h)[0], scan(square, x @ small.weight_match.t(), h)[0])
 
 
 def test_the_two_grus_differ_and_cho_is_the_paper():
@@ -124,7 +124,7 @@ def test_a_cell_has_features(sizes):
 
 
 class Forgetful(RNN):
-    """Its derivative leaves out the factor 1 − h²."""
+    """A network whose derivative omits the factor 1 − h²."""
 
     def step_backward(self, buffers, gradient):
         buffers.gates[0].copy_(gradient[0])

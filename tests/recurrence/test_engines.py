@@ -1,4 +1,4 @@
-"""Cells, scan and stack: engines against each other, against torch's modules, under masks, in pieces."""
+"""Tests of scans and stacks: engines against each other and against torch's modules, with masks, in windows."""
 
 from __future__ import annotations
 
@@ -100,14 +100,14 @@ def test_engines_agree_in_values_and_gradients(
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_memory_of_a_graph_serves_every_run_of_its_shape(name, masked, reverse):
-    """What a GPU replays, run on the same memory without one: other inputs, masks and weights each time."""
+    """The work that a GPU replays, on the same memory without a GPU, with new inputs, masks and weights each time."""
     cell = make(name)
-    for turn in range(3):
-        torch.manual_seed(turn)
+    for seed in range(3):
+        torch.manual_seed(seed)
         for parameter in cell.parameters():
             parameter.data.normal_(std=0.5)
         inputs, carried = torch.randn(3, 5, 3), tuple(torch.randn(3, 4) for _ in range(cell.num_states))
-        mask = lengths_mask([5, turn, 3], 5) if masked else None
+        mask = lengths_mask([5, seed, 3], 5) if masked else None
         expected = [tensor.clone() for tensor in run(cell, "autograd", inputs, carried, mask, reverse=reverse)]
         with cuda_graphs.forced():
             got = run(cell, "bptt", inputs, carried, mask, reverse=reverse)

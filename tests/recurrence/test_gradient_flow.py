@@ -1,4 +1,4 @@
-"""Gradient flow: against the formulas, against full Jacobians, under masks, and the picture of the textbooks."""
+"""Tests of gradient flow: against the formulas, against full Jacobians, with masks, and the textbook reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that fit any cell: normalisation, zoneout, residual connections, first values, first states, dropout."""
+"""Tests of stack options: normalisation, zoneout, residual connections, initialisation, first state, dropout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels for GPUs, run by Triton's interpreter: the same numbers as torch's operations."""
+"""Tests of the Triton kernels in Triton's interpreter, against torch's operations."""
 
 from __future__ import annotations
 
