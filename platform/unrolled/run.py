@@ -33,7 +33,15 @@ from unrolled.training.run_dir import RunDir, open_run
 
 
 class PredictorOptions(TypedDict, total=False):
-    """Options of all methods that use a run's model; see `evaluate`."""
+    """Options of all methods that use a run's model.
+
+    Attributes:
+        ensemble: further runs that decode together with this one and with its settings; p(token) is the mean over all
+            models.
+        overrides: of the run's config, such as ``decoding.beam.size=10``.
+        checkpoint: `best` (default), `last` or `step-N`; `average` takes the mean weights of all checkpoints kept,
+            `average-N` of the N newest.
+    """
 
     ensemble: Sequence[Run]
     overrides: Sequence[str]
@@ -41,7 +49,14 @@ class PredictorOptions(TypedDict, total=False):
 
 
 class EvaluationOptions(PredictorOptions, total=False):
-    """Options of `evaluate`."""
+    """Options of evaluations.
+
+    Attributes:
+        workers: number of Ray workers that share a split (1).
+        local: evaluate in this process, without Ray.
+        address: of a running Ray cluster; default: `$RAY_ADDRESS`, otherwise a private Ray is started.
+        console: for progress lines.
+    """
 
     workers: int
     local: bool
@@ -68,12 +83,23 @@ class Run:
     def evaluate(
         self, split: str = "test", decode: Sequence[str] = (), **options: Unpack[EvaluationOptions]
     ) -> EvaluationReport:
-        """Evaluates the run on one split; arguments and errors as in `evaluate`."""
+        """Evaluates the run on one split and writes a report.
+
+        A task that generates text is scored with each strategy; any other is measured on the model's predictions.
+
+        Args:
+            split: `train`, `validation`, `test`, or another split of the data.
+            decode: strategies, such as `greedy`, `sample` or `beam:size=10`; these three if empty.
+            options: see `EvaluationOptions`.
+
+        Raises:
+            UserError: an argument cannot be used; nothing was written then.
+        """
         (report,) = evaluate([self], [split], decode, **options)
         return report
 
     def predictor(self, **options: Unpack[PredictorOptions]) -> Predictor:
-        """Returns the loaded model with its task, or an ensemble; options as in `evaluate`."""
+        """Returns the loaded model with its task, or an ensemble."""
         return Predictor(_members(self, **options))
 
     def generate(
@@ -83,7 +109,7 @@ class Run:
 
         Args:
             decode: a strategy, such as `beam:size=10`; default: the task's own.
-            options: as in `evaluate`.
+            options: see `PredictorOptions`.
         """
         predictor = self.predictor(**options)
         return predictor.predict(self._strategy(predictor, decode), range(len(texts)), texts)
@@ -192,23 +218,8 @@ def evaluate(
     console: Console | None = None,
     **options: Unpack[PredictorOptions],
 ) -> list[EvaluationReport]:
-    """Evaluates every run on every split and writes a report for each; everything is checked before work begins.
-
-    A task that generates text is scored with each strategy; any other is measured on the model's predictions.
-
-    Args:
-        splits: `train`, `validation`, `test`, or other splits of the data.
-        decode: strategies, such as `greedy`, `sample` or `beam:size=10`; these three if empty.
-        workers: number of Ray workers that share a split.
-        local: evaluate in this process, without Ray.
-        address: of a running Ray cluster; default: `$RAY_ADDRESS`, otherwise a private Ray is started.
-        options: `ensemble`, runs that decode together with a single run and with its settings: p(token) is the mean
-            over all models. `overrides` of the runs' configs, such as ``decoding.beam.size=10``. `checkpoint`: `best`,
-            `last` or `step-N`; `average` takes the mean weights of all checkpoints kept, `average-N` of the N newest.
-
-    Raises:
-        UserError: an argument cannot be used; nothing was written then.
-    """
+    """Evaluates every run on every split, with one report each; everything is checked before work begins. Arguments and
+    errors as in `Run.evaluate`; `ensemble` goes with a single run."""
     console = console or Console()
     if options.get("ensemble") and len(runs) > 1:
         raise UserError(f"--ensemble: goes with one run, not with {len(runs)}; name the others behind it.")

@@ -1,6 +1,6 @@
 """Captioning: a photograph in, a sentence out.
 
-Captions are learned as the field compares them: lower case, without punctuation (`metrics.caption_words`).
+Captions are learned as the field compares them: lower case, without punctuation (`unrolled.metrics.tokenize_caption`).
 """
 
 from __future__ import annotations
