@@ -1,6 +1,6 @@
 """A sweep whose driver is killed goes on: nothing that ended is trained again, and a running trial loses little.
 
-As a script: `python tests/test_tuning_killed.py [KILLS] [SEED]`.
+As a script: `python tests/tuning/test_tuner_killed.py [KILLS] [SEED]`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SLOW = MEMORY.replace("epoch_steps: 60", f"epoch_steps: {STEPS}").replace(
 TUNING = {"space": {"model.cell": {"choice": ["rnn", "lstm", "gru"]}, "model.hidden": {"choice": [6, 8]}}, "trials": 6}
 
 
-class Disturbed:
+class InterruptedSweep:
     """A sweep, its driver, and what it had when it was killed."""
 
     def __init__(self, folder: Path) -> None:
@@ -85,7 +85,7 @@ def _lines(path):
 
 def disturb(folder, kills, seed):
     random.seed(seed)
-    disturbed, lost = Disturbed(folder), []
+    disturbed, lost = InterruptedSweep(folder), []
     while len(lost) < kills:
         steps = disturbed.kill(random.randrange(200, STEPS * TUNING["trials"] // kills))
         if steps is None:

@@ -129,7 +129,7 @@ def table(measurement: Measurement) -> list[str]:
         lines.append(f"{flow.layer[:12]:<13}{flow.cell[:12]:<13}{numbers}{left}".rstrip())
     return [
         *lines,
-        "σ(W), σ(J): largest singular value of a recurrent matrix, of the step Jacobian; growth: a step",
+        "σ(W), σ(J): largest singular value of a recurrent matrix, of the step Jacobian; growth: per step",
         RULE,
     ]
 
@@ -189,7 +189,7 @@ def _distance_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
         "How far the last step's gradient reaches",
         f"Line chart: share of the gradient left by distance for {joined([flow.layer for flow in flows])}.",
         "The gradient of the last step that the loss reaches, followed back through the state alone; 1 is its norm "
-        "there. A straight line is a constant factor a step: downwards it vanishes, upwards it explodes. "
+        "there. A straight line is a constant factor per step: downwards it vanishes, upwards it explodes. "
         "Geometric mean over the examples.",
         figure,
     )
@@ -237,8 +237,8 @@ def _textbook_note(flows: Mapping[str, LayerGradientFlow]) -> str:
     factors = {name: f"{flow.growth:.2f}" for name, flow in flows.items()}
     return (
         "Fresh cells with 64 features, small random inputs, a loss at the last step alone. Vanilla networks have an "
-        f"orthogonal matrix times σ: below 1 the gradient vanishes (σ = 0.5: {factors['RNN, σ = 0.5']} a step), above "
-        "it explodes, though less than σ a step where tanh saturates "
+        f"orthogonal matrix times σ: below 1 the gradient vanishes (σ = 0.5: {factors['RNN, σ = 0.5']} per step), above "
+        "it explodes, though less than σ per step where tanh saturates "
         f"(σ = 1.5: {factors['RNN, σ = 1.5']}). The LSTM's memory passes its gradient on times the forget gate: "
         f"σ(1) ≈ 0.73 as it starts, nearly 1 with a forget bias of 4, the open highway that training can build."
     )

@@ -244,7 +244,7 @@ def _numeric_chart(data: SweepData, parameter: Parameter) -> Chart | None:
         f"range-{parameter.key}",
         f"{parameter.label}: {score}",
         f"Scatter chart: {score} against {parameter.label}.",
-        "A point each that uses it and has a score there.",
+        "Every point that uses it and has a score there.",
         _slice(data, parameter, scores),
     )
 

@@ -194,7 +194,7 @@ def _pruned(found: Findings) -> str:
 def _about_seeds(found: Findings) -> str:
     if any(len(row["trials"]) > 1 for row in found["ranking"]):
         return "± is the standard deviation over seeds; small numbers are the 95 % interval of the mean (Student’s t)."
-    return "One seed a point: how far a score would move with another seed is not known."
+    return "One seed per point: how far a score would move with another seed is not known."
 
 
 def _pair(data: SweepData) -> str:
@@ -208,7 +208,7 @@ def _facts(sweep: JsonObject) -> dict[str, str]:
         "Task": str(sweep["task"]).replace("_", " "),
         "Sampler": sweep.get("sampler"),
         "Scheduler": sweep.get("scheduler"),
-        "Seeds a point": sweep.get("seeds"),
+        "Seeds per point": sweep.get("seeds"),
         "Workers": sweep.get("workers"),
         "Made": date(sweep["created"]),
         "Version": f"unrolled {sweep['version']}",
