@@ -237,8 +237,8 @@ def _textbook_note(flows: Mapping[str, LayerGradientFlow]) -> str:
     factors = {name: f"{flow.growth:.2f}" for name, flow in flows.items()}
     return (
         "Fresh cells with 64 features, small random inputs, a loss at the last step alone. Vanilla networks have an "
-        f"orthogonal matrix times σ: below 1 the gradient vanishes (σ = 0.5: {factors['RNN, σ = 0.5']} per step), above "
-        "it explodes, though less than σ per step where tanh saturates "
+        f"orthogonal matrix times σ: below 1 the gradient vanishes (σ = 0.5: {factors['RNN, σ = 0.5']} per step), "
+        "above it explodes, though less than σ per step where tanh saturates "
         f"(σ = 1.5: {factors['RNN, σ = 1.5']}). The LSTM's memory passes its gradient on times the forget gate: "
         f"σ(1) ≈ 0.73 as it starts, nearly 1 with a forget bias of 4, the open highway that training can build."
     )
