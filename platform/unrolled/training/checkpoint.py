@@ -227,6 +227,8 @@ def read_progress(checkpoint: Path) -> Progress:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         checksums = values.pop("sha256")
+        if missing := asdict(Progress()).keys() - values.keys():
+            raise KeyError(*missing)
         progress, intact = Progress(**values), checksums[PROGRESS] == _progress_sha256(values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is not a checkpoint's progress ({error}).") from None
