@@ -1,4 +1,4 @@
-"""Config files: defaults, overrides, and a sentence for every mistake."""
+"""Config files: defaults, overrides, and one-line errors."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 180) -> None:
-    """Returns once `condition` holds; fails, saying `what` was waited for, after so long."""
+    """Waits until `condition` holds; fails after `seconds`, naming `what` was expected."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -48,8 +48,8 @@ def processes() -> Iterator[tuple[int, int, str]]:
 
 
 def of_session(session: int, word: str = "") -> list[int]:
-    """Numbers of the processes of a session that have `word` in their command line: what a driver that leads one has
-    started, and not what other tests have that run at the same time."""
+    """Process ids in a session whose command line contains `word`: those started by the session's leader, not by other
+    tests that run at the same time."""
     return [pid for pid, one, line in processes() if one == session and word in line]
 
 

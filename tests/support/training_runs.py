@@ -1,4 +1,4 @@
-"""Runs of the loop without Ray: alone, or in processes of their own."""
+"""Training runs without Ray, in one process or several."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def copied(run: Path, storage: Path) -> Path:
 
 
 def travelling():
-    """Makes gradients of this process travel, in many buckets, as on a system that has no files in memory."""
+    """Makes this process send gradients in many small buckets, as on a system without anonymous files."""
     del os.memfd_create
     distributed.BUCKET_BYTES = 1000
 
@@ -83,7 +83,7 @@ def train_together(path, size, *overrides, setup=None, **options):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # Forked by a server that has imported torch once; its environment is that of the first test that asked for it.
+    # Forked by a server that has imported torch once; its environment is that of the first test that used it.
     given = size, run, fingerprint, port, setup, dict(os.environ)
     torch.multiprocessing.start_processes(_process, given, nprocs=size, start_method="forkserver")
     return run

@@ -85,5 +85,5 @@ def test_progress_with_other_values_or_other_keys_is_refused(tiny):
     del values["regular_best"]
     sums["progress.json"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     path.write_text(json.dumps(values | {"sha256": sums}), encoding="utf-8")
-    with pytest.raises(UserError, match="is not a checkpoint's progress .'regular_best'"):
+    with pytest.raises(UserError, match=r"is not a checkpoint's progress \('regular_best'\)"):
         checkpoint.read_progress(path.parent)

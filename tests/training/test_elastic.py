@@ -1,4 +1,4 @@
-"""Training on a cluster whose nodes come and go, with as many workers as there is room for."""
+"""Elastic training on a cluster whose nodes join and leave."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray_clusters import WORKER, cluster, of_session, wait_until
 from unrolled.training import checkpoint
 
 pytestmark = pytest.mark.slow
-# It ends by its time, as nobody knows how many steps a machine makes until Ray looks for new nodes: once a minute.
+# Without a limit of steps: Ray looks for new nodes once a minute, and steps per minute vary by machine.
 CONFIG = """\
 task: translation
 name: elastic
@@ -36,14 +36,14 @@ def running():
 
 
 class Training:
-    """`unrolled train` on a cluster, seen through the files that it writes."""
+    """`unrolled train` on a cluster, observed by the files that it writes."""
 
     def __init__(self, folder, on):
         self.folder, config = folder / "runs" / "elastic", folder / "elastic.yaml"
         config.write_text(f"{CONFIG}storage: {folder / 'runs'}\n", encoding="utf-8")
         words = ["train", str(config), "--workers", "1..2", "--address", on.address]
         self.said = folder / "said.txt"
-        # So long Ray waits for a lost node before it counts again; a minute if not told.
+        # Time for which Ray waits for a lost node before it counts again; default: a minute.
         environment = on.environment | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
         with self.said.open("w") as output:
             self.process = subprocess.Popen(
@@ -64,7 +64,7 @@ class Training:
         return [row for row in rows if row["kind"] == kind]
 
     def wait_for_steps(self, starts):
-        """Waits until training has gone on from a checkpoint so many times, and has made a step since."""
+        """Waits until training has resumed `starts` times and made a step since."""
 
         def made():
             assert self.process.poll() is None, self.said.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Gradients that travel in buckets, while the backward pass still makes others."""
+"""Gradient buckets that are summed while the backward pass still computes others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEW = ["training.precision=float64", "training.epochs=99", "training.max_steps=5
 
 
 class Half(SingleWorker):
-    """The first of two workers, whose other one has nothing to add."""
+    """The first of two workers; the second contributes zeros."""
 
     size = 2
 
@@ -41,7 +41,7 @@ class Half(SingleWorker):
 
 
 def updates(path, options, count=3):
-    """Parameters after a few updates of the first of two workers, and what happened in the last of them."""
+    """Parameters after a few updates of the first of two workers, and the events of the last update."""
     run, fingerprint = start(path, *options, overwrite=True)
     config, comm = run.config(), Half()
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def updates(path, options, count=3):
 def test_sums_begin_before_the_backward_pass_ends(family, tmp_path, monkeypatch):
     path, options = config_of(family, tmp_path)
     want, whole = updates(path, options)
-    assert len(whole.sums) == 1  # all that there is makes less than a bucket
+    assert len(whole.sums) == 1  # all gradients fit into one bucket
     monkeypatch.setattr(distributed, "BUCKET_BYTES", 1000)
     got, cut = updates(path, options)
     assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
@@ -73,7 +73,7 @@ def test_sums_begin_before_the_backward_pass_ends(family, tmp_path, monkeypatch)
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_workers_on_machines_of_their_own_give_the_parameters_of_one(tiny, size):
-    """Windows, accumulated batches, and batches of so few rows that a worker has none."""
+    """With windows, accumulated batches, and batches with fewer rows than workers."""
     options = [*FEW, "training.truncate=3", "training.accumulate=2", "training.batch_tokens=40"]
     alone, _ = train(tiny, "name=alone", *options)
     together = train_together(tiny, size, "name=together", *options, setup=travelling)
@@ -97,16 +97,16 @@ uses = st.lists(st.booleans(), min_size=len(SIZES), max_size=len(SIZES))
 
 
 @settings(max_examples=60, deadline=None)
-@given(size=st.integers(8, 400), before=uses, last=uses, told=st.booleans())
-def test_the_order_of_sums_does_not_depend_on_who_gets_a_gradient(size, before, last, told):
-    """Or workers would wait for each other without end."""
+@given(size=st.integers(8, 400), before=uses, last=uses, announced=st.booleans())
+def test_the_order_of_sums_does_not_depend_on_who_gets_a_gradient(size, before, last, announced):
+    """Otherwise workers would wait for each other without end."""
     parameters = [torch.nn.Parameter(torch.ones(count, dtype=torch.float64)) for count in SIZES]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "BUCKET_BYTES", size)
         comm, other = Half(), Half()
         tested, untouched = GradientBuckets(parameters, 2, comm), GradientBuckets(parameters, 2, other)
     untouched.all_reduce([0.0, 0.0])
-    for _ in range(2):  # the second time from the state that the first one left
+    for _ in range(2):  # the second time from the state after the first
         for parameter in parameters:
             parameter.grad = None
         comm.events.clear()
@@ -114,7 +114,7 @@ def test_the_order_of_sums_does_not_depend_on_who_gets_a_gradient(size, before, 
             terms = [(place + 1) * parameter.sum() for place, parameter in enumerate(parameters) if used[place]]
             if terms:
                 loss = torch.stack(terms).sum()
-                if final and told:
+                if final and announced:
                     tested.begin_last_backward(loss)
                 loss.backward()
         assert tested.all_reduce([4.0, 5.0]) == [4.0, 5.0]

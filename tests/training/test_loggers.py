@@ -63,7 +63,7 @@ def wandb():
 
 
 class Stops(Console):
-    """Asks a run to stop, as Ctrl-C does, when it has made a step; keeps what is said."""
+    """Requests a stop, as Ctrl-C does, after a step; records the printed lines."""
 
     def __init__(self, step=None, folder=None):
         super().__init__()
@@ -98,7 +98,7 @@ def only_run(client):
     return found
 
 
-def kept(client, run):
+def stored(client, run):
     histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
     return {name: [(one.step, one.value) for one in history] for name, history in histories.items()}
 
@@ -110,39 +110,39 @@ def test_mlflow_has_config_rows_and_state(tiny, store):
     assert found.data.params["model.hidden"] == "4" and found.data.params["training.max_steps"] == "12"
     assert found.data.params["training.trackers"] == "['mlflow']"
     want = logged(run)
-    assert kept(store, found) == want
+    assert stored(store, found) == want
     assert [step for step, _ in want["train/loss"]] == [2, 4, 6, 8, 10, 12]
     assert [step for step, _ in want["validation/mse"]] == [4, 8, 12]
 
 
-def test_a_resumed_run_goes_on_in_its_own(tiny, store, tmp_path):
+def test_a_resumed_run_continues_its_mlflow_run(tiny, store, tmp_path):
     train(tiny, MLFLOW, console=Stops(5 + 1, tmp_path / "runs" / "adding"))
     assert (before := only_run(store)).info.status == "KILLED"
     run = train(tiny, MLFLOW, resume=True)
     found = only_run(store)
     assert (found.info.run_id, found.info.status) == (before.info.run_id, "FINISHED")
-    assert kept(store, found) == logged(run)
+    assert stored(store, found) == logged(run)
 
     train(tiny, MLFLOW, overwrite=True)
     assert len(store.search_runs([found.info.experiment_id])) == 2
 
 
 def test_what_the_tracker_lacks_comes_with_the_resumption(tiny, store):
-    """A run that had no tracker; one whose driver died before the last rows had gone; one that MLflow has lost."""
+    """A run that had no tracker; one whose driver died before the last rows were sent; one that MLflow has lost."""
     run = train(tiny, "training.max_steps=4")
     run = train(tiny, MLFLOW, "training.max_steps=6", resume=True)
-    assert kept(store, only_run(store)) == logged(run)
+    assert stored(store, only_run(store)) == logged(run)
 
     mark = run.path / "mlflow.json"
     before = mark.read_text(encoding="utf-8")
     train(tiny, "training.max_steps=8", resume=True)
     assert mark.read_text(encoding="utf-8") == before
     run = train(tiny, MLFLOW, "training.max_steps=8", resume=True)
-    assert kept(store, only_run(store)) == logged(run)
+    assert stored(store, only_run(store)) == logged(run)
 
     store.delete_run(only_run(store).info.run_id)
     run = train(tiny, MLFLOW, resume=True)
-    assert kept(store, only_run(store)) == logged(run)
+    assert stored(store, only_run(store)) == logged(run)
 
 
 def test_a_failed_run_is_marked_so(tiny, store):
@@ -157,7 +157,7 @@ def offline_files(run):
 
 
 def records(file):
-    """What an offline file of Weights & Biases holds: LevelDB's log format behind a header of 7 bytes."""
+    """Records of an offline file of Weights & Biases: LevelDB's log format after a header of 7 bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     content, place, whole = file.read_bytes(), 7, b""
@@ -239,7 +239,7 @@ def test_killed_workers_and_drivers_lose_no_row(tiny, store, tmp_path):
 
 
 class Server(ThreadingHTTPServer):
-    """What MLflow's client asks of its server while one run trains; silent while `down`."""
+    """The part of MLflow's server that one training run uses; does not answer while `down`."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answers)

@@ -1,4 +1,4 @@
-"""The same training and evaluation on real Ray workers, also when they are stopped."""
+"""Training and evaluation on real Ray workers: same results as in one process, and interruptions."""
 
 from __future__ import annotations
 

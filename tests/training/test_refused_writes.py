@@ -1,4 +1,4 @@
-"""Folders and disks that take nothing: one sentence, and what was there before is still there."""
+"""Folders and disks that refuse writes: one sentence, and existing files are unchanged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A trained run of its own, beside the config `tiny`."""
+    """A copy of the trained run, next to the config `tiny`."""
     return RunDir(copied(trained, tmp_path / "runs"))
 
 
@@ -52,16 +52,16 @@ def refused(capsys, arguments, code=2):
 
 @pytest.fixture(scope="session")
 def namespace():
-    """The words that start a command where it may mount what it likes, seen by itself alone."""
+    """Words that start a command in a mount namespace of its own."""
     words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     probe = "mount -t tmpfs tmpfs /mnt"
     if shutil.which("unshare") is None or subprocess.run([*words, probe], capture_output=True, check=False).returncode:
-        pytest.skip("may not mount a file system here, not even for itself")
+        pytest.skip("mount namespaces are not permitted here")
     return words
 
 
 def within(namespace, script, *arguments):
-    """Runs a command of ours as `"$@"` of a shell script; returns its exit code and what it said of errors."""
+    """Runs an `unrolled` command as `"$@"` of a shell script; returns its exit code and standard error."""
     words = [*namespace, script, "sh", sys.executable, "-m", "unrolled", *map(str, arguments)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.stderr.count("\n") == 1, done.stderr
@@ -69,8 +69,8 @@ def within(namespace, script, *arguments):
 
 
 def small_disk(place, room, saved, kept="."):
-    """A script that mounts a disk with what is in `place` and `room` KiB of room there, runs the command, and says so
-    with code 99 if anything in `kept` has changed."""
+    """A script that mounts a disk with the content of `place` and `room` KiB of free space there and runs the command;
+    its exit code is 99 if a file in `kept` has changed."""
     return f"""
         cp -r {place} {saved} && mount -t tmpfs -o size=1m tmpfs {place} && cp -r {saved}/. {place} &&
         free=$(df -k --output=avail {place} | tail -n 1) && head -c $((1024 * (free - {room}))) /dev/zero > {place}/fill

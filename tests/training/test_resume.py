@@ -1,4 +1,4 @@
-"""A run that ended or was interrupted, and goes on, is as one that never did: schedule and early stopping too."""
+"""A resumed run equals an uninterrupted one, including schedule and early stopping."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_ending_between_validations_moves_no_plateau(tiny):
     regular = {step: loss for step, loss in losses.items() if step % 4 == 0}
     assert rows(whole, "validation", "loss").keys() == {*regular, 34}
     worse = [end for end in ends[:-1] if losses[end] >= min(loss for step, loss in regular.items() if step < end)]
-    assert worse  # and would have acted on a validation that only was because the run ended
+    assert worse  # the schedule would have acted on a validation made only because the run ended
 
 
 def test_a_validation_that_an_interruption_left_out_is_made_up_for(tiny):

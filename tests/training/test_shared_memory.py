@@ -1,4 +1,4 @@
-"""Memory that workers of one machine share: its sums, and that nothing of it outlives them."""
+"""Shared memory of workers on one machine: sums, and release after a kill."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORK = multiprocessing.get_context("fork")  # a fresh process would import torch
 
 
 class Pair:
-    """Two processes that talk through a pipe. Each runs `work(rank, gather, barrier)`; what it returns comes back."""
+    """Two processes connected by a pipe, each of which runs `work(rank, gather, barrier)`."""
 
     def __init__(self, work):
         ends, barrier, self._answers = FORK.Pipe(), FORK.Barrier(2), FORK.SimpleQueue()
@@ -56,7 +56,7 @@ def test_all_workers_get_the_sum(count, kind):
 
 @pytest.mark.parametrize("missing", [0, 1])
 def test_without_common_memory_all_know_it(missing):
-    """The first worker may find no memory, and the second another process where the first one should be."""
+    """The first worker may get no memory; the second may find another process under the first one's number."""
 
     def work(rank, gather, barrier):
         def tampered(value):
@@ -73,7 +73,7 @@ def test_without_common_memory_all_know_it(missing):
 
 
 def test_workers_killed_while_they_meet_leave_nothing():
-    """The first one is killed when it has made the memory, before the other one has heard of it."""
+    """The first one is killed after it allocated the memory, before the other one knows of it."""
     named = {path for path in Path("/dev/shm").iterdir() if path.name.startswith("unrolled")}
 
     def work(rank, gather, barrier):

@@ -1,4 +1,4 @@
-"""The loop without Ray: any number of workers, any interruption, the same numbers."""
+"""The trainer without Ray: same results for any number of workers and any interruption; run directories."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_training_learns(tiny):
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tiny, dropout):
     options = [f"model.encoder.dropout={dropout}", f"model.decoder.dropout={dropout}", "training.keep=9"]
     whole, _ = train(tiny, "name=whole", *options, "training.max_steps=17", "training.epochs=99")
-    for step in (7, 12, 17):  # in the middle of epochs and off the validations' beat
+    for step in (7, 12, 17):  # in the middle of epochs and between validations
         parts, progress = train(
             tiny, "name=parts", *options, "training.epochs=99", f"training.max_steps={step}", resume=step > 7
         )
         assert progress.step == step
-    # Ending at a step validates there; the schedule must not have noticed, nor the parameters.
+    # Ending at a step validates there, which must change neither schedule nor parameters.
     want, got = weights(whole), weights(parts)
     assert all(torch.equal(want[name], got[name]) for name in want)
 
@@ -81,7 +81,7 @@ def test_an_interruption_leaves_a_checkpoint_and_resumes(tiny):
 
 def test_a_resumed_history_has_every_step_once(tiny):
     run, _ = train(tiny, "training.max_steps=12", "training.epochs=9")
-    run.append_metrics({"kind": "train", "step": 99, "loss": 0.0})  # written behind the checkpoint by a run that died
+    run.append_metrics({"kind": "train", "step": 99, "loss": 0.0})  # written after the checkpoint by a run that died
     train(tiny, "training.max_steps=20", "training.epochs=9", resume=True)
     steps = [row["step"] for row in run.history() if row["kind"] == "train"]
     assert steps == [5, 10, 15, 20]
@@ -140,9 +140,9 @@ def test_anomaly_detection_changes_no_number(tiny):
 
 def test_training_in_bfloat16_follows_float32(tiny):
     exact, _ = train(tiny, "training.max_steps=20", "training.precision=float32")
-    half, _ = train(tiny, "training.max_steps=20", "training.precision=bfloat16", "model.engine=bptt", "name=half")
-    assert {tensor.dtype for tensor in weights(half).values()} == {torch.float32}
-    losses = [[row["loss"] for row in run.history() if row["kind"] == "validation"][-1] for run in (exact, half)]
+    bf16, _ = train(tiny, "training.max_steps=20", "training.precision=bfloat16", "model.engine=bptt", "name=bf16")
+    assert {tensor.dtype for tensor in weights(bf16).values()} == {torch.float32}
+    losses = [[row["loss"] for row in run.history() if row["kind"] == "validation"][-1] for run in (exact, bf16)]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=5e-3)
 
@@ -258,7 +258,7 @@ def test_a_copied_run_folder_still_writes(tiny, tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_is_left_out_and_named(tiny, monkeypatch):
-    """Spoils one update on the way: all others must be made, and that one must change nothing."""
+    """Makes one loss NaN: that update must change nothing, and all others must be made."""
     from unrolled.models import EncoderDecoder
 
     whole, _ = train(tiny, "training.max_steps=3", "name=whole")
@@ -289,7 +289,7 @@ def test_norms_by_layer_make_up_the_whole(tiny):
 
 
 def test_accumulated_batches_are_one_large_batch(tiny):
-    """Two batches an update must give what a batch of all their examples gives."""
+    """Two batches per update must give the same step as one batch of all their examples."""
     options = [*EXACT[:1], "training.max_steps=1", "training.epochs=99", "model.encoder.dropout=0"]
     options += ["model.decoder.dropout=0", "training.optimizer.name=sgd", "training.clipping.kind=none"]
     config = load_config(tiny, options)

@@ -1,6 +1,6 @@
-"""A run whose workers and driver are killed again and again ends where an undisturbed one does.
+"""A run whose workers and driver are killed repeatedly ends with the parameters of an undisturbed one.
 
-As a script, twenty times: `python tests/test_killed.py [KILLS] [SEED]`.
+As a script, with 20 kills: `python tests/training/test_training_killed.py [KILLS] [SEED]`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ training: {batch_tokens: 600, epochs: 9999, validate_every: 800, checkpoint_ever
 
 
 class Disturbed:
-    """A run, its driver, and the kills it has survived."""
+    """A run, its driver, and the steps lost by each kill."""
 
     def __init__(self, folder: Path, steps: int) -> None:
         self.config, self.run, self.steps = folder / "disturbed.yaml", folder / "runs" / "disturbed", steps
@@ -49,7 +49,7 @@ class Disturbed:
         return subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
 
     def step(self):
-        """The newest step that is written anywhere."""
+        """The newest step in metrics or checkpoints."""
         try:
             rows = (self.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             logged = json.loads(rows[-1])["step"] if rows else 0
@@ -62,7 +62,7 @@ class Disturbed:
         return 0 if newest is None else checkpoint.step_of(newest)
 
     def kill(self, kind, more):
-        """Kills a worker or the driver when the run has made `more` steps; returns False if it has ended before."""
+        """Kills a worker or the driver after `more` steps; returns False if the run ended before."""
         goal = self.step() + more
         wait_until(lambda: self.step() >= goal or self.driver.poll() is not None, "progress")
         if self.driver.poll() is not None:
@@ -71,7 +71,7 @@ class Disturbed:
         if kind == "driver":
             self.driver.kill()
             self.driver.wait()
-            # Workers die with their driver, a moment later; only then is the folder free for the next one.
+            # Workers die shortly after their driver; only then is the folder free for the next one.
             wait_until(lambda: not of_session(self.driver.pid, WORKER), "the workers' end", 60)
             self.lost.append(self.step() - self.saved())
             self.driver = self.start("--resume")
