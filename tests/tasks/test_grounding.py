@@ -160,11 +160,11 @@ def test_steps_by_hand_and_by_autograd_are_the_same(folder, tmp_path):
 
 def test_a_score_is_the_product_of_state_and_region():
     """By hand: f = (1, 3) is (−1, 1) brought to mean 0 and variance 1; W swaps, P adds left edge and area."""
-    encoder = RegionEncoder(2, 2, 1, places=True, dropout=Dropout(0.0)).double()
+    encoder = RegionEncoder(2, 2, 1, use_location=True, dropout=Dropout(0.0)).double()
     with torch.no_grad():
         encoder.map.weight.copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
         encoder.map.bias.copy_(torch.tensor([0.0, 0.5]))
-        encoder.place.weight.copy_(torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 0, 0, 1.0]]))
+        encoder.location.weight.copy_(torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 0, 0, 1.0]]))
     features = torch.tensor([[1.0, 3.0]], dtype=torch.float64)
     edges = torch.tensor([[0.25, 0.0, 0.75, 0.5]], dtype=torch.float64)
     vector = encoder(Regions(features, edges, torch.zeros(1, dtype=torch.long)), torch.zeros(1, 1, 2))
@@ -172,7 +172,7 @@ def test_a_score_is_the_product_of_state_and_region():
 
 
 def test_a_region_is_read_off_its_place_of_the_grid():
-    encoder = RegionEncoder(4 * 2, 3, 2, places=False, dropout=Dropout(0.0))
+    encoder = RegionEncoder(4 * 2, 3, 2, use_location=False, dropout=Dropout(0.0))
     grid = torch.arange(16.0).view(1, 16, 1) * torch.tensor([1.0, -1.0])
     whole, corner = (
         encoder._read_off(Regions(None, torch.tensor([edges]), torch.zeros(1, dtype=torch.long)), grid)

@@ -7,7 +7,7 @@ Input feeding (Luong et al. 2015, section 3.3): every step reads the attentional
     o_t = dropout(tanh(R [h_t; c_t] + b))
 
 Context feeding (Xu et al. 2015, "Show, attend and tell"): the state before a step attends, and the context enters the
-step beside the token,
+step with the token,
 
     α_t = softmax(score(h_{t−1}, keys)),  β_t = σ(w h_{t−1} + b),  ẑ_t = β_t Σ_p α_tp s_p
     h_t = cell([e_t; ẑ_t], h_{t−1})
@@ -292,7 +292,7 @@ class _LoopFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         loop: _Loop | None = ctx.loop
         if loop is None:
-            raise RuntimeError("a loop of attention feeding goes back once: its gates have become gradients")
+            raise RuntimeError("attention feeding can run backward once: it overwrites its gates with gradients")
         ctx.loop = None
         count = len(loop.results())
         loop.begin_backward(grads[count:])

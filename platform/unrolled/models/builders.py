@@ -300,7 +300,9 @@ def build_region_pointer(
     )
     cells = regions.cells if regions.by == "align" else 1
     dropout = Dropout(regions.dropout)
-    region_encoder = RegionEncoder(channels * cells**2, question.hidden, cells, places=regions.places, dropout=dropout)
+    region_encoder = RegionEncoder(
+        channels * cells**2, question.hidden, cells, use_location=regions.places, dropout=dropout
+    )
     return RegionPointer(encoder, reader, region_encoder, network, sees=config.sees != "question")
 
 

@@ -35,8 +35,8 @@ class SummaryProjection(nn.Module):
     """v = W summary + b, which enters the decoder at one of four points:
 
     - `first`: as the input of a step before the first token (Vinyals et al. 2015, "Show and tell", eq. 10);
-    - `once`: beside the first token (Karpathy & Fei-Fei 2015, eq. 14);
-    - `every`: beside every token, in a layer of choice (Karpathy's h = f(W_xh x + W_hh h + W_ih v); the factored model
+    - `once`: with the first token (Karpathy & Fei-Fei 2015, eq. 14);
+    - `every`: with every token, in a layer of choice (Karpathy's h = f(W_xh x + W_hh h + W_ih v); the factored model
       of Donahue et al. 2015, "LRCN", in an upper one);
     - `output`: after the recurrence, which does not read it (Mao et al. 2015, "m-RNN").
 
@@ -167,7 +167,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         if (input_feeding or context_feeding) and attention is None:
-            raise ValueError("feeding feeds what attention saw: it wants an attention")
+            raise ValueError("input feeding and context feeding require attention")
         self.embedding, self.stack, self.attention = embedding, stack, attention
         self.input_feeding, self.context_feeding = input_feeding, context_feeding
         self.summary_projection, self.visual, self.deep_output = summary_projection, visual, deep_output
@@ -322,10 +322,10 @@ class Decoder(nn.Module):
         rows = Rows.uniform(len(memory), 1, embedded.device)
         for t, token in enumerate(embedded.unbind(1)):
             mask = None if output_masks is None else output_masks[:, t]
-            output, state, looked = self._step(token, state, memory, rows, mask, attend)
-            assert looked is not None
+            output, state, step_weights = self._step(token, state, memory, rows, mask, attend)
+            assert step_weights is not None
             outputs.append(output)
-            weights.append(looked)
+            weights.append(step_weights)
         return DecoderOutput(torch.stack(outputs, dim=1), state, torch.stack(weights, dim=1))
 
     def _step(

@@ -139,7 +139,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> Any:
         gradients = ctx.gradients
         if gradients is None:
-            raise RuntimeError("while training, the gradient of a loss over a vocabulary can be asked for once")
+            raise RuntimeError("in training, the gradient of a loss over a vocabulary can be computed once")
         if ctx.once:  # in place and released, so that other gradients of a tied matrix can be added in place too
             ctx.gradients = None
             return (*(gradient.mul_(outer[0]) for gradient in gradients), None, None, None, None)
@@ -226,9 +226,9 @@ def logsumexp(logits: Tensor) -> Tensor:
 
 def topk(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Returns the `count` largest logits of each row in descending order, and their tokens, `(rows, count)` both."""
-    found = native.topk(logits, count)
-    if found is not None:
-        return found
+    compiled = native.topk(logits, count)
+    if compiled is not None:
+        return compiled
     if count == 1:  # the first of equals, which torch.topk does not guarantee
         values, tokens = logits.max(1, keepdim=True)
         return values, tokens

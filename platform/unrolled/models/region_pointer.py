@@ -46,21 +46,21 @@ class RegionEncoder(nn.Module):
         channels: of f.
         size: of v.
         cells: points per side that are read off a grid.
-        places: whether g is used. P is initialised to zero, so that a model trained without it can be continued.
+        use_location: whether g is used. P is initialised to zero, so that a model trained without it can be continued.
         dropout: of f̂.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, channels: int, size: int, cells: int, *, places: bool, dropout: Dropout) -> None:
+    def __init__(self, channels: int, size: int, cells: int, *, use_location: bool, dropout: Dropout) -> None:
         super().__init__()
         self.map, self.cells, self.dropout = nn.Linear(channels, size), cells, dropout
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("deviation", torch.ones(channels))
-        self.place = nn.Linear(LOCATION_FEATURES, size, bias=False) if places else None
-        if self.place is not None:
-            nn.init.zeros_(self.place.weight)
+        self.location = nn.Linear(LOCATION_FEATURES, size, bias=False) if use_location else None
+        if self.location is not None:
+            nn.init.zeros_(self.location.weight)
 
     @torch.no_grad()
     def fit_normalization(self, features: Tensor) -> None:
@@ -78,11 +78,11 @@ class RegionEncoder(nn.Module):
         """
         features = self._read_off(regions, grids) if regions.features is None else regions.features
         encoded: Tensor = self.map(self.dropout((self._normalize(features) - self.mean) / self.deviation))
-        if self.place is None:
+        if self.location is None:
             return encoded
         left, top, right, bottom = regions.edges.unbind(-1)
         area = (right - left) * (bottom - top)
-        located: Tensor = self.place(torch.stack([left, top, right, bottom, area], dim=-1).to(encoded.dtype))
+        located: Tensor = self.location(torch.stack([left, top, right, bottom, area], dim=-1).to(encoded.dtype))
         return encoded + located
 
     def _normalize(self, features: Tensor) -> Tensor:

@@ -70,11 +70,11 @@ void losses_bf16(const struct losses *p, bf16 *logits, float *wide) {
 
 /* Whether dropout keeps the value at an index: whether a hash of index and seed (the finalizer of MurmurHash3, twice) is
  * at least `threshold`. The backward pass recomputes it, so that no mask is stored. */
-static inline int keeps(uint32_t index, uint32_t seed, uint32_t more, uint32_t threshold) {
+static inline int keeps_value(uint32_t index, uint32_t seed, uint32_t second_seed, uint32_t threshold) {
     uint32_t h = index ^ seed;
     h = (h ^ (h >> 16)) * 0x85ebca6bu;
     h = (h ^ (h >> 13)) * 0xc2b2ae35u;
-    h = (h ^ (h >> 16)) + more;
+    h = (h ^ (h >> 16)) + second_seed;
     h = (h ^ (h >> 16)) * 0x85ebca6bu;
     h = (h ^ (h >> 13)) * 0xc2b2ae35u;
     return (h ^ (h >> 16)) >= threshold;
@@ -82,7 +82,7 @@ static inline int keeps(uint32_t index, uint32_t seed, uint32_t more, uint32_t t
 
 struct drop {
     long threads, count;
-    uint32_t seed, more, threshold;
+    uint32_t seed, second_seed, threshold;
     float scale;
 };
 
@@ -92,13 +92,13 @@ struct drop {
  * nothing written is read again. */
 #define DEFINE_DROP(name, type, dropped)                                                             \
     static void name(const struct drop *p, long start, const type *restrict x, type *restrict y) {  \
-        const uint32_t seed = p->seed, more = p->more, threshold = p->threshold;                    \
+        const uint32_t seed = p->seed, second_seed = p->second_seed, threshold = p->threshold;                    \
         const float scale = p->scale;                                                               \
         const long count = p->count - start < PIECE ? p->count - start : PIECE;                     \
         SIMD()                                                                                      \
         for (long i = 0; i < count; i++) {                                                          \
-            const type kept = dropped;                                                              \
-            y[i] = keeps(start + i, seed, more, threshold) ? kept : 0;                              \
+            const type value = dropped;                                                              \
+            y[i] = keeps_value(start + i, seed, second_seed, threshold) ? value : 0;                           \
         }                                                                                           \
     }
 

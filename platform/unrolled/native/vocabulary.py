@@ -29,7 +29,7 @@ class _Dropout(ctypes.Structure):
 
     _fields_ = (
         *build.fields(ctypes.c_long, "threads", "count"),
-        *build.fields(ctypes.c_uint32, "seed", "more", "threshold"),
+        *build.fields(ctypes.c_uint32, "seed", "second_seed", "threshold"),
         ("scale", ctypes.c_float),
     )
 

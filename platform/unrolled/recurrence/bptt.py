@@ -286,13 +286,13 @@ def _recurrent_products(
     settings: _Settings, gates: Tensor, normalizations: list[NormalizationBuffers], *, transposed: bool
 ) -> list[PackedLinear]:
     """Products with each block of the recurrent weights; with `transposed`, those of the derivative."""
-    weights = [settings.cell.weight_hidden.detach()[rows] for rows in settings.cell.recurrent_rows()]
-    weights = [weight.t() for weight in weights] if transposed else weights
-    shape = gates.shape[1], gates.shape[0], settings.bf16
+    cell, (steps, batch, _) = settings.cell, gates.shape
     if not normalizations:
-        return [PackedLinear(weight, *shape) for weight in weights]
+        return cell.recurrent_products(batch, steps, bf16=settings.bf16, transposed=transposed)
     kind = NormalizedLinearBackward if transposed else NormalizedLinear
-    return [kind(weight, *shape, buffers) for weight, buffers in zip(weights, normalizations, strict=True)]
+    weights = [cell.weight_hidden.detach()[rows] for rows in cell.recurrent_rows()]
+    pairs = zip([weight.t() if transposed else weight for weight in weights], normalizations, strict=True)
+    return [kind(weight, batch, steps, settings.bf16, buffers) for weight, buffers in pairs]
 
 
 def _flat_states(

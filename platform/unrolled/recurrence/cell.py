@@ -144,6 +144,11 @@ class Cell(nn.Module, ABC):
         edges = [blocks * self.hidden_size for blocks in accumulate(self.recurrent_blocks, initial=0)]
         return [slice(low, high) for low, high in pairwise(edges)]
 
+    def recurrent_products(self, batch: int, steps: int, *, bf16: bool, transposed: bool = False) -> list[PackedLinear]:
+        """Returns the products with each of the `recurrent_blocks`, or with their transposes, for a loop of `steps`."""
+        weights = [self.weight_hidden.detach()[rows] for rows in self.recurrent_rows()]
+        return [PackedLinear(weight.t() if transposed else weight, batch, steps, bf16) for weight in weights]
+
     def slice_gates(self, gates: Tensor) -> tuple[Tensor, ...]:
         """Returns the `gate_slices` of `gates` `(…, num_gates · hidden)` as views."""
         size = self.hidden_size

@@ -177,8 +177,8 @@ def _layer_flow(trace: Trace, loss: Tensor) -> LayerGradientFlow | None:
 def _gradients(loss: Tensor, states: list[State]) -> list[State]:
     """∂loss/∂s for every step, zeros where the loss does not depend on it."""
     flat = [tensor for state in states for tensor in state]
-    found = torch.autograd.grad(loss, flat, retain_graph=True, allow_unused=True)
-    filled = [torch.zeros_like(at) if value is None else value for at, value in zip(flat, found, strict=True)]
+    grads = torch.autograd.grad(loss, flat, retain_graph=True, allow_unused=True)
+    filled = [torch.zeros_like(at) if grad is None else grad for at, grad in zip(flat, grads, strict=True)]
     size = len(states[0])
     return [tuple(filled[i : i + size]) for i in range(0, len(filled), size)]
 

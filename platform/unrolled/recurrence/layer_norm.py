@@ -93,12 +93,14 @@ class NormalizationBuffers:
         self.t = 0
 
 
-class NormalizedLinear(PackedLinear):
-    """x ↦ gain ⊙ normalised(x Wᵀ)."""
-
+class _Normalized(PackedLinear):
     def __init__(self, weight: Tensor, rows: int, steps: int, bf16: bool, buffers: NormalizationBuffers) -> None:
         super().__init__(weight, rows, steps, bf16)
         self._buffers = buffers
+
+
+class NormalizedLinear(_Normalized):
+    """x ↦ gain ⊙ normalised(x Wᵀ)."""
 
     def __call__(self, x: Tensor) -> Tensor:
         buffers, product = self._buffers, super().__call__(x)
@@ -110,12 +112,8 @@ class NormalizedLinear(PackedLinear):
         return self(x).add_(addend)
 
 
-class NormalizedLinearBackward(PackedLinear):
+class NormalizedLinearBackward(_Normalized):
     """Derivative of `NormalizedLinear` with respect to x, for the transposed W: gradient of the result → of x."""
-
-    def __init__(self, weight: Tensor, rows: int, steps: int, bf16: bool, buffers: NormalizationBuffers) -> None:
-        super().__init__(weight, rows, steps, bf16)
-        self._buffers = buffers
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(self._through_normalization(x))

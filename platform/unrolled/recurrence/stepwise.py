@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unrolled.recurrence.cell import Cell, State, StepBuffers
-from unrolled.recurrence.matmul import PackedLinear, weight_gradients
+from unrolled.recurrence.matmul import weight_gradients
 
 
 class Steps:
@@ -30,13 +30,8 @@ class Steps:
         for buffer, tensor in zip(self._states, state, strict=True):
             buffer[0] = tensor
         self._saved = [gates.new_empty(steps, batch, cell.hidden_size) for _ in range(cell.num_saved)]
-        self._recurrent = self._recurrent_products(transposed=False)
+        self._recurrent = cell.recurrent_products(batch, steps, bf16=bf16)
         self.outputs = self._states[0][1:]
-
-    def _recurrent_products(self, *, transposed: bool) -> list[PackedLinear]:
-        steps, batch, _ = self.gates.shape
-        weights = [self.cell.weight_hidden.detach()[rows] for rows in self.cell.recurrent_rows()]
-        return [PackedLinear(weight.t() if transposed else weight, batch, steps, self._bf16) for weight in weights]
 
     def _buffers(self, t: int) -> StepBuffers:
         before, after = (tuple(buffer[step] for buffer in self._states) for step in (t, t + 1))
@@ -56,7 +51,8 @@ class Steps:
             gradient: ∂L/∂(state after the step); may be overwritten.
         """
         if t == len(self.gates) - 1:
-            self._recurrent = self._recurrent_products(transposed=True)
+            steps, batch, _ = self.gates.shape
+            self._recurrent = self.cell.recurrent_products(batch, steps, bf16=self._bf16, transposed=True)
         return self.cell.step_backward(self._buffers(t), gradient)
 
     def last(self) -> State:

@@ -168,9 +168,9 @@ def reset_mix(
         tl.load(g + at + size, ok),
         tl.load(h + i, ok),
     )
-    share = z if z_gates_candidate else 1 - z
+    weight = z if z_gates_candidate else 1 - z
     tl.store(g + at + 2 * size, n, ok)
-    tl.store(h2 + i, old + share * (n - old), ok)
+    tl.store(h2 + i, old + weight * (n - old), ok)
 
 
 @triton.jit
@@ -181,12 +181,12 @@ def reset_mix_backward(
     ok = i < count
     at = (i // size) * 3 * size + i % size
     z, n, error = tl.load(g + at + size, ok), tl.load(g + at + 2 * size, ok), tl.load(d_h + i, ok)
-    share = z if z_gates_candidate else 1 - z
-    d_share = error * (n - tl.load(h + i, ok))
-    d_z = d_share if z_gates_candidate else -d_share
+    weight = z if z_gates_candidate else 1 - z
+    d_weight = error * (n - tl.load(h + i, ok))
+    d_z = d_weight if z_gates_candidate else -d_weight
     tl.store(g + at + size, d_z * z * (1 - z), ok)
-    tl.store(g + at + 2 * size, error * share * (1 - n * n), ok)
-    tl.store(direct + i, error * (1 - share), ok)
+    tl.store(g + at + 2 * size, error * weight * (1 - n * n), ok)
+    tl.store(direct + i, error * (1 - weight), ok)
 
 
 @triton.jit
