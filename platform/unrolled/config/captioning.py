@@ -20,13 +20,16 @@ class CaptionColumns(Section):
     )
 
 
-class CaptionVocabulary(common.Vocabulary):
+class WordVocabulary(common.Vocabulary):
     kind: common.VocabularyKind = Field(
         "word", description="token type; the vocabulary is learned on the training split"
     )
     size: common.VocabularySize = Field(10_000, description="maximum number of entries, special symbols included")
-    min_frequency: Positive = Field(5, description="less frequent tokens become the unknown symbol")
     lowercase: bool = Field(True, description="lowercase all text (the model then generates lower case only)")
+
+
+class CaptionVocabulary(WordVocabulary):
+    min_frequency: Positive = Field(5, description="less frequent tokens become the unknown symbol")
 
 
 class CaptionData(Source):
@@ -94,11 +97,16 @@ class ImageAttention(Section):
     )
 
 
-class CaptioningDecoder(Recurrent):
+class WordRecurrent(Recurrent):
+    """A recurrent stack over words."""
+
     cell: common.CellName = Field("lstm", description="recurrent cell")
     hidden: Positive = Field(512, description="size of the hidden state")
     dropout: Fraction = Field(0.5, description="dropout probability on embeddings, between layers and on outputs")
     embedding: Positive = Field(512, description="size of token embeddings")
+
+
+class CaptioningDecoder(WordRecurrent):
     conditioning: Conditioning = Field("attention", description=CONDITIONING)
     attention: ImageAttention = ImageAttention()
     picture: Positive = Field(512, description="size of the image vector where it is concatenated with words")

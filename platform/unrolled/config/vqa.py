@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from unrolled.config import common
 from unrolled.config.base import Config
-from unrolled.config.captioning import FeatureConfig, ImageEncoderConfig
-from unrolled.config.common import Engine, Fraction, Positive, Recurrent, Section, Source, check_engine, check_metric
+from unrolled.config.captioning import FeatureConfig, ImageEncoderConfig, WordRecurrent, WordVocabulary
+from unrolled.config.common import Engine, Fraction, Positive, Section, Source, check_engine, check_metric
 from unrolled.config.training import Training as SharedTraining
 
 
@@ -28,14 +28,6 @@ class QuestionColumns(Section):
     kind: str | None = Field(None, description="column of the question types; null: the question word")
 
 
-class QuestionVocabulary(common.Vocabulary):
-    kind: common.VocabularyKind = Field(
-        "word", description="token type; the vocabulary is learned on the training split"
-    )
-    size: common.VocabularySize = Field(10_000, description="maximum number of entries, special symbols included")
-    lowercase: bool = Field(True, description="lowercase all text (the model then generates lower case only)")
-
-
 class QuestionData(Source):
     """Attributes: `pointing`: whether candidates are boxes, which the task determines."""
 
@@ -47,7 +39,7 @@ class QuestionData(Source):
     )
     images: str | None = Field(None, description="folder of the photographs, if not in the source folder")
     columns: QuestionColumns = QuestionColumns()
-    vocabulary: QuestionVocabulary = QuestionVocabulary()
+    vocabulary: WordVocabulary = WordVocabulary()
     folds: int | None = Field(
         None,
         ge=2,
@@ -86,15 +78,6 @@ class PointingData(QuestionData):
 VQAScore = Literal["multiple_choice", "accuracy", "vqa_accuracy", "wups@0.9", "wups@0.0"]
 
 
-class QuestionEncoderConfig(Recurrent):
-    """Recurrent encoder of the question; with `answers: words`, also the decoder of the answer."""
-
-    cell: common.CellName = Field("lstm", description="recurrent cell")
-    hidden: Positive = Field(512, description="size of the hidden state")
-    dropout: Fraction = Field(0.5, description="dropout probability on embeddings, between layers and on outputs")
-    embedding: Positive = Field(512, description="size of token embeddings")
-
-
 class VQAModel(Section):
     answers: Literal["classes", "vectors", "words"] = Field(
         "words",
@@ -111,7 +94,7 @@ class VQAModel(Section):
     )
     features: FeatureConfig = FeatureConfig()
     encoder: ImageEncoderConfig = ImageEncoderConfig()
-    question: QuestionEncoderConfig = QuestionEncoderConfig()
+    question: WordRecurrent = WordRecurrent()
     most_answers: Positive = Field(1000, description="classes, vectors: number of answers, the most frequent ones")
     joint: Positive = Field(512, description="classes, vectors: size of the joint question and image vector")
     hops: Positive = Field(2, description="classes, vectors, with attention: number of attention hops")
@@ -206,7 +189,7 @@ class GroundingModel(Section):
     )
     features: FeatureConfig = FeatureConfig()
     encoder: ImageEncoderConfig = ImageEncoderConfig(size=256)
-    question: QuestionEncoderConfig = QuestionEncoderConfig(hidden=256, embedding=256)
+    question: WordRecurrent = WordRecurrent(hidden=256, embedding=256)
     regions: RegionConfig = RegionConfig()
     engine: Engine = Field("auto", description="implementation of the recurrence; auto: the fastest that applies")
 
