@@ -57,25 +57,25 @@ def findings(sweep: JsonObject) -> Findings:
         ``headline`` and ``summary`` in words; ``lead`` of the best point; ``objectives``; ``parameters``; ``counts`` of
         trials by state; ``step``, the last one that all points reached, where some were stopped early; ``ranking`` of
         the points; ``answers``; ``comparisons`` of the values of each categorical parameter; ``importance``; ``pairs``
-        and ``divergence`` of two parameters; ``gradients`` and ``curves`` of the trials; ``fronts``. What cannot be
-        found in a sweep is empty or None.
+        and ``divergence`` of two parameters; ``gradients`` and ``curves`` of the trials; ``fronts``. What a sweep
+        does not show is empty or None.
     """
     all_objectives, parameters, points = objectives(sweep), parameters_of(sweep), ranked_points(sweep)
     objective = all_objectives[0]
     bases = comparable_points(points, objective)
-    won = lead(points, objective)
+    leader = lead(points, objective)
     fronts = pareto_fronts(points, all_objectives)
     compared = _comparisons(parameters, points, bases, objective)
     shares = _importance(parameters, points, bases[0]) if bases else []
-    rank = {row["key"]: index for index, row in enumerate(shares)}
-    by_importance = sorted(parameters, key=lambda one: rank.get(one.key, len(rank)))
+    order = {row["key"]: index for index, row in enumerate(shares)}
+    by_importance = sorted(parameters, key=lambda one: order.get(one.key, len(order)))
     pair = choose_pair(by_importance)
     diverged = _divergence(parameters, points)
     first = {one["key"]: one["bases"][0]["values"] for one in compared if one["bases"][0]["step"] == bases[0].step}
     return {
-        "headline": headline(points, by_importance, objective, won),
-        "summary": summary(points, objective, won, fronts),
-        "lead": won,
+        "headline": headline(points, by_importance, objective, leader),
+        "summary": summary(points, objective, leader, fronts),
+        "lead": leader,
         "objectives": [{"name": one.name, "mode": one.direction[:3], "label": one.label} for one in all_objectives],
         "parameters": [_described(one) for one in parameters],
         "counts": dict(Counter(trial["state"] for trial in sweep["trials"])),
@@ -133,7 +133,7 @@ def _ranking_row(rank: int, point: Point, objectives: Sequence[Objective], bases
 def _comparisons(
     parameters: Sequence[Parameter], points: Sequence[Point], bases: Sequence[Basis], objective: Objective
 ) -> list[dict[str, Any]]:
-    found = []
+    comparisons = []
     for parameter in parameters:
         if len(parameter.values) < 2:
             continue
@@ -144,8 +144,10 @@ def _comparisons(
                 compared.append(one | {"statement": statement(one["values"], basis, parameter, objective)})
         if compared:
             outcome = divergence(parameter, None, points)
-            found.append({"key": parameter.key, "bases": compared, "divergence": outcome["cells"] if outcome else []})
-    return found
+            comparisons.append(
+                {"key": parameter.key, "bases": compared, "divergence": outcome["cells"] if outcome else []}
+            )
+    return comparisons
 
 
 def _importance(parameters: Sequence[Parameter], points: Sequence[Point], basis: Basis) -> list[dict[str, Any]]:
@@ -198,7 +200,7 @@ def lead(points: Sequence[Point], objective: Objective) -> dict[str, Any] | None
     if not scored or scored[0].state not in ("finished", "stopped"):
         return None
     best, *others = scored
-    found: dict[str, Any] = {
+    leader: dict[str, Any] = {
         "point": best.number,
         "score": best.score(objective.name),
         "interval": interval_of_mean(best.scores(objective.name)),
@@ -206,39 +208,39 @@ def lead(points: Sequence[Point], objective: Objective) -> dict[str, Any] | None
     }
     if others and (best.state == "finished" or best.steps == others[0].steps):
         distance = difference(best.scores(objective.name), others[0].scores(objective.name), objective)
-        found |= {"next": others[0].number, "lead": distance["lead"]}
-        found |= {"lead_interval": distance["interval"], "p": distance["p"]}
-    return found
+        leader |= {"next": others[0].number, "lead": distance["lead"]}
+        leader |= {"lead_interval": distance["interval"], "p": distance["p"]}
+    return leader
 
 
 def headline(
-    points: Sequence[Point], parameters: Sequence[Parameter], objective: Objective, won: dict[str, Any] | None
+    points: Sequence[Point], parameters: Sequence[Parameter], objective: Objective, leader: dict[str, Any] | None
 ) -> str:
     """Returns the finding in one sentence."""
-    if won is None:
+    if leader is None:
         return _without_winner(points)
-    best = next(point for point in points if point.number == won["point"])
+    best = next(point for point in points if point.number == leader["point"])
     values = [f"{one.label} {one.text(best.parameters[one.key])}" for one in parameters if one.key in best.parameters]
     chosen = f" with {joined(values[:FEW])}" if values else ""
-    score = f"{objective.word} {objective.text(won['score'])}"
+    score = f"{objective.word} {objective.text(leader['score'])}"
     name = best.name[0].upper() + best.name[1:]
-    if won["next"] is None:
+    if leader["next"] is None:
         return f"{name} reaches {score}{chosen}; no other point compares with it."
-    by, side = objective.text(won["lead"]), "below" if objective.lower_is_better else "above"
+    by, side = objective.text(leader["lead"]), "below" if objective.lower_is_better else "above"
     distance = "level with" if by == objective.text(0.0) else f"{by} {side}"
     return f"{name} wins{chosen}: {score}, {distance} the next of {len(points)} points."
 
 
 def summary(
-    points: Sequence[Point], objective: Objective, won: dict[str, Any] | None, fronts: Sequence[dict[str, Any]]
+    points: Sequence[Point], objective: Objective, leader: dict[str, Any] | None, fronts: Sequence[dict[str, Any]]
 ) -> str:
     """Returns the sentences below the headline: certainty, how the trials ended, and Pareto fronts."""
     parts = []
-    if won is not None:
+    if leader is not None:
         seeds = min(
-            len(point.scores(objective.name)) for point in points if point.number in (won["point"], won["next"])
+            len(point.scores(objective.name)) for point in points if point.number in (leader["point"], leader["next"])
         )
-        parts += _certainty_of_lead(objective, won, seeds)
+        parts += _certainty_of_lead(objective, leader, seeds)
     states = Counter(trial["state"] for point in points for trial in point.trials)
     counts = [f"{states[state]} {word}" for state, word in WORDS.items() if states[state]]
     total = sum(states.values())
@@ -262,16 +264,16 @@ def _without_winner(points: Sequence[Point]) -> str:
     return "No point has a score yet." if "running" in states else "No point ended with a score."
 
 
-def _certainty_of_lead(objective: Objective, won: dict[str, Any], seeds: int) -> list[str]:
-    if won["next"] is None:
+def _certainty_of_lead(objective: Objective, leader: dict[str, Any], seeds: int) -> list[str]:
+    if leader["next"] is None:
         return []
     if seeds < 2:
         return [
             "Each point was trained with one seed, so how much of the lead is luck cannot be told; the best of many is "
             "flattered by luck. Run the first points again with several seeds before relying on it."
         ]
-    low, high = (objective.text(end) for end in won["lead_interval"])
-    chance = "" if won["lead_interval"][0] > 0 else ", so the lead may be chance"
+    low, high = (objective.text(end) for end in leader["lead_interval"])
+    chance = "" if leader["lead_interval"][0] > 0 else ", so the lead may be chance"
     return [
         f"With 95 % confidence the lead lies between {low} and {high} ({seeds} seeds, Welch’s t){chance}. "
         "The best of many is flattered by luck: expect a little less of it."
@@ -319,14 +321,14 @@ def questions(
     """
     cell, truncate, kind = (find_categorical(parameters, key) for key in ("cell", "truncate", "clipping.kind"))
     ordered = truncate is not None and all(one is None or finite(one) is not None for one in truncate.values)
-    found = [
+    answers = [
         gating(cell, points, basis, objective) if cell else None,
         truncation(rows, basis, objective)
         if truncate and ordered and len(rows := compared.get(truncate.key, [])) > 1
         else None,
         clipping(cell, kind, diverged["cells"]) if cell and kind and diverged and diverged["columns"] else None,
     ]
-    return [one for one in found if one is not None]
+    return [one for one in answers if one is not None]
 
 
 def gating(cell: Parameter, points: Sequence[Point], basis: Basis, objective: Objective) -> dict[str, Any] | None:
@@ -342,16 +344,20 @@ def gating(cell: Parameter, points: Sequence[Point], basis: Basis, objective: Ob
         kind: [basis.scores[one.number] for one in group if one.number in basis.scores]
         for kind, group in groups.items()
     }
-    found: dict[str, Any] = {"lead": None, "interval": None, "p": None}
+    distance: dict[str, Any] = {"lead": None, "interval": None, "p": None}
     parts, significant = [], []
     if scores[True] and scores[False]:
-        found = difference(scores[True], scores[False], objective)
-        side = "better" if found["lead"] >= 0 else "worse"
-        size = f"Gated cells ({gated}) are on average {objective.text(abs(found['lead']))} {side} than {plain}"
+        distance = difference(scores[True], scores[False], objective)
+        side = "better" if distance["lead"] >= 0 else "worse"
+        size = f"Gated cells ({gated}) are on average {objective.text(abs(distance['lead']))} {side} than {plain}"
         numbers = f"({len(scores[True])} and {len(scores[False])} points)"
-        parts.append(f"{size} {basis.text}, {_certainty(found, objective)} {numbers}")
-        if found["p"] is not None and found["p"] <= LEVEL and found["interval"][0] * found["interval"][1] > 0:
-            significant.append(found["lead"] > 0)
+        parts.append(f"{size} {basis.text}, {_certainty(distance, objective)} {numbers}")
+        if (
+            distance["p"] is not None
+            and distance["p"] <= LEVEL
+            and distance["interval"][0] * distance["interval"][1] > 0
+        ):
+            significant.append(distance["lead"] > 0)
     with_gates, without = diverged_share(groups[True]), diverged_share(groups[False])
     if with_gates and without and with_gates["diverged"] + without["diverged"]:
         p = p_of_shares(with_gates, without)
@@ -360,7 +366,7 @@ def gating(cell: Parameter, points: Sequence[Point], basis: Basis, objective: Ob
             significant.append(with_gates["share"] < without["share"])
     verdict = "Not shown" if len(set(significant)) != 1 else "Yes" if significant[0] else "No"
     text = f"{verdict}. {'. '.join(parts)}."
-    return {"question": "Does gating beat the vanilla RNN?", "answer": text, "basis": basis.text, **found}
+    return {"question": "Does gating beat the vanilla RNN?", "answer": text, "basis": basis.text, **distance}
 
 
 def truncation(rows: Sequence[dict[str, Any]], basis: Basis, objective: Objective) -> dict[str, Any]:
@@ -441,12 +447,12 @@ def _distance(row: dict[str, Any], objective: Objective) -> str:
     return f"{objective.text(row['behind'])}{interval}"
 
 
-def _certainty(found: dict[str, Any], objective: Objective) -> str:
-    if found["interval"] is None or found["p"] is None:
+def _certainty(distance: dict[str, Any], objective: Objective) -> str:
+    if distance["interval"] is None or distance["p"] is None:
         return "too few points to test"
     # The sentence says "better" or "worse", so the interval is of the distance.
-    ends = found["interval"] if found["lead"] >= 0 else sorted(-end for end in found["interval"])
-    return f"95 % interval {_interval(ends, objective)}, {_p(found['p'])}"
+    ends = distance["interval"] if distance["lead"] >= 0 else sorted(-end for end in distance["interval"])
+    return f"95 % interval {_interval(ends, objective)}, {_p(distance['p'])}"
 
 
 def _p(value: float) -> str:

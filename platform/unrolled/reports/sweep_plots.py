@@ -279,11 +279,11 @@ def _pair_charts(data: SweepData) -> list[Chart]:
 
 def _divergence_chart(data: SweepData) -> Chart | None:
     """Returns the share of trials that diverged, by cell and clipping where the sweep varies both."""
-    found = data.findings["divergence"]
-    if not found:
+    divergence = data.findings["divergence"]
+    if not divergence:
         return None
-    rows, columns = data.parameters[found["rows"]], data.parameters.get(found["columns"] or "")
-    for cell in (cells := [dict(cell) for cell in found["cells"]]):
+    rows, columns = data.parameters[divergence["rows"]], data.parameters.get(divergence["columns"] or "")
+    for cell in (cells := [dict(cell) for cell in divergence["cells"]]):
         low, high = cell["interval"]
         cell["text"], cell["shade"] = f"{cell['diverged']} of {cell['trials']}", cell["share"]
         cell["hover"] = f"{cell['share']:.0%} diverged<br>95 % {low:.0%} to {high:.0%}"

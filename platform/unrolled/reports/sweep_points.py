@@ -296,7 +296,7 @@ def pareto_fronts(points: Sequence[Point], objectives: Sequence[Objective]) -> l
         ``front``, sorted by x; pairs that fewer than two points have are left out.
     """
     first, *others = objectives
-    found = []
+    fronts = []
     for other in [*others, *([SPEED] if SPEED.name not in [one.name for one in objectives] else [])]:
         measured = [(objective_value(point, other), objective_value(point, first), point) for point in points]
         known: list[dict[str, Any]] = [
@@ -311,8 +311,8 @@ def pareto_fronts(points: Sequence[Point], objectives: Sequence[Objective]) -> l
             best = {trial.number for trial in study.best_trials}
             for number, one in enumerate(known):
                 one["front"] = number in best
-            found.append({"x": other.name, "y": first.name, "points": known})
-    return found
+            fronts.append({"x": other.name, "y": first.name, "points": known})
+    return fronts
 
 
 def objective_value(point: Point, objective: Objective) -> float | None:

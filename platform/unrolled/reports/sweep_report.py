@@ -113,28 +113,28 @@ def write_report(sweep: dict[str, Any], page: Path) -> None:
     Raises:
         RunFailed: one of the files cannot be written.
     """
-    found = findings(sweep)
-    data = SweepData.of(sweep, found)
+    analysis = findings(sweep)
+    data = SweepData.of(sweep, analysis)
     write_page(
         page,
         "sweep.html.j2",
         sweep_charts(data),
         results=sweep,
-        headline=found["headline"],
-        summary=found["summary"],
+        headline=analysis["headline"],
+        summary=analysis["summary"],
         cards=_cards(data, sweep),
         table=ranking_table(data),
-        won=found["lead"] is not None,
-        answers=found["answers"],
-        caveats=_caveats(found, sweep.get("sampler")),
-        about_seeds=_about_seeds(found),
+        won=analysis["lead"] is not None,
+        answers=analysis["answers"],
+        caveats=_caveats(analysis, sweep.get("sampler")),
+        about_seeds=_about_seeds(analysis),
         pair=_pair(data),
         facts=_facts(sweep),
         space=_space(sweep),
         config_yaml=sweep.get("best_config"),
         best=sweep.get("best"),
     )
-    text = json.dumps(found, ensure_ascii=False, indent=1, allow_nan=False, default=str)
+    text = json.dumps(analysis, ensure_ascii=False, indent=1, allow_nan=False, default=str)
     path = page.with_suffix(".json")
     with explain_write_errors(path, RunFailed):
         write_atomic(path, text + "\n", errors="replace")
@@ -164,35 +164,35 @@ def _cards(data: SweepData, sweep: JsonObject) -> list[Card]:
     return cards
 
 
-def _caveats(found: Findings, sampler: str | None) -> list[str]:
+def _caveats(analysis: Findings, sampler: str | None) -> list[str]:
     """Returns how early stopping and an adaptive sampler bias the comparisons of values."""
     adaptive = (
         f"The sampler ({sampler}) chose points by the scores of earlier ones: values that it favoured met better "
         "values of the others, so their leads are flattered. Random points compare fairly."
     )
-    return [*filter(None, [_pruned(found)]), *([adaptive] if sampler not in (None, "random", "grid") else [])]
+    return [*filter(None, [_pruned(analysis)]), *([adaptive] if sampler not in (None, "random", "grid") else [])]
 
 
-def _pruned(found: Findings) -> str:
-    counts = found["counts"]
+def _pruned(analysis: Findings) -> str:
+    counts, step = analysis["counts"], analysis["step"]
     if not counts.get("stopped"):
         return ""
     trials = f"Early stopping gave up {counts['stopped']} trials that were behind"
-    if found["step"] is None:
+    if step is None:
         return (
             f"{trials}. They share no step with all others, so only those that finished are compared: they are the "
             "ones that led on the way, so their means flatter every value."
         )
     return (
-        f"{trials}. Points are therefore compared at step {found['step']:,}, the last that all reached but those that "
+        f"{trials}. Points are therefore compared at step {step:,}, the last that all reached but those that "
         "diverged, which are in no mean: nothing else was selected there, but slow starters look worse than they would "
         "end. The points that finished are compared at their end too; they are the ones that led on the way, so their "
         "means flatter every value, most of all one of which little is left."
     )
 
 
-def _about_seeds(found: Findings) -> str:
-    if any(len(row["trials"]) > 1 for row in found["ranking"]):
+def _about_seeds(analysis: Findings) -> str:
+    if any(len(row["trials"]) > 1 for row in analysis["ranking"]):
         return "± is the standard deviation over seeds; small numbers are the 95 % interval of the mean (Student’s t)."
     return "One seed per point: how far a score would move with another seed is not known."
 

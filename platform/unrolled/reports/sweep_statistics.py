@@ -115,11 +115,11 @@ def comparable_points(points: Sequence[Point], objective: Objective) -> list[Bas
         compared = [point for point in points if point.state in COMPARED_STATES]
         early = {point.number: point.score_at(objective.name, step) for point in compared}
     ends = {point.number: point.score(objective.name) for point in points if point.state == "finished"}
-    found = [
+    bases = [
         Basis(at, {number: score for number, score in scores.items() if score is not None})
         for at, scores in ((step, early), (None, ends))
     ]
-    return [basis for basis in found if basis.scores]
+    return [basis for basis in bases if basis.scores]
 
 
 def comparison(parameter: Parameter, points: Sequence[Point], basis: Basis, objective: Objective) -> dict[str, Any]:
@@ -189,8 +189,8 @@ def _add_tests(rows: Sequence[dict[str, Any]], scores: Sequence[Sequence[float]]
     for i, index in enumerate(tested):
         rows[index]["letters"] = letters[i]
         if i:
-            found = difference(scores[tested[0]], scores[index], objective)
-            rows[index] |= {"behind": found["lead"], "behind_interval": found["interval"], "p": corrected[0, i]}
+            distance = difference(scores[tested[0]], scores[index], objective)
+            rows[index] |= {"behind": distance["lead"], "behind_interval": distance["interval"], "p": corrected[0, i]}
 
 
 def find_categorical(parameters: Sequence[Parameter], suffix: str) -> Parameter | None:
@@ -225,8 +225,9 @@ def scores_of_pairs(
                     and columns.matches(point.parameters, column)
                 ]
                 if scores:
-                    found = {"mean": statistics.fmean(scores), "best": min(scores, key=objective.loss)}
-                    cells.append({"row": row, "column": column, "points": len(scores), **found})
+                    best = min(scores, key=objective.loss)
+                    cell = {"row": row, "column": column, "points": len(scores)}
+                    cells.append(cell | {"mean": statistics.fmean(scores), "best": best})
         tables.append({"step": basis.step, "cells": cells})
     return {"rows": rows.key, "columns": columns.key, "bases": tables}
 
@@ -312,9 +313,9 @@ def importance(parameters: Sequence[Parameter], scored: Scored) -> list[dict[str
     everywhere = _shares(_used_by_all(parameters, scored), scored)
     for parameter in parameters:
         own = [(point, score) for point, score in scored if parameter.key in point]
-        found = everywhere if len(own) == len(scored) else _shares(_used_by_all(parameters, own), own)
-        if parameter.key in found:
-            share, chance = found[parameter.key]
+        shares = everywhere if len(own) == len(scored) else _shares(_used_by_all(parameters, own), own)
+        if parameter.key in shares:
+            share, chance = shares[parameter.key]
             among = len(own) < len(scored)
             rows.append({"key": parameter.key, "share": share, "chance": chance, "points": len(own), "among": among})
     return sorted(rows, key=lambda row: -row["share"])
@@ -335,10 +336,10 @@ def _shares(parameters: Sequence[Parameter], scored: Scored) -> dict[str, tuple[
     if len(scored) < MIN_LEARNED or not parameters or np.ptp(scores) == 0:
         return {}
     rows = [{one.key: _coordinate(one, point[one.key]) for one in parameters} for point, _ in scored]
-    found = _fanova(parameters, rows, scores)
+    shares = _fanova(parameters, rows, scores)
     generator = np.random.default_rng(SEED)
     shuffled = [_fanova(parameters, rows, generator.permutation(scores)) for _ in range(SHUFFLES)]
-    return {key: (share, max(one[key] for one in shuffled)) for key, share in found.items()}
+    return {key: (share, max(one[key] for one in shuffled)) for key, share in shares.items()}
 
 
 def _fanova(parameters: Sequence[Parameter], rows: Sequence[dict[str, Any]], scores: np.ndarray) -> dict[str, float]:

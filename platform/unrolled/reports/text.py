@@ -94,8 +94,8 @@ def metric_names(results: Results) -> list[str]:
     """Returns the metrics that any strategy has, the headline metric first."""
     rows = results["strategies"].values()
     names = dict.fromkeys(name for row in rows for name, value in row.items() if finite(value) is not None)
-    found = [name for name in names if name not in MEASUREMENTS]
-    return sorted(found, key=lambda name: name != results.get("headline"))
+    scores = [name for name in names if name not in MEASUREMENTS]
+    return sorted(scores, key=lambda name: name != results.get("headline"))
 
 
 def rank_strategies(results: Results, name: str) -> list[str]:
@@ -157,7 +157,7 @@ def significance_letters(results: Results, strategy: str, name: str) -> str:
 
 def significance_tables(results: Results) -> list[dict[str, Any]]:
     """Returns a table per metric of the Holm-corrected p-values of all pairs of strategies, best first."""
-    found = []
+    tables = []
     for name in metric_names(results):
         systems = [
             one for one in scored_strategies(results, name) if _p(results, name, "corrected", one, one) is not None
@@ -168,8 +168,8 @@ def significance_tables(results: Results) -> list[dict[str, Any]]:
         for one in systems:
             cells = [_cell(results, name, one, other) if other != one else None for other in systems]
             rows.append({"title": strategy_title(one), "cells": cells})
-        found.append({"label": metric_info(name).label, "rows": rows})
-    return found
+        tables.append({"label": metric_info(name).label, "rows": rows})
+    return tables
 
 
 def _cell(results: Results, name: str, one: str, other: str) -> dict[str, Any]:

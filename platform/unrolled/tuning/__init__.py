@@ -1,1 +1,1 @@
-"""Sweeps: many trainings over a space of configs, on Ray Tune, and the report of what they found."""
+"""Sweeps: trials over a space of configs, run by Ray Tune."""

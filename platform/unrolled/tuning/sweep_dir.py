@@ -219,19 +219,19 @@ def trial_metrics(run: RunDir) -> dict[str, Any]:
     rows = run.history()
     validations = [row for row in rows if row["kind"] == "validation"]
     updates = [row for row in rows if row["kind"] == "train"]
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "scores": _best(validations),
         "history": [{"step": row["step"], "scores": _finite(validation_scores(row))} for row in validations],
     }
     if rows:
-        found |= {"steps": rows[-1]["step"], "seconds": rows[-1]["seconds"]}
+        metrics |= {"steps": rows[-1]["step"], "seconds": rows[-1]["seconds"]}
     if updates:
         norms = [row["gradient_norm"] for row in updates]
-        found[SPEED] = statistics.median(row["tokens_per_second"] for row in updates)
-        found["gradient_norm"] = {"median": statistics.median(norms), "largest": max(norms)}
-        found["clipped"] = statistics.fmean(row["clipped"] for row in updates)
-        found["scores"][SPEED] = found[SPEED]
-    return found
+        metrics[SPEED] = statistics.median(row["tokens_per_second"] for row in updates)
+        metrics["gradient_norm"] = {"median": statistics.median(norms), "largest": max(norms)}
+        metrics["clipped"] = statistics.fmean(row["clipped"] for row in updates)
+        metrics["scores"][SPEED] = metrics[SPEED]
+    return metrics
 
 
 def divergence(run: RunDir) -> str | None:
