@@ -69,7 +69,7 @@ def measure() -> dict[str, list[str]]:
         finally:
             sys.setprofile(None)
         found = {"translation update": update.moves}
-        for name, function in (("beam search", search.decode), ("translation", Translation.answers)):
+        for name, function in (("beam search", search.decode), ("translation", Translation.decode)):
             tracer = Tracer(function, 1)
             run.generate(["3 May 2020"], "beam")
             sys.setprofile(tracer)
