@@ -10,7 +10,7 @@ from unrolled.recurrence.cell import Cell, State, StepBuffers, sigmoid_backward,
 
 
 class GRU(Cell):
-    """The form of cuDNN and torch: reset after the product. Gates in the order r, z, n:
+    """Gated recurrent unit of cuDNN and torch: reset after the product; gates in the order r, z, n:
 
         r = σ(W_r x + U_r h + b_r)                  reset gate
         z = σ(W_z x + U_z h + b_z)                  update gate
@@ -85,7 +85,7 @@ class GRU(Cell):
 
 
 class ResetBeforeProduct(Cell):
-    """Base of cells whose reset gate acts before the product (`ChoGRU`, MUT1–3). Gates in the order r, z, n:
+    """Base of cells whose reset gate acts before the product (`ChoGRU`, MUT1–3); gates in the order r, z, n:
 
         r = σ(a_r + U_r h)
         z = σ(a_z + U_z φ(h))         φ: identity, tanh, or no term at all
@@ -165,7 +165,7 @@ class ResetBeforeProduct(Cell):
 
 
 class ChoGRU(ResetBeforeProduct):
-    """The form of Cho et al. 2014 (section 2.3): reset before the product. Gates in the order r, z, n:
+    """Gated recurrent unit of Cho et al. 2014 (section 2.3): reset before the product; gates in the order r, z, n:
 
     r = σ(W_r x + U_r h + b_r)              reset gate
     z = σ(W_z x + U_z h + b_z)              update gate

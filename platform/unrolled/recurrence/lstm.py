@@ -12,7 +12,7 @@ from unrolled.recurrence.cell import Cell, State, StepBuffers, sigmoid_backward,
 
 
 class LSTM(Cell):
-    """Gates in the order i, f, g, o:
+    """Long short-term memory; gates in the order i, f, g, o:
 
         i = σ(W_i x + U_i h + p_i ⊙ c + b_i)     input gate
         f = σ(W_f x + U_f h + p_f ⊙ c + b_f)     forget gate

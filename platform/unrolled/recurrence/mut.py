@@ -85,7 +85,7 @@ class _DirectInput(ResetBeforeProduct):
 
 
 class MUT1(_DirectInput):
-    """Gates in the order r, z, n:
+    """MUT1; gates in the order r, z, n:
 
     z = σ(W_z x + b_z)
     r = σ(W_r x + U_r h + b_r)
@@ -119,7 +119,7 @@ class MUT1(_DirectInput):
 
 
 class MUT2(_DirectInput):
-    """Gates in the order r, z, n:
+    """MUT2; gates in the order r, z, n:
 
     z = σ(W_z x + U_z h + b_z)
     r = σ(x̂ + U_r h + b_r)
@@ -144,7 +144,7 @@ class MUT2(_DirectInput):
 
 
 class MUT3(ResetBeforeProduct):
-    """Gates in the order r, z, n:
+    """MUT3; gates in the order r, z, n:
 
     z = σ(W_z x + U_z tanh(h) + b_z)
     r = σ(W_r x + U_r h + b_r)

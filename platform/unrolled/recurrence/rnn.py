@@ -12,7 +12,7 @@ from unrolled.recurrence.cell import Cell, State, StepBuffers, tanh_backward
 
 
 class RNN(Cell):
-    """h_t = tanh(W x_t + U h_{t-1} + b)."""
+    """Vanilla network: h_t = tanh(W x_t + U h_{t-1} + b)."""
 
     num_gates = 1
     gate_slices = ((0, 1),)
@@ -50,8 +50,8 @@ class RNN(Cell):
 
 
 class IRNN(RNN):
-    """h_t = max(0, W x_t + U h_{t-1} + b), with U initialised to the identity (Le, Jaitly & Hinton 2015): at first the
-    state is a running sum, whose gradient neither vanishes nor explodes."""
+    """Rectified network: h_t = max(0, W x_t + U h_{t-1} + b), with U initialised to the identity (Le, Jaitly & Hinton
+    2015). At first the state is a running sum, whose gradient neither vanishes nor explodes."""
 
     torch_function = "rnn_relu"
     native_kind = "irnn"
