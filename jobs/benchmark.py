@@ -24,6 +24,7 @@ from absolute import absolute
 from asha import asha
 from captioning import captioning
 from decoding import decoding
+from kernels import kernels
 from measure import Benchmark, main
 from ray_path import ray_path
 from recurrence import recurrence
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "truncation": truncation,
     "tuning": tuning,
     "asha": asha,
+    "kernels": kernels,
 }
 
 if __name__ == "__main__":

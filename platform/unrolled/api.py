@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 import unrolled
+from unrolled import native
 from unrolled.cluster.ray_session import connect
 from unrolled.config import Config
 from unrolled.config.load import ConfigLike, load_config
@@ -101,7 +102,8 @@ def train(
         stack.enter_context(run.lock())
         run.initialize(config, data, resume=resume)
         task = make_task(config, run.vocabulary)
-        console.introduce(config, _opening_lines(task, run, data, workers_line), task.metric_names, task.unit)
+        lines = [*_opening_lines(task, run, data, workers_line), *([] if gpu else native.cost_without())]
+        console.introduce(config, lines, task.metric_names, task.unit)
         tracking = stack.enter_context(TrackerGroup(trackers, run, config, console.print))
         stack.enter_context(handle_stop_signals(run, console))
 
@@ -255,7 +257,8 @@ def tune(
         info = SweepInfo(command, resources.trials, unrolled.__version__)
         records = TrialRecords(sweep, config, metrics, info)
         tuner = Tuner(records, config, resources, smoke=smoke)
-        for line in opening_lines(records, resources.trials, resources.cpus, workers):
+        lines = opening_lines(records, resources.trials, resources.cpus, workers)
+        for line in [*lines, *([] if resources.gpu else native.cost_without())]:
             console.print(line)
         stack.enter_context(handle_stop_signals(sweep.run, console))
         progress = SweepProgress(console, records, tuner.num_trials)

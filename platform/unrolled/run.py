@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+import torch
+
+from unrolled import native
 from unrolled.cluster.ray_session import connect
 from unrolled.data.questions import Box
 from unrolled.decoding import Candidate, Strategy, parse_strategies
@@ -226,9 +229,12 @@ def evaluate(
     plans = [_plan(_members(run, **options), splits, decode, options, console) for run in runs]
     reports = []
     with ExitStack() as session:
+        gpu = torch.cuda.is_available()
         if not local:
             resources = session.enter_context(connect(address, runs[0].folder.log))
             cpus, gpu = resources.per_worker(workers)
+        for line in [] if gpu else native.cost_without():
+            console.print(line)
         for evaluations in plans:
             members = evaluations[0].members
             pool: WorkerPool = LocalPool(members) if local else RayPool(members, workers=workers, cpus=cpus, gpu=gpu)

@@ -21,11 +21,13 @@ sys.path += [str(JOBS), str(JOBS / "benchmarks")]
 import benchmark
 import captioning
 import decoding
+import kernels
 import measure
 import training
 import vqa
 from measure import Figure
 from repository import JOBS
+from unrolled import native
 from unrolled.config.load import load_config
 from unrolled.errors import UserError
 from unrolled.models import Penalties, build_captioner
@@ -285,3 +287,11 @@ def test_the_products_of_a_step_are_those_of_the_model():
         with FlopCounterMode(display=False) as counter:
             model.step(tokens[:, 0], state, memory)
     assert counter.get_total_flops() == sum(gemm.flops for gemm in decoding.step_products(model, 5))
+
+
+def test_kernels_are_left_out_by_name_and_every_goal_has_its_row():
+    assert {name for stand_ins in kernels.WITHOUT.values() for name in stand_ins} <= set(native.__all__)
+    made = {**kernels.UPDATES, **kernels.SEARCHES}
+    tried = {f"{name}/{kernel}" for name, (_, several) in made.items() for kernel in several}
+    assert {"/".join(row.split("/")[::2]) for row in kernels.GOALS} <= tried
+    assert {row.rpartition("/")[2] for row in kernels.GOALS} == kernels.WITHOUT.keys() - {"all"}

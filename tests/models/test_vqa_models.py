@@ -93,6 +93,8 @@ def test_an_answer_is_the_sum_of_its_words():
     both = (words[5] + words[7]) / 2**0.5
     torch.testing.assert_close(scores[:, :2], torch.stack([hidden @ both, hidden @ words[7]], dim=1))
     assert (scores[:, 2:] == -torch.inf).all()
+    assert head.text_logits(hidden, texts[:, :0]).shape == (2, 0)
+    assert (head.text_logits(hidden, texts[..., :0]) == -torch.inf).all()
     numbers = torch.tensor([[2, 0, 2], [1, 1, 0]])
     torch.testing.assert_close(head.candidate_logits(hidden, numbers), head.logits(hidden).gather(1, numbers))
 

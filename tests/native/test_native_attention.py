@@ -87,17 +87,3 @@ def test_rows_that_share_a_memory_attend_as_to_copies_of_it(memory, score, threa
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(torch.autograd.grad(got, given, grad), torch.autograd.grad(want, given, grad))
     torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_tanh_appends_a_position(memory, threads):
-    last = drawn(memory.shape[2], seed=1).requires_grad_()
-    want = torch.cat([torch.tanh(memory), last.expand(BATCH, 1, -1)], dim=1)
-    grad, before = drawn(*want.shape, seed=2), torch.get_num_threads()
-    torch.set_num_threads(threads)
-    got = native.tanh_append(memory, last)
-    torch.testing.assert_close(got, want)
-    torch.testing.assert_close(
-        torch.autograd.grad(got, [memory, last], grad), torch.autograd.grad(want, [memory, last], grad)
-    )
-    torch.set_num_threads(before)

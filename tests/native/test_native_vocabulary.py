@@ -52,31 +52,6 @@ def test_a_logit_that_is_not_finite_shows_in_the_loss(value):
     assert losses[0].isfinite() and not losses[1].isfinite()
 
 
-@settings(max_examples=60, deadline=None)
-@given(rows=st.integers(1, 9), columns=st.integers(1, 300), count=st.integers(1, 12), seed=st.integers(0, 99))
-def test_sums_and_best_entries_are_those_of_torch(rows, columns, count, seed):
-    generator = torch.Generator().manual_seed(seed)
-    # Rounded, so that many are equal: of these the first must come first.
-    logits = (torch.randn(rows, columns, generator=generator) * 4).round()
-    logits[torch.rand(rows, columns, generator=generator) < 0.2] = -float("inf")
-    torch.testing.assert_close(native.logsumexp(logits), logits.logsumexp(1), rtol=1e-5, atol=1e-5)
-    count = min(count, columns)
-    best, places = native.topk(logits, count)
-    want, order = logits.sort(dim=1, descending=True, stable=True)
-    assert torch.equal(best, want[:, :count])
-    possible = best > -float("inf")
-    assert torch.equal(places[possible], order[:, :count][possible]) and not places[~possible].any()
-
-
-def test_sums_show_what_is_not_finite():
-    logits = torch.zeros(4, 200)
-    logits[0], logits[1, 150], logits[2, 3] = -float("inf"), float("nan"), float("inf")
-    sums = native.logsumexp(logits)
-    assert sums[0] == -float("inf") and not sums[1:3].isfinite().any() and sums[3].isfinite()
-    # A narrower type or a part of a matrix is left to torch.
-    assert native.logsumexp(logits.double()) is None and native.topk(logits[:, ::2], 2) is None
-
-
 def test_the_head_gives_the_same_with_and_without(monkeypatch):
     torch.manual_seed(0)
     head, hidden, targets = VocabularyHead(8, 50), torch.randn(2500, 8), torch.randint(50, (2500,))  # three chunks

@@ -138,7 +138,7 @@ class Decoding(Section):
     )
     banned: list[str] = Field([], description="words or phrases that are never generated, compared as token sequences")
     batch: Positive = Field(64, description="sentences per batch")
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="number format of the product with the vocabulary, the largest of a search; auto: that of training",
     )

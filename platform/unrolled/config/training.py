@@ -74,7 +74,7 @@ class Training(Section):
         "auto",
         description="number format of parameters and arithmetic; bfloat16 and float16: float32 parameters, matrix "
         "products in training in the 16-bit format; auto: bfloat16 where the hardware has matrix units "
-        "for it (GPUs, AMX, avx512_bf16), else float32",
+        "for it (GPUs, CPUs with AMX), else float32",
     )
     detect_anomaly: bool = Field(
         False, description="end a run at the first non-finite number and report its place (slow)"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unrolled.decoding.protocols import M, Searchable
-from unrolled.models import Rows, Scorer, logsumexp, topk
+from unrolled.models import Rows, Scorer, topk
 from unrolled.recurrence import Nest
 
 
@@ -55,7 +55,7 @@ class Ensemble(Generic[M]):
             for model, own_memory, own_state in zip(self.models, memory.each, state, strict=True):
                 logits, new_state = model.step(tokens, own_state, own_memory, rows)
                 states.append(new_state)
-                yield logsumexp(logits), logits
+                yield logits.logsumexp(1), logits
 
         return log_mean_probabilities(normalizers_and_logits()), tuple(states)
 
@@ -81,14 +81,14 @@ class EnsembleScorer:
         pairs = zip(self._scorers, parts, strict=True)
         # Concatenated outputs of several types have the widest of them.
         mean = log_mean_probabilities(scorer.logits(part.to(scorer.dtype)) for scorer, part in pairs)
-        return logsumexp(mean), mean
+        return mean.logsumexp(1), mean
 
 
 def log_mean_probabilities(each: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """Returns the logarithm of the mean probabilities `(rows, vocabulary)`.
 
     Args:
-        each: for each model `logsumexp` of its logits `(rows,)`, and the logits `(rows, vocabulary)`, which are
+        each: for each model log Σ exp of its logits `(rows,)`, and the logits `(rows, vocabulary)`, which are
             overwritten.
     """
     total, models = None, 0

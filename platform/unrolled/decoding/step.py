@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unrolled.decoding.protocols import M, OutputScorer, Searchable
 from unrolled.errors import RunFailed, UserError
-from unrolled.models import Rows, logsumexp, topk
+from unrolled.models import Rows, topk
 from unrolled.recurrence import Nest
 from unrolled.recurrence import state as nest
 
@@ -68,7 +68,7 @@ class SearchSpec(Generic[M]):
         inputs = active.last, active.state, active.memory, active.rows
         if self.scorer is None:
             logits, state, *rest = model.step_with_attention(*inputs) if attention else model.step(*inputs)
-            return self._constrained(active, logits, logsumexp(logits), count, state, rest[0] if attention else None)
+            return self._constrained(active, logits, logits.logsumexp(1), count, state, rest[0] if attention else None)
         scorer = self.scorer
         outputs, state, weights = model.step_outputs(*inputs)
         excluded = None if all_logits else self.constraints.excluded(active.tokens.shape[1], scorer.vocabulary)

@@ -21,7 +21,7 @@ from unrolled.models.builders import (
 from unrolled.models.decoder import Decoder, DecoderState
 from unrolled.models.encoder_decoder import EncoderDecoder, Penalties
 from unrolled.models.encoders import EncoderOutput, ImageEncoder, Rows, TextEncoder
-from unrolled.models.heads import Precision, Scorer, VocabularyHead, logsumexp, topk
+from unrolled.models.heads import Precision, Scorer, VocabularyHead, topk
 from unrolled.models.region_pointer import RegionPointer, Regions, RegionScores
 from unrolled.models.sequence_model import PRIME, LanguageModel, SequenceModel
 from unrolled.models.vqa import AnswerClassifier, FusedFeatures
@@ -56,7 +56,6 @@ __all__ = [
     "build_stack",
     "build_translator",
     "cut_ragged_window",
-    "logsumexp",
     "topk",
     "total_steps",
 ]

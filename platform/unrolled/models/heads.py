@@ -12,7 +12,7 @@ from torch.nn import functional
 from unrolled import native
 from unrolled.recurrence.matmul import matmul_dtype, weight_gradient
 
-Precision = Literal["float32", "bfloat16", "int8"]
+Precision = Literal["float32", "bfloat16"]
 """Type that outputs and matrix are rounded to before they are multiplied; `float32` does not round."""
 
 
@@ -165,12 +165,11 @@ class Scorer:
     """Logits of a vocabulary, their log Σ exp and the largest of them in one pass, for the steps of a search.
 
     On CPUs with the required instructions, compiled code keeps the matrix packed and no row's result depends on the
-    other rows. Elsewhere torch computes the same, for int8 with outputs in the head's own type.
+    other rows. Elsewhere torch computes the same.
 
     Args:
         weight: `(vocabulary, features)`.
         bias: `(vocabulary,)`.
-        precision: int8 scales every row of the matrix, and of the outputs, by its largest absolute value / 127.
 
     Attributes:
         vocabulary, features: sizes of the matrix.
@@ -182,7 +181,7 @@ class Scorer:
         self._bias = bias
         packed = weight.dtype == torch.float32 and weight.device.type == "cpu" and native.ranking_supported(precision)
         self._ranking = native.Ranking(weight, bias, precision) if packed else None
-        self._weight = weight if packed else _round(weight, precision)
+        self._weight = weight.bfloat16() if precision == "bfloat16" and not packed else weight
 
     def topk(self, outputs: Tensor, count: int, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Finds the largest logits of every row.
@@ -192,43 +191,27 @@ class Scorer:
             excluded: `(vocabulary,)`, True for tokens left out of the largest, not of log Σ exp.
 
         Returns:
-            `logsumexp` of the logits `(rows,)`, and their `topk`.
+            log Σ exp of the logits `(rows,)`, and their `topk`.
         """
         if self._ranking is not None:
             return self._ranking.topk(outputs, count, excluded)
         logits = self._multiply(outputs)
-        return logsumexp(logits), *topk(logits.masked_fill(excluded, -float("inf")), count)
+        return logits.logsumexp(1), *topk(logits.masked_fill(excluded, -float("inf")), count)
 
     def logits(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns `logsumexp` of the logits `(rows,)`, and the logits `(rows, vocabulary)`."""
+        """Returns log Σ exp of the logits `(rows,)`, and the logits `(rows, vocabulary)`."""
         if self._ranking is not None:
             return self._ranking.logits(outputs)
         logits = self._multiply(outputs)
-        return logsumexp(logits), logits
+        return logits.logsumexp(1), logits
 
     def _multiply(self, outputs: Tensor) -> Tensor:
         product = functional.linear(outputs.to(self._weight.dtype), self._weight)
         return product.to(self._bias.dtype) + self._bias
 
 
-def _round(weight: Tensor, precision: Precision) -> Tensor:
-    if precision == "int8":
-        unit = (weight.abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(weight.dtype).tiny)
-        return (weight / unit).round() * unit
-    return weight.bfloat16() if precision == "bfloat16" else weight
-
-
-def logsumexp(logits: Tensor) -> Tensor:
-    """Returns log Σ exp of each row, `(rows,)`: logits minus it are log-probabilities."""
-    sums = native.logsumexp(logits)
-    return logits.logsumexp(1) if sums is None else sums
-
-
 def topk(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Returns the `count` largest logits of each row in descending order, and their tokens, `(rows, count)` both."""
-    compiled = native.topk(logits, count)
-    if compiled is not None:
-        return compiled
     if count == 1:  # the first of equals, which torch.topk does not guarantee
         values, tokens = logits.max(1, keepdim=True)
         return values, tokens

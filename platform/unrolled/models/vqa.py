@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unrolled import native
 from unrolled.models.attention import Attention, attend_shared
 from unrolled.models.encoders import EncoderOutput, ImageEncoder, TextEncoder
 from unrolled.models.heads import VocabularyHead, cross_entropy
@@ -107,12 +106,8 @@ class StackedAttention(nn.Module):
 
     def _positions(self, grid: Tensor) -> Tensor:
         """s, followed by the sentinel, `(pictures, positions + 1, size)`."""
-        projected = self.picture(grid)
-        states = native.tanh_append(projected, self.sentinel)
-        if states is not None:
-            return states
-        sentinel = self.sentinel.to(projected.dtype).expand(len(projected), 1, -1)
-        return torch.cat([torch.tanh(projected), sentinel], dim=1)
+        states = torch.tanh(self.picture(grid))
+        return torch.cat([states, self.sentinel.to(states.dtype).expand(len(states), 1, -1)], dim=1)
 
 
 class AnswerVectors(nn.Module):
@@ -168,22 +163,16 @@ class AnswerVectors(nn.Module):
             hidden: `(rows, size)`.
             texts: tokens of the answers, `(rows, few, words)`, padded with -1.
         """
-        scores = native.text_scores(hidden, self.words, texts, self.known)
-        if scores is not None:
-            return scores
         scores = torch.einsum("rs,rfs->rf", hidden, self._vectors(texts))
         return scores.masked_fill(~self._known_mask(texts).any(-1), -math.inf)
 
     def _vectors(self, texts: Tensor) -> Tensor:
         """Tokens `(…, words)` → vectors `(…, size)`."""
-        vectors = native.bags(self.words, texts, self.known)
-        if vectors is not None:
-            return vectors
         known = self._known_mask(texts)
         counts = known.sum(-1)
         offsets = counts.flatten().cumsum(0) - counts.flatten()
         sums = functional.embedding_bag(texts[known], self.words, offsets, mode="sum")
-        return sums.view(*counts.shape, -1) / counts.clamp(min=1)[..., None].sqrt()
+        return sums.view(*counts.shape, self.words.shape[1]) / counts.clamp(min=1)[..., None].sqrt()
 
     def _known_mask(self, texts: Tensor) -> Tensor:
         return (texts >= 0) & self.known[texts.clamp(min=0)]

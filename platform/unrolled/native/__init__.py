@@ -6,10 +6,9 @@ in the cache. They are compiled for this processor on first use, which takes a f
 folder.
 
 - `scan.c` (with product.h, product_amx.h, cells.h, scan_loop.h): whole scans over time, forward and backward;
-- `vocabulary.c` (with topk.h): cross-entropy, log Σ exp, largest entries and sampling over a vocabulary, and dropout;
-- `ranking.c` (with topk.h, product.h, product_amx.h, product_avx512.h): logits of a vocabulary and the largest of them;
-- `attention.c` (with reduce.h): attention of one query per row;
-- `bags_of_words.c` (with reduce.h): texts as bags of words.
+- `vocabulary.c`: cross-entropy and sampling over a vocabulary, and dropout;
+- `ranking.c` (with product.h, product_amx.h): logits of a vocabulary and the largest of them;
+- `attention.c`: attention of one query per row.
 """
 
 from unrolled.native.attention import (
@@ -22,11 +21,10 @@ from unrolled.native.attention import (
     attention_forward,
     attention_supported,
     exp_2x,
-    tanh_append,
 )
-from unrolled.native.bags_of_words import bags, text_scores
+from unrolled.native.build import cost_without
 from unrolled.native.scan import run_scan, scan_supported
-from unrolled.native.vocabulary import Ranking, cross_entropy, dropout, logsumexp, ranking_supported, sample_rows, topk
+from unrolled.native.vocabulary import Ranking, cross_entropy, dropout, ranking_supported, sample_rows
 
 __all__ = [
     "Ranking",
@@ -38,16 +36,12 @@ __all__ = [
     "attention_backward_states",
     "attention_forward",
     "attention_supported",
-    "bags",
+    "cost_without",
     "cross_entropy",
     "dropout",
     "exp_2x",
-    "logsumexp",
     "ranking_supported",
     "run_scan",
     "sample_rows",
     "scan_supported",
-    "tanh_append",
-    "text_scores",
-    "topk",
 ]

@@ -10,7 +10,18 @@
 #include <string.h>
 
 #include "mathfun.h"
-#include "reduce.h"
+
+static inline float product(long n, const float *restrict x, const float *restrict y) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (long j = 0; j < n; j++) sum += x[j] * y[j];
+    return sum;
+}
+
+static inline void add_scaled(long n, float scale, const float *restrict x, float *restrict y) {
+#pragma omp simd
+    for (long j = 0; j < n; j++) y[j] += scale * x[j];
+}
 
 struct additive {
     long threads, batch, sources, positions, features;
@@ -33,35 +44,6 @@ void exp_2x(long threads, long count, const float *x, float *y) {
             twice = twice > 86.0f ? 86.0f : twice;
             y[i] = fast_exp(twice < -86.0f ? -86.0f : twice);
         }
-    }
-}
-
-/* Fills y (sources, positions + 1, features) with tanh(x), followed in every source by the position `last` (features). */
-void tanh_append(long threads, long sources, long positions, long features, const float *x, const float *last, float *y) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long at = 0; at < sources * (positions + 1); at++) {
-        const long source = at / (positions + 1), position = at % (positions + 1);
-        const float *const from = x + (at - source) * features;
-        float *const to = y + at * features;
-        if (position == positions) {
-            memcpy(to, last, features * sizeof *to);
-            continue;
-        }
-#pragma omp simd
-        for (long j = 0; j < features; j++) to[j] = fast_tanh(from[j]);
-    }
-}
-
-/* ∂L/∂x from ∂L/∂y, `errors`. */
-void tanh_append_backward(
-    long threads, long sources, long positions, long features, const float *y, const float *errors, float *d_x) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long at = 0; at < sources * positions; at++) {
-        const long from = (at + at / positions) * features;
-        const float *const t = y + from, *const error = errors + from;
-        float *const to = d_x + at * features;
-#pragma omp simd
-        for (long j = 0; j < features; j++) to[j] = error[j] * (1.0f - t[j] * t[j]);
     }
 }
 
@@ -170,8 +152,10 @@ void additive_backward_keys(
     const struct additive *p, long steps, const float *errors, float *d_query, float *d_keys, float *d_vector) {
 #pragma omp parallel num_threads(p->threads) if (p->threads > 1)
     {
-        const struct span own = own_span(p->features);
-        backward_keys_slice(p, steps, errors, own.low, own.high, d_query, d_keys, d_vector);
+        /* Slices are whole cache lines. */
+        const long n = p->features, lines = (n + 15) / 16, thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        const long low = lines * thread / threads * 16, high = lines * (thread + 1) / threads * 16;
+        backward_keys_slice(p, steps, errors, low < n ? low : n, high < n ? high : n, d_query, d_keys, d_vector);
     }
 }
 

@@ -7,11 +7,9 @@ row i reads source i.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from unrolled.native import build
 
@@ -50,34 +48,6 @@ def exp_2x(values: Tensor, out: Tensor | None = None) -> Tensor:
     out = torch.empty_like(values) if out is None else out
     _library().exp_2x(*_longs(torch.get_num_threads(), values.numel()), *build.pointers(values, out))
     return out
-
-
-def tanh_append(values: Tensor, last: Tensor) -> Tensor | None:
-    """tanh of `values` `(sources, positions, features)`, followed in every source by the position `last` `(features,)`;
-    `None` if no compiled code can do it."""
-    if values.device.type != "cpu" or not values.dtype == last.dtype == torch.float32 or build.load() is None:
-        return None
-    states: Tensor = _TanhAppend.apply(values.contiguous(), last.contiguous())
-    return states
-
-
-class _TanhAppend(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, last: Tensor) -> Tensor:
-        sources, positions, features = values.shape
-        states = values.new_empty(sources, positions + 1, features)
-        ctx.sizes = torch.get_num_threads(), sources, positions, features
-        _library().tanh_append(*_longs(*ctx.sizes), *build.pointers(values, last, states))
-        ctx.save_for_backward(states)
-        return states
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad_states: Tensor) -> Any:
-        (states,), grad_states = ctx.saved_tensors, grad_states.contiguous()
-        grad_values = grad_states.new_empty(ctx.sizes[1:])
-        _library().tanh_append_backward(*_longs(*ctx.sizes), *build.pointers(states, grad_states, grad_values))
-        return grad_values, grad_states[:, -1].sum(0)
 
 
 def additive_scores(query: Tensor, keys: Tensor, vector: Tensor, source_index: Tensor | None = None) -> Tensor:

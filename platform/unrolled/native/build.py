@@ -43,6 +43,14 @@ def load() -> ctypes.CDLL | None:
     return library
 
 
+def cost_without() -> list[str]:
+    """Returns what is shown at the start of a run on CPUs without the library: the cost as measured by
+    `jobs/benchmark.py kernels`. Nothing if the library is there."""
+    if load() is not None:
+        return []
+    return ["kernels  none: no C compiler on Linux, as gcc; an update takes up to 2 times as long, a search up to 3"]
+
+
 def _compile(command: list[str], folder: Path) -> None:
     objects = [str(folder / f"{path.stem}.o") for path in sorted(FOLDER.glob("*.c"))]
     for path, made in zip(sorted(FOLDER.glob("*.c")), objects, strict=True):
@@ -68,7 +76,7 @@ def _processor() -> str:
 def amx_available() -> bool:
     """Whether the CPU has a matrix unit for bfloat16 (AMX) and the system lets this process use it."""
     library = load()
-    return library is not None and bool(library.scan_bf16_supported())
+    return library is not None and bool(library.amx_available())
 
 
 def fields(kind: type, *names: str) -> Iterator[tuple[str, type]]:

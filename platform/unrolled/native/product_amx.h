@@ -2,13 +2,8 @@
  * must be multiples of 32. */
 
 #include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define PAIRS 16 /* a row of a tile: 16 float32, or 16 pairs of bfloat16 */
-
-/* Linux grants the matrix unit's registers to processes that request them. */
-static int amx_available(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18) == 0; }
 
 /* As `pack_float`. Of every 32 × 32 block, the left and the right half, each as 16 rows of 16 pairs (k, k + 1). */
 static void pack_bf16(

@@ -1,6 +1,6 @@
 /* Logits over a vocabulary, their log Σ exp and their largest entries, in one pass. Logits are computed for a few columns
- * at a time and processed while they are in the cache; all of them are stored only on request. Operands are float32,
- * bfloat16 or int8. A row's results depend neither on the other rows nor on the number of threads. */
+ * at a time and processed while they are in the cache; all of them are stored only on request. Operands are float32
+ * or bfloat16. A row's results depend neither on the other rows nor on the number of threads. */
 
 #include <math.h>
 #include <omp.h>
@@ -11,22 +11,18 @@
 #define CHUNK 128   /* columns that are processed together */
 #define SEGMENT 512 /* columns whose sums are computed before they are added to the others, by whichever thread */
 
-#include "topk.h"
 #include "mathfun.h"
 #include "product.h"
-#include "product_avx512.h"
 #if defined(__AMX_BF16__) && defined(__linux__)
 #include "product_amx.h"
 #else
-static int amx_available(void) { return 0; }
 #define multiply_bf16(...)
 #endif
 
-enum { FLOAT32, BFLOAT16, INT8 };
-
 /* As the fields of `_Rank` in vocabulary.py. */
 struct rank {
-    long kind, threads, rows, depth, columns, count;
+    long use_bf16; /* operands are bfloat16, multiplied by the matrix unit; else float32 */
+    long threads, rows, depth, columns, count;
     const float *weights, *bias; /* (columns, depth), (columns) */
     char *packed;                /* the matrix as packed by `rank_pack` */
     const float *x;              /* (rows, depth) */
@@ -40,36 +36,38 @@ struct rank {
 static long up(long number, long step) { return (number + step - 1) / step * step; }
 
 /* Summands of a product, padded with zeros. */
-static long depth_of(const struct rank *p) { return p->kind == FLOAT32 ? p->depth : up(p->depth, GROUP); }
-static long width_of(const struct rank *p) { return p->kind == FLOAT32 ? sizeof(float) : p->kind == BFLOAT16 ? 2 : 1; }
+static long depth_of(const struct rank *p) { return p->use_bf16 ? up(p->depth, GROUP) : p->depth; }
+static long width_of(const struct rank *p) { return p->use_bf16 ? sizeof(bf16) : sizeof(float); }
 
-/* A matrix of int8 is followed by the unit and the sum of every column. */
-static float *units_of(const struct rank *p) {
-    return (float *)(p->packed + up(p->columns, GROUP) * depth_of(p));
+static void round_row(long depth, long padded, const float *restrict x, bf16 *restrict y) {
+    for (long k = 0; k < depth; k++) y[k] = narrow(x[k]);
+    for (long k = depth; k < padded; k++) y[k] = 0;
 }
 
-/* Whether this processor has instructions for operands of this kind. */
-int rank_supported(long kind) {
-    return kind == FLOAT32 || (kind == INT8 ? HAS_INT8_DOT : HAS_BF16_DOT || amx_available());
+/* Packs `width` columns, rows of `weights` (width, depth), and zeros up to GROUP: as `pack_bf16`, the left and the right
+ * half of every 32 × 32 block, each as 16 rows of 16 pairs. */
+static void pack_pairs(long depth, long width, const float *weights, bf16 *restrict packed) {
+    const long padded = up(depth, GROUP);
+    for (long k = 0; k < padded; k += GROUP)
+        for (long side = 0; side < GROUP; side += 16)
+            for (long i = k; i < k + GROUP; i += 2)
+                for (long j = side; j < side + 16; j++, packed += 2) {
+                    packed[0] = j < width && i < depth ? narrow(weights[j * depth + i]) : 0;
+                    packed[1] = j < width && i + 1 < depth ? narrow(weights[j * depth + i + 1]) : 0;
+                }
 }
 
 /* Packs the matrix; with `packed` null, returns the memory it needs. */
 long rank_pack(const struct rank *p) {
     const long depth = depth_of(p), columns = up(p->columns, GROUP), groups = columns / GROUP;
-    const long needed = columns * depth * width_of(p) + 2 * columns * sizeof(float);
+    const long needed = columns * depth * width_of(p);
     if (!p->packed) return needed;
 #pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
     for (long group = 0; group < groups; group++) {
         const long first = group * GROUP, left = p->columns - first < GROUP ? p->columns - first : GROUP;
         char *into = p->packed + first * depth * width_of(p);
-        if (p->kind == FLOAT32) {
-            pack_float(depth, first, p->columns, p->weights, 1, depth, (float *)into);
-        } else if (p->kind == BFLOAT16) {
-            pack_pairs(p->depth, left, p->weights + first * p->depth, (bf16 *)into);
-        } else {
-            float *units = units_of(p) + first;
-            pack_bytes(p->depth, left, p->weights + first * p->depth, (int8_t *)into, units, units + columns);
-        }
+        if (p->use_bf16) pack_pairs(p->depth, left, p->weights + first * p->depth, (bf16 *)into);
+        else pack_float(depth, first, p->columns, p->weights, 1, depth, (float *)into);
     }
     return needed;
 }
@@ -82,13 +80,11 @@ struct partial {
 /* Memory shared by the threads. */
 struct work {
     const struct rank *p;
-    void *operands;           /* rows in the type of `kind` */
-    float *steps;             /* units of int8 rows */
+    bf16 *operands;           /* rows as bfloat16 */
     struct partial *partials; /* (segments, rows) */
     float *best;              /* (threads, rows, count) */
     int64_t *indices;
     float *y;                 /* (threads, rows, CHUNK) */
-    int use_amx;              /* bfloat16 is multiplied by the matrix unit */
 };
 
 static long segments_of(const struct rank *p) { return (p->columns + SEGMENT - 1) / SEGMENT; }
@@ -97,11 +93,8 @@ static long plan(const struct rank *p, struct work *w) {
     char *next = p->scratch;
     const long found = p->threads * p->rows * p->count;
     w->p = p;
-    w->use_amx = p->kind == BFLOAT16 && amx_available();
-    w->operands = p->kind == FLOAT32 ? (void *)p->x : next;
-    next += p->kind == FLOAT32 ? 0 : rounded(p->rows * depth_of(p) * width_of(p));
-    w->steps = (float *)next;
-    next += rounded(p->rows * sizeof(float));
+    w->operands = (bf16 *)next;
+    next += p->use_bf16 ? rounded(p->rows * depth_of(p) * sizeof(bf16)) : 0;
     w->partials = (struct partial *)next;
     next += rounded(segments_of(p) * p->rows * sizeof(struct partial));
     w->best = (float *)next;
@@ -116,17 +109,20 @@ static void multiply(const struct work *w, long first, long groups, float *y) {
     const struct rank *p = w->p;
     const long depth = depth_of(p);
     const char *packed = p->packed + first * depth * width_of(p);
-    if (p->kind == FLOAT32) multiply_float(p->rows, depth, p->x, depth, (const float *)packed, groups, y, CHUNK, 0);
-    if (p->kind == BFLOAT16 && w->use_amx)
-        multiply_bf16(p->rows, depth, w->operands, depth, (const bf16 *)packed, groups, y, CHUNK, 0);
-    else if (p->kind == BFLOAT16)
-        multiply_pairs(p->rows, depth, w->operands, depth, (const bf16 *)packed, groups, y, CHUNK);
-    if (p->kind == INT8) {
-        const float *units = units_of(p) + first;
-        multiply_bytes(
-            p->rows, depth, w->operands, w->steps, (const int8_t *)packed, units, units + up(p->columns, GROUP), groups, y,
-            CHUNK);
+    if (p->use_bf16) multiply_bf16(p->rows, depth, w->operands, depth, (const bf16 *)packed, groups, y, CHUNK, 0);
+    else multiply_float(p->rows, depth, p->x, depth, (const float *)packed, groups, y, CHUNK, 0);
+}
+
+/* Inserts a value that is larger than the last of the largest so far, in descending order; among equals the first one
+ * inserted comes first. */
+static inline void insert(float value, int64_t index, long count, float *best, int64_t *indices) {
+    long i = count - 1;
+    for (; i > 0 && best[i - 1] < value; i--) {
+        best[i] = best[i - 1];
+        indices[i] = indices[i - 1];
     }
+    best[i] = value;
+    indices[i] = index;
 }
 
 /* Adds the bias to `width` logits of a row from column `first` on, and updates its sum and its largest entries. */
@@ -210,11 +206,8 @@ long rank_rows(const struct rank *p) {
     {
         const long thread = omp_get_thread_num(), threads = omp_get_num_threads(), depth = depth_of(p);
         const long low = p->rows * thread / threads, high = p->rows * (thread + 1) / threads;
-        for (long row = low; row < high && p->kind != FLOAT32; row++) {
-            const float *x = p->x + row * p->depth;
-            if (p->kind == BFLOAT16) round_row(p->depth, depth, x, (bf16 *)w.operands + row * depth);
-            if (p->kind == INT8) w.steps[row] = quantize_row(p->depth, depth, x, (uint8_t *)w.operands + row * depth);
-        }
+        for (long row = low; row < high && p->use_bf16; row++)
+            round_row(p->depth, depth, p->x + row * p->depth, w.operands + row * depth);
 #pragma omp barrier
         const long segments = segments_of(p);
         rank_segments(&w, thread, segments * thread / threads, segments * (thread + 1) / threads);

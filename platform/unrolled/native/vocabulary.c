@@ -1,12 +1,11 @@
-/* Functions of long rows that torch computes in many passes: cross-entropy, log Σ exp, largest entries and sampling over a
- * vocabulary, and dropout. */
+/* Functions of long rows that torch computes in many passes: cross-entropy and sampling over a vocabulary, and
+ * dropout. */
 
 #include <math.h>
 #include <omp.h>
 #include <stdint.h>
 #include <string.h>
 
-#include "topk.h"
 #include "mathfun.h"
 
 #define PRAGMA(words) _Pragma(#words)
@@ -113,50 +112,6 @@ void dropout_float(const struct drop *p, const float *x, float *y) {
 void dropout_bf16(const struct drop *p, const bf16 *x, bf16 *y) {
 #pragma omp parallel for num_threads(p->threads) if (p->threads > 1 && p->count > 2 * PIECE)
     for (long start = 0; start < p->count; start += PIECE) drop_bf16(p, start, x + start, y + start);
-}
-
-/* log Σ exp of a row: -inf if all of it is -inf, NaN if any of it is NaN or +inf. */
-static float row_logsumexp(long n, const float *x) {
-    float most = -INFINITY, sum = 0.0f;
-    SIMD(reduction(max : most))
-    for (long j = 0; j < n; j++) most = x[j] > most ? x[j] : most;
-    if (most == -INFINITY) {
-        for (long j = 0; j < n; j++) most += x[j];
-        return most;
-    }
-    SIMD(reduction(+ : sum))
-    for (long j = 0; j < n; j++) sum += fast_exp(x[j] - most);
-    return most + fast_log(sum);
-}
-
-void logsumexp(long threads, long rows, long columns, const float *x, float *sums) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long i = 0; i < rows; i++) sums[i] = row_logsumexp(columns, x + i * columns);
-}
-
-#define STRETCH 64
-
-/* The `count` largest numbers of a row in descending order, and their indices; among equals the first. If fewer are above
- * -inf, the rest is -inf at index 0. Only stretches with a number above the smallest so far are searched. */
-static void row_topk(long n, long count, const float *x, float *best, int64_t *indices) {
-    for (long i = 0; i < count; i++) {
-        best[i] = -INFINITY;
-        indices[i] = 0;
-    }
-    for (long start = 0; start < n; start += STRETCH) {
-        const long stop = start + STRETCH < n ? start + STRETCH : n;
-        float most = -INFINITY;
-        SIMD(reduction(max : most))
-        for (long j = start; j < stop; j++) most = x[j] > most ? x[j] : most;
-        if (!(most > best[count - 1])) continue;
-        for (long j = start; j < stop; j++)
-            if (x[j] > best[count - 1]) insert(x[j], j, count, best, indices);
-    }
-}
-
-void topk(long threads, long rows, long columns, long count, const float *x, float *best, int64_t *indices) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long i = 0; i < rows; i++) row_topk(columns, count, x + i * columns, best + i * count, indices + i * count);
 }
 
 #define BLOCK 128 /* entries whose weights are summed in float32 */

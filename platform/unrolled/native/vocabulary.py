@@ -1,6 +1,5 @@
-"""Bindings of `vocabulary.c` and `ranking.c`: cross-entropy, log Σ exp, largest entries and sampling over a vocabulary,
-and dropout.
-"""
+"""Bindings of `vocabulary.c` and `ranking.c`: cross-entropy, sampling and the largest logits of a vocabulary, and
+dropout."""
 
 from __future__ import annotations
 
@@ -69,29 +68,6 @@ def cross_entropy(logits: Tensor, bias: Tensor, targets: Tensor, smoothing: floa
     return losses, grad_bias.sum(0)
 
 
-def logsumexp(logits: Tensor) -> Tensor | None:
-    """log Σ exp of every row `(rows,)` of float32 numbers on a CPU: -inf if all of a row is -inf, NaN if any of it is
-    NaN or +inf; `None` if no compiled code can do it."""
-    library = _library_for(logits)
-    if library is None:
-        return None
-    sums = logits.new_empty(len(logits))
-    library.logsumexp(*_shape(logits), *build.pointers(logits, sums))
-    return sums
-
-
-def topk(logits: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
-    """The `count` largest float32 numbers of every row on a CPU, in descending order, and their indices; among equals
-    the first. If fewer are above -inf, the rest is -inf at index 0. `None` if no compiled code can do it."""
-    library = _library_for(logits)
-    if library is None:
-        return None
-    best = logits.new_empty(len(logits), count)
-    indices = torch.empty(len(logits), count, dtype=torch.long)
-    library.topk(*_shape(logits), ctypes.c_long(count), *build.pointers(logits, best, indices))
-    return best, indices
-
-
 def sample_rows(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor | None:
     """Samples an entry of every row with weights exp(logit / temperature).
 
@@ -154,25 +130,22 @@ def _dropout(values: Tensor, p: float, seeds: list[int]) -> Tensor:
     return result
 
 
-Operands = Literal["float32", "bfloat16", "int8"]
-KINDS: tuple[Operands, ...] = ("float32", "bfloat16", "int8")
-"""Types of operands, in the order of ranking.c."""
+Operands = Literal["float32", "bfloat16"]
 
 
 class _Rank(ctypes.Structure):
     """`struct rank` of ranking.c."""
 
     _fields_ = (
-        *build.fields(ctypes.c_long, "kind", "threads", "rows", "depth", "columns", "count"),
+        *build.fields(ctypes.c_long, "use_bf16", "threads", "rows", "depth", "columns", "count"),
         *build.fields(ctypes.c_void_p, "weights", "bias", "packed", "x", "excluded", "sums", "best", "indices"),
         *build.fields(ctypes.c_void_p, "logits", "scratch"),
     )
 
 
 def ranking_supported(operands: Operands) -> bool:
-    """Whether this processor has instructions for such products."""
-    library = build.load()
-    return library is not None and bool(library.rank_supported(ctypes.c_long(KINDS.index(operands))))
+    """Whether there is compiled code for such products: bfloat16 takes a matrix unit."""
+    return build.load() is not None if operands == "float32" else build.amx_available()
 
 
 class Ranking:
@@ -181,8 +154,7 @@ class Ranking:
     Args:
         weight: `(vocabulary, features)`, float32 on a CPU.
         bias: `(vocabulary,)`.
-        operands: type that both sides of the product are rounded to; sums are float32, or exact for int8, where every
-            row of both has its own unit.
+        operands: type that both sides of the product are rounded to; sums are float32.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, operands: Operands) -> None:
@@ -192,7 +164,7 @@ class Ranking:
         self._weight, self._bias = weight.detach().contiguous(), bias.detach().contiguous()
         columns, depth = weight.shape
         self._given = _Rank(
-            kind=KINDS.index(operands),
+            use_bf16=int(operands == "bfloat16"),
             threads=torch.get_num_threads(),
             depth=depth,
             columns=columns,
@@ -212,7 +184,9 @@ class Ranking:
             excluded: `(vocabulary,)`, bool: entries left out of the largest, not of log Σ exp.
 
         Returns:
-            log Σ exp of the logits `(rows,)`; the `count` largest and their indices, `(rows, count)` both; see `topk`.
+            log Σ exp of the logits `(rows,)`: -inf if all of a row is -inf, NaN if any is NaN or +inf. And the `count`
+            largest in descending order with their indices, `(rows, count)` both: the first among equals; where fewer
+            are above -inf, -inf at index 0.
         """
         sums, values = x.new_empty(len(x)), x.new_empty(len(x), count)
         indices, excluded = torch.empty(len(x), count, dtype=torch.long), excluded.contiguous()

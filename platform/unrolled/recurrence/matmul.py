@@ -69,10 +69,13 @@ def _by_onednn(weight: Tensor) -> bool:
 
 
 def has_bfloat16_matmul(device: torch.device) -> bool:
-    """Whether the device has matrix or vector units for bfloat16 products."""
+    """Whether the device has matrix units for bfloat16.
+
+    The vector instructions of other CPUs (AVX-512 BF16) do not count: updates are slower by them than in float32.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def matmul_dtype(weight: Tensor) -> torch.dtype:
