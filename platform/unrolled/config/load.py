@@ -233,6 +233,18 @@ def value_at(values: dict[str, Any], key: str) -> Any:
     return section[name]
 
 
+def short_labels(keys: Iterable[str], least: int = 1) -> dict[str, str]:
+    """Returns the shortest suffix of each dotted key that no other key has, such as `encoder.cell` beside
+    `decoder.cell`; of at least `least` parts where that leaves out some."""
+    parts = {key: min(least, max(1, key.count("."))) for key in keys}
+    while True:
+        labels = {key: ".".join(key.split(".")[-count:]) for key, count in parts.items()}
+        shared = [key for key in parts if list(labels.values()).count(labels[key]) > 1]
+        if not shared:
+            return labels
+        parts |= {key: parts[key] + 1 for key in shared}
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested values by dotted key."""
     flat: dict[str, Any] = {}

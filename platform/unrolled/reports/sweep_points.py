@@ -16,7 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
-from unrolled.config.load import format_value
+from unrolled.config.load import format_value, short_labels
 from unrolled.metrics import METRIC_INFO, metric_info
 from unrolled.reports.text import finite, truncated, uncapitalized
 
@@ -85,7 +85,7 @@ def parameters_of(sweep: JsonObject) -> list[Parameter]:
         for key, value in (trial.get("parameters") or {}).items():
             observed.setdefault(key, []).append(value)
     space |= {key: _inferred(values) for key, values in observed.items() if key not in space}
-    labels = _labels(list(space))
+    labels = short_labels(space, least=2)
     return [_parameter(key, labels[key], entry) for key, entry in space.items()]
 
 
@@ -102,17 +102,6 @@ def _inferred(values: Sequence[Any]) -> dict[str, Any]:
     if len(numbers) == len(unique) > MAX_CATEGORIES:
         return {"kind": "uniform", "low": min(numbers), "high": max(numbers)}
     return {"kind": "choice", "values": list(unique.values())}
-
-
-def _labels(keys: Sequence[str]) -> dict[str, str]:
-    """Returns short names: `cell` of model.cell, but `clipping.kind` of training.clipping.kind."""
-    parts = {key: 1 if key.count(".") < 2 else 2 for key in keys}
-    while True:
-        labels = {key: ".".join(key.split(".")[-count:]) for key, count in parts.items()}
-        shared = [key for key in keys if list(labels.values()).count(labels[key]) > 1]
-        if not shared:
-            return labels
-        parts |= {key: parts[key] + 1 for key in shared}
 
 
 def _plain(key: str, value: Any) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from unrolled.config.load import short_labels
 from unrolled.training.console import Console, format_duration, format_score
 from unrolled.training.loggers import TensorBoard
 from unrolled.training.run_dir import RunDir
@@ -29,7 +30,7 @@ class SweepProgress:
         self._console, self._records, self._total = console, records, num_trials or "…"
         self._rows: dict[str, dict[str, Any]] = {}
         self._refreshed = 0.0
-        self._labels = _short_labels(records.config.tuning.space if records.config.tuning else ())
+        self._labels = short_labels(records.config.tuning.space if records.config.tuning else ())
 
     def update(self, name: str, event: dict[str, Any]) -> None:
         """Takes the row of a validation, or the record of a trial that ended."""
@@ -128,19 +129,6 @@ def _format_metric(name: str, value: float) -> str:
 def format_parameters(parameters: dict[str, Any]) -> str:
     """Returns parameters as overrides on a command line, numbers rounded."""
     return " ".join(f"{key}={_format_value(value)}" for key, value in parameters.items())
-
-
-def _short_labels(keys: Iterable[str]) -> dict[str, str]:
-    """Returns the shortest unique suffix of each key: `cell`, or `encoder.cell` where there is `decoder.cell` too."""
-    parts = {key: key.split(".") for key in keys}
-
-    def ends(count: int, of: list[str]) -> int:
-        return sum(other[-count:] == of[-count:] for other in parts.values())
-
-    return {
-        key: ".".join(own[-next(count for count in range(1, len(own) + 1) if ends(count, own) == 1) :])
-        for key, own in parts.items()
-    }
 
 
 def _format_value(value: Any) -> str:
