@@ -8,8 +8,8 @@ import torch
 
 from unrolled.api import train
 from unrolled.config.captioning import CaptioningConfig
+from unrolled.data.caption_corpus import CaptionSplit, prepare_captions
 from unrolled.data.caption_readers import CaptionSet, open_captions
-from unrolled.data.photo_corpus import CaptionSplit, prepare_captions
 from unrolled.decoding import Beam, Greedy
 from unrolled.errors import UserError
 from unrolled.tasks import Captioning
@@ -55,7 +55,7 @@ def test_captions_of_a_photograph_can_stay_together(tmp_path, monkeypatch):
     photos = 40
     texts = [[" ".join(["word"] * (1 + (photo * caption) % 7)) for caption in range(5)] for photo in range(photos)]
     read = CaptionSet([b""] * photos, [f"{photo}.jpg" for photo in range(photos)], texts)
-    monkeypatch.setattr("unrolled.data.photo_corpus.open_captions", lambda data, split: read)
+    monkeypatch.setattr("unrolled.data.caption_corpus.open_captions", lambda data, split: read)
     task, data = made(settings(training={"together": True}, data={"limit": 40}), tmp_path)
     corpus = data.split("train")
     batches = task.plan(data, 0)
@@ -80,13 +80,13 @@ def test_parts_hold_each_photograph_once_and_together_the_batch(tmp_path):
     (batch, *_) = task.plan(data, 0)
     for rank in range(2):
         photos = np.unique(corpus.photo_index[batch.rows])[rank::2]
-        part, mine = batch.shard(rank, 2), batch.rows[np.isin(corpus.photo_index[batch.rows], photos)]
-        torch.testing.assert_close(part.photos, features.grids(torch.from_numpy(photos)))
-        assert (photos[part.photo_index] == corpus.photo_index[mine]).all()
+        shard, mine = batch.shard(rank, 2), batch.rows[np.isin(corpus.photo_index[batch.rows], photos)]
+        torch.testing.assert_close(shard.photos, features.grids(torch.from_numpy(photos)))
+        assert (photos[shard.photo_index] == corpus.photo_index[mine]).all()
         for row, tokens in enumerate(corpus.tokens("caption_tokens", mine)):
-            assert part.decoder_inputs[row, 1 : len(tokens) + 1].tolist() == part.targets[row, : len(tokens)].tolist()
-            assert part.targets[row, : len(tokens)].tolist() == tokens.tolist()
-            assert int(part.mask[row].sum()) == len(tokens) + 1
+            assert shard.decoder_inputs[row, 1 : len(tokens) + 1].tolist() == shard.targets[row, : len(tokens)].tolist()
+            assert shard.targets[row, : len(tokens)].tolist() == tokens.tolist()
+            assert int(shard.mask[row].sum()) == len(tokens) + 1
     assert batch.shard(len(batch.rows), len(batch.rows) + 1) is None
 
 
@@ -100,9 +100,9 @@ def test_losses_can_be_walked_back(conditioning, truncate, tmp_path):
     task, data = made(config, tmp_path)
     torch.manual_seed(0)
     model = task.build_model()
-    for piece in task.losses(model, task.plan(data, 0)[0].shard(0, 1), None):
-        piece.loss.backward()
-    assert piece.last
+    for window_loss in task.losses(model, task.plan(data, 0)[0].shard(0, 1), None):
+        window_loss.loss.backward()
+    assert window_loss.last
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -121,7 +121,7 @@ def test_a_photograph_may_have_several_captions(tmp_path, monkeypatch):
     captions = [["A dog.", "the Dog runs!"], ["a cat"], ["two cats", "A cat sits, alone.", "cats"]]
 
     read = CaptionSet([b"", b"", b""], ["a.jpg", "b.jpg", "c.jpg"], captions)
-    monkeypatch.setattr("unrolled.data.photo_corpus.open_captions", lambda data, split: read)
+    monkeypatch.setattr("unrolled.data.caption_corpus.open_captions", lambda data, split: read)
     folder = prepare_captions(settings().data, normalize_caption)
     corpus = folder.split("train")
     assert isinstance(corpus, CaptionSplit) and len(corpus) == 6

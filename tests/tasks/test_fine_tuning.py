@@ -102,8 +102,8 @@ def test_two_workers_and_a_resumed_run_end_where_one_does(scenes):
     alone, _ = train(scenes, "name=alone")
     together = train_together(scenes, 2, "name=together")
     for step in (5, 8):
-        parts, _ = train(scenes, "name=parts", f"training.max_steps={step}", resume=step > 5)
-    want, got, resumed = weights(alone), weights(together), weights(parts)
+        run, _ = train(scenes, "name=parts", f"training.max_steps={step}", resume=step > 5)
+    want, got, resumed = weights(alone), weights(together), weights(run)
     for name, value in want.items():
         torch.testing.assert_close(got[name], value, rtol=0, atol=1e-9)
         assert torch.equal(resumed[name], value)
@@ -174,10 +174,10 @@ def views(batches, rank, size):
     found = {}
     for batch in batches:
         photos = np.unique(batch.corpus.photo_index[batch.rows])[rank::size].tolist()
-        part = batch.shard(rank, size)
-        if part is not None:
-            assert part.photos.dtype == torch.uint8 and len(part.photos) == len(photos)
-            found |= zip(photos, part.photos, strict=True)
+        shard = batch.shard(rank, size)
+        if shard is not None:
+            assert shard.photos.dtype == torch.uint8 and len(shard.photos) == len(photos)
+            found |= zip(photos, shard.photos, strict=True)
     return found
 
 

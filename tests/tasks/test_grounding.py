@@ -124,28 +124,28 @@ def test_padding_candidates_never_change_a_probability(folder, tmp_path):
     assert {len(one.question.choices) for one in together} == {3, 4}
     losses = [-torch.tensor(one.prediction.probabilities[one.question.answer_index]).log() for one in together]
     for batch in task.plan(data, 0):
-        (piece,) = task.losses(net, batch.shard(0, 1), None)
+        (window_loss,) = task.losses(net, batch.shard(0, 1), None)
         ids = {question.id for question in batch.corpus.questions(batch.rows)}
         own = [loss for one, loss in zip(together, losses, strict=True) if one.question.id in ids]
-        assert float(piece.loss) == pytest.approx(float(sum(own)), abs=1e-5)
+        assert float(window_loss.loss) == pytest.approx(float(sum(own)), abs=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{}, {"against": "batch"}, {"model": ALIGN}])
 def test_two_workers_add_up_to_one(folder, tmp_path, changes):
     task, data, net = _task(_config(folder, tmp_path, **changes), tmp_path)
     for batch in task.plan(data, 0):
-        parts = [part for rank in range(2) if (part := batch.shard(rank, 2)) is not None]
+        shards = [shard for rank in range(2) if (shard := batch.shard(rank, 2)) is not None]
         whole = _gradients(net, task, [batch.shard(0, 1)])
-        for name, gradient in _gradients(net, task, parts).items():
+        for name, gradient in _gradients(net, task, shards).items():
             torch.testing.assert_close(gradient, whole[name], rtol=1e-9, atol=1e-12)
-        assert sum(map(len, parts)) == batch.tokens
+        assert sum(map(len, shards)) == batch.tokens
 
 
-def _gradients(net, task, parts):
+def _gradients(net, task, shards):
     net.zero_grad()
-    for part in parts:
-        for piece in task.losses(net, part, None):
-            piece.loss.backward()
+    for shard in shards:
+        for window_loss in task.losses(net, shard, None):
+            window_loss.loss.backward()
     return {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.grad is not None}
 
 

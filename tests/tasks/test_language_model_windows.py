@@ -57,9 +57,9 @@ def test_two_workers_and_a_resumed_run_agree(config):
     options = ("training.sequence=30", "training.max_steps=17", "training.epochs=9")
     alone, _ = train(config, "name=alone", *options)
     train_together(config, 2, "name=parts", *options, "training.max_steps=7")
-    parts, _ = train(config, "name=parts", *options, resume=True)
+    resumed, _ = train(config, "name=parts", *options, resume=True)
     want = weights(alone)
-    for name, got in weights(parts).items():
+    for name, got in weights(resumed).items():
         torch.testing.assert_close(got, want[name], rtol=0, atol=1e-9)
 
 

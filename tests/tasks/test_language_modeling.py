@@ -123,18 +123,18 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(config):
     options = ["model.dropout=0.3", "model.embedding=6", "training.keep=9", "training.epochs=99"]
     whole, _ = train(config, "name=whole", *options, "training.max_steps=31")
     for step in (7, 16, 31):  # in the middle of epochs: the state is carried over
-        parts, progress = train(config, "name=parts", *options, f"training.max_steps={step}", resume=step > 7)
+        resumed, progress = train(config, "name=parts", *options, f"training.max_steps={step}", resume=step > 7)
         assert progress.batch > 0
     want = weights(whole)
-    assert all(torch.equal(want[name], got) for name, got in weights(parts).items())
+    assert all(torch.equal(want[name], got) for name, got in weights(resumed).items())
 
 
 def test_another_number_of_workers_continues_a_run(config):
     whole, _ = train(config, "name=whole", *EXACT)
     train_together(config, 2, "name=parts", *EXACT, "training.max_steps=9")
-    parts, _ = train(config, "name=parts", *EXACT, resume=True)
+    resumed, _ = train(config, "name=parts", *EXACT, resume=True)
     want = weights(whole)
-    for name, got in weights(parts).items():
+    for name, got in weights(resumed).items():
         torch.testing.assert_close(got, want[name], rtol=0, atol=1e-9)
 
 
@@ -146,7 +146,7 @@ def test_the_state_is_carried_and_begins_anew_with_each_epoch(config):
     cut = Lanes.of_equal_length(stream, 5)
     window = cut.windows(range(5), 0, cut.steps)
     losses, _ = model.losses(window.inputs, window.targets, None)
-    windows = [part.mean().item() for part in losses.detach().split(24, dim=1)]
+    windows = [chunk.mean().item() for chunk in losses.detach().split(24, dim=1)]
     rows = [row["loss"] for row in run.history() if row["kind"] == "train"]
     assert len(rows) > len(windows) > 2
     assert rows == pytest.approx([windows[i % len(windows)] for i in range(len(rows))], abs=1e-6)

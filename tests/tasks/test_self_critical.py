@@ -48,22 +48,22 @@ def made(first, *overrides):
     return task, data, task.build_model().double().eval()
 
 
-def part_of(task, data, rank=0, size=1, photographs=None):
-    part = task.plan(data, 0)[0].shard(rank, size)
-    part = (
-        part
+def shard_of(task, data, rank=0, size=1, photographs=None):
+    shard = task.plan(data, 0)[0].shard(rank, size)
+    shard = (
+        shard
         if photographs is None
-        else part.__class__(part.photos[:photographs], part.rows[:photographs], part.seed, part.reward)
+        else shard.__class__(shard.photos[:photographs], shard.rows[:photographs], shard.seed, shard.reward)
     )
-    return part.__class__(part.photos.double(), part.rows, part.seed, part.reward)
+    return shard.__class__(shard.photos.double(), shard.rows, shard.seed, shard.reward)
 
 
 def gradients(model, losses):
     model.zero_grad()
     total = 0.0
-    for piece in losses:
-        piece.loss.backward()
-        total += float(piece.loss.detach())
+    for window_loss in losses:
+        window_loss.loss.backward()
+        total += float(window_loss.loss.detach())
     return total, torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
@@ -100,21 +100,21 @@ SCANNED = ("model.decoder.conditioning=every", "model.engine=fused")
 def test_losses_are_the_formula(first, baseline, model):
     task, data, model = made(first, f"training.self_critical.baseline={baseline}", *model)
     model.train()
-    part = part_of(task, data, photographs=3)
-    loss, found = gradients(model, task.losses(model, part, None))
-    drawn = task.critic.sample(model, part)
+    shard = shard_of(task, data, photographs=3)
+    loss, found = gradients(model, task.losses(model, shard, None))
+    drawn = task.critic.sample(model, shard)
     expected = 0
     for photo in range(3):
         rows = slice(5 * photo, 5 * photo + 5)
         lengths = drawn.captions.mask[rows].sum(1).tolist()
         written = [row[:length].tolist() for row, length in zip(drawn.captions.targets[rows], lengths, strict=True)]
         texts = task.vocabulary.decode([[token for token in row if token != END] for row in written])
-        rewards = torch.tensor(part.reward(part.rows[photo], texts, [row[-1] == END for row in written])).double()
+        rewards = torch.tensor(shard.reward(shard.rows[photo], texts, [row[-1] == END for row in written])).double()
         torch.testing.assert_close(rewards, drawn.rewards[rows])
         if baseline == "others":
             expected_baseline = torch.stack([rewards[[j for j in range(5) if j != i]].mean() for i in range(5)])
             torch.testing.assert_close(rewards - expected_baseline, drawn.advantages[rows])
-        logs = log_probabilities(model, part.photos[photo : photo + 1], written)
+        logs = log_probabilities(model, shard.photos[photo : photo + 1], written)
         expected = expected - (drawn.advantages[rows] * logs).sum()
     assert loss == pytest.approx(-float(drawn.rewards.sum()))
     model.zero_grad()
@@ -131,13 +131,13 @@ def test_the_mean_estimate_is_the_gradient_of_the_expected_reward(first, baselin
         f"training.self_critical.samples={samples}",
         f"training.self_critical.baseline={baseline}",
     )
-    part = part_of(task, data, photographs=1)
-    loss, found = gradients(model, task.losses(model, part, None))
+    shard = shard_of(task, data, photographs=1)
+    loss, found = gradients(model, task.losses(model, shard, None))
     words = range(len(task.vocabulary))
     every = [[END], *([a, b] for a, b in itertools.product(words, words) if a != END)]
     texts = task.vocabulary.decode([[token for token in row if token != END] for row in every])
-    rewards = torch.tensor(part.reward(part.rows[0], texts, [row[-1] == END for row in every])).double()
-    p = log_probabilities(model, part.photos, every).exp()
+    rewards = torch.tensor(shard.reward(shard.rows[0], texts, [row[-1] == END for row in every])).double()
+    p = log_probabilities(model, shard.photos, every).exp()
     assert p.sum().item() == pytest.approx(1)
     model.zero_grad()
     expected = -(p * rewards).sum()
@@ -149,33 +149,33 @@ def test_the_mean_estimate_is_the_gradient_of_the_expected_reward(first, baselin
 
 def test_windows_report_the_reward_too(first):
     task, data, model = made(first, "training.truncate=3")
-    part = part_of(task, data)
-    loss, found = gradients(model, task.losses(model, part, None))
-    assert loss == pytest.approx(-float(task.critic.sample(model, part).rewards.sum()))
+    shard = shard_of(task, data)
+    loss, found = gradients(model, task.losses(model, shard, None))
+    assert loss == pytest.approx(-float(task.critic.sample(model, shard).rewards.sum()))
     assert float(found.norm()) > 0
 
 
 def test_two_workers_draw_the_same_and_add_up_to_one(first):
     task, data, model = made(first)
-    whole = task.critic.sample(model, part_of(task, data))
-    parts = [task.critic.sample(model, part_of(task, data, rank, 2)) for rank in range(2)]
-    for rank, drawn in enumerate(parts):
+    whole = task.critic.sample(model, shard_of(task, data))
+    shards = [task.critic.sample(model, shard_of(task, data, rank, 2)) for rank in range(2)]
+    for rank, drawn in enumerate(shards):
         torch.testing.assert_close(drawn.rewards.view(-1, 5), whole.rewards.view(-1, 5)[rank::2])
-    loss, found = gradients(model, task.losses(model, part_of(task, data), None))
-    shares = [gradients(model, task.losses(model, part_of(task, data, rank, 2), None)) for rank in range(2)]
+    loss, found = gradients(model, task.losses(model, shard_of(task, data), None))
+    shares = [gradients(model, task.losses(model, shard_of(task, data, rank, 2), None)) for rank in range(2)]
     assert sum(share for share, _ in shares) == pytest.approx(loss)
     torch.testing.assert_close(sum(share for _, share in shares), found)
 
 
 def test_narrow_products_do_not_reach_what_is_drawn(first):
     task, data, model = made(first)
-    part = task.plan(data, 0)[0].shard(0, 1)
+    shard = task.plan(data, 0)[0].shard(0, 1)
     model.float()
-    expected = task.critic.sample(model, part).rewards.sum()
+    expected = task.critic.sample(model, shard).rewards.sum()
     with torch.autocast("cpu", torch.bfloat16):
-        (piece,) = task.losses(model, part, None)
-    assert float(piece.loss.detach()) == pytest.approx(-float(expected), rel=1e-5)
-    piece.loss.backward()
+        (window_loss,) = task.losses(model, shard, None)
+    assert float(window_loss.loss.detach()) == pytest.approx(-float(expected), rel=1e-5)
+    window_loss.loss.backward()
 
 
 def test_an_epoch_takes_every_photograph_once_and_draws_anew(first):

@@ -104,9 +104,9 @@ def test_plans_follow_from_seed_and_epoch_and_never_repeat(tmp_path):
     batches = [*task.plan(data, 0), *task.plan(data, 1)]
     numbers = [number for batch in batches for number in batch.indices]
     assert numbers == list(range(2 * 6 * 5))
-    whole, parts = batches[3].shard(0, 1), [batches[3].shard(rank, 2) for rank in range(2)]
-    for rank, part in enumerate(parts):
-        assert torch.equal(part.inputs, whole.inputs[rank::2])
+    whole, shards = batches[3].shard(0, 1), [batches[3].shard(rank, 2) for rank in range(2)]
+    for rank, shard in enumerate(shards):
+        assert torch.equal(shard.inputs, whole.inputs[rank::2])
     assert batches[0].shard(5, 6) is None
 
 
@@ -182,8 +182,8 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
     options = ["model.layers=2", "model.dropout=0.3"]
     whole, _ = train(path, "name=whole", *options)
     for step in (4, 9, 12):  # in the middle of an epoch, twice
-        parts, _ = train(path, "name=parts", *options, f"training.max_steps={step}", resume=step > 4)
-    want, got = weights(whole), weights(parts)
+        resumed, _ = train(path, "name=parts", *options, f"training.max_steps={step}", resume=step > 4)
+    want, got = weights(whole), weights(resumed)
     assert all(torch.equal(want[name], got[name]) for name in want)
 
 

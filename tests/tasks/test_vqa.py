@@ -48,8 +48,8 @@ def test_an_epoch_has_every_question_once_and_no_batch_is_too_large(photos, tmp_
 def test_a_photograph_is_read_once_however_many_questions_it_has(photos, tmp_path):
     task, data = made(settings(photos, training={"together": True}), tmp_path)
     for batch in task.plan(data, 0):
-        part = batch.shard(0, 1)
-        assert len(part.photos) == len(part.photo_index) // 2 == len(set(part.photo_index.tolist()))
+        shard = batch.shard(0, 1)
+        assert len(shard.photos) == len(shard.photo_index) // 2 == len(set(shard.photo_index.tolist()))
 
 
 @pytest.mark.parametrize(("answers", "attention"), WAYS)
@@ -57,8 +57,8 @@ def test_two_workers_have_the_loss_of_one(photos, tmp_path, answers, attention):
     task, data = made(settings(photos, answers=answers, attention=attention), tmp_path)
     model = model_of(task)
     for batch in task.plan(data, 0):
-        whole, *parts = (batch.shard(rank, size) for rank, size in ((0, 1), (0, 2), (1, 2)))
-        losses = [task.head.loss(model, _double(part)) for part in (whole, *parts) if part is not None]
+        whole, *shards = (batch.shard(rank, size) for rank, size in ((0, 1), (0, 2), (1, 2)))
+        losses = [task.head.loss(model, _double(shard)) for shard in (whole, *shards) if shard is not None]
         torch.testing.assert_close(losses[0], sum(losses[1:]))
 
 
@@ -149,22 +149,22 @@ def test_the_loss_among_candidates_is_that_of_their_likelihoods(photos, tmp_path
     task, data = made(settings(photos, answers=answers, training={"candidates": share}), tmp_path)
     model, corpus = model_of(task), data.split("train")
     batch = task.plan(data, 0)[0]
-    part = _double(batch.shard(0, 1))
-    alone = task.head.loss(model, part).item()
+    shard = _double(batch.shard(0, 1))
+    alone = task.head.loss(model, shard).item()
     seen(task)
     replied = task.answer(model, "train", corpus.questions(batch.rows))
     chosen = -sum(np.log(one.prediction.probabilities[one.question.answer_index]) for one in replied)
     model.train()
-    assert task.head.loss(model, part).item() == pytest.approx((1 - share) * alone + share * chosen)
+    assert task.head.loss(model, shard).item() == pytest.approx((1 - share) * alone + share * chosen)
 
 
 @pytest.mark.parametrize("sees", ["question", "picture"])
 def test_baselines_do_without_what_they_do_not_see(photos, tmp_path, sees):
     task, data = made(settings(photos, answers="words", sees=sees, attention=False), tmp_path)
     (batch, *_) = task.plan(data, 0)
-    part = batch.shard(0, 1)
-    assert (part.photos.abs().sum() == 0) == (sees == "question")
-    asked = part.target.decoder_inputs.shape[1] > 3
+    shard = batch.shard(0, 1)
+    assert (shard.photos.abs().sum() == 0) == (sees == "question")
+    asked = shard.target.decoder_inputs.shape[1] > 3
     assert asked == (sees == "question")
 
 
