@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from unrolled.data.caption_corpus import CaptionSplit, prepare_captions
 
 from unrolled.api import train
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.data.caption_corpus import CaptionSplit, prepare_captions
 from unrolled.data.caption_readers import CaptionSet, open_captions
 from unrolled.decoding import Beam, Greedy
 from unrolled.errors import UserError
