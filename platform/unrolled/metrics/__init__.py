@@ -16,8 +16,16 @@ from unrolled.metrics.answers import (
     wordnet_nouns,
 )
 from unrolled.metrics.base import CorpusMetric, References, SummedMetric, as_reference_lists
-from unrolled.metrics.captioning import CaptionBleu, CiderD, CiderReward, Meteor, RougeL
-from unrolled.metrics.likelihood import BitsPerCharacter, Perplexity
+from unrolled.metrics.captioning import (
+    TOKENIZER_SIGNATURE,
+    CaptionBleu,
+    CiderD,
+    CiderReward,
+    Meteor,
+    RougeL,
+    tokenize_caption,
+)
+from unrolled.metrics.language_modeling import BitsPerCharacter, Distinct, LengthRatio, Perplexity
 from unrolled.metrics.registry import METRIC_INFO, METRICS, MetricInfo, metric_info, score
 from unrolled.metrics.significance import (
     Comparison,
@@ -31,7 +39,6 @@ from unrolled.metrics.significance import (
     randomization_test,
 )
 from unrolled.metrics.translation import Bleu, ChrF, ChrFPlusPlus, Ter, pairwise_scores
-from unrolled.metrics.words import TOKENIZER_SIGNATURE, Distinct, LengthRatio, tokenize_caption
 
 __all__ = [
     "METRICS",

@@ -6,9 +6,11 @@ All compare lower-case words without punctuation (`tokenize_caption`) and accept
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from html import unescape
 
 import numpy as np
 import snowballstemmer
@@ -24,7 +26,52 @@ from unrolled.metrics.base import (
     safe_divide,
 )
 from unrolled.metrics.translation import brevity_penalty
-from unrolled.metrics.words import TOKENIZER_SIGNATURE, Ngrams, closest_length, ngrams, tokenize_caption
+
+Ngrams = Counter[tuple[str, ...]]
+
+TOKENIZER_SIGNATURE = "tok:ptb-lower-nopunct"
+"""`tokenize_caption` in signatures."""
+
+_SPLIT = (
+    "can(?=not\\b)|(?:gon|wan)(?=na\\b)|got(?=ta\\b)|(?:lem|gim)(?=me\\b)"  # one word in writing, two to the Treebank
+)
+_CLITIC = r"n't\b|'(?:s|m|d|ll|re|ve)\b"
+_TOKEN = re.compile(
+    rf"""(?:[^\W\d_]\.){{2,}}           # u.s.
+    |\b(?:{_SPLIT})
+    |[^\W_]+?(?={_CLITIC})|{_CLITIC}    # is n't, dog 's
+    |\d+(?:[.,:/]\d+)+                  # 1,000 and 3.5
+    |\w+(?:[-/.@&']\w+)*                # t-shirt, o'clock
+    |\.+|-+|\S""",
+    re.VERBOSE,
+)
+_DROPPED = re.compile(r"""[.?!,:;'"`“”„‘’…–—-]+""")
+
+
+@lru_cache(maxsize=100_000)
+def tokenize_caption(text: str) -> tuple[str, ...]:
+    """Returns the words of a text in lower case, without punctuation.
+
+    As in the COCO caption evaluation (Chen et al. 2015): Penn Treebank tokens, which split "isn't" into "is n't" and
+    "dog's" into "dog 's", without quotation marks, full stops, commas, colons, semicolons, dashes, question and
+    exclamation marks; brackets remain.
+    """
+    plain = unescape(text).lower().replace("’", "'")
+    return tuple(token for token in _TOKEN.findall(plain) if not _DROPPED.fullmatch(token))
+
+
+def ngrams(words: Sequence[str], max_order: int) -> Ngrams:
+    """Returns the counts of all n-grams of 1 to `max_order` words."""
+    return Counter(
+        tuple(words[start : start + order])
+        for order in range(1, max_order + 1)
+        for start in range(len(words) - order + 1)
+    )
+
+
+def closest_length(length: int, references: Iterable[int]) -> int:
+    """Returns the reference length closest to `length`, the shorter of two equally close ones."""
+    return min(references, key=lambda reference: (abs(reference - length), reference))
 
 
 class CaptionBleu(SummedMetric):

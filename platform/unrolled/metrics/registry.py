@@ -11,8 +11,8 @@ from unrolled.errors import UserError, did_you_mean, listing
 from unrolled.metrics.answers import AnswerAccuracy, ExactMatch, VqaAccuracy, Wups
 from unrolled.metrics.base import CorpusMetric, References, Texts, check_pairs
 from unrolled.metrics.captioning import CaptionBleu, CiderD, Meteor, RougeL
+from unrolled.metrics.language_modeling import Distinct, LengthRatio
 from unrolled.metrics.translation import Bleu, ChrF, ChrFPlusPlus, Ter
-from unrolled.metrics.words import Distinct, LengthRatio
 
 
 @dataclass(frozen=True)

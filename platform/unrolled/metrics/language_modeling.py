@@ -1,14 +1,13 @@
-"""Words and n-grams of captions; metrics of word variety and output length."""
+"""Language-model metrics: perplexity, bits per character, and the variety and length of outputs."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from html import unescape
-from typing import Any
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
+import datasets
 import numpy as np
 
 from unrolled.metrics.base import (
@@ -20,52 +19,65 @@ from unrolled.metrics.base import (
     as_reference_lists,
     safe_divide,
 )
+from unrolled.metrics.captioning import TOKENIZER_SIGNATURE, closest_length, tokenize_caption
 
-Ngrams = Counter[tuple[str, ...]]
-
-TOKENIZER_SIGNATURE = "tok:ptb-lower-nopunct"
-"""`tokenize_caption` in signatures."""
-
-_SPLIT = (
-    "can(?=not\\b)|(?:gon|wan)(?=na\\b)|got(?=ta\\b)|(?:lem|gim)(?=me\\b)"  # one word in writing, two to the Treebank
-)
-_CLITIC = r"n't\b|'(?:s|m|d|ll|re|ve)\b"
-_TOKEN = re.compile(
-    rf"""(?:[^\W\d_]\.){{2,}}           # u.s.
-    |\b(?:{_SPLIT})
-    |[^\W_]+?(?={_CLITIC})|{_CLITIC}    # is n't, dog 's
-    |\d+(?:[.,:/]\d+)+                  # 1,000 and 3.5
-    |\w+(?:[-/.@&']\w+)*                # t-shirt, o'clock
-    |\.+|-+|\S""",
-    re.VERBOSE,
-)
-_DROPPED = re.compile(r"""[.?!,:;'"`“”„‘’…–—-]+""")
+MAX_LOSS = 700.0
+"""Larger mean losses in nats are clipped to this one, whose exponential is still a finite float."""
 
 
-@lru_cache(maxsize=100_000)
-def tokenize_caption(text: str) -> tuple[str, ...]:
-    """Returns the words of a text in lower case, without punctuation.
+class _Likelihood(SummedMetric):
+    """A function of the mean loss per unit (word or character).
 
-    As in the COCO caption evaluation (Chen et al. 2015): Penn Treebank tokens, which split "isn't" into "is n't" and
-    "dog's" into "dog 's", without quotation marks, full stops, commas, colons, semicolons, dashes, question and
-    exclamation marks; brackets remain.
+    Predictions are losses in nats, −log p, summed over each text; references are the numbers of units of each text.
     """
-    plain = unescape(text).lower().replace("’", "'")
-    return tuple(token for token in _TOKEN.findall(plain) if not _DROPPED.fullmatch(token))
+
+    examples: ClassVar[list[datasets.Features]] = [
+        datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("int64")})
+    ]
+
+    def sentence_statistics(self, predictions: Sequence[float], references: Sequence[int]) -> Statistics:
+        return np.stack([np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)], axis=1)
+
+    def from_statistics(self, totals: Statistics) -> Statistics:
+        scores: Statistics = self.from_loss(safe_divide(totals[..., 0], totals[..., 1], math.nan))
+        return scores
+
+    @staticmethod
+    @abstractmethod
+    def from_loss(loss: Any) -> Any:
+        """Returns the score of a mean loss in nats per unit, a number or an array."""
 
 
-def ngrams(words: Sequence[str], max_order: int) -> Ngrams:
-    """Returns the counts of all n-grams of 1 to `max_order` words."""
-    return Counter(
-        tuple(words[start : start + order])
-        for order in range(1, max_order + 1)
-        for start in range(len(words) - order + 1)
-    )
+class Perplexity(_Likelihood):
+    """exp of the mean loss per unit: the number of equally likely units with the same uncertainty.
+
+    `compute(predictions=losses in nats, summed over each text, references=units of each text)` returns
+    "perplexity", 1 at best.
+    """
+
+    key = "perplexity"
+    description = "Perplexity: e to the power of the mean loss per unit in nats."
+    citation = "Jelinek et al., Perplexity: a measure of the difficulty of speech recognition tasks, 1977"
+
+    @staticmethod
+    def from_loss(loss: Any) -> Any:
+        return np.exp(np.minimum(loss, MAX_LOSS))
 
 
-def closest_length(length: int, references: Iterable[int]) -> int:
-    """Returns the reference length closest to `length`, the shorter of two equally close ones."""
-    return min(references, key=lambda reference: (abs(reference - length), reference))
+class BitsPerCharacter(_Likelihood):
+    """The mean loss per character in bits.
+
+    `compute(predictions=losses in nats, summed over each text, references=characters of each text)` returns
+    "bits_per_character", 0 at best.
+    """
+
+    key = "bits_per_character"
+    description = "Bits per character: the mean loss per character, log to the base 2."
+    citation = "Graves, Generating Sequences With Recurrent Neural Networks, 2013, https://arxiv.org/abs/1308.0850"
+
+    @staticmethod
+    def from_loss(loss: Any) -> Any:
+        return loss / math.log(2)
 
 
 class Distinct(CorpusMetric):
