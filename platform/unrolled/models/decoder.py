@@ -144,7 +144,7 @@ class Decoder(nn.Module):
             context feeding (Zhu et al. 2016, "Visual7W").
         visual: its states join the outputs.
         deep_output: the token's embedding joins the outputs (Pascanu et al. 2014; Xu et al. 2015, eq. 7).
-        dropout: of embeddings and outputs; none if `None`.
+        dropout: of embeddings and of outputs that are not h; none if `None`.
 
     Raises:
         ValueError: feeding without attention.
@@ -182,6 +182,7 @@ class Decoder(nn.Module):
         joined += embedding.embedding_dim if deep_output else 0
         self.readout = None if output_size is None else nn.Linear(joined, output_size)
         self.output_size = output_size or hidden
+        self.output_dropout = Dropout(0.0) if self.readout is None else self.dropout
 
     def prepare(self, memory: EncoderOutput) -> EncoderOutput:
         """Adds what depends on the encoder output alone, so that no step computes it again."""
@@ -243,11 +244,10 @@ class Decoder(nn.Module):
         embedded = self._embed(tokens)
         if not self.input_feeding and self.context_feeding is None:
             return self._scan(embedded, memory, state)
-        masks = self._draw_output_masks(embedded)
+        masks = self.output_dropout(embedded.new_ones(*embedded.shape[:2], self.output_size))
         if self.input_feeding and decoder_loop.supports(self.stack):
             recurrent, last_output = state
             assert self.attention is not None and last_output is not None and self.readout is not None
-            assert masks is not None
             outputs, after = attention_feeding.feed_inputs(
                 self.stack, self.attention, self.readout, embedded, memory, recurrent, last_output, masks
             )
@@ -260,8 +260,8 @@ class Decoder(nn.Module):
             hidden, contexts, weights, after = self.context_feeding.run_window(
                 self.stack, self.attention, embedded, memory, state[0], source_index, lengths
             )
-            outputs = self._read_out(hidden, contexts, embedded, None, None)
-            return DecoderOutput(outputs if masks is None else outputs * masks, (after, None), weights)
+            outputs = self._read_out(hidden, contexts, embedded, None, None) * masks
+            return DecoderOutput(outputs, (after, None), weights)
         return self._step_loop(embedded, memory, state, masks)
 
     def step(
@@ -284,13 +284,6 @@ class Decoder(nn.Module):
         embedded: Tensor = self.dropout(self.embedding(tokens))
         return embedded
 
-    def _draw_output_masks(self, embedded: Tensor) -> Tensor | None:
-        """Scaled dropout masks of the outputs, `(batch, time, output_size)`; none without a readout."""
-        if self.readout is None:
-            return None
-        masks: Tensor = self.dropout(embedded.new_ones(*embedded.shape[:2], self.output_size))
-        return masks
-
     def _scan(self, embedded: Tensor, memory: EncoderOutput, state: DecoderState) -> DecoderOutput:
         """A window in which no step depends on the attention of the step before."""
         recurrent, pending = state
@@ -304,8 +297,7 @@ class Decoder(nn.Module):
             visual_hidden, visual_state = self.visual.stack(embedded, visual_state)
         context, weights = (None, None) if self.attention is None else self.attention(hidden, memory)
         projected = None if projected is None else projected[:, None]
-        outputs = self._read_out(hidden, context, embedded, visual_hidden, projected)
-        outputs = outputs if self.readout is None else self.dropout(outputs)
+        outputs = self.output_dropout(self._read_out(hidden, context, embedded, visual_hidden, projected))
         pending = None if pending is None else torch.zeros_like(pending)
         return DecoderOutput(outputs, ((*after, *visual_state), pending), weights, visual_hidden)
 
@@ -314,14 +306,13 @@ class Decoder(nn.Module):
         embedded: Tensor,
         memory: EncoderOutput,
         state: DecoderState,
-        output_masks: Tensor | None,
+        output_masks: Tensor,
         attend: AttentionFunction | None = None,
     ) -> DecoderOutput:
-        """A window step by step; `attend` replaces the decoder's attention."""
+        """A window step by step; `output_masks`: scaled dropout masks; `attend` replaces the decoder's attention."""
         outputs, weights = [], []
         rows = Rows.uniform(len(memory), 1, embedded.device)
-        for t, token in enumerate(embedded.unbind(1)):
-            mask = None if output_masks is None else output_masks[:, t]
+        for token, mask in zip(embedded.unbind(1), output_masks.unbind(1), strict=True):
             output, state, step_weights = self._step(token, state, memory, rows, mask, attend)
             assert step_weights is not None
             outputs.append(output)
@@ -358,8 +349,7 @@ class Decoder(nn.Module):
         if self.visual is not None:
             visual_hidden, visual_state = self.visual.stack.step(embedded, visual_state)
         output = self._read_out(hidden, context, embedded, visual_hidden, projected)
-        if self.readout is not None:
-            output = self.dropout(output) if output_mask is None else output * output_mask
+        output = self.output_dropout(output) if output_mask is None else output * output_mask
         if self.input_feeding:
             pending = output
         elif pending is not None:
