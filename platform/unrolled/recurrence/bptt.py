@@ -74,6 +74,10 @@ class _Settings:
         """Whether the loops run as compiled code."""
         return self.plain and native.scan_supported(self.cell, bf16=self.bf16)
 
+    def uses_graph(self, gates: Tensor) -> bool:
+        """Whether the loops are recorded as CUDA graphs."""
+        return self.plain and (gates.is_cuda or cuda_graphs.on_any_device)
+
     @property
     def plain(self) -> bool:
         """Whether the steps need no tensors besides those of `_forward` and `_backward`."""
@@ -101,7 +105,7 @@ class _BPTT(torch.autograd.Function):
             buffer[-1 if settings.reverse else 0] = state
         normalizations = _normalization_buffers(cell, steps, batch)
         memory = [gates, *states, *proposed, *saved]
-        if settings.plain and cuda_graphs.applies(gates):
+        if settings.uses_graph(gates):
             _graph_forward(settings, memory)
         elif use_native:
             native.run_scan(cell, gates, states, saved, valid, settings.reverse)
@@ -123,7 +127,7 @@ class _BPTT(torch.autograd.Function):
         memory, projection = rest[:count], rest[count:]
         gates, states, proposed, saved = _split_memory(settings, memory)
         gradient: State
-        if settings.plain and cuda_graphs.applies(gates):
+        if settings.uses_graph(gates):
             gradient = _graph_backward(settings, [gates, *saved], [*states, grad_outputs, *grad_last])
         elif settings.native:
             gradient = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in grad_last)
@@ -215,7 +219,7 @@ class _Loop:
         self._saved = _by_step(saved, self._steps)
         mask = settings.mask
         self.masks = () if mask is None else mask.unsqueeze(-1).unbind(0)
-        if mask is None or (settings.plain and cuda_graphs.applies(gates)):  # a graph is recorded for any mask
+        if mask is None or settings.uses_graph(gates):  # a graph is recorded for any mask
             self.ragged = [mask is not None] * self._steps
         else:
             self.ragged = (~mask.all(1)).tolist()

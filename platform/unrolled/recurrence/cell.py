@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unrolled.recurrence.layer_norm import affine, affine_backward, layer_normalize
-from unrolled.recurrence.matmul import PackedLinear
+from unrolled.recurrence import triton_steps
+from unrolled.recurrence.layer_norm import layer_normalize, normalized_affine, normalized_affine_backward
+from unrolled.recurrence.matmul import PackedLinear, linear, linear_backward
 
 State = tuple[Tensor, ...]
 """Tensors `(batch, hidden)` that a cell carries from step to step; the first one is its output h."""
@@ -21,6 +22,11 @@ sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 """`(∂L/∂y, y, grad_input=out)`: ∂L/∂a for y = σ(a)."""
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 """`(∂L/∂y, y, grad_input=out)`: ∂L/∂a for y = tanh(a)."""
+
+
+def uses_triton(tensor: Tensor) -> bool:
+    """Whether the element-wise part of a step on tensors like this one runs as a Triton kernel."""
+    return (tensor.is_cuda or triton_steps.INTERPRETED) and triton_steps.applies(tensor)
 
 
 class StepBuffers(NamedTuple):
@@ -164,7 +170,7 @@ class Cell(nn.Module, ABC):
         Returns:
             Tensors that the derivative needs besides the inputs.
         """
-        return affine(inputs, self.weight_input, self.bias, self.gain_input, gates)
+        return self._affine(inputs, self.bias, gates)
 
     def project_backward(
         self, inputs: Tensor, saved: Sequence[Tensor], grad_gates: Tensor, grad_inputs: Tensor
@@ -180,7 +186,22 @@ class Cell(nn.Module, ABC):
         Returns:
             The gradients of `input_parameters`.
         """
-        return affine_backward(inputs, saved, grad_gates, self.weight_input, self.gain_input, grad_inputs)
+        return self._affine_backward(inputs, saved, grad_gates, grad_inputs)
+
+    def _affine(self, inputs: Tensor, bias: Tensor, out: Tensor) -> tuple[Tensor, ...]:
+        """Fills `out` with W x + b, layer-normalised where the cell is; returns what the derivative needs."""
+        if self.gain_input is None:
+            linear(inputs, self.weight_input, bias, out)
+            return ()
+        return normalized_affine(inputs, self.weight_input, bias, self.gain_input, out)
+
+    def _affine_backward(
+        self, inputs: Tensor, saved: Sequence[Tensor], grad_out: Tensor, grad_inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Derivative of `_affine`: the gradients of weight, bias and gain."""
+        if self.gain_input is None:
+            return linear_backward(inputs, grad_out, self.weight_input, grad_inputs)
+        return normalized_affine_backward(inputs, saved, grad_out, self.weight_input, self.gain_input, grad_inputs)
 
     def input_parameters(self) -> tuple[nn.Parameter, ...]:
         """Parameters that `project` uses: weights, bias, and the gain if there is one."""

@@ -67,12 +67,8 @@ class _Graphs:
 
 
 _graphs: WeakKeyDictionary[Cell, _Graphs] = WeakKeyDictionary()
-_forced = False
-
-
-def applies(tensor: Tensor) -> bool:
-    """Whether work on this tensor's device may be recorded."""
-    return _forced or tensor.device.type == "cuda"
+on_any_device = False
+"""Whether scans pass through a graph's memory without a GPU, too; see `forced`."""
 
 
 def run(cell: Cell, key: Hashable, work: Work, memory: Sequence[Tensor], read: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -86,7 +82,7 @@ def run(cell: Cell, key: Hashable, work: Work, memory: Sequence[Tensor], read: S
     key = (key, shapes, tuple(parameter.data_ptr() for parameter in cell.parameters()))
     if key not in graphs.recorded:
         graphs.occurrences[key] = graphs.occurrences.get(key, 0) + 1
-        if (graphs.occurrences[key] < RECORD_AFTER and not _forced) or len(graphs.recorded) >= MAX_GRAPHS:
+        if (graphs.occurrences[key] < RECORD_AFTER and not on_any_device) or len(graphs.recorded) >= MAX_GRAPHS:
             return work(memory, read)
         try:
             graphs.recorded[key] = Graph(work, memory, read)
@@ -100,9 +96,9 @@ def run(cell: Cell, key: Hashable, work: Work, memory: Sequence[Tensor], read: S
 @contextmanager
 def forced() -> Iterator[None]:
     """Sends every plain scan through a graph's memory at once, with or without a GPU: for tests."""
-    global _forced  # noqa: PLW0603
-    _forced = True
+    global on_any_device  # noqa: PLW0603
+    on_any_device = True
     try:
         yield
     finally:
-        _forced = False
+        on_any_device = False

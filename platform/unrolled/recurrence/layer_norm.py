@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unrolled.recurrence.matmul import PackedLinear, linear, weight_gradient
+from unrolled.recurrence.matmul import PackedLinear, linear, linear_backward
 
 EPSILON = 1e-5
 """Added to the variance, as in torch."""
@@ -34,25 +34,22 @@ def layer_normalize_backward(grad: Tensor, normalized: Tensor, scale: Tensor) ->
     return (grad - grad.mean(1, keepdim=True)).sub_(normalized * along).mul_(scale)
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor | None, out: Tensor) -> tuple[Tensor, ...]:
-    """Fills `out` `(rows, outputs)` with W x + b, or with gain ⊙ normalised(W x) + b.
+def normalized_affine(x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Fills `out` `(rows, outputs)` with gain ⊙ normalised(W x) + b.
 
     Returns:
-        Tensors for the derivative: the normalised product and its scale, if there is a gain.
+        Tensors for the derivative: the normalised product and its scale.
     """
-    if gain is None:
-        linear(x, weight, bias, out)
-        return ()
     linear(x, weight, None, out)
     normalized, _, scale = torch.native_layer_norm(out, out.shape[1:], None, None, EPSILON)
     torch.addcmul(bias.to(out.dtype), normalized, gain.to(out.dtype), out=out)
     return normalized, scale
 
 
-def affine_backward(
-    x: Tensor, saved: Sequence[Tensor], grad_out: Tensor, weight: Tensor, gain: Tensor | None, grad_x: Tensor
-) -> tuple[Tensor, ...]:
-    """Derivative of `affine`.
+def normalized_affine_backward(
+    x: Tensor, saved: Sequence[Tensor], grad_out: Tensor, weight: Tensor, gain: Tensor, grad_x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Derivative of `normalized_affine`.
 
     Args:
         saved: its result.
@@ -61,15 +58,11 @@ def affine_backward(
     Returns:
         The gradients of weight, bias and gain, in the type of the weight.
     """
-    grad_weight, others = torch.empty_like(weight), [grad_out.sum(0).to(weight.dtype)]
-    if gain is not None:
-        normalized, scale = saved
-        others.append((grad_out * normalized).sum(0).to(weight.dtype))
-        grad_normalized = grad_out * gain.to(grad_out.dtype)
-        grad_out = layer_normalize_backward(grad_normalized, normalized, scale).to(grad_out.dtype)
-    weight_gradient(grad_out, x, grad_weight)
-    torch.mm(grad_out, weight.to(grad_out.dtype), out=grad_x)
-    return grad_weight, *others
+    normalized, scale = saved
+    grad_gain = (grad_out * normalized).sum(0).to(weight.dtype)
+    grad_product = layer_normalize_backward(grad_out * gain.to(grad_out.dtype), normalized, scale).to(grad_out.dtype)
+    grad_weight, _ = linear_backward(x, grad_product, weight, grad_x)
+    return grad_weight, grad_out.sum(0).to(weight.dtype), grad_gain
 
 
 class NormalizationBuffers:

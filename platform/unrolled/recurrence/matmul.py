@@ -102,6 +102,18 @@ def weight_gradient(grad_outputs: Tensor, operand: Tensor, out: Tensor) -> None:
         out.copy_((transposed @ grad_outputs).t().contiguous())
 
 
+def linear_backward(x: Tensor, grad_out: Tensor, weight: Tensor, grad_x: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivative of `linear`; fills `grad_x`, which may be the memory of x.
+
+    Returns:
+        The gradients of weight and bias, in the type of the weight.
+    """
+    grad_weight, grad_bias = torch.empty_like(weight), grad_out.sum(0).to(weight.dtype)
+    weight_gradient(grad_out, x, grad_weight)
+    torch.mm(grad_out, weight.to(grad_out.dtype), out=grad_x)
+    return grad_weight, grad_bias
+
+
 def weight_gradients(operands: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, out: Tensor) -> None:
     """`weight_gradient` of `(grad_outputs, operand)` for successive blocks of rows, multiplied in `dtype`."""
     row = 0

@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from unrolled.recurrence.cell import State, tanh_backward
 from unrolled.recurrence.gru import ResetBeforeProduct
-from unrolled.recurrence.layer_norm import affine, affine_backward
 from unrolled.recurrence.matmul import weight_gradient
 
 
@@ -43,7 +42,7 @@ class _DirectInput(ResetBeforeProduct):
 
     def project_forward(self, inputs: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
         (low, high), (first, last) = self._columns()
-        saved = affine(inputs, self.weight_input, self.bias[low:high], self.gain_input, gates[:, low:high])
+        saved = self._affine(inputs, self.bias[low:high], gates[:, low:high])
         gate = gates[:, first:last]
         self._activate(self._direct(inputs), gate)
         gate.add_(self.bias[first:last].to(gates.dtype))
@@ -57,9 +56,7 @@ class _DirectInput(ResetBeforeProduct):
         if self.weight_match is not None:
             match.append(torch.empty_like(self.weight_match))
             weight_gradient(grad_direct, inputs, match[0])
-        weight, _, *gain = affine_backward(
-            inputs, saved, grad_gates[:, low:high], self.weight_input, self.gain_input, grad_inputs
-        )
+        weight, _, *gain = self._affine_backward(inputs, saved, grad_gates[:, low:high], grad_inputs)
         if self.weight_match is None:
             grad_inputs.add_(grad_direct)
         else:

@@ -14,10 +14,13 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton interprets its kernels as Python, on any machine: for tests."""
+
 
 def applies(tensor: Tensor) -> bool:
     """Whether the kernels can work on tensors like this one."""
-    return tensor.dtype == torch.float32 and (tensor.is_cuda or _interpreted()) and _kernels() is not None
+    return tensor.dtype == torch.float32 and (tensor.is_cuda or INTERPRETED) and _kernels() is not None
 
 
 def run(name: str, state: Tensor, *arguments: Tensor, **constants: int) -> None:
@@ -32,11 +35,6 @@ def run(name: str, state: Tensor, *arguments: Tensor, **constants: int) -> None:
     assert kernels is not None
     count, block = state.numel(), 1024
     getattr(kernels, name)[(-(-count // block),)](*arguments, count, state.shape[1], block=block, **constants)
-
-
-def _interpreted() -> bool:
-    """Whether Triton interprets its kernels as Python, on any machine: for tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @lru_cache(maxsize=1)
