@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from unrolled.data.caption_corpus import CaptionSplit, prepare_captions
 
 from unrolled.api import train
 from unrolled.config.captioning import CaptioningConfig
 from unrolled.data.caption_readers import CaptionSet, open_captions
+from unrolled.data.photo_corpus import CaptionSplit, prepare_captions
 from unrolled.decoding import Beam, Greedy
 from unrolled.errors import UserError
 from unrolled.tasks import Captioning
@@ -55,7 +55,7 @@ def test_captions_of_a_photograph_can_stay_together(tmp_path, monkeypatch):
     photos = 40
     texts = [[" ".join(["word"] * (1 + (photo * caption) % 7)) for caption in range(5)] for photo in range(photos)]
     read = CaptionSet([b""] * photos, [f"{photo}.jpg" for photo in range(photos)], texts)
-    monkeypatch.setattr("unrolled.data.caption_corpus.open_captions", lambda data, split: read)
+    monkeypatch.setattr("unrolled.data.photo_corpus.open_captions", lambda data, split: read)
     task, data = made(settings(training={"together": True}, data={"limit": 40}), tmp_path)
     corpus = data.split("train")
     batches = task.plan(data, 0)
@@ -121,7 +121,7 @@ def test_a_photograph_may_have_several_captions(tmp_path, monkeypatch):
     captions = [["A dog.", "the Dog runs!"], ["a cat"], ["two cats", "A cat sits, alone.", "cats"]]
 
     read = CaptionSet([b"", b"", b""], ["a.jpg", "b.jpg", "c.jpg"], captions)
-    monkeypatch.setattr("unrolled.data.caption_corpus.open_captions", lambda data, split: read)
+    monkeypatch.setattr("unrolled.data.photo_corpus.open_captions", lambda data, split: read)
     folder = prepare_captions(settings().data, normalize_caption)
     corpus = folder.split("train")
     assert isinstance(corpus, CaptionSplit) and len(corpus) == 6
