@@ -80,7 +80,7 @@ def test_a_dumped_config_is_the_same_config(config):
         (SMALLEST, ["model.decoder.sell=gru"], ["Did you mean 'cell'?"]),
         (SMALLEST, ["model.decoder.cell=grru"], ["Did you mean 'gru'?"]),
         (SMALLEST, ["training.clipping.kind=lecture"], ["Did you mean 'squared_norm'?"]),
-        (SMALLEST + "format: 2\n", [], ["has format 2", "reads run folders of format 1"]),
+        (SMALLEST + "format: 2\n", [], ["has format 2", "reads format 1"]),
         (SMALLEST, ["model.encoder.hidden=0"], ["model.encoder.hidden is 0", "1 or more"]),
         (SMALLEST, ["model.encoder.zoneout=1.0"], ["less than 1"]),
         (SMALLEST, ["model.encoder.initialization=eye"], ["orthogonal, uniform or identity"]),
@@ -124,7 +124,7 @@ def test_a_stored_config_names_its_format(config):
     stored = config(dump_stored_config(loaded), "stored.yaml")
     assert stored.read_text(encoding="utf-8").startswith("format: 1\n")
     assert load_stored_config(stored, ["seed=5"]) == loaded.model_copy(update={"seed": 5})
-    with pytest.raises(UserError, match=r"has no format number; this version of unrolled reads run folders of format"):
+    with pytest.raises(UserError, match=r"has no format number; this version of unrolled reads format 1"):
         load_stored_config(config(dump_config(loaded), "old.yaml"))
 
 

@@ -167,7 +167,7 @@ def test_a_run_of_another_format_is_refused_in_one_sentence(tiny):
     text = run.config_file.read_text(encoding="utf-8")
     for format, words in (("", "has no format number"), ("format: 0\n", "has format 0")):
         run.config_file.write_text(text.replace("format: 1\n", format), encoding="utf-8")
-        with pytest.raises(UserError, match=f"^{run.path}: {words}; this version of unrolled reads run folders"):
+        with pytest.raises(UserError, match=f"^{run.path}: {words}; this version of unrolled reads format 1"):
             resolve_run_dir(load_config(tiny), resume=True, overwrite=False)
         assert "unreadable" in list(list_runs(run.path.parent))[1]
     assert resolve_run_dir(load_config(tiny), resume=False, overwrite=True) == run

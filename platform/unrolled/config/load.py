@@ -69,7 +69,7 @@ def _load_file(path: Path, overrides: Sequence[str], *, stored: bool = False) ->
     found = values.pop("format", None)
     if found != FORMAT and (stored or found is not None):
         form = "no format number" if found is None else f"format {found}"
-        raise UserError(f"{path.parent}: has {form}; this version of unrolled reads run folders of format {FORMAT}.")
+        raise UserError(f"{path.parent}: has {form}; this version of unrolled reads format {FORMAT}.")
     values.setdefault("name", path.stem)
     return _validate(values, _Source(text, path, overrides))
 
