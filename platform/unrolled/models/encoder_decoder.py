@@ -147,10 +147,7 @@ class EncoderDecoder(nn.Module):
             smoothing: see `VocabularyHead.loss`.
             source_index: see `window_losses`.
         """
-        window = max(1, decoder_inputs.shape[1])
-        (loss,) = self.window_losses(
-            memory, decoder_inputs, targets, mask, smoothing, window, source_index=source_index
-        )
+        (loss,) = self.window_losses(memory, decoder_inputs, targets, mask, smoothing, None, source_index=source_index)
         return loss
 
     def window_losses(
@@ -160,7 +157,7 @@ class EncoderDecoder(nn.Module):
         targets: Tensor,
         mask: Tensor,
         smoothing: float,
-        truncate: int,
+        truncate: int | None,
         weights: Tensor | None = None,
         source_index: Tensor | None = None,
     ) -> Iterator[Tensor]:
@@ -190,7 +187,8 @@ class EncoderDecoder(nn.Module):
                 reward, entropy = self.penalties.reinforcement, self.penalties.entropy
                 loss = loss + window.samples.loss(likelihoods, valid, reward, entropy)
             yield loss
-            state = nest.detach(window.state)
+            if truncate is not None:
+                state = nest.detach(window.state)
 
     @torch.no_grad()
     def _token_log_probs(self, outputs: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:

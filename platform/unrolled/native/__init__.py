@@ -11,7 +11,8 @@ folder.
 - `attention.c`: attention of one query per row.
 """
 
-from unrolled.native.attention import (
+from unrolled.native.bindings import (
+    Ranking,
     additive_backward,
     additive_backward_keys,
     additive_backward_query,
@@ -20,11 +21,15 @@ from unrolled.native.attention import (
     attention_backward_states,
     attention_forward,
     attention_supported,
+    cross_entropy,
+    dropout,
     exp_2x,
+    ranking_supported,
+    run_scan,
+    sample_rows,
+    scan_supported,
 )
 from unrolled.native.build import cost_without
-from unrolled.native.scan import run_scan, scan_supported
-from unrolled.native.vocabulary import Ranking, cross_entropy, dropout, ranking_supported, sample_rows
 
 __all__ = [
     "Ranking",

@@ -8,13 +8,8 @@ import os
 import platform
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from unrolled.errors import UserError
 from unrolled.files import build_cached
@@ -77,24 +72,3 @@ def amx_available() -> bool:
     """Whether the CPU has a matrix unit for bfloat16 (AMX) and the system lets this process use it."""
     library = load()
     return library is not None and bool(library.amx_available())
-
-
-def fields(kind: type, *names: str) -> Iterator[tuple[str, type]]:
-    """Returns fields of one type for a `ctypes.Structure`."""
-    return ((name, kind) for name in names)
-
-
-def pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
-    """Returns the tensors' addresses as arguments of a C function."""
-    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-
-
-_memory = threading.local()
-
-
-def scratch(size: int) -> Tensor:
-    """Returns `size` bytes of scratch memory, reused per thread: new memory costs as much as a step."""
-    bytes_: Tensor | None = getattr(_memory, "scratch", None)
-    if bytes_ is None or len(bytes_) < size:
-        bytes_ = _memory.scratch = torch.empty(size, dtype=torch.uint8)
-    return bytes_

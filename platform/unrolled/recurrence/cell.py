@@ -84,7 +84,7 @@ class Cell(nn.Module, ABC):
     torch_function: ClassVar[str | None] = None
     """Function of `torch` that computes the same equations over a whole sequence, if there is one."""
     native_kind: ClassVar[str]
-    """Kind of step of `unrolled.native.scan` that computes the same equations, if there is one."""
+    """Kind of step of `scan.c` that computes the same equations, if there is one."""
     z_gates_candidate: ClassVar[bool] = False
     """Whether z weights the candidate in the new state (else the old state)."""
 

@@ -213,8 +213,10 @@ def truncated_scan(
     return torch.cat(outputs, dim=1), state
 
 
-def split_steps(steps: int, truncate: int) -> list[slice]:
-    """Splits a sequence into successive windows of `truncate` steps; the last one may be shorter."""
+def split_steps(steps: int, truncate: int | None) -> list[slice]:
+    """Splits a sequence into successive windows of `truncate` steps (`None`: one window); the last may be shorter."""
+    if truncate is None:
+        return [slice(0, steps)]
     return [slice(start, min(start + truncate, steps)) for start in range(0, steps, truncate)]
 
 

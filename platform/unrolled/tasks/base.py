@@ -424,8 +424,7 @@ def decoder_losses(
     Other arguments as in `EncoderDecoder.window_losses`.
     """
     if truncate is None:
-        steps = max(1, inputs.shape[1])
-        (loss,) = model.window_losses(memory, inputs, targets, mask, smoothing, steps, weights, source_index)
+        (loss,) = model.window_losses(memory, inputs, targets, mask, smoothing, None, weights, source_index)
         yield WindowLoss(loss, state, last=True)
         return
     leaf = memory.detach_leaf()

@@ -194,7 +194,7 @@ class TrainStep:
                     scale = self.loss_scale.value
                     torch.autograd.backward(mean * scale if scale != 1 else mean)
                 loss += mean.detach()
-                hidden = nest.detach(window.state)
+                hidden = None if window.state is None else nest.detach(window.state)
                 self.on_phase_end("backward")
         return loss, hidden
 
