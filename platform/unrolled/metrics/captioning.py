@@ -267,10 +267,12 @@ def cider_similarity(caption: TfIdfVector, references: Sequence[TfIdfVector]) ->
 def _pair_similarity(caption: TfIdfVector, reference: TfIdfVector) -> float:
     """Returns the clipped cosine averaged over n-gram orders, times the penalty for different lengths, 0 to 1."""
     products = [0.0] * MAX_ORDER
-    for ngram in caption.weights.keys() & reference.weights.keys():
-        products[len(ngram) - 1] += min(caption.weights[ngram], reference.weights[ngram]) * reference.weights[ngram]
+    # In the order of the caption, not of a set, so that rounding is the same in every process.
+    for ngram, weight in caption.weights.items():
+        if other := reference.weights.get(ngram):
+            products[len(ngram) - 1] += min(weight, other) * other
     norms = zip(products, caption.norms, reference.norms, strict=True)
-    cosines = sum(product / (one * other) for product, one, other in norms if one and other)
+    cosines = sum(product / (norm * other_norm) for product, norm, other_norm in norms if norm and other_norm)
     return cosines / MAX_ORDER * math.exp(-((caption.words - reference.words) ** 2) / (2 * SIGMA**2))
 
 
