@@ -170,7 +170,7 @@ class GenerationTask(Task):
         """Writes one text per input, in order.
 
         Args:
-            example_ids: seeds of sampling, one per input; default: the inputs' positions.
+            example_ids: one per input; sampling depends on the seed and these alone. Default: the inputs' positions.
         """
 
 
