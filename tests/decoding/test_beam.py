@@ -1,4 +1,4 @@
-"""Beam search, held against enumeration and against a plain search that neither stops early nor drops anything."""
+"""Beam search, compared with enumeration and with a reference search without early stopping or pruning."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ended(tokens: list[int], limit: int) -> Written:
 
 
 def assert_same(found: Any, wanted: list[tuple[float, Written]], limit: int) -> None:
-    """Holds an n-best list against another; where scores are equal up to rounding, either order will do."""
+    """Compares two n-best lists; scores that are equal up to rounding may be in either order."""
     assert [one.score for one in found] == pytest.approx([value for value, _ in wanted])
     theirs = [ended(one.tokens, limit) for one in found]
     assert len(set(theirs)) == len(theirs)
@@ -45,7 +45,7 @@ def assert_same(found: Any, wanted: list[tuple[float, Written]], limit: int) -> 
 
 
 def assert_as_plain(model: Any, sentences: int, strategy: Beam, vocabulary: int) -> None:
-    """Holds every sentence's n-best list against that of a plain search."""
+    """Compares every sentence's n-best list with that of the reference search."""
     memory = model.memory(sentences)
     found = run(model, memory, strategy)
     for i in range(sentences):

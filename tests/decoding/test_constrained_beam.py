@@ -1,4 +1,4 @@
-"""Beam search with required words, held against all sentences that have them."""
+"""Beam search with required phrases, compared with an enumeration of all sentences that contain them."""
 
 from __future__ import annotations
 

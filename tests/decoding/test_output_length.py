@@ -1,4 +1,4 @@
-"""How long outputs may become: what training has seen goes through, and hardly more."""
+"""Length limits from the training split: its outputs fit, and little more."""
 
 from __future__ import annotations
 

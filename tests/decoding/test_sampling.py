@@ -1,4 +1,4 @@
-"""Sampling, held against the distribution that it draws from."""
+"""Sampling, compared with the distribution that it draws from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unrolled.decoding import Greedy, Sample, sampling
 
 
 def truncated(p: np.ndarray, temperature: float, top_k: int, top_p: float) -> Any:
-    """The distribution sampled from, by one loop over the tokens in falling order."""
+    """The distribution sampled from, by one loop over the tokens in descending order."""
     q = p ** (1 / temperature) / (p ** (1 / temperature)).sum()
     order = sorted(range(len(q)), key=lambda token: -q[token])[: top_k or None]
     total, mass, kept = q[order].sum(), 0.0, []
@@ -39,7 +39,7 @@ def truncated(p: np.ndarray, temperature: float, top_k: int, top_p: float) -> An
 
 
 def assert_frequencies(counts: Counter[Any], expected: dict[Any, float]) -> None:
-    """Holds counts against probabilities by Pearson's χ² test at the level of one in a thousand."""
+    """Compares counts with probabilities by Pearson's χ² test at level 0.001."""
     assert set(counts) <= {key for key, p in expected.items() if p > 0}
     n, possible = sum(counts.values()), {key: p for key, p in expected.items() if p > 0}
     statistic = sum((counts[key] - n * p) ** 2 / (n * p) for key, p in possible.items())

@@ -1,4 +1,4 @@
-"""Decoding, held against enumeration, a plain search and the model's own distribution."""
+"""Decoding, compared with enumeration, a reference search and the model's own distribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How strategies are spelled, and what several models or several samples come to."""
+"""Strategy spellings, ensembles, and strategies with several samples."""
 
 from __future__ import annotations
 

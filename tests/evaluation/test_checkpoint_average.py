@@ -1,4 +1,4 @@
-"""The mean of several checkpoints' weights as a model."""
+"""Averages of several checkpoints' weights."""
 
 from __future__ import annotations
 

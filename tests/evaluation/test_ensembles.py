@@ -1,4 +1,4 @@
-"""Several runs that decode as one model, on the command line and in Python."""
+"""Ensembles of text-generating runs, on the command line and in Python."""
 
 from __future__ import annotations
 

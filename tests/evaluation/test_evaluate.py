@@ -1,4 +1,4 @@
-"""Evaluations of runs that answer in text: many strategies, what is kept of them, and texts made elsewhere."""
+"""Evaluations of text-generating runs: several strategies, the decode cache, and files of outputs made elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation that is killed goes on where it was, and how many work on it changes nothing."""
+"""A killed evaluation continues where it stopped; the number of workers makes no difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several runs that answer questions together: the mean of their probabilities counts."""
+"""Ensembles of question-answering runs: mean probabilities."""
 
 from __future__ import annotations
 

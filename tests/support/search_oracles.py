@@ -1,4 +1,4 @@
-"""Small models to search over, and searches so plain that they are surely right."""
+"""Small searchable models, and reference searches simple enough to be obviously correct."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ IDS = ["greedy", "sample-cut", "sample-typical", "best", "beam-4", "beam-3", "be
 
 @dataclass(frozen=True)
 class Vectors:
-    """A memory: one vector a sentence `(n, features)`."""
+    """Encoded inputs: one vector per sentence `(n, features)`."""
 
     values: Tensor
 
@@ -82,7 +82,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Positions:
-    """A memory to look at: vectors `(n, positions, features)`, of which `mask` `(n, positions)` says which count."""
+    """Encoded inputs for attention: vectors `(n, positions, features)`; `mask` `(n, positions)` is False on padding."""
 
     values: Tensor
     mask: Tensor
@@ -149,7 +149,7 @@ Allowed = Callable[[Written, int], bool]
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One, grown token by token for a memory of one sentence."""
+    """A hypothesis for one sentence, extended token by token."""
 
     total: float
     written: Written
@@ -157,7 +157,7 @@ class Hypothesis:
     attended: Tensor | None = None
 
     def grow(self, model: Any, memory: Any) -> tuple[list[float], Any, Tensor | None]:
-        """Log-probabilities of all tokens, the state after and what has been attended to."""
+        """Log-probabilities of all tokens, the next state and the summed attention weights."""
         last, one = torch.tensor([self.written[-1] if self.written else BEGIN]), Rows.uniform(1, 1, torch.device("cpu"))
         weights = None
         if isinstance(model, Looking):
@@ -178,7 +178,7 @@ class Hypothesis:
 
 
 def score(model: Any, memory: Any, tokens: list[int], max_length: int, strategy: Beam | None = None) -> float:
-    """What these tokens, and the end token if they fit one, are worth for a memory of one sentence."""
+    """The score of these tokens, and of the end token if there is room for it, for one sentence."""
     hypothesis = Hypothesis(0.0, (), model.start(memory))
     for token in [*tokens, END][:max_length]:
         logs, state, attended = hypothesis.grow(model, memory)
@@ -195,7 +195,7 @@ def every_sentence(vocabulary: int, max_length: int, forbidden: set[int]) -> Ite
 def plain_beam(
     model: Any, memory: Any, strategy: Beam, vocabulary: int, allowed: Allowed = lambda written, token: True
 ) -> list[tuple[float, Written]]:
-    """Beam search over lists, which neither stops early nor drops anything: the n-best with their scores."""
+    """Beam search over lists without early stopping or pruning: the n-best list with scores."""
     share, done = strategy.size // strategy.groups, {}
     alive = [[Hypothesis(0.0, (), model.start(memory))] for _ in range(strategy.groups)]
     for length in range(1, strategy.max_length + 1):

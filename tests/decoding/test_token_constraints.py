@@ -1,4 +1,4 @@
-"""Lengths, repeats, banned words and prefixes: what may be written, whatever the strategy."""
+"""Constraints of all strategies: length, repetition, banned phrases and prefixes."""
 
 from __future__ import annotations
 
