@@ -1,7 +1,6 @@
 """Bindings of the C files: scans, vocabularies, dropout and attention.
 
-Every structure repeats the C structure that its docstring names. Functions return `None`, or their `*_supported`
-function says so, where compiled code cannot do the work.
+A function returns `None`, or its `*_supported` function False, where compiled code cannot do the work.
 """
 
 from __future__ import annotations
