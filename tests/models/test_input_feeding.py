@@ -82,7 +82,7 @@ def test_dropout_between_layers_has_the_right_derivative(variational):
 
 def test_variational_dropout_drops_the_same_outputs_at_every_step():
     model = decoder()
-    model.dropout = Dropout(0.5, variational=True)
+    model.dropout = model.output_dropout = Dropout(0.5, variational=True)
     seen = model.prepare(memory())
     dropped = model(seen, TOKENS, model.start(seen))[0] == 0
     assert dropped.any() and (dropped == dropped[:, :1]).all()

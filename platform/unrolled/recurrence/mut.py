@@ -1,5 +1,7 @@
-"""MUT1, MUT2 and MUT3: the cells that an evolutionary search over thousands of architectures found best
-(Jozefowicz, Zaremba & Sutskever, "An empirical exploration of recurrent network architectures", 2015).
+"""The cells MUT1, MUT2 and MUT3.
+
+An evolutionary search over thousands of architectures found them best (Jozefowicz, Zaremba & Sutskever, "An empirical
+exploration of recurrent network architectures", 2015).
 
 As printed, MUT1's candidate and MUT2's reset gate add the input x itself to a vector of the state's size, which
 requires equal sizes. Otherwise x̂ = W_x x, with a learned matrix without bias, takes the place of x.
