@@ -9,7 +9,7 @@ from training_runs import config_of_text, train, weights
 from unrolled.config import Clipping
 from unrolled.tasks import make_task
 from unrolled.training.distributed import SingleWorker
-from unrolled.training.train_step import Gradients
+from unrolled.training.optim import Gradients
 
 
 def given_gradients(values):

@@ -1,9 +1,9 @@
-"""Optimizers, learning-rate schedules and parameter averages."""
+"""Optimizers, learning-rate schedules, gradient norms and clipping, parameter averages."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unrolled.config import Clipping
 from unrolled.config import Optimizer as OptimizerConfig
 from unrolled.config import Schedule as ScheduleConfig
+from unrolled.training.distributed import Comm, GradientBuckets
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -114,6 +116,112 @@ class Schedule:
 def _half_cosine(x: float) -> float:
     """Falls from 1 at 0 to 0 at 1."""
     return (1 + math.cos(math.pi * x)) / 2
+
+
+MIN_WEIGHT_NORM = 1e-3
+"""Lower bound on a unit's weight norm in adaptive clipping, so that zero weights can change."""
+
+
+class Gradients:
+    """The gradients of all parameters of a model: summed over the workers, measured and clipped.
+
+    Args:
+        model: its parameters must share a type and a device.
+        extra: count of numbers that are summed over the workers together with the gradients.
+    """
+
+    def __init__(self, model: nn.Module, extra: int, comm: Comm) -> None:
+        self._named = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._buckets = GradientBuckets(list(self._named.values()), extra, comm) if comm.size > 1 else None
+
+    def zero(self) -> None:
+        """Removes all gradients. The next backward pass then leaves its own tensors, without a copy."""
+        for parameter in self._named.values():
+            parameter.grad = None
+
+    def begin_last_backward(self, loss: Tensor) -> None:
+        """Announces that the backward pass from `loss` is the last before `all_reduce`."""
+        if self._buckets is not None:
+            self._buckets.begin_last_backward(loss)
+
+    def all_reduce(self, numbers: Sequence[float | Tensor]) -> list[float]:
+        """Sums gradients and `numbers` over the workers; returns the sums of the numbers."""
+        if self._buckets is not None:
+            return self._buckets.all_reduce(numbers)
+        for parameter in self._named.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [float(number) for number in numbers]
+
+    def tensors(self) -> list[Tensor]:
+        """Returns the gradients in the order of the parameters."""
+        return [parameter.grad for parameter in self._named.values() if parameter.grad is not None]
+
+    def scale(self, factor: float) -> None:
+        """Multiplies all gradients in place."""
+        torch._foreach_mul_(self.tensors(), factor)
+
+    def norm(self) -> float:
+        """Returns the global L2 norm."""
+        return float(torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(self.tensors())))))
+
+    def norms_by_layer(self) -> dict[str, float]:
+        """Returns the L2 norm of each module's own gradients, by its path in the model."""
+        squares: dict[str, float] = {}
+        for name, parameter in self._named.items():
+            assert parameter.grad is not None
+            layer = name.rpartition(".")[0] or name
+            squares[layer] = squares.get(layer, 0.0) + float(torch.linalg.vector_norm(parameter.grad)) ** 2
+        return {layer: math.sqrt(square) for layer, square in squares.items()}
+
+    def clip(self, config: Clipping, norm: float) -> bool:
+        """Clips in place; returns whether that changed anything.
+
+        - `norm`: where the norm exceeds the threshold, g · threshold / ‖g‖ (Pascanu et al. 2013);
+        - `squared_norm`: where Σg² exceeds the threshold, g · threshold / Σg²;
+        - `value`: every component into ±threshold (Mikolov 2012);
+        - `adaptive`: the gradient of a unit's incoming weights, a row of a matrix or a whole vector, to at most the
+          threshold times the norm of these weights (Brock et al. 2021).
+
+        Args:
+            norm: the global L2 norm, which is finite.
+        """
+        threshold = config.threshold
+        if config.kind == "value":
+            return self._clip_values(threshold)
+        if config.kind == "adaptive":
+            return self._clip_units(threshold)
+        measure = norm**2 if config.kind == "squared_norm" else norm
+        exceeds = config.kind != "none" and measure > threshold
+        if exceeds:
+            self.scale(threshold / measure)
+        return exceeds
+
+    def _clip_values(self, threshold: float) -> bool:
+        exceeds = max(float(largest) for largest in torch._foreach_norm(self.tensors(), math.inf)) > threshold
+        if exceeds:
+            torch._foreach_clamp_max_(self.tensors(), threshold)
+            torch._foreach_clamp_min_(self.tensors(), -threshold)
+        return exceeds
+
+    @torch.no_grad()
+    def _clip_units(self, threshold: float) -> bool:
+        exceeds = False
+        for parameter in self._named.values():
+            gradient = parameter.grad
+            assert gradient is not None
+            axes = tuple(range(1, parameter.ndim)) if parameter.ndim > 1 else None
+            limit = threshold * _norms(parameter, axes).clamp_(min=MIN_WEIGHT_NORM)
+            factor = limit / _norms(gradient, axes).clamp_(min=1e-12)
+            if bool((factor < 1).any()):
+                gradient.mul_(factor.clamp_(max=1))
+                exceeds = True
+        return exceeds
+
+
+def _norms(tensor: Tensor, axes: tuple[int, ...] | None) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=axes, keepdim=True)
+    return norms
 
 
 class MovingAverage:
