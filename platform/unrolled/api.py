@@ -40,9 +40,9 @@ from unrolled.training.ray_train import train_on_ray
 from unrolled.training.run_dir import RunDir, check_initial_weights, resolve_run_dir
 from unrolled.training.trainer import handle_stop_signals, train_worker
 from unrolled.tuning.progress import SweepProgress, closing_lines, opening_lines
+from unrolled.tuning.sweep_checks import check_sweep
 from unrolled.tuning.sweep_dir import SweepDir, SweepInfo, TrialRecords, resolve_config, resolve_sweep_dir
 from unrolled.tuning.tuner import Tuner, divide_resources
-from unrolled.tuning.validate import check_sweep
 
 
 def train(

@@ -7,10 +7,10 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unrolled.data.visual7w_io import read_boxes
+from unrolled.data.visual7w_results import read_boxes
 from unrolled.errors import UserError
 from unrolled.evaluation import Predictor
-from unrolled.reports.gallery import check_picture_name, save_attention
+from unrolled.reports.attention_plots import check_picture_name, save_attention
 from unrolled.run import PredictorOptions, Run, load
 from unrolled.tasks import ImageInputTask
 

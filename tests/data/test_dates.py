@@ -16,7 +16,7 @@ from babel import Locale
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrolled.data.dates import FIRST, LAST, LOCALES, dates, format_day, patterns
+from unrolled.data.builtin_dates import FIRST, LAST, LOCALES, dates, format_day, patterns
 
 Splits = dict[str, list[dict[str, str]]]
 DAYS = st.dates(FIRST, LAST)
@@ -116,7 +116,7 @@ def _digest(rows: object) -> str:
 
 
 def test_rows_depend_on_the_seed_alone(splits: Splits) -> None:
-    program = "import hashlib, json; from unrolled.data.dates import dates; "
+    program = "import hashlib, json; from unrolled.data.builtin_dates import dates; "
     program += "print(hashlib.sha256(json.dumps(dates()).encode()).hexdigest())"
     command = [sys.executable, "-c", program]
     for hash_seed, language in (("1", "C"), ("2", "de_DE.UTF-8")):

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from pictures import RED, encoded
 from unrolled.config.common import Splits
 from unrolled.config.vqa import PointingData, QuestionColumns, QuestionData
+from unrolled.data.builtin_scenes import SIDE
 from unrolled.data.image_sets import open_photos
 from unrolled.data.images import image_size, read_image
 from unrolled.data.question_readers import open_questions
-from unrolled.data.scenes import SIDE
 from unrolled.errors import UserError
 from visual7w_samples import PHOTO, POINTING, TELLING, folder, pair
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from unrolled.data.builtin_scenes import COLOURS, PLACES, SIDE, SIZES, pointing_questions, scenes, telling_questions
 from unrolled.data.images import read_image
-from unrolled.data.scenes import COLOURS, PLACES, SIDE, SIZES, pointing_questions, scenes, telling_questions
 
 
 def test_splits_share_no_caption():

@@ -9,7 +9,7 @@ import pytest
 from unrolled.config.vqa import PointingData, QuestionData
 from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import make_question
-from unrolled.data.visual7w_io import read_results, write_results
+from unrolled.data.visual7w_results import read_results, write_results
 from unrolled.errors import UserError
 from unrolled.metrics import score
 

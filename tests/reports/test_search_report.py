@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from evaluation_report_samples import some_outputs, some_results, write
 from search_report_samples import searched_outputs, searched_results
+from unrolled.reports.attention_plots import attention_charts
+from unrolled.reports.decoding_plots import beam_search_curse, search_charts, setting_sweeps
 from unrolled.reports.examples import page_rows
-from unrolled.reports.gallery import attention_charts
-from unrolled.reports.search_plots import beam_search_curse, search_charts, setting_sweeps
 from unrolled.reports.text import differ_significantly, headline, significance_tables, strategy_title, summary
 
 

@@ -17,7 +17,7 @@ import pytest
 from sweep_samples import CELLS, RUNGS, all_diverged, bare, one_trial, some_sweep, two_objectives
 from unrolled.errors import RunFailed
 from unrolled.reports.sweep_analysis import findings
-from unrolled.reports.sweep_points import Parameter, parameters_of
+from unrolled.reports.sweep_ranking import Parameter, parameters_of
 from unrolled.reports.sweep_report import write_report
 from unrolled.reports.sweep_statistics import importance, interval_of_difference, interval_of_mean, p_of_difference
 

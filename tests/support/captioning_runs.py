@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unrolled.api import train
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.data.scenes import scenes
+from unrolled.data.builtin_scenes import scenes
 from unrolled.run import Run
 
 BROKEN = "broken.png"

@@ -20,7 +20,7 @@ from unrolled.config.vqa import PointingData
 from unrolled.data.batching import find_candidates
 from unrolled.data.image_sets import candidate_regions, open_photos, region_crops
 from unrolled.data.question_readers import open_questions
-from unrolled.data.visual7w_io import read_boxes
+from unrolled.data.visual7w_results import read_boxes
 from unrolled.errors import UserError
 from unrolled.models.region_pointer import RegionEncoder, Regions
 from unrolled.recurrence import Dropout

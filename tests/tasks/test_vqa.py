@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unrolled.cli import main
-from unrolled.data.visual7w_io import read_results
+from unrolled.data.visual7w_results import read_results
 from unrolled.errors import UserError
 from unrolled.metrics import WORDNET_VARIABLE
 from unrolled.tasks.image_inputs import photo_address

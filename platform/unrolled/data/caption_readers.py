@@ -27,8 +27,8 @@ import datasets
 from datasets import Dataset
 
 from unrolled.config.captioning import CaptionData
+from unrolled.data.builtin_scenes import NAME, SIZES, scenes
 from unrolled.data.images import EncodedPhoto, PhotoSet, ScenePhotos, Selected, examples, photo_paths, quantity
-from unrolled.data.scenes import NAME, SIZES, scenes
 from unrolled.data.sources import get_split, open_split, read_json, read_lines, split_aliases
 from unrolled.errors import UserError, listing
 

@@ -17,7 +17,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from unrolled.data.scenes import scenes
+from unrolled.data.builtin_scenes import scenes
 from unrolled.errors import UserError, listing
 
 MAX_PIXELS = 100_000_000

@@ -37,7 +37,7 @@ import datasets
 from datasets import Dataset
 
 from unrolled.config.vqa import PointingData, QuestionData
-from unrolled.data import scenes
+from unrolled.data import builtin_scenes
 from unrolled.data.caption_readers import PhotoTable
 from unrolled.data.images import ScenePhotos, Selected, UnreadableImage, image_size, photo_paths
 from unrolled.data.questions import (
@@ -101,7 +101,7 @@ def _read(data: QuestionData, split: str, place: str) -> QuestionSet:
     is_folder = Path(data.source).expanduser().is_dir()
     if isinstance(data, PointingData) and data.captions:
         return caption_questions(data, split)
-    if data.source == scenes.NAME:
+    if data.source == builtin_scenes.NAME:
         return _read_scenes(data, split)
     if is_folder and (questions := _read_visual7w(data, split)):
         return questions
@@ -115,22 +115,22 @@ def _read(data: QuestionData, split: str, place: str) -> QuestionSet:
 
 
 def _read_scenes(data: QuestionData, split: str) -> QuestionSet:
-    get_split(scenes.SIZES, split, scenes.NAME)
+    get_split(builtin_scenes.SIZES, split, builtin_scenes.NAME)
     questions: list[Question] = []
     boxes: dict[str, Box] = {}
-    for row, scene in enumerate(scenes.scenes()[split]):
+    for row, scene in enumerate(builtin_scenes.scenes()[split]):
         if data.pointing:
-            for asked in scenes.pointing_questions(scene):
+            for asked in builtin_scenes.pointing_questions(scene):
                 ids = {box: f"{split}-{len(boxes) + i}" for i, box in enumerate(asked.choices)}
                 boxes |= {id: box for box, id in ids.items()}
                 choices = list(ids.values())
                 id = f"{split}-{len(questions)}"
                 questions.append(make_question(id, row, asked.question, [ids[asked.answer]], choices))
         else:
-            for told in scenes.telling_questions(scene):
+            for told in builtin_scenes.telling_questions(scene):
                 id = f"{split}-{len(questions)}"
                 questions.append(make_question(id, row, told.question, [told.answer], told.choices))
-    names = [f"{scenes.NAME}/{split}/{row}.png" for row in range(scenes.SIZES[split])]
+    names = [f"{builtin_scenes.NAME}/{split}/{row}.png" for row in range(builtin_scenes.SIZES[split])]
     return QuestionSet(ScenePhotos(split), names, questions, boxes)
 
 

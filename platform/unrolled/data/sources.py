@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from unrolled.config.language_modeling import TextData
 from unrolled.config.translation import TranslationData
-from unrolled.data.dates import dates
+from unrolled.data.builtin_dates import dates
 from unrolled.errors import UserError, did_you_mean, listing
 
 BUILT_IN: dict[str, Callable[[], dict[str, list[dict[str, str]]]]] = {"dates": dates}

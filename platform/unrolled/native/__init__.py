@@ -5,9 +5,9 @@ files keep each thread's part of the recurrent matrices packed, and apply elemen
 in the cache. They are compiled for this processor on first use, which takes a few seconds, and stored in the cache
 folder.
 
-- `scan.c` (with product.h, product_amx.h, cells.h, scan_loop.h): whole scans over time, forward and backward;
+- `scan.c` (with packed_matmul.h, packed_matmul_amx.h, cells.h, scan_loop.h): whole scans, forward and backward;
 - `vocabulary.c`: cross-entropy and sampling over a vocabulary, and dropout;
-- `ranking.c` (with product.h, product_amx.h): logits of a vocabulary and the largest of them;
+- `ranking.c` (with packed_matmul.h, packed_matmul_amx.h): logits of a vocabulary and the largest of them;
 - `attention.c`: attention of one query per row.
 """
 

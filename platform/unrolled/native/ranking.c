@@ -12,9 +12,9 @@
 #define SEGMENT 512 /* columns whose sums are computed before they are added to the others, by whichever thread */
 
 #include "mathfun.h"
-#include "product.h"
+#include "packed_matmul.h"
 #if defined(__AMX_BF16__) && defined(__linux__)
-#include "product_amx.h"
+#include "packed_matmul_amx.h"
 #else
 #define multiply_bf16(...)
 #endif

@@ -24,7 +24,7 @@ struct scan {
 };
 
 #include "mathfun.h"
-#include "product.h"
+#include "packed_matmul.h"
 
 #define NAME(f) f##_float
 #define STORED float
@@ -40,7 +40,7 @@ long scan_float(const struct scan *s, int back) { return run_float(s, back); }
 #undef STORED
 #undef LOAD
 #undef STORE
-#include "product_amx.h"
+#include "packed_matmul_amx.h"
 #include <sys/syscall.h>
 #include <unistd.h>
 #define NAME(f) f##_bf16

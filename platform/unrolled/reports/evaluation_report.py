@@ -10,8 +10,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from unrolled.metrics import METRICS, TOKENIZER_SIGNATURE, metric_info
+from unrolled.reports.attention_plots import attention_charts
+from unrolled.reports.decoding_plots import search_charts
 from unrolled.reports.examples import MAX_BYTES, MAX_BYTES_WITH_PHOTOS, page_rows
-from unrolled.reports.gallery import Picture, attention_charts, attention_data, caption_gallery
+from unrolled.reports.gallery import Picture, attention_data, caption_gallery
 from unrolled.reports.page import (
     Card,
     Chart,
@@ -29,7 +31,6 @@ from unrolled.reports.page import (
     strategy_table,
     write_page,
 )
-from unrolled.reports.search_plots import search_charts
 from unrolled.reports.text import (
     ABOUT,
     Results,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unrolled.metrics import metric_info
-from unrolled.reports.sweep_points import (
+from unrolled.reports.sweep_ranking import (
     WORDS,
     Findings,
     JsonObject,

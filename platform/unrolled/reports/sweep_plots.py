@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 
 from unrolled.metrics import metric_info
 from unrolled.reports.page import Chart, axis_title, error_bars, layout, line_style, present
-from unrolled.reports.sweep_points import SPEED, Objective, Parameter, SweepData, at_step, build_study, canonical
+from unrolled.reports.sweep_ranking import SPEED, Objective, Parameter, SweepData, at_step, build_study, canonical
 from unrolled.reports.sweep_statistics import find_categorical
 from unrolled.reports.text import truncated
 

@@ -14,7 +14,7 @@ from unrolled.files import explain_write_errors, write_atomic
 from unrolled.reports.page import Card, date, write_page
 from unrolled.reports.sweep_analysis import findings
 from unrolled.reports.sweep_plots import sweep_charts
-from unrolled.reports.sweep_points import WORDS, Findings, JsonObject, Objective, Parameter, SweepData
+from unrolled.reports.sweep_ranking import WORDS, Findings, JsonObject, Objective, Parameter, SweepData
 from unrolled.reports.text import finite, joined
 from unrolled.training.console import format_duration
 

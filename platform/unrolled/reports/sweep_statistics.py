@@ -21,7 +21,7 @@ from optuna.importance import FanovaImportanceEvaluator
 from scipy.stats import bootstrap, fisher_exact, permutation_test, ttest_1samp, ttest_ind
 
 from unrolled.metrics import compact_letter_display, holm_correction, mean_interval, proportion_interval
-from unrolled.reports.sweep_points import Objective, Parameter, Point, at_step, build_study, canonical, common_step
+from unrolled.reports.sweep_ranking import Objective, Parameter, Point, at_step, build_study, canonical, common_step
 from unrolled.reports.text import LEVEL
 
 FEW = 10

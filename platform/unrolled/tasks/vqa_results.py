@@ -11,7 +11,7 @@ from unrolled.config.vqa import QuestionAnsweringConfig
 from unrolled.data.blind_baselines import chance_accuracy, largest_region, most_frequent, naive_bayes
 from unrolled.data.image_sets import Region
 from unrolled.data.questions import Box, Question
-from unrolled.data.visual7w_io import format_results
+from unrolled.data.visual7w_results import format_results
 from unrolled.errors import UserError
 from unrolled.metrics import (
     METRICS,

@@ -31,6 +31,7 @@ from unrolled.errors import RunFailed, UserError
 from unrolled.tuning.progress import write_hparams
 from unrolled.tuning.samplers import Sampler, build_sampler, num_points
 from unrolled.tuning.search_space import Point, Space, perturb
+from unrolled.tuning.sweep_checks import FingerprintCache
 from unrolled.tuning.sweep_dir import (
     DIVERGED,
     FAILED,
@@ -46,7 +47,6 @@ from unrolled.tuning.sweep_dir import (
     run_config,
 )
 from unrolled.tuning.trial import INTERRUPTED, Trial, TrialSpec
-from unrolled.tuning.validate import FingerprintCache
 
 REDUCTION_FACTOR = 3
 """One of so many trials is continued at each rung of ASHA and HyperBand."""

@@ -1,4 +1,4 @@
-/* The product of product.h for bfloat16 operands with float32 sums, by the matrix unit of CPUs with AMX. Depth and width
+/* The product of packed_matmul.h for bfloat16 operands with float32 sums, by the matrix unit of CPUs with AMX. Depth and width
  * must be multiples of 32. */
 
 #include <immintrin.h>
