@@ -8,8 +8,19 @@ from pydantic import Field, model_validator
 
 from unrolled.config import common
 from unrolled.config.base import Config
-from unrolled.config.common import Engine, Fraction, Positive, Recurrent, Section, Source, check_engine, check_metric
-from unrolled.config.training import Training as SharedTraining
+from unrolled.config.common import (
+    Engine,
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveNumber,
+    Recurrent,
+    Section,
+    Source,
+    check_engine,
+    check_metric,
+)
+from unrolled.config.training import METRIC, Training
 
 
 class CaptionColumns(Section):
@@ -66,7 +77,7 @@ class FeatureConfig(Section):
         description="train the network, too, on randomly cropped and mirrored photographs (small: on unchanged ones); "
         "false: its features are computed once and cached",
     )
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
+    learning_rate: PositiveNumber = Field(
         0.1, description="fine_tune: learning rate of the network relative to training.optimizer.learning_rate"
     )
 
@@ -79,7 +90,6 @@ CONDITIONING = (
     "reconstruct: as every, with a visual memory that learns to reconstruct the image from the words; "
     "attention: attention over the grid of positions"
 )
-NonNegative = Annotated[float, Field(ge=0)]
 
 
 class ImageAttention(Section):
@@ -156,10 +166,8 @@ class HardAttention(Section):
     entropy: NonNegative = Field(0.002, description="weight of the entropy bonus of attention per word")
 
 
-class CaptioningTraining(SharedTraining):
-    metric: Literal["loss", CaptioningScore] = Field(
-        "cider_d", description="validation score that determines the best checkpoint"
-    )
+class CaptioningTraining(Training):
+    metric: Literal["loss", CaptioningScore] = Field("cider_d", description=METRIC)
     batch_tokens: Positive = Field(
         1500,
         description="caption tokens per batch, over all workers, padding included where captions are batched by length",

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+PositiveNumber = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 CellName = Literal["rnn", "irnn", "lstm", "peephole_lstm", "gru", "cho_gru", "mut1", "mut2", "mut3"]
 Engine = Literal["auto", "fused", "bptt", "autograd"]
 VocabularyKind = Literal["bpe", "word", "character"]
@@ -94,10 +97,10 @@ class RecurrentWithInitialState(Recurrent):
 
 
 class Sample(Section):
-    temperature: Annotated[float, Field(gt=0)] = Field(
+    temperature: PositiveNumber = Field(
         1.0, description="temperature: below 1 sharpens the distribution, above 1 flattens it"
     )
-    top_k: Annotated[int, Field(ge=0)] = Field(0, description="sample from the k most probable tokens; 0: from all")
+    top_k: Count = Field(0, description="sample from the k most probable tokens; 0: from all")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="nucleus sampling: sample from the most probable tokens with this total probability"
     )
@@ -109,19 +112,17 @@ class Sample(Section):
 
 class Beam(Section):
     size: Positive = Field(5, description="hypotheses kept per step")
-    length_penalty: Annotated[float, Field(ge=0)] | Literal["average"] = Field(
+    length_penalty: NonNegative | Literal["average"] = Field(
         1.0, description="exponent of length normalisation; 0: none; average: division by the length"
     )
-    coverage_penalty: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="weight of the penalty for input without attention; 0: none"
-    )
+    coverage_penalty: NonNegative = Field(0.0, description="weight of the penalty for input without attention; 0: none")
     groups: Positive = Field(1, description="groups of diverse beam search, among which the size is divided")
-    diversity: Annotated[float, Field(ge=0)] = Field(
+    diversity: NonNegative = Field(
         0.0, description="penalty on the log-probability of a token for each earlier group that chose it"
     )
 
 
-LengthFactor = Annotated[float, Field(ge=0)] | Literal["auto"] | None
+LengthFactor = NonNegative | Literal["auto"] | None
 LENGTH_FACTOR = (
     "additional limit: length_factor · input tokens + length_offset; auto: the smallest factor that "
     "admits every target of the training split; null: no additional limit"
@@ -132,10 +133,8 @@ class Decoding(Section):
     min_length: Positive = Field(1, description="minimum number of tokens per output, end symbol included")
     max_length: Positive = Field(100, description="maximum number of tokens per output")
     length_factor: LengthFactor = Field(None, description=LENGTH_FACTOR)
-    length_offset: Annotated[int, Field(ge=0)] = Field(10, description="offset of the limit by length_factor")
-    no_repeat: Annotated[int, Field(ge=0)] = Field(
-        0, description="size of n-grams that are not repeated; 0: no restriction"
-    )
+    length_offset: Count = Field(10, description="offset of the limit by length_factor")
+    no_repeat: Count = Field(0, description="size of n-grams that are not repeated; 0: no restriction")
     banned: list[str] = Field([], description="words or phrases that are never generated, compared as token sequences")
     batch: Positive = Field(64, description="sentences per batch")
     precision: Literal["auto", "float32", "bfloat16"] = Field(

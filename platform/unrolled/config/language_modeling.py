@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from unrolled.config import common
 from unrolled.config.base import Config
-from unrolled.config.common import Engine, Fraction, Positive, RecurrentWithInitialState, Section, Source, check_engine
-from unrolled.config.training import Training as SharedTraining
+from unrolled.config.common import (
+    Engine,
+    Fraction,
+    Positive,
+    PositiveNumber,
+    RecurrentWithInitialState,
+    Section,
+    Source,
+    check_engine,
+)
+from unrolled.config.training import METRIC, Training
 
 
 class TextVocabulary(common.Vocabulary):
@@ -41,8 +50,8 @@ class LanguageModelConfig(RecurrentWithInitialState):
     engine: Engine = Field("auto", description="implementation of the recurrence; auto: the fastest that applies")
 
 
-class LanguageModelTraining(SharedTraining):
-    metric: Literal["loss"] = Field("loss", description="validation score that determines the best checkpoint")
+class LanguageModelTraining(Training):
+    metric: Literal["loss"] = Field("loss", description=METRIC)
     lanes: Positive = Field(32, description="number of parallel streams into which the text is cut")
     truncate: Positive = Field(
         100, description="steps per window of truncated back-propagation through time; the state is carried over"
@@ -71,7 +80,7 @@ class LanguageModelEvaluation(Section):
     prime: str | None = Field(
         None, description="text that the report's samples continue; null: the first tokens of the split"
     )
-    temperatures: list[Annotated[float, Field(gt=0)]] = Field(
+    temperatures: list[PositiveNumber] = Field(
         [0.5, 0.8, 1.0], min_length=1, description="temperatures of the report's samples"
     )
 

@@ -43,9 +43,7 @@ class MemorySchedule(training.Schedule):
 
 class MemoryTraining(training.Training):
     schedule: MemorySchedule = MemorySchedule()
-    metric: Literal["loss", "mse", "accuracy"] = Field(
-        "loss", description="validation score that determines the best checkpoint"
-    )
+    metric: Literal["loss", "mse", "accuracy"] = Field("loss", description=training.METRIC)
     batch: Positive = Field(32, description="sequences per update, over all workers; each is new")
     epoch_steps: Positive = Field(500, description="updates per epoch; sequences are never repeated")
     truncate: Positive | None = Field(

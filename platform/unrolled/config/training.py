@@ -6,17 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unrolled.config.common import Fraction, Positive, Section
+from unrolled.config.common import Count, Fraction, NonNegative, Positive, PositiveNumber, Section
 
 Precision = Literal["auto", "float32", "float64", "bfloat16", "float16"]
+
+METRIC = "validation score that determines the best checkpoint"
 
 
 class Optimizer(Section):
     name: Literal["adam", "adamw", "adafactor", "sgd"] = Field("adam", description="optimizer")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
-        1e-3, description="learning rate after warm-up, before any decay"
-    )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="L2 penalty (decoupled for adamw)")
+    learning_rate: PositiveNumber = Field(1e-3, description="learning rate after warm-up, before any decay")
+    weight_decay: NonNegative = Field(0.0, description="L2 penalty (decoupled for adamw)")
     momentum: Fraction = Field(0.9, description="momentum of sgd; beta 1 of adam and adamw")
 
 
@@ -29,13 +29,11 @@ SCHEDULES = (
 
 class Schedule(Section):
     name: ScheduleName = Field("plateau", description=SCHEDULES)
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="updates of linear warm-up from zero")
+    warmup_steps: Count = Field(0, description="updates of linear warm-up from zero")
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="plateau: the rate is multiplied by this factor …"
     )
-    patience: Annotated[int, Field(ge=0)] = Field(
-        1, description="… after more than this number of validations without a lower loss"
-    )
+    patience: Count = Field(1, description="… after more than this number of validations without a lower loss")
 
 
 class Clipping(Section):
@@ -45,9 +43,7 @@ class Clipping(Section):
         "component to ±threshold; squared_norm: multiply by threshold / s where the squared norm s exceeds the "
         "threshold; adaptive: limit each unit's gradient to threshold times the norm of its weights",
     )
-    threshold: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="threshold of clipping; 0.01 to 0.1 is usual for adaptive"
-    )
+    threshold: PositiveNumber = Field(1.0, description="threshold of clipping; 0.01 to 0.1 is usual for adaptive")
 
 
 class EarlyStopping(Section):
@@ -66,9 +62,7 @@ class Training(Section):
         "weights",
     )
     max_steps: Positive | None = Field(None, description="maximum number of updates")
-    max_minutes: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="maximum training time in minutes, resumes included"
-    )
+    max_minutes: PositiveNumber | None = Field(None, description="maximum training time in minutes, resumes included")
     accumulate: Positive = Field(1, description="gradient accumulation: global batches per update")
     precision: Precision = Field(
         "auto",
@@ -82,7 +76,7 @@ class Training(Section):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     clipping: Clipping = Clipping()
-    skip_non_finite: Annotated[int, Field(ge=0)] = Field(
+    skip_non_finite: Count = Field(
         10,
         description="up to this number of consecutive updates with a non-finite loss or gradient are skipped; one "
         "more ends the run",
@@ -92,7 +86,7 @@ class Training(Section):
         description="decay of an exponential moving average of the parameters, which is validated and saved as the "
         "model; 0: none",
     )
-    metric: str = Field("loss", description="validation score that determines the best checkpoint")
+    metric: str = Field("loss", description=METRIC)
     early_stopping: EarlyStopping = EarlyStopping()
     validate_every: Positive | None = Field(None, description="updates between validations; null: once per epoch")
     checkpoint_every: Positive | None = Field(
@@ -104,9 +98,7 @@ class Training(Section):
     trackers: list[Literal["mlflow", "wandb"]] = Field(
         [], description="experiment trackers in addition to TensorBoard files; their packages must be installed"
     )
-    restarts: Annotated[int, Field(ge=0)] = Field(
-        3, description="number of times that a failed group of workers is restarted"
-    )
+    restarts: Count = Field(3, description="number of times that a failed group of workers is restarted")
 
     @property
     def parameter_type(self) -> Literal["float32", "float64"]:

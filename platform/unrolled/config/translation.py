@@ -19,7 +19,7 @@ from unrolled.config.common import (
     check_engine,
     check_metric,
 )
-from unrolled.config.training import Training as SharedTraining
+from unrolled.config.training import METRIC, Training
 
 TranslationScore = Literal["bleu", "chrf", "chrf++", "ter", "exact_match"]
 
@@ -73,10 +73,8 @@ class TranslationModel(Section):
     engine: Engine = Field("auto", description="implementation of the recurrence; auto: the fastest that applies")
 
 
-class TranslationTraining(SharedTraining):
-    metric: Literal["loss", TranslationScore] = Field(
-        "loss", description="validation score that determines the best checkpoint"
-    )
+class TranslationTraining(Training):
+    metric: Literal["loss", TranslationScore] = Field("loss", description=METRIC)
     batch_tokens: Positive = Field(4000, description="padded tokens of the longer side per batch, over all workers")
     truncate: Positive | None = Field(
         None,
@@ -89,8 +87,7 @@ class TranslationTraining(SharedTraining):
 class TranslationDecoding(common.Decoding):
     length_factor: common.LengthFactor = Field("auto", description=common.LENGTH_FACTOR)
     replace_unknown: bool = Field(
-        False,
-        description="allow the unknown symbol and replace it by the input word with the highest attention",
+        False, description="allow the unknown symbol and replace it by the input word with the highest attention"
     )
     prefix: str = Field("", description="text that every output begins with")
     required: list[str] = Field([], description="words or phrases that every output contains; beam search only")
@@ -98,9 +95,7 @@ class TranslationDecoding(common.Decoding):
 
 class TranslationEvaluation(Section):
     metrics: list[TranslationScore] = Field(
-        ["bleu", "chrf", "exact_match"],
-        min_length=1,
-        description="scores of an evaluation, the main one first",
+        ["bleu", "chrf", "exact_match"], min_length=1, description="scores of an evaluation, the main one first"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from unrolled.config.common import Positive, Section
+from unrolled.config.common import Positive, PositiveNumber, Section
 
 KINDS = ("choice", "grid", "uniform", "loguniform", "randint")
 Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -70,7 +70,7 @@ class Tuning(Section):
     space: dict[str, Parameter] = Field(
         description="keys of this config and their values: {choice: [a, b]}, {uniform: [0, 0.5]}, {loguniform: [1e-4, "
         "1e-2]}, {randint: [1, 4]} or {grid: [a, b]} (each equally often); optionally with a condition, "
-        "when: {other.key: [a]}",
+        "when: {other.key: [a]}"
     )
     metric: str | list[str] | None = Field(
         None,
@@ -80,7 +80,7 @@ class Tuning(Section):
     trials: Positive | None = Field(
         None, description="number of points of the space, each trained `seeds` times; null: 20, or the whole grid"
     )
-    minutes: Annotated[float, Field(gt=0)] | None = Field(None, description="maximum time of the sweep in minutes")
+    minutes: PositiveNumber | None = Field(None, description="maximum time of the sweep in minutes")
     sampler: Literal["grid", "random", "tpe"] = Field(
         "random", description="how points are chosen; tpe adapts to the scores"
     )

@@ -10,7 +10,7 @@ from unrolled.config import common
 from unrolled.config.base import Config
 from unrolled.config.captioning import FeatureConfig, ImageEncoderConfig, WordRecurrent, WordVocabulary
 from unrolled.config.common import Engine, Fraction, Positive, Section, Source, check_engine, check_metric
-from unrolled.config.training import Training as SharedTraining
+from unrolled.config.training import METRIC, Training
 
 
 class QuestionColumns(Section):
@@ -65,8 +65,7 @@ class PointingData(QuestionData):
         "with captions, any source of captioned photographs"
     )
     captions: bool = Field(
-        False,
-        description="pretraining on captions: which of several photographs does a caption describe?",
+        False, description="pretraining on captions: which of several photographs does a caption describe?"
     )
     also: list[str] = Field([], description="additional sources of questions whose words are added to the vocabulary")
     words: str | None = Field(None, description="vocabulary of another run (its words.json), for training.start_from")
@@ -106,10 +105,8 @@ class VQAModel(Section):
         return self.attention and self.sees != "question"
 
 
-class VQATraining(SharedTraining):
-    metric: Literal["loss", VQAScore] = Field(
-        "loss", description="validation score that determines the best checkpoint"
-    )
+class VQATraining(Training):
+    metric: Literal["loss", VQAScore] = Field("loss", description=METRIC)
     batch_tokens: Positive = Field(
         1000, description="padded tokens of questions and answers per batch, over all workers"
     )
@@ -194,14 +191,11 @@ class GroundingModel(Section):
     engine: Engine = Field("auto", description="implementation of the recurrence; auto: the fastest that applies")
 
 
-class GroundingTraining(SharedTraining):
-    metric: Literal["loss", GroundingScore] = Field(
-        "loss", description="validation score that determines the best checkpoint"
-    )
+class GroundingTraining(Training):
+    metric: Literal["loss", GroundingScore] = Field("loss", description=METRIC)
     batch_tokens: Positive = Field(300, description="padded question tokens per batch, over all workers")
     against: Literal["own", "batch"] = Field(
-        "own",
-        description="negatives of the loss: the question's other candidates, or all regions of the batch",
+        "own", description="negatives of the loss: the question's other candidates, or all regions of the batch"
     )
 
 
