@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from unrolled.errors import RunFailed, UserError, did_you_mean, listing
 
@@ -181,39 +181,25 @@ def _run(words: list[str]) -> int:
     return COMMANDS[options.command](options)
 
 
-def _train(options: argparse.Namespace) -> int:
-    from unrolled.api import train
+def _arguments(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Returns the options of these names, those of all commands that run on workers, and the console."""
     from unrolled.training.console import Console
 
-    run = train(
-        options.config,
-        overrides=options.overrides,
-        workers=options.workers,
-        local=options.local,
-        address=options.address,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        smoke=options.smoke,
-        console=Console(json_lines=options.json),
-    )
+    values = {name: getattr(options, name) for name in (*names, "overrides", "workers", "address")}
+    return values | {"console": Console(json_lines=options.json)}
+
+
+def _train(options: argparse.Namespace) -> int:
+    from unrolled.api import train
+
+    run = train(options.config, **_arguments(options, "local", "resume", "overwrite", "smoke"))
     return SIGINT_CODE if run.interrupted else 0
 
 
 def _tune(options: argparse.Namespace) -> int:
     from unrolled.api import tune
-    from unrolled.training.console import Console
 
-    sweep = tune(
-        options.config,
-        overrides=options.overrides,
-        trials=options.trials,
-        workers=options.workers,
-        address=options.address,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        smoke=options.smoke,
-        console=Console(json_lines=options.json),
-    )
+    sweep = tune(options.config, **_arguments(options, "trials", "resume", "overwrite", "smoke"))
     return SIGINT_CODE if sweep.interrupted else 0
 
 
@@ -221,7 +207,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     from unrolled.decoding import split_spellings
     from unrolled.evaluation.results import merge_tables
     from unrolled.run import evaluate, load
-    from unrolled.training.console import Console
 
     if options.outputs:
         return _score_outputs(options)
@@ -232,22 +217,16 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise UserError("evaluate: give the folder of a run, or --outputs FILE --references FILE.")
     if isinstance(options.workers, tuple):
         raise UserError(f"--workers {'{}..{}'.format(*options.workers)}: an evaluation takes one number of workers.")
-    console = Console(json_lines=options.json)
-    runs = list(dict.fromkeys(options.runs))
+    arguments = _arguments(options, "checkpoint", "local")
     reports = evaluate(
-        [load(run) for run in runs],
+        [load(run) for run in dict.fromkeys(options.runs)],
         options.split.split(","),
         split_spellings(options.decode) if options.decode else (),
         ensemble=[load(run) for run in options.ensemble],
-        overrides=options.overrides,
-        checkpoint=options.checkpoint,
-        workers=options.workers,
-        local=options.local,
-        address=options.address,
-        console=console,
+        **arguments,
     )
     lines = reports[0].lines if len(reports) == 1 else merge_tables(reports)
-    console.conclude([report.scores for report in reports], lines, [report.path for report in reports])
+    arguments["console"].conclude([report.scores for report in reports], lines, [report.path for report in reports])
     return 0
 
 
@@ -334,17 +313,8 @@ def _submit(options: argparse.Namespace) -> int:
 
 def _features(options: argparse.Namespace) -> int:
     from unrolled.api import make_features
-    from unrolled.training.console import Console
 
-    make_features(
-        options.config,
-        options.split.split(","),
-        overrides=options.overrides,
-        workers=options.workers,
-        local=options.local,
-        address=options.address,
-        console=Console(json_lines=options.json),
-    )
+    make_features(options.config, options.split.split(","), **_arguments(options, "local"))
     return 0
 
 

@@ -73,6 +73,7 @@ def connect(address: str | None = None, log: Path | None = None) -> Iterator[Res
         target = address or os.environ.get("RAY_ADDRESS") or "local"
         with _restored_sigterm_handler():
             _start_local() if target == "local" else _join(target)
+            _exit_on_sigterm()
             try:
                 yield cluster_resources()
             finally:
@@ -87,7 +88,6 @@ def _start_local() -> None:
         ray.init(address="local", include_dashboard=False)
     except Exception as error:  # Ray's own, where the machine is too busy to start a node within 30 s
         raise UserError(f"Ray does not start on this machine: {_last_line(str(error))}") from error
-    _exit_on_sigterm()
 
 
 def _join(address: str) -> None:
@@ -103,7 +103,6 @@ def _join(address: str) -> None:
         ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(f"cannot join the Ray cluster at {address}: {_last_line(str(error))}") from error
-    _exit_on_sigterm()
 
 
 def _check_cluster(address: str) -> None:
@@ -192,32 +191,16 @@ class Resources:
         """Returns how many workers of that size the empty cluster holds; a worker runs on one node."""
         return sum(_fitting((cpus, gpus), node) for node in self.nodes)
 
-    def require(self, workers: int, cpus_per_worker: float = 1, gpus_per_worker: float = 0) -> None:
-        """Checks that the workers can start now, since Ray would wait without limit or message.
+    def require(self, workers: int, cpus_per_worker: float = 1, gpus_per_worker: float = 0) -> Resources:
+        """Checks that the workers can start now, since Ray would wait without limit or message; returns the
+        measurement, this one or a later one, in which they can.
 
         Raises:
             UserError: they cannot; says how many could.
         """
-        self._wait_until_free(workers, (cpus_per_worker, gpus_per_worker))
-
-    def per_worker(self, workers: int) -> tuple[int, bool]:
-        """Returns the CPUs per worker, and whether each gets a GPU, which is so where there are as many as workers.
-
-        Raises:
-            UserError: the workers cannot start now.
-        """
-        gpu = 1 <= workers <= min(self.free_gpus, self.capacity(1, 1))
-        most = int(self._wait_until_free(workers, (1, int(gpu))).free_cpus // workers)
-        return next((cpus for cpus in range(most, 1, -1) if self.capacity(cpus, int(gpu)) >= workers), 1), gpu
-
-    def workers_between(self, least: int, most: int) -> int:
-        """Returns the largest number of workers from `least` to `most` that can start now, or `least`."""
-        return next((n for n in range(most, least, -1) if min(self.capacity(1, 0), self.free_cpus) >= n), least)
-
-    def _wait_until_free(self, workers: int, size: tuple[float, float]) -> Resources:
-        """Returns the measurement, this one or a later one, in which the workers can start."""
         if workers < 1:
             raise UserError(f"--workers {workers}: give 1 or more.")
+        size = cpus_per_worker, gpus_per_worker
         capacity, now = self.capacity(*size), self
         deadline = time.monotonic() + RELEASE_SECONDS
         while now._free_capacity(size) < workers <= capacity and time.monotonic() < deadline:
@@ -227,6 +210,20 @@ class Resources:
         if most < workers:
             raise UserError(now._shortage(workers, size, most))
         return now
+
+    def per_worker(self, workers: int) -> tuple[int, bool]:
+        """Returns the CPUs per worker, and whether each gets a GPU, which is so where there are as many as workers.
+
+        Raises:
+            UserError: the workers cannot start now.
+        """
+        gpu = 1 <= workers <= min(self.free_gpus, self.capacity(1, 1))
+        most = int(self.require(workers, 1, int(gpu)).free_cpus // workers)
+        return next((cpus for cpus in range(most, 1, -1) if self.capacity(cpus, int(gpu)) >= workers), 1), gpu
+
+    def workers_between(self, least: int, most: int) -> int:
+        """Returns the largest number of workers from `least` to `most` that can start now, or `least`."""
+        return next((n for n in range(most, least, -1) if min(self.capacity(1, 0), self.free_cpus) >= n), least)
 
     def _free_capacity(self, size: tuple[float, float]) -> int:
         return _fitting(size, (self.free_cpus, self.free_gpus))

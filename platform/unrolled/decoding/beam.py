@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from unrolled.decoding.protocols import M
-from unrolled.decoding.step import NEG_INF, ActiveHypotheses, SearchSpec, StepScores
+from unrolled.decoding.step import NEG_INF, SearchSpec, StepScores
 from unrolled.decoding.strategies import Beam
 from unrolled.errors import UserError
 from unrolled.models import Rows
@@ -53,7 +53,10 @@ def beam_search(spec: SearchSpec[M], strategy: Beam, required: RequiredPhrases |
             sequences = torch.cat([active.tokens[ending.parents], ending.tokens[:, :, None]], dim=2)
             if strategy.groups > 1:
                 ending = ending.keep(~_repeated(sequences, ending.log_probs))
-            coverage = None if attended is None else _coverage_of(active, attended)[ending.parents]
+            coverage = None
+            if attended is not None:
+                memory: Any = active.memory
+                coverage = coverage_score(attended, memory.mask[active.rows.source_index])[ending.parents]
             finished = finished.add(scorer.score(ending.log_probs, length, coverage), sequences, spec.end)
         reachable = growing.log_probs.amax(1).masked_fill(at_limit, NEG_INF)
         spec.check_reachable(active.sentences, length, torch.maximum(reachable, finished.scores[:, 0]))
@@ -74,11 +77,6 @@ def beam_search(spec: SearchSpec[M], strategy: Beam, required: RequiredPhrases |
         required = None if required is None else required.select(parents).advance(growing.tokens[keep])
         active = active.advance(step.state, parents, keep.nonzero()[:, 0], growing.tokens[keep])
     return tokens, scores
-
-
-def _coverage_of(active: ActiveHypotheses[M], attended: Tensor) -> Tensor:
-    memory: Any = active.memory
-    return coverage_score(attended, memory.mask[active.rows.source_index])
 
 
 def _repeated(sequences: Tensor, log_probs: Tensor) -> Tensor:

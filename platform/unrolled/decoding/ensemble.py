@@ -71,12 +71,10 @@ class EnsembleScorer:
         self._scorers, self.vocabulary = scorers, scorers[0].vocabulary
 
     def topk(self, outputs: Tensor, count: int, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Scorer.topk`."""
         normalizers, logits = self.logits(outputs)
         return normalizers, *topk(logits.masked_fill(excluded, -float("inf")), count)
 
     def logits(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Scorer.logits`."""
         parts = torch.split(outputs, [scorer.features for scorer in self._scorers], dim=1)
         pairs = zip(self._scorers, parts, strict=True)
         # Concatenated outputs of several types have the widest of them.

@@ -90,9 +90,15 @@ def decode(
     """
     n = len(memory)
     limits = length_limits(strategy, max_length, input_lengths, n)
-    ids = _check_ids(sentence_ids, n)
-    if isinstance(strategy, Beam) and strategy.coverage_penalty > 0:
-        _check_attention(model)
+    ids = list(range(n)) if sentence_ids is None else list(sentence_ids)
+    if len(ids) != n or any(not 0 <= i < 2**64 for i in ids):
+        raise UserError(f"sentence_ids are {ids}; accepted is one for each of {n} sentences, 0 or more.")
+    penalized = isinstance(strategy, Beam) and strategy.coverage_penalty > 0
+    if penalized and not (isinstance(model, SupportsAttention) and model.attends):
+        raise UserError(
+            "beam.coverage_penalty wants to know where the model looks in its input, but this model has no attention; "
+            "set it to 0."
+        )
     if required is not None and (not isinstance(strategy, Beam) or strategy.groups > 1):
         raise UserError("required phrases want a beam search with one group.")
     if n == 0:
@@ -151,21 +157,6 @@ def length_limits(
         raise UserError(f"{strategy.name()}.length_factor wants the length of each input; here they are not given.")
     by_input = [int(strategy.length_factor * length) + strategy.length_offset for length in input_lengths]
     return [max(strategy.min_length, min(pair)) for pair in zip(limits, by_input, strict=True)]
-
-
-def _check_ids(sentence_ids: Sequence[int] | None, n: int) -> list[int]:
-    ids = list(range(n)) if sentence_ids is None else list(sentence_ids)
-    if len(ids) != n or any(not 0 <= i < 2**64 for i in ids):
-        raise UserError(f"sentence_ids are {ids}; accepted is one for each of {n} sentences, 0 or more.")
-    return ids
-
-
-def _check_attention(model: object) -> None:
-    if not isinstance(model, SupportsAttention) or not model.attends:
-        raise UserError(
-            "beam.coverage_penalty wants to know where the model looks in its input, but this model has no attention; "
-            "set it to 0."
-        )
 
 
 def _device(state: nest.Nest) -> torch.device:

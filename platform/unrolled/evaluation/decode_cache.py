@@ -67,7 +67,6 @@ class DecodeCache:
 
     @property
     def num_examples(self) -> int:
-        """Number of examples in the cache."""
         return sum(len(chunk.outputs) for chunk in self.chunks.values())
 
     def add(self, number: int, chunk: CachedChunk) -> None:

@@ -46,7 +46,7 @@ from unrolled.reports.gallery import (
 from unrolled.reports.page import Card, model_cards, report_facts, write_page
 from unrolled.reports.text import rank_strategies
 from unrolled.tasks import ImageInputTask, MetricResults, MetricTask, Seq2SeqTask
-from unrolled.training.checkpoint import sha256, weights_sha256
+from unrolled.training.checkpoint import WEIGHTS, sha256
 from unrolled.training.console import Console, format_score
 from unrolled.training.run_dir import RunDir
 
@@ -243,7 +243,7 @@ class DecodingEvaluation(Evaluation):
         """Returns a name of everything that determines the model, or each model of an ensemble."""
         parts = [
             (
-                [weights_sha256(folder) for folder in member.checkpoint.folders],
+                [sha256(folder / WEIGHTS) for folder in member.checkpoint.folders],
                 [(path.name, sha256(path)) for path in sorted(member.run.vocabulary.glob("*.json"))],
                 (member.config.model.model_dump(), member.config.training.parameter_type),
             )

@@ -210,21 +210,12 @@ class EnsembleModel(nn.Module):
     def __init__(self, models: Sequence[EncoderDecoder]) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
-        self._models, self._ensemble = models, Ensemble(models)
+        self._models, ensemble = models, Ensemble(models)
+        self.start, self.step = ensemble.start, ensemble.step
 
     def encode(self, *inputs: Tensor) -> EnsembleInputs[EncoderOutput]:
         """Returns the encoder outputs of all models for the same inputs."""
         return EnsembleInputs(tuple(model.encode(*inputs) for model in self._models))
-
-    def start(self, memory: EnsembleInputs[EncoderOutput]) -> Nest:
-        """Returns the initial states of all models."""
-        return self._ensemble.start(memory)
-
-    def step(
-        self, tokens: Tensor, state: Nest, memory: EnsembleInputs[EncoderOutput], rows: Rows
-    ) -> tuple[Tensor, Nest]:
-        """Returns the logarithm of the mean probabilities `(rows, vocabulary)`, and the states."""
-        return self._ensemble.step(tokens, state, memory, rows)
 
     @property
     def attends(self) -> bool:

@@ -39,12 +39,13 @@ class AnswerAccuracy(MeanMetric):
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
         return [
-            100.0 * self._is_correct(_one_line(text).lower(), [_one_line(answer).lower() for answer in own])
+            100.0 * _is_correct(_one_line(text).lower(), [_one_line(answer).lower() for answer in own])
             for text, own in zip(predictions, as_reference_lists(references), strict=True)
         ]
 
-    def _is_correct(self, prediction: str, answers: list[str]) -> bool:
-        return prediction in answers and answers.count(prediction) == max(map(answers.count, answers))
+
+def _is_correct(prediction: str, answers: list[str]) -> bool:
+    return prediction in answers and answers.count(prediction) == max(map(answers.count, answers))
 
 
 class VqaAccuracy(MeanMetric):

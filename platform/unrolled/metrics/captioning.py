@@ -305,7 +305,10 @@ class Meteor(SummedMetric):
         rows = []
         for text, own in zip(predictions, as_reference_lists(references), strict=True):
             stems = _stems(text)
-            each = [_alignment_statistics(stems, _stems(reference)) for reference in own]
+            each = [
+                ((Counter(stems) & Counter(other)).total(), min_chunks(stems, other), len(stems), len(other))
+                for other in map(_stems, own)
+            ]
             scores = self.from_statistics(np.array(each, dtype=np.float64))
             # Among equal scores the shortest reference, so that the order of references makes no difference.
             best = max(range(len(own)), key=lambda index: (scores[index], -each[index][3], each[index]))
@@ -329,12 +332,6 @@ class Meteor(SummedMetric):
 
 def _stems(text: str) -> tuple[str, ...]:
     return tuple(_stem(word) for word in tokenize_caption(text))
-
-
-def _alignment_statistics(one: Sequence[str], other: Sequence[str]) -> tuple[int, int, int, int]:
-    """Returns the numbers of matches and chunks, and the lengths of both."""
-    matches = (Counter(one) & Counter(other)).total()
-    return matches, min_chunks(one, other), len(one), len(other)
 
 
 def min_chunks(one: Sequence[str], other: Sequence[str]) -> int:

@@ -123,11 +123,6 @@ def _progress_sha256(progress: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(progress, sort_keys=True).encode()).hexdigest()
 
 
-def weights_sha256(checkpoint: Path) -> str:
-    """Returns the SHA-256 of the parameters' file."""
-    return sha256(checkpoint / WEIGHTS)
-
-
 def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file."""
     with path.open("rb") as file:

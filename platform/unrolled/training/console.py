@@ -45,7 +45,6 @@ class Console:
             self._print(line)
 
     def json(self, row: dict[str, Any]) -> None:
-        """Prints a row as JSON."""
         self._print(json.dumps(row))
 
     def show_block(self, lines: Sequence[str]) -> None:
@@ -93,24 +92,21 @@ class Console:
         """Prints the scores of evaluations and the path of each report."""
         if self.json_lines:
             for values, report in zip(scores, reports, strict=True):
-                self._print(json.dumps({"scores": values, "report": str(report)}))
+                self.json({"scores": values, "report": str(report)})
             return
         for line in (*lines, *(f"report: {report}" for report in reports)):
             self.print(line)
 
     def _show_training(self, row: dict[str, Any]) -> None:
-        line = "  ".join(
-            part
-            for part in (
-                self._position(row),
-                f"{row['tokens_per_second']:,.0f} {self._unit}/s",
-                f"loss {row['loss']:.3f}",
-                f"gradient {row['gradient_norm']:.2f}",
-                self._best,
-                self._time_left(row),
-            )
-            if part
+        parts = (
+            self._position(row),
+            f"{row['tokens_per_second']:,.0f} {self._unit}/s",
+            f"loss {row['loss']:.3f}",
+            f"gradient {row['gradient_norm']:.2f}",
+            self._best,
+            self._time_left(row),
         )
+        line = "  ".join(filter(None, parts))
         if self.live:
             self._replace(line)
         elif time.monotonic() - self._last_printed >= QUIET_SECONDS:

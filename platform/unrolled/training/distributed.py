@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -133,7 +134,8 @@ class GradientBuckets:
         if shared is None:
             for bucket in self._buckets[:-1]:  # the last one waits for the numbers in any case
                 for parameter in bucket.parameters:
-                    parameter.register_post_accumulate_grad_hook(self._hook(bucket))  # type: ignore[no-untyped-call]
+                    hook = partial(self._on_gradient, bucket)
+                    parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def begin_last_backward(self, loss: Tensor) -> None:
         """Announces that the backward pass from `loss` is the last before `all_reduce`.
@@ -163,17 +165,12 @@ class GradientBuckets:
                 parameter.grad = view
         return [float(number) for number in self._extra]
 
-    def _hook(self, bucket: _Bucket) -> Callable[[Tensor], None]:
-        def on_gradient(parameter: Tensor) -> None:
-            if self._in_last_backward:
-                if bucket in self._buckets[: len(self._sums)]:
-                    raise RuntimeError(
-                        "a gradient changed after its last backward pass: WindowLoss.last was set too early"
-                    )
-                bucket.pending.discard(id(parameter))
-                self._start_final_buckets()
-
-        return on_gradient
+    def _on_gradient(self, bucket: _Bucket, parameter: Tensor) -> None:
+        if self._in_last_backward:
+            if bucket in self._buckets[: len(self._sums)]:
+                raise RuntimeError("a gradient changed after its last backward pass: WindowLoss.last was set too early")
+            bucket.pending.discard(id(parameter))
+            self._start_final_buckets()
 
     def _start_final_buckets(self) -> None:
         """Starts the sums of the next buckets in order whose gradients are final."""

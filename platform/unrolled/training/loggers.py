@@ -73,7 +73,6 @@ class TensorBoard:
             self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
         with explain_write_errors(self._path, RunFailed, CHECKPOINTS_KEPT):
             self._file.close()
 

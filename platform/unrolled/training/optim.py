@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -105,11 +105,9 @@ class Schedule:
             self.bad_validations = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint holds."""
-        return {name: value for name, value in asdict(self).items() if name in ("decay", "best", "bad_validations")}
+        return {"decay": self.decay, "best": self.best, "bad_validations": self.bad_validations}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores `state_dict()`."""
         self.decay, self.best, self.bad_validations = state["decay"], state["best"], state["bad_validations"]
 
 

@@ -145,15 +145,16 @@ class _Job:
         return torch.cuda.device_count() >= self.workers
 
     def measure(self, comm: Comm) -> Profile:
-        """Measures as worker `comm.rank`."""
         device = torch.device("cuda", comm.rank) if self.gpu else torch.device("cpu")
-        train_step = self._make_train_step(comm, device)
-        batches = train_step.task.plan(prepare(self.config, self.fingerprint), epoch=0)
+        task = make_task(self.config, self.folder / "vocabulary")
+        train_step = TrainStep(task, build_initial_model(task, self.config, device), self.config, comm, device)
+        batches = task.plan(prepare(self.config, self.fingerprint), epoch=0)
         groups = group_by_update(batches, self.config)[: self.steps]
         _run(train_step, groups, WARM_UP[device.type] * len(groups))
         train_step.on_phase_end = watch = Stopwatch(device)
         tokens, skipped = _run(train_step, groups, self.steps)
-        seconds = _by_phase(watch.seconds, self.steps, comm)
+        if comm.size == 1:  # the sum over one worker is no communication
+            watch.seconds["other"] += watch.seconds.pop("communication")
         return Profile(
             name=self.config.name,
             where=self._where(device),
@@ -161,14 +162,10 @@ class _Job:
             updates=self.steps,
             skipped=skipped,
             tokens=tokens / self.steps,
-            seconds=seconds,
+            seconds={phase: watch.seconds[phase] / self.steps for phase in PHASES if phase in watch.seconds},
             profiled=min(self.steps, PROFILED),
             operations=_operations(train_step, groups, min(self.steps, PROFILED)),
         )
-
-    def _make_train_step(self, comm: Comm, device: torch.device) -> TrainStep:
-        task = make_task(self.config, self.folder / "vocabulary")
-        return TrainStep(task, build_initial_model(task, self.config, device), self.config, comm, device)
 
     def _where(self, device: torch.device) -> str:
         who = "1 process" if self.workers == 1 else f"{self.workers} processes"
@@ -190,13 +187,6 @@ def _run(train_step: TrainStep, groups: Sequence[Sequence[GlobalBatch]], steps: 
         train_step.on_phase_end("other")
         tokens, skipped = tokens + result.tokens, skipped + result.skipped
     return tokens, skipped
-
-
-def _by_phase(seconds: dict[str, float], updates: int, comm: Comm) -> dict[str, float]:
-    """Returns mean seconds per update, in the order of `PHASES`."""
-    if comm.size == 1:  # the sum over one worker is no communication
-        seconds["other"] += seconds.pop("communication")
-    return {phase: seconds[phase] / updates for phase in PHASES if phase in seconds}
 
 
 def _operations(train_step: TrainStep, groups: Sequence[Sequence[GlobalBatch]], steps: int) -> list[Operation]:

@@ -6,7 +6,7 @@ import ctypes
 import math
 import platform
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,13 +67,10 @@ def prefetch(groups: Sequence[Sequence[GlobalBatch]], comm: Comm) -> Generator[W
         return WorkerBatch([shard for shard in shards if shard is not None], sum(batch.tokens for batch in group))
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
-        ready: Future[WorkerBatch] | None = None
-        for group in groups:
-            following = thread.submit(load, group)
-            if ready is not None:
-                yield ready.result()
-            ready = following
-        if ready is not None:
+        submitted = (thread.submit(load, group) for group in groups)
+        following = next(submitted, None)
+        while following is not None:
+            ready, following = following, next(submitted, None)
             yield ready.result()
 
 
@@ -143,7 +140,11 @@ class TrainStep:
         if not self.model.training:  # for a small model, `train` on every module takes longer than a step
             self.model.train()
         self.gradients.zero()
-        self._set_seed((self.seed * 1_000_003 + step) * 65_537 + self.comm.rank)
+        seed = (self.seed * 1_000_003 + step) * 65_537 + self.comm.rank
+        if self.device.type == "cpu":  # torch.manual_seed also records the stack, for each kind of device not in use
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         loss, hidden = torch.zeros((), dtype=torch.float64, device=self.device), self.hidden_state
         self.on_phase_end("other")
         with self._located_non_finite(step):
@@ -168,12 +169,6 @@ class TrainStep:
             self.loss_scale.decrease()
         self.on_phase_end("optimizer")
         return StepResult(flags, mean_loss, norm, batch.tokens, not finite, clipped, layer_norms)
-
-    def _set_seed(self, seed: int) -> None:
-        if self.device.type == "cpu":  # torch.manual_seed also records the stack, for each kind of device not in use
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
 
     def _forward_backward(self, shard: Shard, hidden: Nest, tokens: int, *, last: bool) -> tuple[Tensor, Nest]:
         """Runs forward and backward passes of a shard, window by window.
@@ -284,13 +279,11 @@ class LossScale:
     GROWTH_INTERVAL = 2000
 
     def count_finite(self) -> None:
-        """Counts a finite gradient."""
         self.finite_updates += 1
         if self.finite_updates == self.GROWTH_INTERVAL:
             self.value, self.finite_updates = self.value * 2, 0
 
     def decrease(self) -> None:
-        """Halves the scale after a non-finite gradient."""
         self.value, self.finite_updates = max(1.0, self.value / 2), 0
 
 

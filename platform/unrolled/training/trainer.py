@@ -174,7 +174,8 @@ class Trainer:
         """Makes or skips one update; returns the flags of the first worker."""
         progress, step = self.progress, self.progress.step
         norms_wanted = (step + 1) % self.training.log_every == 0
-        result = self.train_step(batch, step, self._completed(), self._flags(), norms_by_layer=norms_wanted)
+        completed = self.training.completed(epoch=self._epochs(), step=step, seconds=0)  # the flags add the time
+        result = self.train_step(batch, step, completed, self._flags(), norms_by_layer=norms_wanted)
         self._means.add(result)
         if result.skipped:
             progress.skipped += 1
@@ -208,12 +209,6 @@ class Trainer:
         limit = self.training.max_minutes
         used = 0.0 if limit is None else (time.perf_counter() - self._start_time) / (limit * 60)
         return [float(self.interrupted()), used]
-
-    def _completed(self) -> float:
-        """Returns the completed fraction of the run by steps or epochs, whichever is larger."""
-        progress, max_steps = self.progress, self.training.max_steps
-        by_epochs = self._epochs() / self.training.epochs
-        return by_epochs if max_steps is None else max(by_epochs, progress.step / max_steps)
 
     def _is_done(self) -> bool:
         progress, patience = self.progress, self.training.early_stopping.patience
