@@ -181,7 +181,16 @@ def test_smoke_tries_a_config(tiny, capsys):
     assert "4 steps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("config", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+REPRESENTATIVE = {"multi30k", "show_attend_tell", "daquar", "coco", "shakespeare", "adding"}
+"""One config per family; the others run in the slow suite."""
+
+
+def shipped_configs():
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        yield pytest.param(path, id=path.stem, marks=() if path.stem in REPRESENTATIVE else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("config", shipped_configs())
 def test_every_shipped_config_runs(config, tmp_path, shared_data, capsys):
     if config.stem == "vqa":
         pytest.skip("VQA's own files are not at hand")
