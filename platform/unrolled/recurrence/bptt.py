@@ -152,7 +152,7 @@ def _forward(settings: _Settings, normalizations: list[NormalizationBuffers], me
     """The loop over the steps; `memory` as `_split_memory` sorts it."""
     zoneout, loop = settings.zoneout, _Loop(settings, *_split_memory(settings, memory))
     recurrent = _recurrent_products(settings, memory[0], normalizations, transposed=False)
-    for t in loop.forward_order():
+    for t in loop.order(backward=False):
         for normalization in normalizations:
             normalization.t = t
         settings.cell.step_forward(loop.load(t, recurrent))
@@ -178,7 +178,7 @@ def _backward(
     recurrent = _recurrent_products(settings, memory[0], normalizations, transposed=True)
     grad_step = grad_outputs.unbind(0)
     gradient: State = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in grad_last)
-    for t in loop.backward_order():
+    for t in loop.order(backward=True):
         for normalization in normalizations:
             normalization.t = t
         gradient[0].add_(grad_step[t])
@@ -236,11 +236,9 @@ class _Loop:
         if self._work is not None:
             self._stored[t].copy_(self._work)
 
-    def forward_order(self) -> range:
-        return range(self._steps - 1, -1, -1) if self._reverse else range(self._steps)
-
-    def backward_order(self) -> range:
-        return range(self._steps) if self._reverse else range(self._steps - 1, -1, -1)
+    def order(self, *, backward: bool) -> range:
+        """Returns the steps in the order in which a pass takes them."""
+        return range(self._steps)[:: 1 if self._reverse == backward else -1]
 
 
 def _by_step(buffers: Sequence[Tensor], steps: int) -> list[tuple[Tensor, ...]]:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -112,9 +111,8 @@ def _autograd(
 ) -> tuple[Tensor, State]:
     projected = cell.project(inputs.transpose(0, 1)).unbind(0)
     masks = None if mask is None else mask.unbind(1)
-    steps: Iterable[int] = range(len(projected))
     outputs: list[Tensor] = [projected[0]] * len(projected)
-    for t in reversed(list(steps)) if reverse else steps:
+    for t in range(len(projected))[:: -1 if reverse else 1]:
         new = cell.step(projected[t], state)
         new = new if zoneout is None else zoneout.mix(t, new, state)
         state = new if masks is None else nest.where(masks[t], new, state)
@@ -202,7 +200,7 @@ def truncated_scan(
         return scan(cell, inputs, state, mask, reverse=reverse, **options)
     windows = split_steps(steps, truncate)
     outputs: list[Tensor] = [inputs] * len(windows)
-    order = range(len(windows) - 1, -1, -1) if reverse else range(len(windows))
+    order = range(len(windows))[:: -1 if reverse else 1]
     for index in order:
         window = windows[index]
         if index != order[0]:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from unrolled.errors import UserError
 from unrolled.files import explain_write_errors
 from unrolled.reports.gallery import display_token
-from unrolled.reports.page import Chart, layout
+from unrolled.reports.page import Chart, add_heatmap, layout
 from unrolled.reports.text import short_title, truncated
 from unrolled.tasks import AttentionMap
 
@@ -56,33 +56,16 @@ def _heatmap(inputs: Sequence[str], output: Sequence[str], weights: Sequence[Seq
     left, top = (12 + 8 * max(min(len(token), MAX_LETTERS) for token in tokens) for tokens in (output, inputs))
     size = {"width": left + 12 + CELL * len(inputs), "margin": {"l": left, "r": 12, "t": top, "b": 8}}
     figure = go.Figure(layout=layout(top + 8 + CELL * len(output), hovermode="closest", **size))
-    figure.add_heatmap(
-        z=[list(line) for line in weights],
-        zmin=0,
-        zmax=1,
-        colorscale=[[0, "var(--surface)"], [1, "var(--series-beam)"]],
-        showscale=False,
-        xgap=1,
-        ygap=1,
-        hovertemplate="%{y} → %{x}<br>%{z:.2f}<extra></extra>",
-    )
-    ticks = {
-        "tickmode": "array",
-        "ticks": "outside",
-        "tickcolor": "rgba(0,0,0,0)",  # invisible, to keep labels off the cells
-        "tickfont": {"color": "var(--ink)"},
-        "showgrid": False,
-        "automargin": False,
-    }
-    figure.update_xaxes(side="top", tickangle=-90, **ticks, **_labels(inputs))
-    figure.update_yaxes(autorange="reversed", **ticks, **_labels(output))
-    return figure
-
-
-def _labels(tokens: Sequence[str]) -> dict[str, Any]:
     # Plotly reads markup in labels, so tokens are escaped.
-    labels = [escape(truncated(token, MAX_LETTERS)).strip() or "␣" for token in tokens]
-    return {"tickvals": list(range(len(labels))), "ticktext": labels}
+    across, down = (
+        [escape(truncated(token, MAX_LETTERS)).strip() or "␣" for token in tokens] for tokens in (inputs, output)
+    )
+    values = {"z": [list(line) for line in weights], "zmin": 0, "zmax": 1}
+    hover = "%{y} → %{x}<br>%{z:.2f}<extra></extra>"
+    add_heatmap(figure, across, down, ("var(--surface)", "var(--series-beam)"), 1, **values, hovertemplate=hover)
+    figure.update_xaxes(automargin=False, tickangle=-90)
+    figure.update_yaxes(automargin=False)
+    return figure
 
 
 TILE, TILE_GAP, TILE_LINE = 180, 12, 26

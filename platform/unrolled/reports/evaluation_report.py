@@ -194,63 +194,61 @@ def _length_chart(results: Results) -> Chart | None:
         return None
     known = metric_info(names[0])
     strategies = best_of_kinds([one for one in rank_strategies(results, names[0]) if one in buckets])
-    figure = go.Figure(layout=layout(380))
-    for strategy in strategies:
-        labels = [f"{_range_label(b)}<br>n = {b['examples']:,}" for b in buckets[strategy]]
-        _line(figure, strategy, labels, [finite(b.get(names[0])) for b in buckets[strategy]], known.unit)
-    _group_axis(figure, "Words in the input")
-    figure.update_yaxes(rangemode="tozero", ticksuffix=known.unit)
+    lines = {
+        strategy: {f"{_range_label(b)}<br>n = {b['examples']:,}": b.get(names[0]) for b in buckets[strategy]}
+        for strategy in strategies
+    }
     return Chart(
         "by-length",
         f"{known.label} by sentence length",
         f"Line chart: {known.label} by sentence length for {joined([short_title(name) for name in strategies])}.",
         "Each step of a recurrent model passes on a state of fixed size: a falling line says that longer sentences "
         f"lose more on the way. Groups with few sentences (n) jump about by chance.{_kinds_note(results, strategies)}",
-        figure,
+        _group_figure("Words in the input", lines, known.unit),
     )
 
 
 def _frequency_chart(results: Results) -> Chart | None:
     """Returns the F1 of words by their frequency in the training split; None where it was not measured."""
     measured = results.get("by_frequency") or {}
-    names = metric_names(results)
-    order = rank_strategies(results, names[0]) if names else list(results["strategies"])
-    strategies = best_of_kinds([one for one in order if measured.get(one)])
+    strategies = best_of_kinds([one for one in _ranked(results) if measured.get(one)])
     if not strategies:
         return None
-    figure = go.Figure(layout=layout(380))
-    for strategy in strategies:
-        bins = measured[strategy]
-        labels = [f"{b['label'].replace(' times', '')}<br>n = {b['words']:,}" for b in bins]
-        f1 = [None if (value := finite(b.get("f1"))) is None else 100 * value for b in bins]
-        _line(figure, strategy, labels, f1, "")
-    _group_axis(figure, "Times in the training split")
-    figure.update_yaxes(rangemode="tozero")
+    lines = {
+        strategy: {
+            f"{b['label'].replace(' times', '')}<br>n = {b['words']:,}": None if b.get("f1") is None else 100 * b["f1"]
+            for b in measured[strategy]
+        }
+        for strategy in strategies
+    }
     return Chart(
         "by-frequency",
         "F1 of words by their frequency",
         f"Line chart: F1 by frequency in training for {joined([short_title(name) for name in strategies])}.",
         "How well the words of the references are hit (F1 of words written and words wanted, 100 is best), by how "
         f"often training showed them; n counts them. Rare words are the hard ones.{_kinds_note(results, strategies)}",
-        figure,
+        _group_figure("Times in the training split", lines, ""),
     )
 
 
-def _line(figure: go.Figure, strategy: str, labels: list[str], values: list[float | None], unit: str) -> None:
-    figure.add_scatter(
-        x=labels,
-        y=values,
-        name=strategy_title(strategy),
-        mode="lines+markers",
-        line={"color": strategy_colour(strategy), "width": 2},
-        marker={"color": strategy_colour(strategy), "size": 9, "symbol": strategy_marker(strategy)},
-        hovertemplate="%{y:.1f}" + unit,
-    )
-
-
-def _group_axis(figure: go.Figure, text: str) -> None:
+def _group_figure(axis: str, lines: Mapping[str, Mapping[str, Any]], unit: str) -> go.Figure:
+    """Returns a figure with a line per strategy over groups of examples or words."""
+    figure = go.Figure(layout=layout(380))
+    for strategy, values in lines.items():
+        colour = strategy_colour(strategy)
+        figure.add_scatter(
+            x=list(values),
+            y=[finite(value) for value in values.values()],
+            name=strategy_title(strategy),
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={"color": colour, "size": 9, "symbol": strategy_marker(strategy)},
+            hovertemplate="%{y:.1f}" + unit,
+        )
     labels = {"tickangle": 0, "tickfont": {"size": 11}}  # five of them fit side by side on a phone
-    figure.update_xaxes(type="category", showgrid=False, title=axis_title(text), **labels)
+    figure.update_xaxes(type="category", showgrid=False, title=axis_title(axis), **labels)
+    figure.update_yaxes(rangemode="tozero", ticksuffix=unit)
+    return figure
 
 
 def _kinds_note(results: Results, strategies: list[str]) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import partial
 from typing import Any
 
 from unrolled.reports.text import finite, truncated
@@ -62,26 +63,25 @@ def page_rows(
         size: maximum size of all rows in bytes.
     """
     listing = next((name for name in best_first if any(name in (row.get("nbest") or {}) for row in outputs)), None)
-
-    def page_row(row: Mapping[str, Any]) -> dict[str, Any]:
-        return _row(row, strategies, listing)
-
+    page_row = partial(_row, strategies=strategies, listing=listing)
     rows = [page_row(output) for output in _evenly(outputs, MAX_ROWS)]
     while (total := _num_bytes(rows)) > size:
         rows = _evenly(rows, int(0.98 * len(rows) * size / total))
     scored = [row for row in outputs if _score(row, best_first[0]) is not None]
     # Of equal scores, longer sentences come first.
     scored.sort(key=lambda row: len(row.get("reference") or ""), reverse=True)
-    ascending = sorted(scored, key=lambda row: _score(row, best_first[0]) or 0.0)
-    descending = sorted(scored, key=lambda row: _score(row, best_first[0]) or 0.0, reverse=True)
     count = min(EXTREMES, len(scored) // 2)
+    worst, best = (
+        sorted(scored, key=lambda row: _score(row, best_first[0]) or 0.0, reverse=reverse)[:count]
+        for reverse in (False, True)
+    )
     return {
         "total": len(outputs),
         "leader": strategies.index(best_first[0]),
         "listing": None if listing is None else strategies.index(listing),
         "rows": rows,
-        "best": [page_row(row) for row in descending[:count]],
-        "worst": [page_row(row) for row in ascending[:count]],
+        "best": [page_row(row) for row in best],
+        "worst": [page_row(row) for row in worst],
     }
 
 

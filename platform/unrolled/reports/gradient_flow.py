@@ -148,7 +148,6 @@ def write_report(measurement: Measurement, *, version: str) -> None:
         {"flow": [_distance_chart(flows), _step_chart(flows)] if flows else [], "textbook": [_textbook_chart()]},
         measurement=measurement,
         headline=_headline(flows),
-        rows=[_row(flow) for flow in flows],
         rule=RULE,
         version=version,
     )
@@ -167,23 +166,8 @@ def _headline(flows: Sequence[LayerGradientFlow]) -> str:
     return f"The gradient {joined(parts)}"
 
 
-def _row(flow: LayerGradientFlow) -> dict[str, Any]:
-    return {
-        "layer": flow.layer,
-        "cell": flow.cell,
-        "matrices": [f"{value:.2f}" for value in flow.matrices],
-        "jacobian": f"{flow.jacobian:.2f}",
-        "growth": f"{flow.growth:.3f}",
-        "steps": f"{len(flow.remaining) - 1:,}",
-        "left": f"{flow.remaining[-1]:.2g}",
-        "verdict": flow.verdict,
-    }
-
-
 def _distance_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
-    figure = _log_figure("Steps back", "Share of the gradient left")
-    for number, flow in enumerate(flows):
-        _add_curve(figure, flow.layer, flow.remaining, line_style(number))
+    curves = {flow.layer: flow.remaining for flow in flows}
     return Chart(
         "distance",
         "How far the last step's gradient reaches",
@@ -191,14 +175,12 @@ def _distance_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
         "The gradient of the last step that the loss reaches, followed back through the state alone; 1 is its norm "
         "there. A straight line is a constant factor per step: downwards it vanishes, upwards it explodes. "
         "Geometric mean over the examples.",
-        figure,
+        _log_figure("Steps back", "Share of the gradient left", curves),
     )
 
 
 def _step_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
-    figure = _log_figure("Step, in the order of reading", "‖∂L/∂h‖")
-    for number, flow in enumerate(flows):
-        _add_curve(figure, flow.layer, flow.norms, line_style(number))
+    figure = _log_figure("Step, in the order of reading", "‖∂L/∂h‖", {flow.layer: flow.norms for flow in flows})
     norms = [norm for flow in flows for norm in flow.norms if norm > 0]
     if max(norms) < 100 * min(norms):
         figure.update_yaxes(dtick="D2", tickformat=".0e")  # 1, 2 and 5, not every digit
@@ -213,23 +195,23 @@ def _step_chart(flows: Sequence[LayerGradientFlow]) -> Chart:
 
 
 def _textbook_chart() -> Chart:
-    flows = textbook_gradient_flow()
-    figure = _log_figure("Steps back", "Share of the gradient left")
+    flows, styles = textbook_gradient_flow(), []
     colours = {
         "RNN": iter(("series-1", "series-2", "series-3", "series-sample", "ink")),
         "LSTM": iter(["series-beam"] * 2),
     }
-    for name, flow in flows.items():
+    for name in flows:
         kind = name.split(",")[0]
         dash = {"RNN": "solid", "LSTM": "dash", "GRU": "dashdot"}[kind]
         colour = next(colours[kind]) if kind in colours else "series-greedy"
-        _add_curve(figure, name, flow.remaining, (f"var(--{colour})", "dot" if name.endswith("4") else dash))
+        styles.append((f"var(--{colour})", "dot" if name.endswith("4") else dash))
+    curves = {name: flow.remaining for name, flow in flows.items()}
     return Chart(
         "textbook",
         "Exploding, vanishing, and the highway",
         f"Line chart: share of the gradient left by distance for {joined(list(flows))}.",
         _textbook_note(flows),
-        figure,
+        _log_figure("Steps back", "Share of the gradient left", curves, styles),
     )
 
 
@@ -244,12 +226,13 @@ def _textbook_note(flows: Mapping[str, LayerGradientFlow]) -> str:
     )
 
 
-def _add_curve(figure: go.Figure, name: str, values: Sequence[float], style: tuple[str, str]) -> None:
-    add_line(figure, range(len(values)), [max(value, FLOOR) for value in values], name, style, "%{y:.2e}")
-
-
-def _log_figure(x: str, y: str) -> go.Figure:
+def _log_figure(
+    x: str, y: str, curves: Mapping[str, Sequence[float]], styles: Sequence[tuple[str, str]] = ()
+) -> go.Figure:
     figure = go.Figure(layout=layout(440))
+    for number, (name, values) in enumerate(curves.items()):
+        style = styles[number] if styles else line_style(number)
+        add_line(figure, range(len(values)), [max(value, FLOOR) for value in values], name, style, "%{y:.2e}")
     figure.update_xaxes(title=axis_title(x), showgrid=False, rangemode="tozero")
     figure.update_yaxes(type="log", exponentformat="power", nticks=9, title=axis_title(y))
     figure.update_layout(showlegend=True, margin={"b": 8})

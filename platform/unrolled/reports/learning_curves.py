@@ -85,8 +85,7 @@ def _curve(name: str, run: RunDir, score: str) -> Curve:
         raise UserError(
             f"{run.path}: has no validation with {metric_info(score).label} yet; there is no curve to draw."
         )
-    task = make_task(config, run.vocabulary)
-    baseline = task.baseline.get(score)
+    baseline = make_task(config, run.vocabulary).baseline.get(score)
     training = [row for row in history if row["kind"] == "train"]
     return Curve(name, flatten(config.model_dump()), validation, training, baseline)
 
@@ -152,9 +151,7 @@ def _settings_apart(curve: Curve, curves: Sequence[Curve]) -> list[str]:
 
 def _score_chart(comparison: Comparison, axis: str, title: str) -> Chart:
     known = metric_info(comparison.metric)
-    figure = _figure(title)
-    for number, curve in enumerate(comparison.curves):
-        _add_curve(figure, curve.name, curve.validation, axis, comparison.metric, number)
+    figure = _figure({curve.name: curve.validation for curve in comparison.curves}, axis, comparison.metric, title)
     baselines = {curve.baseline for curve in comparison.curves if curve.baseline is not None}
     for baseline in baselines:
         figure.add_hline(y=baseline, line={"color": "var(--ink)", "width": 1, "dash": "dot"})
@@ -172,25 +169,20 @@ def _score_chart(comparison: Comparison, axis: str, title: str) -> Chart:
 
 
 def _loss_chart(comparison: Comparison) -> Chart:
-    figure = _figure("Step")
-    for number, curve in enumerate(comparison.curves):
-        _add_curve(figure, curve.name, curve.training, "step", "loss", number)
     return Chart(
         "loss",
         "Training loss by step",
         f"Line chart: training loss by step for {joined([curve.name for curve in comparison.curves])}.",
         "The mean since the point before. With label smoothing or dropout it is not comparable with validation.",
-        figure,
+        _figure({curve.name: curve.training for curve in comparison.curves}, "step", "loss", "Step"),
     )
 
 
-def _figure(x: str) -> go.Figure:
+def _figure(curves: Mapping[str, Rows], x: str, y: str, title: str) -> go.Figure:
     figure = go.Figure(layout=layout(420, showlegend=True))
-    figure.update_xaxes(title=axis_title(x), showgrid=False, tickformat=",d")
+    figure.update_xaxes(title=axis_title(title), showgrid=False, tickformat=",d")
+    for number, name in enumerate(curves):
+        rows = downsample(curves[name])
+        values = [finite(row.get(y)) for row in rows]
+        add_line(figure, [row[x] for row in rows], values, name, line_style(number), "%{y:.4~g}")
     return figure
-
-
-def _add_curve(figure: go.Figure, name: str, rows: Rows, x: str, y: str, number: int) -> None:
-    rows = downsample(rows)
-    values = [finite(row.get(y)) for row in rows]
-    add_line(figure, [row[x] for row in rows], values, name, line_style(number), "%{y:.4~g}")

@@ -133,6 +133,20 @@ def add_line(
     figure.add_scatter(x=list(x), y=list(y), name=name, mode=mode, line=line, hovertemplate=hover)
 
 
+def add_heatmap(
+    figure: go.Figure, across: Sequence[str], down: Sequence[str], colours: tuple[str, str], gap: int, **settings: Any
+) -> None:
+    """Adds a heatmap between two colours, with labels of its columns on top and of its rows from the top downwards;
+    `settings` of plotly's trace."""
+    scale = [[0, colours[0]], [1, colours[1]]]
+    figure.add_heatmap(colorscale=scale, showscale=False, xgap=gap, ygap=gap, **settings)
+    for labels, update in ((across, figure.update_xaxes), (down, figure.update_yaxes)):
+        update(tickvals=list(range(len(labels))), ticktext=labels, tickfont={"color": "var(--ink)"}, showgrid=False)
+        update(ticks="outside", tickcolor="rgba(0,0,0,0)")  # invisible, to keep labels off the cells
+    figure.update_xaxes(side="top")
+    figure.update_yaxes(autorange="reversed")
+
+
 def downsample(rows: Rows) -> Rows:
     """Returns at most `MAX_CURVE_POINTS` of the rows, evenly spaced."""
     return rows[:: -(-len(rows) // MAX_CURVE_POINTS)] if rows else rows

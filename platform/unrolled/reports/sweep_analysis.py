@@ -66,7 +66,10 @@ def findings(sweep: JsonObject) -> Findings:
     leader = lead(points, objective)
     fronts = pareto_fronts(points, all_objectives)
     compared = _comparisons(parameters, points, bases, objective)
-    shares = _importance(parameters, points, bases[0]) if bases else []
+    scores = bases[0].scores if bases else {}
+    shares = importance(
+        parameters, [(point.parameters, scores[point.number]) for point in points if point.number in scores]
+    )
     order = {row["key"]: index for index, row in enumerate(shares)}
     by_importance = sorted(parameters, key=lambda one: order.get(one.key, len(order)))
     pair = choose_pair(by_importance)
@@ -134,25 +137,17 @@ def _comparisons(
     parameters: Sequence[Parameter], points: Sequence[Point], bases: Sequence[Basis], objective: Objective
 ) -> list[dict[str, Any]]:
     comparisons = []
-    for parameter in parameters:
-        if len(parameter.values) < 2:
-            continue
-        compared = []
-        for basis in bases:
-            one = comparison(parameter, points, basis, objective)
-            if len(one["values"]) > 1:
-                compared.append(one | {"statement": statement(one["values"], basis, parameter, objective)})
+    for parameter in (one for one in parameters if len(one.values) > 1):
+        tables = [(basis, comparison(parameter, points, basis, objective)) for basis in bases]
+        compared = [
+            table | {"statement": statement(table["values"], basis, parameter, objective)}
+            for basis, table in tables
+            if len(table["values"]) > 1
+        ]
         if compared:
-            outcome = divergence(parameter, None, points)
-            comparisons.append(
-                {"key": parameter.key, "bases": compared, "divergence": outcome["cells"] if outcome else []}
-            )
+            cells = (divergence(parameter, None, points) or {"cells": []})["cells"]
+            comparisons.append({"key": parameter.key, "bases": compared, "divergence": cells})
     return comparisons
-
-
-def _importance(parameters: Sequence[Parameter], points: Sequence[Point], basis: Basis) -> list[dict[str, Any]]:
-    scored = [(dict(point.parameters), basis.scores[point.number]) for point in points if point.number in basis.scores]
-    return importance(parameters, scored)
 
 
 def _divergence(parameters: Sequence[Parameter], points: Sequence[Point]) -> dict[str, Any] | None:
@@ -164,27 +159,28 @@ def _divergence(parameters: Sequence[Parameter], points: Sequence[Point]) -> dic
 
 def _gradients(points: Sequence[Point]) -> list[dict[str, Any]]:
     rows = []
-    for point in points:
-        for trial in point.trials:
-            norm = trial.get("gradient_norm") or {}
-            row = {key: finite(norm.get(key)) for key in ("median", "largest")}
-            row["clipped"] = finite(trial.get("clipped"))
-            if any(number is not None for number in row.values()):
-                rows.append({"trial": trial["name"], "point": point.number, "state": trial["state"], **row})
+    for trial, ends in _trials(points):
+        norm = trial.get("gradient_norm") or {}
+        row = {key: finite(norm.get(key)) for key in ("median", "largest")} | {"clipped": finite(trial.get("clipped"))}
+        if any(number is not None for number in row.values()):
+            rows.append(ends | row)
     return rows
 
 
 def _curves(points: Sequence[Point], objective: Objective) -> list[dict[str, Any]]:
     rows = []
-    for point in points:
-        for trial in point.trials:
-            history = [(row["step"], finite(row["scores"].get(objective.name))) for row in trial.get("history") or []]
-            known = [(step, score) for step, score in history if score is not None]
-            if known:
-                steps, scores = map(list, zip(*known, strict=True))
-                ends = {"trial": trial["name"], "point": point.number, "state": trial["state"]}
-                rows.append({**ends, "steps": steps, "scores": scores, "last_step": finite(trial.get("steps"))})
+    for trial, ends in _trials(points):
+        history = [(row["step"], finite(row["scores"].get(objective.name))) for row in trial.get("history") or []]
+        if known := [pair for pair in history if pair[1] is not None]:
+            steps, scores = map(list, zip(*known, strict=True))
+            rows.append({**ends, "steps": steps, "scores": scores, "last_step": finite(trial.get("steps"))})
     return rows
+
+
+def _trials(points: Sequence[Point]) -> list[tuple[JsonObject, dict[str, Any]]]:
+    """Returns the trials of all points, each with the beginning of its row."""
+    trials = [(point, trial) for point in points for trial in point.trials]
+    return [(trial, {"trial": trial["name"], "point": one.number, "state": trial["state"]}) for one, trial in trials]
 
 
 def lead(points: Sequence[Point], objective: Objective) -> dict[str, Any] | None:

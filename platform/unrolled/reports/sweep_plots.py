@@ -16,7 +16,7 @@ from optuna import visualization
 from optuna.trial import TrialState, create_trial
 
 from unrolled.metrics import metric_info
-from unrolled.reports.page import Chart, axis_title, error_bars, layout, line_style, present
+from unrolled.reports.page import Chart, add_heatmap, axis_title, error_bars, layout, line_style, present
 from unrolled.reports.sweep_ranking import SPEED, Objective, Parameter, SweepData, at_step, build_study, canonical
 from unrolled.reports.sweep_statistics import find_categorical
 from unrolled.reports.text import truncated
@@ -271,7 +271,7 @@ def _pair_charts(data: SweepData) -> list[Chart]:
                 f"Heatmap of {title.lower()} by {_spoken(rows, columns, cells)}.",
                 f"{rows.label} downwards, {columns.label} across; the stronger the colour, the better; n counts "
                 "points. Empty cells have none.",
-                _heatmap(rows, columns, cells, "var(--accent-soft)", "var(--accent)"),
+                _heatmap(rows, columns, cells, ("var(--accent-soft)", "var(--accent)")),
             )
         )
     return charts
@@ -294,7 +294,7 @@ def _divergence_chart(data: SweepData) -> Chart | None:
         "Trials whose loss or gradient stopped being finite, of all that ended. A recurrent gradient is a product over "
         "time: where its factors exceed 1 it explodes, and clipping caps the step that follows. Touch a cell for its "
         "95 % interval (Wilson).",
-        _heatmap(rows, columns, cells, "var(--surface)", "var(--missing)", (0.0, 1.0)),
+        _heatmap(rows, columns, cells, ("var(--surface)", "var(--missing)"), (0.0, 1.0)),
     )
 
 
@@ -309,8 +309,7 @@ def _heatmap(
     rows: Parameter,
     columns: Parameter | None,
     cells: Sequence[Mapping[str, Any]],
-    weakest: str,
-    strongest: str,
+    colours: tuple[str, str],
     limits: tuple[float, float] | None = None,
 ) -> go.Figure:
     """Returns a heatmap of ``shade`` between two colours, with the ``text`` of each cell in it."""
@@ -324,24 +323,12 @@ def _heatmap(
         is_strong = (cell["shade"] - low) / (high - low or 1.0) > 0.55
         font = {"color": "var(--surface)" if is_strong else "var(--ink)", "size": 12}
         figure.add_annotation(x=x, y=y, text=cell["text"], showarrow=False, font=font)
-    figure.add_heatmap(
-        z=shades.tolist(),
-        customdata=hovers.tolist(),
-        zmin=low,
-        zmax=high if high > low else low + 1,
-        colorscale=[[0, weakest], [1, strongest]],
-        showscale=False,
-        xgap=2,
-        ygap=2,
-        hoverongaps=False,
-        hovertemplate="%{customdata}<extra></extra>",
-    )
-    # Invisible ticks keep labels off the cells.
-    ticks = {"showgrid": False, "ticks": "outside", "tickcolor": "rgba(0,0,0,0)"}
-    ticks |= {"tickfont": {"size": 11, "color": "var(--ink)"}}
     down, across = ([escape(one.text(value)) for value in one.values] if one else [""] for one in (rows, columns))
-    figure.update_xaxes(tickvals=list(range(len(across))), ticktext=across, side="top", tickangle=0, **ticks)
-    figure.update_yaxes(tickvals=list(range(len(down))), ticktext=down, autorange="reversed", **ticks)
+    values = {"z": shades.tolist(), "zmin": low, "zmax": high if high > low else low + 1, "hoverongaps": False}
+    hover = {"customdata": hovers.tolist(), "hovertemplate": "%{customdata}<extra></extra>"}
+    add_heatmap(figure, across, down, colours, 2, **values, **hover)
+    figure.update_xaxes(tickangle=0, tickfont_size=11)
+    figure.update_yaxes(tickfont_size=11)
     return figure
 
 

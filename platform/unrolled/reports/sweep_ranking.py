@@ -114,13 +114,7 @@ def _plain(key: str, value: Any) -> str:
 
 STATES = ("finished", "stopped", "running", "diverged", "failed")
 """States of trials, the most informative first."""
-WORDS = {
-    "finished": "finished",
-    "stopped": "stopped early",
-    "running": "running",
-    "diverged": "diverged",
-    "failed": "failed",
-}
+WORDS = {state: state for state in STATES} | {"stopped": "stopped early"}
 
 
 @dataclass(frozen=True)

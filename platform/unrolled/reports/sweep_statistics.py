@@ -8,10 +8,11 @@ alone.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,11 @@ def interval_of_difference(one: Sequence[float], other: Sequence[float]) -> Inte
         else:
             rng = np.random.default_rng(1)
             low, high = bootstrap(
-                (one, other), _difference_of_means, n_resamples=RESAMPLES, method="percentile", random_state=rng
+                (one, other),
+                lambda one, other, axis: np.mean(one, axis=axis) - np.mean(other, axis=axis),
+                n_resamples=RESAMPLES,
+                method="percentile",
+                random_state=rng,
             ).confidence_interval
     return float(low), float(high)
 
@@ -66,17 +71,10 @@ def p_of_difference(one: Sequence[float], other: Sequence[float]) -> float:
     far apart; two-sided, not corrected for the number of pairs."""
     rng = np.random.default_rng(1)
     options = {"n_resamples": PERMUTATIONS, "alternative": "greater", "vectorized": True, "random_state": rng}
-    return float(permutation_test((one, other), _distance_of_means, **options).pvalue)
-
-
-def _difference_of_means(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
-    difference: np.ndarray = np.mean(one, axis=axis) - np.mean(other, axis=axis)
-    return difference
-
-
-def _distance_of_means(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
-    distance: np.ndarray = np.abs(_difference_of_means(one, other, axis))
-    return distance
+    test = permutation_test(
+        (one, other), lambda one, other, axis: np.abs(np.mean(one, axis=axis) - np.mean(other, axis=axis)), **options
+    )
+    return float(test.pvalue)
 
 
 MIN_TESTED = 3
@@ -131,10 +129,9 @@ def comparison(parameter: Parameter, points: Sequence[Point], basis: Basis, obje
         and significance ``letters``, which are None for values with fewer than `MIN_TESTED` points.
     """
     groups = _groups(parameter, points, basis)
+    groups.sort(key=lambda group: objective.loss(statistics.fmean(group[1])))
     rows = [_row(parameter, value, scores, objective) for value, scores in groups]
-    order = sorted(range(len(rows)), key=lambda index: objective.loss(rows[index]["mean"]))
-    rows = [rows[index] for index in order]
-    _add_tests(rows, [groups[index][1] for index in order], objective)
+    _add_tests(rows, [scores for _, scores in groups], objective)
     return {"step": basis.step, "values": rows}
 
 
@@ -215,21 +212,22 @@ def scores_of_pairs(
     tables = []
     for basis in bases:
         cells = []
-        for row in rows.values:
-            for column in columns.values:
-                scores = [
-                    basis.scores[point.number]
-                    for point in points
-                    if point.number in basis.scores
-                    and rows.matches(point.parameters, row)
-                    and columns.matches(point.parameters, column)
-                ]
-                if scores:
-                    best = min(scores, key=objective.loss)
-                    cell = {"row": row, "column": column, "points": len(scores)}
-                    cells.append(cell | {"mean": statistics.fmean(scores), "best": best})
+        for cell, group in _cells(rows, columns, points):
+            if scores := [basis.scores[point.number] for point in group if point.number in basis.scores]:
+                best = min(scores, key=objective.loss)
+                cells.append(cell | {"points": len(scores), "mean": statistics.fmean(scores), "best": best})
         tables.append({"step": basis.step, "cells": cells})
     return {"rows": rows.key, "columns": columns.key, "bases": tables}
+
+
+def _cells(
+    rows: Parameter, columns: Parameter | None, points: Sequence[Point]
+) -> Iterator[tuple[dict[str, Any], list[Point]]]:
+    """Yields ``row`` and ``column`` of each cell, with its points."""
+    for row, column in itertools.product(rows.values, columns.values if columns else (None,)):
+        group = [one for one in points if rows.matches(one.parameters, row)]
+        group = [one for one in group if columns is None or columns.matches(one.parameters, column)]
+        yield {"row": row, "column": column}, group
 
 
 def divergence(rows: Parameter, columns: Parameter | None, points: Sequence[Point]) -> dict[str, Any] | None:
@@ -238,16 +236,8 @@ def divergence(rows: Parameter, columns: Parameter | None, points: Sequence[Poin
     Trials that failed or are running are not counted. Where `columns` has the value ``none`` (no clipping), ``p`` is
     the uncorrected p-value of Fisher's exact test of each other value against it.
     """
-    cells = []
-    for row in rows.values:
-        for column in columns.values if columns else (None,):
-            group = [
-                one
-                for one in points
-                if rows.matches(one.parameters, row) and (not columns or columns.matches(one.parameters, column))
-            ]
-            if share := diverged_share(group):
-                cells.append({"row": row, "column": column, **share})
+    shares = [(cell, diverged_share(group)) for cell, group in _cells(rows, columns, points)]
+    cells = [cell | share for cell, share in shares if share]
     for cell in cells:
         unclipped = next((one for one in cells if one["row"] == cell["row"] and one["column"] == "none"), None)
         cell["p"] = None if unclipped is None or unclipped is cell else p_of_shares(unclipped, cell)
@@ -260,9 +250,7 @@ def diverged_share(points: Sequence[Point]) -> dict[str, Any] | None:
     """Returns ``trials``, how many ``diverged``, the ``share`` and its ``interval``; None where there are no trials."""
     states = [trial["state"] for point in points for trial in point.trials]
     counted = [state for state in states if state in ("finished", "stopped", "diverged")]
-    if not counted:
-        return None
-    return _share(counted.count("diverged"), len(counted))
+    return _share(counted.count("diverged"), len(counted)) if counted else None
 
 
 def pool_rows(cells: Sequence[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
@@ -294,7 +282,7 @@ MIN_LEARNED = 8
 SHUFFLES = 19
 """Fits to shuffled scores: the largest share that they give a parameter is reached by chance once in 20."""
 TREES, SEED = 16, 1
-Scored = Sequence[tuple[dict[str, Any], float]]
+Scored = Sequence[tuple[Mapping[str, Any], float]]
 """Parameters of points, by key, and their scores."""
 
 

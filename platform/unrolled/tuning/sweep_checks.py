@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from unrolled.config import Config, Tuning
 from unrolled.errors import UserError, did_you_mean, listing
 from unrolled.tasks import make_task, prepare
 from unrolled.tuning.samplers import build_sampler, num_points
-from unrolled.tuning.search_space import Point, check_point, check_space
+from unrolled.tuning.search_space import check_point, check_space
 from unrolled.tuning.sweep_dir import SPEED
 
 
@@ -67,23 +66,18 @@ def _tuning(config: Config, workers: int) -> Tuning:
     tuning = config.tuning
     if tuning is None or not tuning.space:
         raise UserError(f"tuning.space is missing: say what to vary, for example {EXAMPLE}")
-    if tuning.scheduler == "pbt":
-        _check_population(config, tuning)
+    for key in tuning.space if tuning.scheduler == "pbt" else ():
+        if any(f"{key}.".startswith(f"{fixed}.") for fixed in config.frozen_keys):
+            raise UserError(
+                f"tuning.scheduler is pbt, which moves checkpoints between trials, but {key} cannot change in a "
+                f"trained model: vary other keys than {listing(config.frozen_keys)}, or take another scheduler."
+            )
     if tuning.scheduler in ("pbt", "hyperband") and workers > 1:
         raise UserError(
             f"tuning.scheduler is {tuning.scheduler}, which lets trials wait, so every trial trains in one process: "
             f"leave --workers {workers} out, or take another scheduler."
         )
     return tuning
-
-
-def _check_population(config: Config, tuning: Tuning) -> None:
-    for key in tuning.space:
-        if any(f"{key}.".startswith(f"{fixed}.") for fixed in config.frozen_keys):
-            raise UserError(
-                f"tuning.scheduler is pbt, which moves checkpoints between trials, but {key} cannot change in a "
-                f"trained model: vary other keys than {listing(config.frozen_keys)}, or take another scheduler."
-            )
 
 
 def _metrics(config: Config, tuning: Tuning) -> list[str]:
@@ -117,14 +111,9 @@ def _validation_metrics(config: Config) -> list[str]:
 def _check_points(config: Config, tuning: Tuning, *, smoke: bool) -> None:
     """Builds the config of every point that can be known now, and prepares its data."""
     check_space(config, tuning.space)
-    fingerprints = FingerprintCache()
-    for point in _known_points(config, tuning):
+    if tuning.sampler == "tpe":  # its points depend on scores
+        return
+    fingerprints, sampler = FingerprintCache(), build_sampler(tuning, [], config.seed)
+    for point in itertools.islice(iter(sampler.ask, None), num_points(tuning)):
         point_config = check_point(config, point)
         fingerprints(point_config.smoke_version() if smoke else point_config)
-
-
-def _known_points(config: Config, tuning: Tuning) -> Iterator[Point]:
-    """Yields the points that do not depend on scores."""
-    if tuning.sampler != "tpe":
-        sampler = build_sampler(tuning, [], config.seed)
-        yield from itertools.islice(iter(sampler.ask, None), num_points(tuning))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import ray.tune
 from ray.tune.schedulers import (
@@ -48,6 +48,9 @@ from unrolled.tuning.sweep_dir import (
 )
 from unrolled.tuning.trial import INTERRUPTED, Trial, TrialSpec
 
+if TYPE_CHECKING:
+    from unrolled.cluster.ray_session import Resources
+
 REDUCTION_FACTOR = 3
 """One of so many trials is continued at each rung of ASHA and HyperBand."""
 MIN_SAMPLES = 3
@@ -76,16 +79,13 @@ def build_scheduler(tuning: Tuning, mode: str, seed: int) -> Any:
     return FIFOScheduler()
 
 
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    return config
-
-
 class PopulationTraining(PopulationBasedTraining):  # type: ignore[misc]
     """Population-based training (Jaderberg et al. 2017): a trial of the worst quarter continues from a checkpoint of
     the best quarter, with perturbed values of that trial."""
 
     def __init__(self, *, space: Space, seed: int, **attributes: str) -> None:
-        super().__init__(perturbation_interval=1, custom_explore_fn=_identity, require_attrs=False, **attributes)
+        # Ray wants an explore function, though `_get_new_config` replaces what calls it.
+        super().__init__(perturbation_interval=1, custom_explore_fn=dict, require_attrs=False, **attributes)
         self._space, self._generator = space, random.Random(seed)
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -136,13 +136,9 @@ class TrialPlan:
         self._open: dict[int, set[str]] = {}
         self._queue: deque[TrialConfig] = deque()
         self.closed = False
-        self._restore()
-
-    def _restore(self) -> None:
-        """Continues where earlier starts ended."""
-        points = {record["point"]: record["parameters"] for record in self._records.records.values()}
-        for point in sorted(points):
-            self._sampler.restore(points[point])
+        points = {record["point"]: record["parameters"] for record in records.records.values()}
+        for point in sorted(points):  # continue where earlier starts ended
+            sampler.restore(points[point])
             self._enqueue(point, points[point])
 
     def _enqueue(self, point: int, parameters: Point) -> None:
@@ -151,14 +147,11 @@ class TrialPlan:
             for index in range(self._seeds)
         ]
         self._points = point + 1
-        open_trials = [trial for trial in trials if self._state(trial.name) in (None, RUNNING, FAILED)]
+        ended = {name for name, one in self._records.records.items() if one["state"] not in (RUNNING, FAILED)}
+        open_trials = [trial for trial in trials if trial.name not in ended]
         self._open[point] = {trial.name for trial in open_trials}
         self._queue.extend(open_trials)
         self._tell_sampler(point)
-
-    def _state(self, name: str) -> str | None:
-        record = self._records.records.get(name)
-        return None if record is None else record["state"]
 
     def next(self) -> TrialConfig | None:
         """Returns the next trial, which is recorded as started; None where there is none left."""
@@ -189,18 +182,6 @@ POLL_SECONDS = 0.2
 TIME_OVER = "the time of the sweep was over"
 
 
-class ClusterResources(Protocol):
-    """Resources of a cluster; see `unrolled.cluster.ray_session.Resources`."""
-
-    @property
-    def free_cpus(self) -> float: ...
-    @property
-    def free_gpus(self) -> float: ...
-    def capacity(self, cpus: float, gpus: float) -> int: ...
-    def require(self, workers: int) -> object: ...
-    def per_worker(self, workers: int) -> tuple[int, bool]: ...
-
-
 @dataclass(frozen=True)
 class TrialResources:
     """Resources of each trial.
@@ -218,7 +199,7 @@ class TrialResources:
     gpu: bool
 
 
-def divide_resources(resources: ClusterResources, tuning: Tuning, workers: int) -> TrialResources:
+def divide_resources(resources: Resources, tuning: Tuning, workers: int) -> TrialResources:
     """Divides the resources of a cluster among trials.
 
     Raises:
@@ -333,6 +314,7 @@ class Tuner:
         self.callback = TrialCallback(records, self.plan)
         self._scheduler = build_scheduler(self.tuning, mode(records.metrics[0]), config.seed)
         self._fingerprints = FingerprintCache()
+        self._latest = self.tuning.scheduler == "pbt"  # copies the current parameters, not the best
         if self.tuning.scheduler in ("asha", "median"):  # the others compare only trials that run at the same time
             for record in records.records.values():
                 if record["state"] in SCORED:
@@ -442,10 +424,6 @@ class Tuner:
             cpus=self.resources.cpus,
             gpu=self.resources.gpu,
         )
-
-    @property
-    def _latest(self) -> bool:
-        return self.tuning.scheduler == "pbt"  # copies the current parameters, not the best
 
     def _results(self, record: Record) -> list[dict[str, float]]:
         run = self.records.sweep.trial(record["name"])
