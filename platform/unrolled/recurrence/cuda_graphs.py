@@ -9,6 +9,7 @@ and the results are copied out.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -60,13 +61,7 @@ class Graph:
         self._results = work(self._memory, self._read)
 
 
-class _Graphs:
-    def __init__(self) -> None:
-        self.occurrences: dict[Hashable, int] = {}
-        self.recorded: dict[Hashable, Graph] = {}
-
-
-_graphs: WeakKeyDictionary[Cell, _Graphs] = WeakKeyDictionary()
+_graphs: WeakKeyDictionary[Cell, tuple[Counter[Hashable], dict[Hashable, Graph]]] = WeakKeyDictionary()
 on_any_device = False
 """Whether scans pass through a graph's memory without a GPU, too; see `forced`."""
 
@@ -77,20 +72,20 @@ def run(cell: Cell, key: Hashable, work: Work, memory: Sequence[Tensor], read: S
     Args:
         key: everything that the work depends on besides the values of the tensors and of the cell's parameters.
     """
-    graphs = _graphs.setdefault(cell, _Graphs())
+    occurrences, recorded = _graphs.setdefault(cell, (Counter(), {}))
     shapes = tuple((tensor.shape, tensor.dtype) for tensor in (*memory, *read))
     key = (key, shapes, tuple(parameter.data_ptr() for parameter in cell.parameters()))
-    if key not in graphs.recorded:
-        graphs.occurrences[key] = graphs.occurrences.get(key, 0) + 1
-        if (graphs.occurrences[key] < RECORD_AFTER and not on_any_device) or len(graphs.recorded) >= MAX_GRAPHS:
+    if key not in recorded:
+        occurrences[key] += 1
+        if (occurrences[key] < RECORD_AFTER and not on_any_device) or len(recorded) >= MAX_GRAPHS:
             return work(memory, read)
         try:
-            graphs.recorded[key] = Graph(work, memory, read)
+            recorded[key] = Graph(work, memory, read)
         except RuntimeError as error:
             logging.getLogger(__name__).warning("a scan cannot be recorded, so it runs step by step: %s", error)
-            graphs.occurrences[key] = -(2**62)  # not again
+            occurrences[key] = -(2**62)  # not again
             return work(memory, read)
-    return graphs.recorded[key](memory, read)
+    return recorded[key](memory, read)
 
 
 @contextmanager

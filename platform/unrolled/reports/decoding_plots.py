@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -134,12 +135,32 @@ def _lines(results: Results, name: str, groups: list[SettingSweep], axis: str) -
     """Returns a figure with a line per sweep and the x axis `axis`, and the values that the axis marks."""
     figure = go.Figure(layout=layout(380))
     for number, sweep in enumerate(groups):
-        _sweep_line(figure, results, name, sweep, number, len(groups))
-    values = sorted({value for sweep in groups for value, _ in sweep})
-    figure.update_xaxes(tickvals=values, showgrid=False, title=axis_title(axis))
+        scores = [_score(results["strategies"][strategy], name) for _, strategy in sweep]
+        values, intervals = [value for value, _ in scores], [interval for _, interval in scores]
+        colour = strategy_colour(sweep[0][1])
+        figure.add_scatter(
+            x=[value for value, _ in sweep],
+            y=values,
+            name=_series(sweep) if len(groups) > 1 else strategy_title(strategy_kind(sweep[0][1])),
+            mode="lines+markers",
+            line={"color": colour, "width": 2, "dash": DASHES[number % len(DASHES)]},
+            marker={"color": colour, "size": 9, "symbol": strategy_marker(sweep[0][1])},
+            error_y=error_bars(values, intervals, colour),
+            hovertemplate="%{y:.1f}" + metric_info(name).unit,
+        )
+    ticks = sorted({value for sweep in groups for value, _ in sweep})
+    figure.update_xaxes(tickvals=ticks, showgrid=False, title=axis_title(axis))
     figure.update_yaxes(ticksuffix=metric_info(name).unit)
     figure.update_layout(showlegend=len(groups) > 1)
-    return figure, values
+    return figure, ticks
+
+
+def _score(row: Mapping[str, Any], name: str) -> tuple[float, tuple[float, float]]:
+    """Returns a score with its interval; of several samples, the mean plus and minus a standard deviation."""
+    if statistics := sample_statistics(row, name):
+        value, deviation = statistics
+        return value, (value - deviation, value + deviation)
+    return row[name], (row.get("intervals") or {}).get(name) or (row[name], row[name])
 
 
 def _curse_chart(results: Results, name: str, beams: list[SettingSweep]) -> Chart | None:
@@ -188,32 +209,6 @@ def _curse_chart(results: Results, name: str, beams: list[SettingSweep]) -> Char
     )
 
 
-def _sweep_line(figure: go.Figure, results: Results, name: str, sweep: SettingSweep, number: int, count: int) -> None:
-    """Adds the scores of a sweep with their intervals; of several samples, the mean and standard deviation."""
-    values, intervals = [], []
-    for _, strategy in sweep:
-        row = results["strategies"][strategy]
-        if statistics := sample_statistics(row, name):
-            value, deviation = statistics
-            interval = (value - deviation, value + deviation)
-        else:
-            value = row[name]
-            interval = (row.get("intervals") or {}).get(name) or (value, value)
-        values.append(value)
-        intervals.append(interval)
-    colour = strategy_colour(sweep[0][1])
-    figure.add_scatter(
-        x=[value for value, _ in sweep],
-        y=values,
-        name=_series(sweep) if count > 1 else strategy_title(strategy_kind(sweep[0][1])),
-        mode="lines+markers",
-        line={"color": colour, "width": 2, "dash": DASHES[number % len(DASHES)]},
-        marker={"color": colour, "size": 9, "symbol": strategy_marker(sweep[0][1])},
-        error_y=error_bars(values, intervals, colour),
-        hovertemplate="%{y:.1f}" + metric_info(name).unit,
-    )
-
-
 def _series(sweep: SettingSweep) -> str:
     """Returns the name of a line: the kind of its strategies, with the options that they share."""
     first, *others = (strategy_options(strategy).items() for _, strategy in sweep)
@@ -233,8 +228,7 @@ def _best_of(results: Results, name: str, sweep: SettingSweep, setting: str) -> 
     known, rows = metric_info(name), results["strategies"]
 
     def loss(strategy: str) -> float:
-        statistics = sample_statistics(rows[strategy], name)
-        value = statistics[0] if statistics else rows[strategy][name]
+        value, _ = _score(rows[strategy], name)
         return -value if known.higher_is_better else value
 
     title = strategy_title(strategy_kind(sweep[0][1]))

@@ -168,8 +168,6 @@ def describe_position(weights: Sequence[float]) -> str:
     return f"mostly {position}, {100 * weights[top]:.0f} % in one of {len(weights)} fields"
 
 
-DISPLAY_SIZE = 280
-"""Longer side of a displayed photograph in pixels."""
 LABEL_SIZE = 0.12
 """Fraction of a photograph's height or width that the number of a box needs."""
 
@@ -191,28 +189,11 @@ def question_gallery(
 
 
 def _question_card(number: int, one: GalleryItem, picture: Picture) -> dict[str, Any]:
-    scale = DISPLAY_SIZE / max(picture.width, picture.height)
     return {
         "index": number,
-        "name": one.photo,
-        "alt": f"The photograph that is asked about: {one.question}",
         "picture": picture,
-        "width": round(picture.width * scale),
-        "question": one.question,
-        "answer": one.answer,
-        "written": one.prediction,
-        "options": [
-            {
-                "text": option.text,
-                "percent": f"{100 * option.probability:.0f}\N{NO-BREAK SPACE}%",
-                "width": round(100 * option.probability, 1),
-                "right": option.correct,
-                "chosen": option.chosen,
-                "box": None if option.box is None else [round(100 * side, 2) for side in option.box],
-                "label": None if option.box is None else _label(option.box),
-            }
-            for option in one.choices
-        ],
+        "item": one,
+        "options": [(option, None if option.box is None else _label(option.box)) for option in one.choices],
         "attention": None if one.attention is None else _photo_attention(one.attention),
     }
 

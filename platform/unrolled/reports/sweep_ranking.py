@@ -234,11 +234,12 @@ def common_step(points: Sequence[Point], name: str) -> int | None:
     valid = [point for point in points if point.state in ("finished", "stopped")]
     if all(point.state == "finished" for point in valid):
         return None
-    steps: set[int] | None = None
-    for trial in (trial for point in valid for trial in point.trials):
-        own = {row["step"] for row in trial.get("history") or [] if finite(row["scores"].get(name)) is not None}
-        steps = own if steps is None else steps & own
-    return max(steps) if steps else None
+    steps = [
+        {row["step"] for row in trial.get("history") or [] if finite(row["scores"].get(name)) is not None}
+        for point in valid
+        for trial in point.trials
+    ]
+    return max(set[int].intersection(*steps), default=None)
 
 
 def _known(values: Any) -> list[float]:
@@ -352,8 +353,8 @@ class SweepData:
 
     def values(self, parameter: Parameter) -> dict[int, Any]:
         """Returns the values of a parameter by point, of the points that use it."""
-        given = {point: row["parameters"] for point, row in self.rows.items()}
-        used = {point: values[parameter.key] for point, values in given.items() if parameter.key in values}
+        rows, key = self.rows.items(), parameter.key
+        used = {point: row["parameters"][key] for point, row in rows if key in row["parameters"]}
         return {point: one for point, one in used.items() if parameter.categorical or finite(one) is not None}
 
     def study(self, values: Mapping[int, Any], directions: Sequence[str] = ()) -> optuna.Study:
