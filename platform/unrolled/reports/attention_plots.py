@@ -107,9 +107,8 @@ def attention_strip(photo: Image.Image, attention: AttentionMap) -> Image.Image:
     if max(small.size) < TILE:
         scale = TILE / max(small.size)
         small = small.resize((round(small.width * scale), round(small.height * scale)))
-    tiles = [("", small)]
-    for token, weights in zip(attention.output, attention.weights, strict=True):
-        tiles.append((display_token(token), shade(small, weights)))
+    words = zip(attention.output, attention.weights, strict=True)
+    tiles = [("", small), *((display_token(token), shade(small, weights)) for token, weights in words)]
     width, height = small.width + TILE_GAP, small.height + TILE_LINE + TILE_GAP
     rows = -(-len(tiles) // TILES_PER_ROW)
     sheet = Image.new("RGB", (TILE_GAP + width * TILES_PER_ROW, TILE_GAP + height * rows), BACKGROUND)

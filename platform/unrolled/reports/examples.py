@@ -91,8 +91,7 @@ def _num_bytes(rows: Sequence[Mapping[str, Any]]) -> int:
 
 def _evenly(rows: Sequence[Any], count: int) -> list[Any]:
     """Returns at most `count` of the rows, evenly spaced, the first among them."""
-    if len(rows) <= count:
-        return list(rows)
+    count = min(count, len(rows))
     return [rows[index * len(rows) // count] for index in range(count)]
 
 

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects as go
 import torch
@@ -96,13 +95,12 @@ def _measure_config(config: Config, path: str | Path, checkpoint: str | None) ->
 def _on_first_batch(task: Task, model: nn.Module, data: PreparedData) -> tuple[int, list[LayerGradientFlow]]:
     batch = task.plan(data, epoch=0)[0]
     shard = batch.shard(0, 1)
+
+    def loss() -> Tensor:  # an encoder whose gradient training propagates separately has none here
+        return torch.stack([window.loss for window in task.losses(model, shard, None)]).sum() / batch.tokens
+
     model.double().eval()
-    return batch.tokens, gradient_flow(model, lambda: _loss(task, model, shard) / batch.tokens)
-
-
-def _loss(task: Task, model: nn.Module, shard: Any) -> Tensor:
-    """Returns the loss of all windows. An encoder whose gradient training propagates separately has none here."""
-    return torch.stack([window.loss for window in task.losses(model, shard, None)]).sum()
+    return batch.tokens, gradient_flow(model, loss)
 
 
 def table_distances(flows: Sequence[LayerGradientFlow]) -> list[int]:

@@ -208,11 +208,6 @@ def mode(name: str) -> str:
     return "max" if is_better(name, 1, 0) else "min"
 
 
-def validation_scores(row: Row) -> dict[str, float]:
-    """Returns the scores in the row of a validation."""
-    return {name: value for name, value in row.items() if name not in NOT_SCORES}
-
-
 def trial_metrics(run: RunDir) -> dict[str, Any]:
     """Returns the numbers of sweep.json for one trial, from its metrics.jsonl: best scores, steps, seconds, speed, all
     validations, and statistics of its gradients; unknown ones are left out."""
@@ -221,7 +216,7 @@ def trial_metrics(run: RunDir) -> dict[str, Any]:
     updates = [row for row in rows if row["kind"] == "train"]
     metrics: dict[str, Any] = {
         "scores": _best(validations),
-        "history": [{"step": row["step"], "scores": _finite(validation_scores(row))} for row in validations],
+        "history": [{"step": row["step"], "scores": _scores(row)} for row in validations],
     }
     if rows:
         metrics |= {"steps": rows[-1]["step"], "seconds": rows[-1]["seconds"]}
@@ -250,14 +245,14 @@ def divergence(run: RunDir) -> str | None:
 def _best(validations: Sequence[Row]) -> dict[str, float]:
     best: dict[str, float] = {}
     for row in validations:
-        for name, value in _finite(validation_scores(row)).items():
+        for name, value in _scores(row).items():
             if name not in best or is_better(name, value, best[name]):
                 best[name] = value
     return best
 
 
-def _finite(values: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if math.isfinite(value)}
+def _scores(validation: Row) -> dict[str, float]:
+    return {name: value for name, value in validation.items() if name not in NOT_SCORES and math.isfinite(value)}
 
 
 class ScoreTracker:
