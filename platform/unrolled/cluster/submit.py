@@ -59,7 +59,11 @@ def submit(
     Raises:
         UserError: no job server answers, the token is wrong, the folder is too large or the command is unknown.
     """
-    _check_command(command, known)
+    if not command:
+        raise UserError(f"submit: give a command to run on the cluster: {listing(known)}.")
+    if command[0] not in known:
+        hint = did_you_mean(command[0], known)
+        raise UserError(f"submit: {command[0]!r} is not a command; known are {listing(known)}.{hint}")
     storage, folder = storage or STORAGE, folder or Path.cwd()
     with quiet(None):
         client = _connect(address)
@@ -78,14 +82,6 @@ def submit(
                 print(f"\n{job} is still ending on {address}.", flush=True)
                 return 130
     return _exit_code(details)
-
-
-def _check_command(command: Sequence[str], known: Sequence[str]) -> None:
-    if not command:
-        raise UserError(f"submit: give a command to run on the cluster: {listing(known)}.")
-    if command[0] not in known:
-        hint = did_you_mean(command[0], known)
-        raise UserError(f"submit: {command[0]!r} is not a command; known are {listing(known)}.{hint}")
 
 
 def _connect(address: str) -> JobSubmissionClient:
@@ -168,7 +164,6 @@ def _mib(size: int) -> str:
 
 
 def _start(client: JobSubmissionClient, command: Sequence[str], storage: str, folder: Path) -> str:
-    """Returns the id of the submitted job."""
     runtime_env: dict[str, Any] = {
         "working_dir": str(folder),
         "py_modules": [str(PACKAGE_FOLDER)],

@@ -15,7 +15,8 @@ FEW = 64
 
 
 class Config(Section):
-    """The complete configuration of a run; each task has a subclass with its own sections.
+    """The complete configuration of a run; each task has a subclass with its own sections. The subclass checks values
+    across keys in `_fits_together`; a message starts with the key that should change.
 
     Attributes:
         frozen_keys: keys and sections that a resumed run cannot change.

@@ -219,7 +219,6 @@ class CaptioningConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> CaptioningConfig:
-        """Checks across keys. A message starts with the key that should change."""
         decoder = self.model.decoder
         check_engine(self.model.engine, decoder, "model.decoder")
         if decoder.layer > decoder.layers:

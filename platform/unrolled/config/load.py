@@ -304,7 +304,6 @@ class _Source:
 
 
 def _config_class(values: dict[str, Any], source: _Source) -> type[Config]:
-    """Returns the config class of `values["task"]`."""
     if "task" not in values:
         raise UserError(f"{source.path}: task is missing: one of {listing(CONFIGS)}.")
     task = values["task"]

@@ -109,7 +109,6 @@ class TranslationConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TranslationConfig:
-        """Checks across keys. A message starts with the key that should change."""
         encoder, decoder = self.model.encoder, self.model.decoder
         check_engine(self.model.engine, encoder, "model.encoder")
         check_engine(self.model.engine, decoder, "model.decoder")

@@ -145,7 +145,6 @@ class QuestionAnsweringConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> QuestionAnsweringConfig:
-        """Checks across keys. A message starts with the key that should change."""
         model = self.model
         check_engine(model.engine, model.question, "model.question")
         if model.attends and model.answers != "words" and model.sees == "picture":
@@ -212,7 +211,6 @@ class PointingConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> PointingConfig:
-        """Checks across keys. A message starts with the key that should change."""
         model = self.model
         check_engine(model.engine, model.question, "model.question")
         if model.attention and model.features.grid == 1:

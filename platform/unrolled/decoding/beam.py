@@ -188,7 +188,10 @@ def expand(
             slice(group * group_size, (group + 1) * group_size) if groups > 1 and rows.max_rows > 1 else slice(None)
         )
         own = Continuations(*(each[:, members].flatten(1) for each in table))
-        order = own.log_probs - strategy.diversity * _times_chosen(own.tokens, growing)
+        order = own.log_probs
+        if growing:  # Hamming diversity: how many times earlier groups have chosen each of the tokens
+            chosen = torch.cat([each.tokens.masked_fill(each.log_probs == NEG_INF, -1) for each in growing], dim=1)
+            order = order - strategy.diversity * (own.tokens[:, :, None] == chosen[:, None]).sum(2)
         # Each hypothesis has one continuation by the end token, so twice the size leaves enough unfinished ones.
         ranked = order.topk(min(2 * group_size, order.shape[1]))
         best = own.gather(ranked.indices)
@@ -197,14 +200,6 @@ def expand(
         indices = unfinished.topk(min(group_size, unfinished.shape[1])).indices
         growing.append(_fill(best.keep(best.tokens != end).gather(indices), group_size if groups > 1 else 0))
     return _concatenate(ending), _concatenate(growing)
-
-
-def _times_chosen(tokens: Tensor, growing: Sequence[Continuations]) -> Tensor | float:
-    """Returns how many times earlier groups have chosen each of the tokens `(m, j)`: Hamming diversity."""
-    if not growing:
-        return 0.0
-    chosen = torch.cat([each.tokens.masked_fill(each.log_probs == NEG_INF, -1) for each in growing], dim=1)
-    return (tokens[:, :, None] == chosen[:, None]).sum(2)
 
 
 def _fill(continuations: Continuations, count: int) -> Continuations:

@@ -32,7 +32,6 @@ class EnsembleInputs(Generic[M]):
         return mask
 
     def select(self, rows: Tensor) -> EnsembleInputs[M]:
-        """Returns the encoded inputs of the sentences `rows` `(m,)`."""
         return EnsembleInputs(tuple(memory.select(rows) for memory in self.each))
 
 
@@ -44,7 +43,6 @@ class Ensemble(Generic[M]):
     models: Sequence[Searchable[M]]
 
     def start(self, memory: EnsembleInputs[M]) -> Nest:
-        """Returns the initial states of all models."""
         return tuple(model.start(own) for model, own in zip(self.models, memory.each, strict=True))
 
     def step(self, tokens: Tensor, state: Nest, memory: EnsembleInputs[M], rows: Rows) -> tuple[Tensor, Nest]:

@@ -59,9 +59,7 @@ class SupportsAttention(Protocol):
     """
 
     @property
-    def attends(self) -> bool:
-        """Whether this model has attention."""
-        ...
+    def attends(self) -> bool: ...
 
     def step_with_attention(
         self, tokens: Tensor, state: Nest, memory: EncodedInputs, rows: Rows

@@ -194,7 +194,6 @@ class Output:
 
     @property
     def text(self) -> str:
-        """The output itself."""
         return self.candidates[0].text
 
 

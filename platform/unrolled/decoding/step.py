@@ -239,18 +239,13 @@ class TokenConstraints:
             if before <= length:
                 logits[(tokens[:, length - before :] == phrase[:-1]).all(1), phrase[-1]] = NEG_INF
         if 0 < self.no_repeat <= length:
-            _forbid_repeats(logits, tokens, self.no_repeat)
+            windows, last = tokens.unfold(1, self.no_repeat, 1), tokens[:, length - (self.no_repeat - 1) :]
+            rows, starts = (windows[:, :, :-1] == last[:, None]).all(2).nonzero(as_tuple=True)
+            logits[rows, windows[rows, starts, -1]] = NEG_INF
         if forced is not None and forced_logits is not None:
             rows = (forced >= 0).nonzero()[:, 0]
             logits[rows] = NEG_INF
             logits[rows, forced[rows]] = forced_logits[rows, 0]
-
-
-def _forbid_repeats(logits: Tensor, tokens: Tensor, n: int) -> None:
-    windows = tokens.unfold(1, n, 1)
-    last = tokens[:, tokens.shape[1] - (n - 1) :]
-    rows, starts = (windows[:, :, :-1] == last[:, None]).all(2).nonzero(as_tuple=True)
-    logits[rows, windows[rows, starts, -1]] = NEG_INF
 
 
 def split_banned(banned: Sequence[Sequence[int]], device: torch.device) -> tuple[list[int], list[Tensor]]:

@@ -134,7 +134,6 @@ class Evaluation(ABC):
 
     @property
     def config_yaml(self) -> str:
-        """The configs as shown in the report."""
         if len(self.members) == 1:
             return dump_config(self.config)
         return "\n".join(f"# {member.run.name}\n{dump_config(member.config)}" for member in self.members)

@@ -89,12 +89,10 @@ class Predictor:
         return self.task.attention(self.model, text, output)
 
     def evaluate_shard(self, data: Any, shard: int, num_shards: int) -> Any:
-        """Measures one shard of a split."""
         assert isinstance(self.task, MetricTask)
         return self.task.evaluate_shard(self.model, data, shard, num_shards)
 
     def summarize(self, data: Any, shards: Sequence[Any]) -> MetricResults:
-        """Combines the results of all shards of a split."""
         assert isinstance(self.task, MetricTask)
         return self.task.summarize(self.model, data, shards)
 
@@ -214,7 +212,6 @@ class EnsembleModel(nn.Module):
         self.start, self.step = ensemble.start, ensemble.step
 
     def encode(self, *inputs: Tensor) -> EnsembleInputs[EncoderOutput]:
-        """Returns the encoder outputs of all models for the same inputs."""
         return EnsembleInputs(tuple(model.encode(*inputs) for model in self._models))
 
     @property

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from unrolled.errors import UserError
-from unrolled.metrics.base import MeanMetric, References, Texts, as_reference_lists, format_signature
+from unrolled.metrics.base import MeanMetric, References, Texts, as_reference_lists
 
 MIN_ANSWERS = 4
 """Fewest answers per question: with one of them left out, three remain."""
@@ -62,6 +62,7 @@ class VqaAccuracy(MeanMetric):
     key = "vqa_accuracy"
     description = "VQA accuracy: min(people who gave the answer / 3, 1), averaged with each person left out."
     citation = "Antol et al., VQA: Visual Question Answering, 2015, https://arxiv.org/abs/1505.00468"
+    settings = "answers:vqa-normalised|leave-one-out:yes"
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
         pairs = enumerate(zip(predictions, as_reference_lists(references), strict=True), start=1)
@@ -78,9 +79,6 @@ class VqaAccuracy(MeanMetric):
             prediction, answers = normalize_vqa_answer(prediction), [normalize_vqa_answer(each) for each in answers]
         agreeing = [answers.count(prediction) - (each == prediction) for each in answers]
         return 100 * sum(min(count / 3, 1.0) for count in agreeing) / len(answers)
-
-    def signature(self, references: References) -> str:
-        return format_signature("answers:vqa-normalised|leave-one-out:yes", references)
 
 
 def _one_line(answer: str) -> str:
@@ -270,6 +268,7 @@ class Wups(MeanMetric):
     def __init__(self, threshold: float) -> None:
         super().__init__()
         self.key = f"wups@{threshold:.1f}"
+        self.settings = f"threshold:{threshold:.1f}|below:{DOWN_WEIGHT}|senses:nouns,nearest"
         self._threshold = threshold
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
@@ -277,9 +276,6 @@ class Wups(MeanMetric):
             100 * max(self._score(_things(text), _things(reference)) for reference in own)
             for text, own in zip(predictions, as_reference_lists(references), strict=True)
         ]
-
-    def signature(self, references: References) -> str:
-        return format_signature(f"threshold:{self._threshold:.1f}|below:{DOWN_WEIGHT}|senses:nouns,nearest", references)
 
     def _score(self, predicted: list[str], expected: list[str]) -> float:
         return min(self._coverage(predicted, expected), self._coverage(expected, predicted))
@@ -293,5 +289,4 @@ class Wups(MeanMetric):
 
 
 def _things(answer: str) -> list[str]:
-    """Returns the distinct things listed by an answer."""
     return list(dict.fromkeys(" ".join(thing.lower().split()) for thing in answer.split(",")))

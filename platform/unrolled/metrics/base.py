@@ -59,7 +59,13 @@ class CorpusMetric(evaluate.Metric, ABC):  # type: ignore[misc]
 
 
 class SummedMetric(CorpusMetric):
-    """A score computed from statistics that add up over the examples of a corpus."""
+    """A score computed from statistics that add up over the examples of a corpus.
+
+    Attributes:
+        settings: those that determine the score, as key:value|…; empty if there are none.
+    """
+
+    settings: str = ""
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
         references = list(references)
@@ -84,8 +90,9 @@ class SummedMetric(CorpusMetric):
         return self.from_statistics(self.sentence_statistics(predictions, references))
 
     def signature(self, references: Sequence[Any]) -> str:
-        """Returns, after scoring, the settings that determine the score in one line; empty if there are none."""
-        return ""
+        """Returns, after scoring, the settings in sacrebleu's format; empty if there are none."""
+        counts = {len(each) for each in as_reference_lists(references)}
+        return f"nrefs:{counts.pop() if len(counts) == 1 else 'var'}|{self.settings}" if self.settings else ""
 
     def details(self, totals: Statistics) -> dict[str, Any]:
         """Returns further results for a corpus with the statistics `(statistics,)`."""
@@ -116,12 +123,6 @@ def safe_divide(numerator: Statistics, denominator: Statistics, otherwise: float
 def as_reference_lists(references: References) -> list[list[str]]:
     """Returns the references as one list per prediction."""
     return [[each] if isinstance(each, str) else list(each) for each in references]
-
-
-def format_signature(settings: str, references: References) -> str:
-    """Returns a signature in sacrebleu's format for a metric computed here; `settings` are key:value|…"""
-    counts = {len(each) for each in as_reference_lists(references)}
-    return f"nrefs:{counts.pop() if len(counts) == 1 else 'var'}|{settings}"
 
 
 def check_pairs(predictions: Texts, references: References) -> None:

@@ -22,7 +22,6 @@ from unrolled.metrics.base import (
     SummedMetric,
     Texts,
     as_reference_lists,
-    format_signature,
     safe_divide,
 )
 from unrolled.metrics.translation import brevity_penalty
@@ -82,6 +81,7 @@ class CaptionBleu(SummedMetric):
     """
 
     citation = "Papineni et al., BLEU, 2002, https://aclanthology.org/P02-1040"
+    settings = f"{TOKENIZER_SIGNATURE}|length:closest|smooth:none"
 
     def __init__(self, order: int) -> None:
         self.order, self.key = order, f"bleu_{order}"
@@ -109,9 +109,6 @@ class CaptionBleu(SummedMetric):
         precision: Statistics = np.prod(safe_divide(correct, written), axis=-1) ** (1 / self.order)
         return 100 * brevity_penalty(totals[..., 0], totals[..., 1]) * precision
 
-    def signature(self, references: References) -> str:
-        return format_signature(f"{TOKENIZER_SIGNATURE}|length:closest|smooth:none", references)
-
 
 class RougeL(MeanMetric):
     """ROUGE-L of captions: the F-score, β = 1.2, of the longest common subsequence, averaged over captions.
@@ -124,6 +121,7 @@ class RougeL(MeanMetric):
     description = "ROUGE-L of captions: the F-score of the longest common subsequence of words."
     citation = "Lin, ROUGE, 2004, https://aclanthology.org/W04-1013"
     BETA = 1.2
+    settings = f"{TOKENIZER_SIGNATURE}|beta:{BETA}|refs:best-precision-best-recall"
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
         return [self._score(text, own) for text, own in zip(predictions, as_reference_lists(references), strict=True)]
@@ -141,9 +139,6 @@ class RougeL(MeanMetric):
         )
         weight = self.BETA**2
         return 100 * (1 + weight) * precision * recall / (recall + weight * precision)
-
-    def signature(self, references: References) -> str:
-        return format_signature(f"{TOKENIZER_SIGNATURE}|beta:{self.BETA}|refs:best-precision-best-recall", references)
 
 
 def lcs_length(one: Sequence[str], other: Sequence[str]) -> int:
@@ -177,6 +172,7 @@ class CiderD(MeanMetric):
     key = "cider_d"
     description = "CIDEr-D: the likeness of captions to their references, rare words weighing most."
     citation = "Vedantam et al., CIDEr, 2015, https://arxiv.org/abs/1411.5726"
+    settings = f"{TOKENIZER_SIGNATURE}|n:{MAX_ORDER}|sigma:{SIGMA:g}|df:references|stem:no"
 
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
         counts = [[_caption_ngrams(text) for text in own] for own in as_reference_lists(references)]
@@ -185,11 +181,6 @@ class CiderD(MeanMetric):
             1000 * cider_similarity(idf.vector(_caption_ngrams(text)), [idf.vector(each) for each in own])
             for text, own in zip(predictions, counts, strict=True)
         ]
-
-    def signature(self, references: References) -> str:
-        return format_signature(
-            f"{TOKENIZER_SIGNATURE}|n:{MAX_ORDER}|sigma:{SIGMA:g}|df:references|stem:no", references
-        )
 
 
 class CiderReward:
@@ -300,6 +291,10 @@ class Meteor(SummedMetric):
     key = "meteor"
     description = "METEOR with exact and stem matches: words found, recall first, in as few pieces as possible."
     citation = "Banerjee and Lavie, METEOR, 2005, https://aclanthology.org/W05-0909"
+    settings = (
+        "variant:banerjee-lavie-2005|modules:exact,stem|stemmer:snowball-english|"
+        f"alpha:{ALPHA}|beta:{BETA:g}|gamma:{GAMMA}|chunks:fewest|{TOKENIZER_SIGNATURE}"
+    )
 
     def sentence_statistics(self, predictions: Texts, references: References) -> Statistics:
         rows = []
@@ -320,14 +315,6 @@ class Meteor(SummedMetric):
         # F in numbers of words: P = matches / written, R = matches / expected.
         mean = safe_divide(matches, ALPHA * expected + (1 - ALPHA) * written)
         return 100 * mean * (1 - GAMMA * safe_divide(chunks, matches) ** BETA)
-
-    def signature(self, references: References) -> str:
-        parameters = f"alpha:{ALPHA}|beta:{BETA:g}|gamma:{GAMMA}"
-        return format_signature(
-            f"variant:banerjee-lavie-2005|modules:exact,stem|stemmer:snowball-english|{parameters}|chunks:fewest|"
-            f"{TOKENIZER_SIGNATURE}",
-            references,
-        )
 
 
 def _stems(text: str) -> tuple[str, ...]:

@@ -37,7 +37,6 @@ class MetricInfo:
         return "–" if value is None else f"{value:.{self.digits}f}{self.unit}"
 
     def better(self, value: float, than: float) -> bool:
-        """Returns whether `value` is the better score."""
         return value > than if self.higher_is_better else value < than
 
 

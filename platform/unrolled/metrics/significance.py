@@ -109,11 +109,8 @@ def bootstrap_interval(
     corpus is scored from the sum of its sentences' statistics.
 
     Args:
-        name: a name in `unrolled.metrics.METRICS`.
         predictions: texts to score.
-        references: one reference per prediction, in the same order, or a list of several.
-        samples: number of drawn corpora.
-        seed: of the draws; equal seeds give equal intervals.
+        seed: of the draws; equal seeds give equal intervals. Other arguments as in `compare`.
 
     Returns:
         The lower and the upper end, in the units of the metric.

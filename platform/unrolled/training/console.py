@@ -66,7 +66,6 @@ class Console:
             self.print(line)
 
     def show_row(self, row: dict[str, Any]) -> None:
-        """Prints one row of metrics.jsonl."""
         if self.json_lines:
             self.json(row)
         elif row["kind"] == "train":
@@ -142,7 +141,6 @@ class Console:
         self._last_printed = time.monotonic()
 
     def _clear(self) -> None:
-        """Removes a replaceable line or block."""
         if self._block_height:
             self.stream.write(f"\x1b[{self._block_height}F\x1b[J")
         elif self._replaceable_line:

@@ -64,7 +64,6 @@ class TensorBoard:
         self._write(step=row["step"], summary=self._summary(value=values))
 
     def add(self, summary: Any) -> None:
-        """Writes a summary made by a TensorBoard plugin."""
         self._write(summary=summary)
 
     def _write(self, **content: Any) -> None:

@@ -156,11 +156,9 @@ class Gradients:
         return [parameter.grad for parameter in self._named.values() if parameter.grad is not None]
 
     def scale(self, factor: float) -> None:
-        """Multiplies all gradients in place."""
         torch._foreach_mul_(self.tensors(), factor)
 
     def norm(self) -> float:
-        """Returns the global L2 norm."""
         return float(torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(self.tensors())))))
 
     def norms_by_layer(self) -> dict[str, float]:

@@ -77,7 +77,6 @@ class Profile:
 
     @property
     def total(self) -> float:
-        """Mean seconds per update."""
         return sum(self.seconds.values())
 
 
@@ -225,7 +224,6 @@ def _spawn_workers(job: _Job) -> Profile:
 
 
 def _work(rank: int, job: _Job, threads: int, outcomes: Any) -> None:
-    """Runs in each process."""
     torch.set_num_threads(threads)
     if job.gpu:
         torch.cuda.set_device(rank)

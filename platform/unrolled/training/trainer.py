@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -83,13 +83,10 @@ def train_worker(
         if show is not None:
             show(row)
 
-    try:
+    with nullcontext() if board is None else closing(board):
         task, data = make_task(config, run.vocabulary), prepare(config, fingerprint)
         trainer = Trainer(task, data, run, config, comm, device, report=report, interrupted=run.stop_file.exists)
         return trainer.fit()
-    finally:
-        if board is not None:
-            board.close()
 
 
 class Trainer:
