@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,8 +23,8 @@ class ExactMatch(MeanMetric):
     key = "exact_match"
     description = "The percentage of predictions that equal a reference in every character."
 
-    def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        return [100.0 * (text in own) for text, own in zip(predictions, as_reference_lists(references), strict=True)]
+    def score_text(self, text: str, references: Sequence[str]) -> float:
+        return 100.0 * (text in references)
 
 
 class AnswerAccuracy(MeanMetric):
@@ -37,15 +37,9 @@ class AnswerAccuracy(MeanMetric):
     description = "The percentage of answers that equal the one most people gave, case aside."
     citation = "Zhu et al., Visual7W: Grounded Question Answering in Images, 2016, arXiv:1511.03416"
 
-    def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        return [
-            100.0 * _is_correct(_one_line(text).lower(), [_one_line(answer).lower() for answer in own])
-            for text, own in zip(predictions, as_reference_lists(references), strict=True)
-        ]
-
-
-def _is_correct(prediction: str, answers: list[str]) -> bool:
-    return prediction in answers and answers.count(prediction) == max(map(answers.count, answers))
+    def score_text(self, text: str, references: Sequence[str]) -> float:
+        prediction, answers = _one_line(text).lower(), [_one_line(answer).lower() for answer in references]
+        return 100.0 * (prediction in answers and answers.count(prediction) == max(map(answers.count, answers)))
 
 
 class VqaAccuracy(MeanMetric):
@@ -271,11 +265,8 @@ class Wups(MeanMetric):
         self.settings = f"threshold:{threshold:.1f}|below:{DOWN_WEIGHT}|senses:nouns,nearest"
         self._threshold = threshold
 
-    def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        return [
-            100 * max(self._score(_things(text), _things(reference)) for reference in own)
-            for text, own in zip(predictions, as_reference_lists(references), strict=True)
-        ]
+    def score_text(self, text: str, references: Sequence[str]) -> float:
+        return 100 * max(self._score(_things(text), _things(reference)) for reference in references)
 
     def _score(self, predicted: list[str], expected: list[str]) -> float:
         return min(self._coverage(predicted, expected), self._coverage(expected, predicted))

@@ -102,9 +102,14 @@ class SummedMetric(CorpusMetric):
 class MeanMetric(SummedMetric):
     """The mean over examples of a score; the statistics are the score and 1."""
 
-    @abstractmethod
-    def example_scores(self, predictions: Sequence[Any], references: Sequence[Any]) -> list[float]:
-        """Returns the score of each example."""
+    def example_scores(self, predictions: Texts, references: References) -> list[float]:
+        """Returns the score of each example; a subclass overrides this or `score_text`."""
+        pairs = zip(predictions, as_reference_lists(references), strict=True)
+        return [self.score_text(text, own) for text, own in pairs]
+
+    def score_text(self, text: str, references: Sequence[str]) -> float:
+        """Returns the score of one example."""
+        raise NotImplementedError
 
     def sentence_statistics(self, predictions: Sequence[Any], references: Sequence[Any]) -> Statistics:
         scores = self.example_scores(predictions, references)

@@ -123,11 +123,8 @@ class RougeL(MeanMetric):
     BETA = 1.2
     settings = f"{TOKENIZER_SIGNATURE}|beta:{BETA}|refs:best-precision-best-recall"
 
-    def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        return [self._score(text, own) for text, own in zip(predictions, as_reference_lists(references), strict=True)]
-
-    def _score(self, prediction: str, references: list[str]) -> float:
-        words, reference_words = tokenize_caption(prediction), [tokenize_caption(text) for text in references]
+    def score_text(self, text: str, references: Sequence[str]) -> float:
+        words, reference_words = tokenize_caption(text), [tokenize_caption(reference) for reference in references]
         if words in reference_words:
             return 100.0
         lengths = [lcs_length(words, reference) for reference in reference_words]
