@@ -60,11 +60,7 @@ def strategy_results(
 
 
 def _sample_statistics(
-    task: Seq2SeqTask,
-    strategy: Strategy,
-    outputs: Sequence[Output],
-    references: References,
-    first: Mapping[str, Any],
+    task: Seq2SeqTask, strategy: Strategy, outputs: Sequence[Output], references: References, first: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Returns mean and standard deviation over several samples of the whole split; `first` are the scores of the first
     sample."""

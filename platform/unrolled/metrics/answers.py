@@ -7,7 +7,7 @@ import mmap
 import os
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from unrolled.errors import UserError
@@ -175,9 +175,9 @@ class WordNetNouns:
         self._exceptions = {plural: singulars for plural, *singulars in map(str.split, lines) if singulars}
         with (folder / "data.noun").open("rb") as data:
             self._data = mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ)
-        self._hypernym_cache: dict[int, tuple[int, ...]] = {}
-        self._ancestor_cache: dict[int, dict[int, int]] = {}
-        self._depth_cache: dict[int, tuple[int, int]] = {}
+        self._hypernyms = cache(self._read_hypernyms)
+        self._ancestors = cache(self._find_ancestors)
+        self._depths = cache(self._find_depths)
 
     def synsets(self, noun: str) -> tuple[int, ...]:
         """Returns the synsets of a noun, singular or plural, with words joined by spaces or `_`; () for a non-noun."""
@@ -202,32 +202,26 @@ class WordNetNouns:
         ours, theirs = self._ancestors(one), self._ancestors(other)
         return min(ours[each] + theirs[each] for each in ours.keys() & theirs.keys())
 
-    def _ancestors(self, offset: int) -> dict[int, int]:
+    def _find_ancestors(self, offset: int) -> dict[int, int]:
         """Returns the distance to each hypernym, direct or indirect; to the synset itself 0."""
-        if offset not in self._ancestor_cache:
-            found = {offset: 0}
-            for parent in self._hypernyms(offset):
-                for each, distance in self._ancestors(parent).items():
-                    found[each] = min(distance + 1, found.get(each, distance + 1))
-            self._ancestor_cache[offset] = found
-        return self._ancestor_cache[offset]
+        found = {offset: 0}
+        for parent in self._hypernyms(offset):
+            for each, distance in self._ancestors(parent).items():
+                found[each] = min(distance + 1, found.get(each, distance + 1))
+        return found
 
-    def _depths(self, offset: int) -> tuple[int, int]:
+    def _find_depths(self, offset: int) -> tuple[int, int]:
         """Returns the lengths of the shortest and the longest path to the root."""
-        if offset not in self._depth_cache:
-            parents = [self._depths(parent) for parent in self._hypernyms(offset)]
-            shortest = 1 + min((low for low, _ in parents), default=-1)
-            longest = 1 + max((high for _, high in parents), default=-1)
-            self._depth_cache[offset] = shortest, longest
-        return self._depth_cache[offset]
+        parents = [self._depths(parent) for parent in self._hypernyms(offset)]
+        shortest = 1 + min((low for low, _ in parents), default=-1)
+        longest = 1 + max((high for _, high in parents), default=-1)
+        return shortest, longest
 
-    def _hypernyms(self, offset: int) -> tuple[int, ...]:
-        if offset not in self._hypernym_cache:
-            fields = self._data[offset : self._data.find(b" | ", offset)].decode().split()
-            first = 5 + 2 * int(fields[3], 16)  # after the synset's words, each with a number, and the pointer count
-            pointers = zip(fields[first::4], fields[first + 1 :: 4], strict=False)
-            self._hypernym_cache[offset] = tuple(int(to) for symbol, to in pointers if symbol in HYPERNYMS)
-        return self._hypernym_cache[offset]
+    def _read_hypernyms(self, offset: int) -> tuple[int, ...]:
+        fields = self._data[offset : self._data.find(b" | ", offset)].decode().split()
+        first = 5 + 2 * int(fields[3], 16)  # after the synset's words, each with a number, and the pointer count
+        pointers = zip(fields[first::4], fields[first + 1 :: 4], strict=False)
+        return tuple(int(to) for symbol, to in pointers if symbol in HYPERNYMS)
 
 
 _nouns = lru_cache(maxsize=2)(WordNetNouns)
