@@ -15,7 +15,7 @@ from measure import Figure, ratio
 from training import Gemm
 from unrolled.config.load import load_config
 from unrolled.config.vqa import QuestionAnsweringConfig, VQAModel
-from unrolled.data.batching import AnswerClasses, QuestionBatch, pad, plan_by_photo, plan_questions
+from unrolled.data.batching import AnswerClasses, QuestionBatch, pad, plan_by_photo, plan_texts
 from unrolled.models import AnswerClassifier, build_answer_classifier
 from unrolled.recurrence import CELLS
 from unrolled.tasks import QuestionAnswering
@@ -76,7 +76,7 @@ def question_batches(name: str, tokens: int, count: int) -> list[QuestionBatch]:
     lengths = np.clip(generator.normal(8.7, 2.5, size=len(photos)), 4, 28).astype(int)
     limits: dict[str, Any] = {"batch_tokens": tokens, "seed": 1, "epoch": 0}
     together, padded = config.training.together, lengths + 3  # an answer's words, which count too
-    planned = plan_by_photo(padded, photos, **limits) if together else plan_questions(padded, **limits)
+    planned = plan_by_photo(padded, photos, **limits) if together else plan_texts(padded, **limits)
     batches = []
     for places in planned[:count]:
         _, owners = np.unique(photos[places], return_inverse=True)

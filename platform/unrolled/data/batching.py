@@ -57,29 +57,17 @@ def _boundaries(lengths: np.ndarray, batch_tokens: int) -> list[int]:
     return boundaries
 
 
-def plan_questions(lengths: np.ndarray, *, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Plans an epoch of questions of similar length.
-
-    Args:
-        lengths: tokens of each question with its answer, `(questions,)`.
-        batch_tokens: most padded tokens of a batch.
-
-    Returns:
-        Question numbers, one array per batch, in the order of training.
-    """
-    both = np.stack([lengths, lengths], axis=1)
-    return plan(both, batch_tokens=batch_tokens, max_length=int(lengths.max()), seed=seed, epoch=epoch)
+def plan_texts(lengths: np.ndarray, *, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """As `plan`, for texts of `lengths` `(texts,)` tokens, of which none is left out."""
+    both, longest = np.stack([lengths, lengths], axis=1), int(lengths.max(initial=0))
+    return plan(both, batch_tokens=batch_tokens, max_length=longest, seed=seed, epoch=epoch)
 
 
 def plan_by_photo(
     lengths: np.ndarray, photo_index: np.ndarray, *, batch_tokens: int, seed: int, epoch: int
 ) -> list[np.ndarray]:
-    """Plans an epoch in which all questions about a photograph are in one batch, even if they alone have more than
-    `batch_tokens`; other arguments as of `plan_questions`.
-
-    Args:
-        photo_index: the photograph of each question, `(questions,)`.
-    """
+    """Plans an epoch in which all questions about a photograph, given by `photo_index` `(questions,)`, are in one
+    batch, even if they alone have more than `batch_tokens`; other arguments as of `plan_texts`."""
     order = np.argsort(photo_index, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(photo_index[order])) + 1)
     batches: list[list[np.ndarray]] = []
@@ -95,13 +83,17 @@ def plan_by_photo(
 
 
 def padding_fraction(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
-    """Returns the fraction of padding in planned batches, both sides together; arguments as `plan` has and returns
-    them."""
+    """Returns the fraction of padding in planned batches, both sides together; arguments as `plan` or `plan_texts` has
+    and returns them."""
     padded = sum(len(batch) * int(lengths[batch].max(0).sum()) for batch in batches)
     return 1 - sum(int(lengths[batch].sum()) for batch in batches) / padded
 
 
-def pad(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+TokenRow = Sequence[int] | np.ndarray
+"""Token ids of one text."""
+
+
+def pad(rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
     """Stacks rows of token ids: `(rows, longest)` and the mask, False on padding."""
     lengths = torch.tensor([len(row) for row in rows])
     mask = torch.arange(int(lengths.max()) if rows else 0) < lengths[:, None]
@@ -111,11 +103,11 @@ def pad(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 def decoder_tensors(
-    targets: Sequence[np.ndarray], prefixes: Sequence[np.ndarray] | None = None
+    targets: Sequence[TokenRow], prefixes: Sequence[TokenRow] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns inputs and targets of a decoder and the mask of both, `(batch, time)`: inputs are a prefix, the begin
     symbol and the target; targets are the prefix, the target and the end symbol."""
-    prefixes = [np.empty(0, dtype=np.int64)] * len(targets) if prefixes is None else prefixes
+    prefixes = [()] * len(targets) if prefixes is None else prefixes
     inputs, mask = pad([np.concatenate((p, [BEGIN], t)) for p, t in zip(prefixes, targets, strict=True)])
     outputs, _ = pad([np.concatenate((p, t, [END])) for p, t in zip(prefixes, targets, strict=True)])
     return inputs, outputs, mask
@@ -150,7 +142,7 @@ class Batch(TensorBatch):
     target_mask: Tensor
 
 
-def collate_inputs(inputs: Sequence[Sequence[int] | np.ndarray]) -> tuple[Tensor, Tensor]:
+def collate_inputs(inputs: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
     """Returns padded token ids `(batch, positions)` with end symbols, and their mask."""
     return pad([np.concatenate((row, [END])) for row in inputs])
 
@@ -183,7 +175,7 @@ class CaptionBatch(TensorBatch):
 
 
 @dataclass(frozen=True)
-class QuestionBatch(TensorBatch):
+class QuestionInputs(TensorBatch):
     """Questions and their photographs, each of these once.
 
     Attributes:
@@ -191,17 +183,22 @@ class QuestionBatch(TensorBatch):
         photo_index: the photograph of each question, `(batch,)`.
         tokens: of the questions, `(batch, time)`, padded at the end.
         mask: `(batch, time)`, False on padding.
-        target: `None` where there is no loss.
     """
 
     photos: Tensor
     photo_index: Tensor
     tokens: Tensor
     mask: Tensor
-    target: AnswerClasses | AnswerTexts | None = None
 
     def __len__(self) -> int:
         return len(self.photo_index)
+
+
+@dataclass(frozen=True)
+class QuestionBatch(QuestionInputs):
+    """Questions to answer; `target` is `None` where there is no loss."""
+
+    target: AnswerClasses | AnswerTexts | None = None
 
 
 @dataclass(frozen=True)
@@ -252,7 +249,7 @@ class CandidateTexts(TensorBatch):
     correct: Tensor
 
 
-def join_answers(questions: Sequence[np.ndarray], answers: Sequence[np.ndarray]) -> AnswerTexts:
+def join_answers(questions: Sequence[TokenRow], answers: Sequence[TokenRow]) -> AnswerTexts:
     """Joins token ids of questions, of which some may be empty, with those of their answers."""
     inputs, targets, mask = decoder_tensors(answers, questions)
     lengths = torch.tensor([len(question) for question in questions])
@@ -260,29 +257,19 @@ def join_answers(questions: Sequence[np.ndarray], answers: Sequence[np.ndarray])
 
 
 @dataclass(frozen=True)
-class GroundingBatch(TensorBatch):
-    """Questions, their photographs and candidate regions, each of these once.
+class GroundingBatch(QuestionInputs):
+    """Questions and candidate regions, each of these once.
 
     Attributes:
-        photos: input of the encoder, `(photographs, …)`.
-        photo_index: the photograph of each question, `(batch,)`.
-        tokens, mask: of the questions, `(batch, time)`, padded at the end.
         features: of the regions, `(regions, channels)`; `None` where they are pooled from the grid.
         edges: left, top, right and bottom of the regions as fractions of the photograph's sides, `(regions, 4)`.
         region_photo_index: the photograph of each region, `(regions,)`.
     """
 
-    photos: Tensor
-    photo_index: Tensor
-    tokens: Tensor
-    mask: Tensor
     features: Tensor | None
     edges: Tensor
     region_photo_index: Tensor
     candidates: Candidates
-
-    def __len__(self) -> int:
-        return len(self.photo_index)
 
 
 @dataclass(frozen=True)

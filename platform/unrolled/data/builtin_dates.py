@@ -12,6 +12,7 @@ import datetime
 import random
 from collections.abc import Callable
 from functools import cache
+from itertools import islice
 
 from babel import Locale
 from babel.dates import format_date
@@ -48,24 +49,14 @@ CASINGS: tuple[Callable[[str], str], ...] = (str, str, str, str.lower, str.upper
 
 @cache
 def dates(seed: int = 1) -> dict[str, list[dict[str, str]]]:
-    """Returns the data set, 22,000 pairs with no date in two splits or twice in one.
-
-    Days are drawn evenly from 1900 to 2099, then the language, then one of its patterns, then the case.
-
-    Args:
-        seed: determines days and patterns.
-
-    Returns:
-        The rows of "train", "validation" and "test"; a row has the texts "input" and "target".
-    """
+    """Returns the rows of "train", "validation" and "test", 22,000 pairs of "input" and "target" with no date in two
+    splits or twice in one. Days are drawn evenly from 1900 to 2099, then the language, then one of its patterns, then
+    the case; all of it depends on the seed."""
     generator = random.Random(seed)
     days = generator.sample(range(FIRST.toordinal(), LAST.toordinal() + 1), sum(SIZES.values()))
     rows = [_row(datetime.date.fromordinal(day), generator) for day in days]
-    splits, start = {}, 0
-    for split, size in SIZES.items():
-        splits[split] = rows[start : start + size]
-        start += size
-    return splits
+    remaining = iter(rows)
+    return {split: list(islice(remaining, size)) for split, size in SIZES.items()}
 
 
 def _row(day: datetime.date, generator: random.Random) -> dict[str, str]:

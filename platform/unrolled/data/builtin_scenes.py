@@ -19,6 +19,7 @@ import io
 import random
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import islice
 
 from PIL import Image, ImageDraw
 
@@ -64,7 +65,8 @@ class Shape:
     @property
     def phrase(self) -> str:
         """Such as "a red circle at the top left"."""
-        return f"{_article(self.colour)} {self.colour} {self.shape} {PLACES[self.field]}"
+        article = "an" if self.colour[0] in "aeiou" else "a"
+        return f"{article} {self.colour} {self.shape} {PLACES[self.field]}"
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,8 @@ def scenes(seed: int = 1) -> dict[str, list[Scene]]:
     while len(unique) < sum(SIZES.values()):
         scene = _scene(generator)
         unique.setdefault(scene.caption, scene)
-    splits, rest = {}, list(unique.values())
-    for split, size in SIZES.items():
-        splits[split], rest = rest[:size], rest[size:]
-    return splits
+    remaining = iter(unique.values())
+    return {split: list(islice(remaining, size)) for split, size in SIZES.items()}
 
 
 def telling_questions(scene: Scene, seed: int = 1) -> list[TellingQuestion]:
@@ -136,7 +136,8 @@ def telling_questions(scene: Scene, seed: int = 1) -> list[TellingQuestion]:
             questions.append(("where", f"where is the {item.colour} {item.shape} ?", PLACES[item.field], PLACES))
     shape, colour = generator.choice(SHAPES), generator.choice(tuple(COLOURS))
     for noun, count in ((shape, _count(scene, shape=shape)), (f"{colour} object", _count(scene, colour=colour))):
-        questions.append(("how many", f"how many {_plural(noun)} are there ?", NUMBERS[count], NUMBERS))
+        plural = noun + ("es" if noun.endswith("s") else "s")
+        questions.append(("how many", f"how many {plural} are there ?", NUMBERS[count], NUMBERS))
     return [
         TellingQuestion(kind, question, answer, _four_choices(answer, pool, generator))
         for kind, question, answer, pool in questions
@@ -206,11 +207,3 @@ def _four_choices(answer: str, pool: tuple[str, ...], generator: random.Random) 
     choices = [answer, *generator.sample([word for word in pool if word != answer], 3)]
     generator.shuffle(choices)
     return tuple(choices)
-
-
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
-
-
-def _plural(name: str) -> str:
-    return name + ("es" if name.endswith("s") else "s")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from datasets import Dataset
 
 from unrolled.config.captioning import CaptionData
 from unrolled.data.builtin_scenes import NAME, SIZES, scenes
-from unrolled.data.images import EncodedPhoto, PhotoSet, ScenePhotos, Selected, examples, photo_paths, quantity
+from unrolled.data.images import EncodedPhoto, PhotoSet, examples, photo_paths, quantity, scene_photos, select_photos
 from unrolled.data.sources import get_split, open_split, read_json, read_lines, split_aliases
 from unrolled.errors import UserError, listing
 
@@ -41,20 +42,14 @@ class CaptionSet(PhotoSet):
 
 
 def open_captions(data: CaptionData, split: str) -> CaptionSet:
-    """Opens one split.
-
-    Args:
-        split: `train`, `validation`, `test`, or another split of the source.
-
-    Raises:
-        UserError: no such source or split, files in none of the known forms, or no photograph with a caption.
-    """
+    """Opens one split: `train`, `validation`, `test`, or another one of the source. Raises `UserError` for no such
+    source or split, files in none of the known forms, or no photograph with a caption."""
     name = data.splits.model_dump().get(split, split)
     if data.source == NAME:
         get_split(SIZES, name, NAME)
         captions = [[scene.caption] for scene in scenes()[name][: data.limit]]
         names = [f"{NAME}/{name}/{row}.png" for row in range(len(captions))]
-        return CaptionSet(Selected(ScenePhotos(name), range(len(captions))), names, captions)
+        return CaptionSet(select_photos(scene_photos(name), range(len(captions))), names, captions)
     if Path(data.source).expanduser().is_dir():
         for reader in READERS:
             if (photos := reader(data, name)) is not None:
@@ -88,14 +83,15 @@ def _without_empty(photos: CaptionSet, data: CaptionData, split: str) -> Caption
         )
         if names
     ]
-    return CaptionSet(Selected(photos.images, rows), [photos.names[row] for row in rows], captions, dropped=dropped)
+    names = [photos.names[row] for row in rows]
+    return CaptionSet(select_photos(photos.images, rows), names, captions, dropped=dropped)
 
 
 def _read_karpathy(data: CaptionData, split: str) -> CaptionSet | None:
     """Reads Karpathy's JSON; `None` if the folder has none."""
     folder = Path(data.source).expanduser()
     contents = {file: read_json(file) for file in sorted(folder.glob("dataset*.json"))}
-    files = [file for file, content in contents.items() if _has(content, "images", "sentences")]
+    files = [file for file, content in contents.items() if has_rows(content, "images", "sentences")]
     if not files:
         return None
     if len(files) > 1:
@@ -118,14 +114,16 @@ def _read_coco(data: CaptionData, split: str) -> CaptionSet | None:
     if not files:
         return None
     known = {file.stem.removeprefix("captions_"): file for file in files}
-    matches = ([key for key in known if _is_year(key, name)] for name in split_aliases(split))
+    # `train2017` is COCO's name of `train`.
+    years = (rf"{re.escape(name)}\d*" for name in split_aliases(split))
+    matches = ([key for key in known if re.fullmatch(year, key)] for year in years)
     chosen = next(filter(None, matches), [])
     if len(chosen) != 1:
         what = "several files" if chosen else "no captions"
         raise UserError(f"data.splits: {folder} has {what} for split {split!r}; it has {listing(known)}.")
     file = known[chosen[0]]
     content = read_json(file)
-    if not _has(content, "images", "file_name"):
+    if not has_rows(content, "images", "file_name"):
         raise UserError(f"{file}: is not a captions file of COCO; it has no images with file_name.")
     annotations = content.get("annotations", [])
     captions = _group((each.get("image_id"), _text(each.get("caption"), file)) for each in annotations)
@@ -192,15 +190,10 @@ READERS: Sequence[Callable[[CaptionData, str], CaptionSet | None]] = (
 )
 
 
-def _has(content: Any, key: str, inner: str) -> bool:
+def has_rows(content: Any, key: str, inner: str) -> bool:
+    """Returns whether a JSON object has a list `key` of objects, the first of which has `inner`."""
     rows = content.get(key) if isinstance(content, dict) else None
     return isinstance(rows, list) and bool(rows) and isinstance(rows[0], dict) and inner in rows[0]
-
-
-def _is_year(name: str, split: str) -> bool:
-    """`train2017` is COCO's name of `train`."""
-    rest = name.removeprefix(split)
-    return name.startswith(split) and (not rest or rest.isdecimal())
 
 
 def _text(value: object, file: Path) -> str:
@@ -252,11 +245,8 @@ def _read_rows(table: Path) -> list[dict[str, Any]]:
 
 
 def _read_table(data: CaptionData, split: str) -> CaptionSet:
-    """Opens one split of a table; a column of captions holds a text, a list of texts, or nothing.
-
-    Raises:
-        UserError: as `open_split`, or captions that are not text.
-    """
+    """Opens one split of a table; a column of captions holds a text, a list of texts, or nothing. Raises `UserError` as
+    `open_split`, or for captions that are not text."""
     columns = {"columns.image": data.columns.image}
     columns |= {f"columns.captions{f'.{n}' if n else ''}": column for n, column in enumerate(_columns(data))}
     rows, place = open_split(data.source, split, columns), f"{data.source}, split {split!r}"

@@ -118,11 +118,8 @@ def token_rows(rows: Sequence[Sequence[int]]) -> pa.Array:
 
 
 def check_max_length(lengths: np.ndarray, max_length: int, source: str, noun: str) -> None:
-    """Raises `UserError` where `data.max_length` leaves no example.
-
-    Args:
-        lengths: of the examples in tokens, end symbols included, `(examples, sides)`.
-    """
+    """Raises `UserError` where `data.max_length` leaves no example of `lengths` `(examples, sides)` in tokens, end
+    symbols included."""
     shortest = int(lengths.max(1).min())
     if shortest > max_length:
         ends = "end symbol" if lengths.shape[1] == 1 else "end symbols"

@@ -88,11 +88,7 @@ def candidate_regions(questions: QuestionSet) -> dict[str, Region]:
 
 @dataclass(frozen=True)
 class RegionCrops(PhotoSet):
-    """The regions of a split as photographs; names are the regions' ids.
-
-    Attributes:
-        origin: identifies photographs, regions and margin.
-    """
+    """The regions of a split as photographs; names are their ids, `origin` identifies photographs, regions, margin."""
 
     origin: str = field(default="", kw_only=True)
 
@@ -110,11 +106,8 @@ def region_crops(questions: QuestionSet, margin: float) -> RegionCrops:
 
 
 def crop_region(photo: Image.Image, region: Region, margin: float) -> Image.Image:
-    """Cuts out a region, one pixel at least.
-
-    Args:
-        margin: fraction of the region's longer side that is added on each side, as far as the photograph reaches.
-    """
+    """Cuts out a region, one pixel at least; the fraction `margin` of its longer side is added on each side, as far as
+    the photograph reaches."""
     left, right = region.left * photo.width, region.right * photo.width
     top, bottom = region.top * photo.height, region.bottom * photo.height
     pixels = margin * max(right - left, bottom - top)

@@ -7,17 +7,17 @@ import io
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from unrolled.data.builtin_scenes import scenes
+from unrolled.data.builtin_scenes import Scene, scenes
 from unrolled.errors import UserError, listing
 
 MAX_PIXELS = 100_000_000
@@ -68,11 +68,8 @@ def read_image(source: bytes | str | Path, min_side: int = 0) -> Image.Image:
 
 
 def image_size(source: bytes | Path) -> tuple[int, int]:
-    """Returns width and height of the image that `read_image` returns, without decoding it.
-
-    Raises:
-        UnreadableImage: not an image, or no such file.
-    """
+    """Returns width and height of the image that `read_image` returns, without decoding it; raises `UnreadableImage`
+    where it is not an image or there is no such file."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             width, height = image.size
@@ -84,11 +81,8 @@ def image_size(source: bytes | Path) -> tuple[int, int]:
 
 
 def fetch(address: str) -> bytes:
-    """Returns the content of an http address.
-
-    Raises:
-        UnreadableImage: no answer within `FETCH_SECONDS`, a refusal, or more than `FETCHED_BYTES`.
-    """
+    """Returns the content of an http address; raises `UnreadableImage` without an answer in `FETCH_SECONDS`, at a
+    refusal, or at more than `FETCHED_BYTES`."""
     request = urllib.request.Request(address, headers={"User-Agent": "unrolled"})
     try:
         with urllib.request.urlopen(request, timeout=FETCH_SECONDS) as response:
@@ -170,9 +164,9 @@ def random_view_index(seed: int, epoch: int, row: int, num_views: int) -> int:
     return int(np.random.default_rng([seed, epoch, row]).integers(num_views))
 
 
-def required_side(size: int, view: View | None) -> int:
-    """Returns the pixels per side that a photograph needs for a view of `size`."""
-    return size if view is None else int(size / CROP)
+def read_pixels(source: bytes | Path, size: int, view: View | None) -> Tensor:
+    """Reads a photograph or a view of it, as of `to_pixels`; raises as `read_image`."""
+    return to_pixels(read_image(source, size if view is None else int(size / CROP)), size, view)
 
 
 def to_pixels(image: Image.Image, size: int, view: View | None = None) -> Tensor:
@@ -190,6 +184,7 @@ def to_pixels(image: Image.Image, size: int, view: View | None = None) -> Tensor
     return torch.from_numpy(np.array(image))
 
 
+Item = TypeVar("Item")
 EncodedPhoto = bytes | Path
 """An encoded photograph, or the path of its file, which need not exist."""
 
@@ -228,47 +223,27 @@ class PhotoSet:
                 yield f"{name}\n{stat and (stat.st_size, stat.st_mtime_ns)}".encode("utf-8", "surrogatepass")
 
 
-class Selected(Sequence[EncodedPhoto]):
-    """Some photographs of another sequence, by row."""
+class LazyPhotos(Sequence[EncodedPhoto]):
+    """Photographs that are made on access, each by `make` of one of `items`."""
 
-    def __init__(self, images: Sequence[EncodedPhoto], rows: Sequence[int]) -> None:
-        self._images, self._rows = images, rows
+    def __init__(self, items: Sequence[Item], make: Callable[[Item], EncodedPhoto]) -> None:
+        self._items, self._make = items, make
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._items)
 
     def __getitem__(self, index: int) -> EncodedPhoto:  # type: ignore[override]
-        return self._images[self._rows[index]]
+        return self._make(self._items[index])
 
 
-class Concatenated(Sequence[EncodedPhoto]):
-    """The photographs of several sequences, one after the other."""
-
-    def __init__(self, parts: Sequence[Sequence[EncodedPhoto]]) -> None:
-        self._parts = parts
-
-    def __len__(self) -> int:
-        return sum(map(len, self._parts))
-
-    def __getitem__(self, index: int) -> EncodedPhoto:  # type: ignore[override]
-        for part in self._parts:
-            if index < len(part):
-                return part[index]
-            index -= len(part)
-        raise IndexError(index)
+def select_photos(images: Sequence[EncodedPhoto], rows: Sequence[int]) -> LazyPhotos:
+    """Returns some photographs of a sequence, by row."""
+    return LazyPhotos(rows, images.__getitem__)
 
 
-class ScenePhotos(Sequence[bytes]):
-    """The images of a split of `scenes`, drawn on access."""
-
-    def __init__(self, split: str) -> None:
-        self._scenes = scenes()[split]
-
-    def __len__(self) -> int:
-        return len(self._scenes)
-
-    def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
-        return self._scenes[index].png()
+def scene_photos(split: str) -> LazyPhotos:
+    """Returns the images of a split of `scenes`."""
+    return LazyPhotos(scenes()[split], Scene.png)
 
 
 IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "flickr30k-images", "flickr30k_images")

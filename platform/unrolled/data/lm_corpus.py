@@ -25,11 +25,7 @@ MIN_LANE = 1000
 
 @dataclass(frozen=True)
 class TextCorpus(Corpus):
-    """Running text of the training and the validation split.
-
-    Args:
-        limit: tokens of every split that are used; `None` for all.
-    """
+    """Running text of the training and the validation split; `limit`: tokens of each that are used, `None` for all."""
 
     limit: int | None = None
 
@@ -44,10 +40,8 @@ class TextCorpus(Corpus):
 
 
 def prepare_text(config: LanguageModelingConfig, fingerprint: str | None = None) -> TextCorpus:
-    """Learns the vocabulary on the training text and tokenises both splits, unless that was done.
-
-    Args:
-        fingerprint: as of `build_corpus`.
+    """Learns the vocabulary on the training text and tokenises both splits, unless that was done; `fingerprint` is as
+    of `build_corpus`.
 
     Raises:
         UserError: unusable text, as of `read_text` and `Vocabulary.encode_text`; one token alone; too short for
@@ -71,23 +65,18 @@ def prepare_text(config: LanguageModelingConfig, fingerprint: str | None = None)
 
     settings = ["text", data.vocabulary.model_dump()]
     corpus = TextCorpus(build_corpus(settings, lambda split: read_text(data, split), tokenize, fingerprint), data.limit)
-    _check_lengths(corpus, config)
-    return corpus
-
-
-def _check_lengths(corpus: TextCorpus, config: LanguageModelingConfig) -> None:
-    units, source = len(corpus.split("train")), config.data.source
-    lanes, truncate = config.training.lanes, config.training.truncate
+    units, lanes, truncate = len(corpus.split("train")), config.training.lanes, config.training.truncate
     if units < lanes * truncate + 1:
         raise UserError(
-            f"data.source: the training text of {source} has {units:,} units ({config.data.vocabulary.kind}); windows "
+            f"data.source: the training text of {data.source} has {units:,} units ({data.vocabulary.kind}); windows "
             f"of training.truncate {truncate} steps in training.lanes {lanes} need {lanes * truncate + 1:,} or more."
         )
     if len(corpus.split("validation")) < 2:
         raise UserError(
-            f"data.validation_share: the validation text of {source} has less than two units; "
+            f"data.validation_share: the validation text of {data.source} has less than two units; "
             "raise the share, or set it to 0 to validate on the training text."
         )
+    return corpus
 
 
 @dataclass(frozen=True)
@@ -151,7 +140,6 @@ class PlannedWindow:
         return self.lanes.count * (self.stop - self.start)
 
     def shard(self, rank: int, size: int) -> WindowBatch | None:
-        """Returns the lanes of a worker; `None` where it has none."""
         mine = range(rank, self.lanes.count, size)
         return self.lanes.windows(mine, self.start, self.stop) if mine else None
 

@@ -41,11 +41,7 @@ class Vocabularies:
 
 
 class ParallelSplit(TokenTable):
-    """One split of sentence pairs: token ids, lengths and texts of both sides.
-
-    Attributes:
-        lengths: tokens of input and target, end symbols included, `(pairs, 2)`.
-    """
+    """One split of sentence pairs; `lengths`: tokens of input and target, end symbols included, `(pairs, 2)`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -74,14 +70,8 @@ class ParallelCorpus(Corpus):
 
 
 def prepare_pairs(data: TranslationData, fingerprint: str | None = None) -> ParallelCorpus:
-    """Learns the vocabularies on the training split and tokenises both splits, unless that was done.
-
-    Args:
-        fingerprint: as of `build_corpus`.
-
-    Raises:
-        UserError: the data cannot be used, see `sources.open_split`; or the cache cannot be written.
-    """
+    """Learns the vocabularies on the training split and tokenises both splits, unless that was done. `fingerprint` and
+    errors are as of `build_corpus`."""
     splits = data.splits.model_dump()
 
     def tokenize(texts: Mapping[str, Pairs], folder: Path) -> dict[str, pa.Table]:

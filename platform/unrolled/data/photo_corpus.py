@@ -58,11 +58,7 @@ class PhotoCorpus(Corpus):
 
 
 class CaptionSplit(PhotoTokenTable):
-    """One split; rows are captions.
-
-    Attributes:
-        lengths: tokens of every caption, the end symbol included, `(captions,)`.
-    """
+    """One split of captions; `lengths`: their tokens, the end symbol included, `(captions,)`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -85,22 +81,14 @@ class CaptionCorpus(PhotoCorpus):
     """Captions of the training and the validation split."""
 
     def split(self, name: str) -> CaptionSplit:
-        """Opens `train` or `validation`."""
         return CaptionSplit(self.path(name))
 
 
 def prepare_captions(
     data: CaptionData, normalize: Callable[[str], str], fingerprint: str | None = None
 ) -> CaptionCorpus:
-    """Learns the vocabulary on the training split and tokenises both splits, unless that was done.
-
-    Args:
-        normalize: makes of a caption what is learned and compared.
-        fingerprint: as of `build_corpus`.
-
-    Raises:
-        UserError: the data cannot be used, or the cache cannot be written.
-    """
+    """Learns the vocabulary on the training split and tokenises both splits, unless that was done. `normalize` makes of
+    a caption what is learned and compared; `fingerprint` and errors are as of `build_corpus`."""
 
     def read(split: str) -> tuple[list[str], list[list[str]]]:
         captioned = open_captions(data, split)
@@ -127,11 +115,7 @@ def prepare_captions(
 
 
 class QuestionSplit(PhotoTokenTable):
-    """One split; rows are questions.
-
-    Attributes:
-        lengths: tokens of every question and of its answer, the end symbol included, `(questions, 2)`.
-    """
+    """One split of questions; `lengths`: tokens of question and answer, the end symbol included, `(questions, 2)`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -155,22 +139,14 @@ class QuestionCorpus(PhotoCorpus):
         return answers
 
     def split(self, name: str) -> QuestionSplit:
-        """Opens `train` or `validation`."""
         return QuestionSplit(self.path(name))
 
 
 def prepare_questions(
     data: QuestionData, normalize: Callable[[str], str], fingerprint: str | None = None
 ) -> QuestionCorpus:
-    """Learns the vocabulary on the training split and tokenises both splits, unless that was done.
-
-    Args:
-        normalize: makes of an answer what is learned and compared.
-        fingerprint: as of `build_corpus`.
-
-    Raises:
-        UserError: the data cannot be used, or the cache cannot be written.
-    """
+    """Learns the vocabulary on the training split and tokenises both splits, unless that was done. `normalize` makes of
+    an answer what is learned and compared; `fingerprint` and errors are as of `build_corpus`."""
 
     def read(split: str) -> dict[str, Any]:
         opened = open_questions(data, split)

@@ -38,8 +38,8 @@ from datasets import Dataset
 
 from unrolled.config.vqa import PointingData, QuestionData
 from unrolled.data import builtin_scenes
-from unrolled.data.caption_readers import PhotoTable
-from unrolled.data.images import ScenePhotos, Selected, UnreadableImage, image_size, photo_paths
+from unrolled.data.caption_readers import PhotoTable, has_rows
+from unrolled.data.images import UnreadableImage, image_size, photo_paths, scene_photos, select_photos
 from unrolled.data.questions import (
     KINDS,
     SIDES,
@@ -47,6 +47,7 @@ from unrolled.data.questions import (
     Question,
     QuestionSet,
     caption_questions,
+    check_unique,
     drop_empty,
     format_box,
     is_inside,
@@ -61,10 +62,7 @@ FOLD_SPLITS = ("train", "validation")
 
 
 def open_questions(data: QuestionData, split: str) -> QuestionSet:
-    """Opens one split.
-
-    Args:
-        split: `train`, `validation`, `test`, or another split of the source.
+    """Opens one split: `train`, `validation`, `test`, or another one of the source.
 
     Raises:
         UserError: no such source or split, files in none of the known forms, invalid questions, answers, candidates or
@@ -131,7 +129,7 @@ def _read_scenes(data: QuestionData, split: str) -> QuestionSet:
                 id = f"{split}-{len(questions)}"
                 questions.append(make_question(id, row, told.question, [told.answer], told.choices))
     names = [f"{builtin_scenes.NAME}/{split}/{row}.png" for row in range(builtin_scenes.SIZES[split])]
-    return QuestionSet(ScenePhotos(split), names, questions, boxes)
+    return QuestionSet(scene_photos(split), names, questions, boxes)
 
 
 QUESTIONS, ANNOTATIONS = "_questions", "_annotations"
@@ -212,7 +210,7 @@ def _read_visual7w(data: QuestionData, split: str) -> QuestionSet | None:
     """Reads one split of Visual7W; `None` if the folder has no such file."""
     folder = Path(data.source).expanduser()
     contents = {file: read_json(file) for file in sorted(folder.glob("dataset*.json"))}
-    contents = {file: content for file, content in contents.items() if _is_visual7w(content)}
+    contents = {file: content for file, content in contents.items() if has_rows(content, "images", "qa_pairs")}
     if not contents:
         return None
     matches = [file for file, content in contents.items() if ("boxes" in content) == data.pointing]
@@ -239,7 +237,8 @@ class _Visual7WFile:
         if not chosen:
             existing = sorted({str(image.get("split")) for image in self._images})
             raise UserError(f"data.splits: {self._file} has no split {split!r}; it has {listing(existing)}.")
-        self._check_ids()
+        ids = (str(pair.get("qa_id")) for image in self._images for pair in image.get("qa_pairs", []))
+        check_unique(ids, str(self._file))  # over all splits, so that a result file needs no split
         names = [str(self._value(image, "filename", str, "an image")) for image in chosen]
         paths = photo_paths(data.source, data.images, names)
         rows = {str(image.get("image_id")): row for row, image in enumerate(chosen)}
@@ -293,15 +292,6 @@ class _Visual7WFile:
             boxes[id] = str(row.get("image_id")), (x, y, width, height)
         return boxes
 
-    def _check_ids(self) -> None:
-        """Ids are unique over all splits, so that a result file needs no split."""
-        seen: set[str] = set()
-        for image in self._images:
-            for pair in image.get("qa_pairs", []):
-                if (id := str(pair.get("qa_id"))) in seen:
-                    raise UserError(f"{self._file}: qa_id {id} stands there twice; every question needs its own.")
-                seen.add(id)
-
     def _check_inside(self, boxes: dict[str, Box], rows: dict[str, int], paths: Sequence[Path]) -> None:
         sizes: dict[int, tuple[int, int] | None] = {}
         for id, box in boxes.items():
@@ -318,13 +308,9 @@ class _Visual7WFile:
         value = row.get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             has = "nothing" if value is None else repr(value)
-            raise UserError(f"{self._file}, {place}: {key} holds {has}, not {_type_name(kind)}.")
+            wanted = {str: "text", int | float: "a number"}.get(kind, "a number or text")
+            raise UserError(f"{self._file}, {place}: {key} holds {has}, not {wanted}.")
         return value
-
-
-def _is_visual7w(content: Any) -> bool:
-    images = content.get("images") if isinstance(content, dict) else None
-    return isinstance(images, list) and bool(images) and isinstance(images[0], dict) and "qa_pairs" in images[0]
 
 
 def _size(path: Path) -> tuple[int, int] | None:
@@ -332,10 +318,6 @@ def _size(path: Path) -> tuple[int, int] | None:
         return image_size(path)
     except UnreadableImage:  # reported when photographs are read
         return None
-
-
-def _type_name(kind: Any) -> str:
-    return {str: "text", int | float: "a number"}.get(kind, "a number or text")
 
 
 EASY_VQA = "easy-vqa"
@@ -373,11 +355,8 @@ def _answer_type(answer: str) -> str:
 
 
 def _read_table(data: QuestionData, split: str) -> QuestionSet:
-    """Opens one split of a table with one question per row; rows with one photograph share it.
-
-    Raises:
-        UserError: as `sources.open_split`, or a column with values of another kind.
-    """
+    """Opens one split of a table with one question per row; rows with one photograph share it. Raises `UserError` as
+    `sources.open_split`, or for values of another kind."""
     columns = {key: column for key, column in data.columns.model_dump().items() if column is not None}
     rows = open_split(data.source, split, {f"columns.{key}": column for key, column in columns.items()})
     place = f"{data.source}, split {split!r}"
@@ -388,7 +367,7 @@ def _read_table(data: QuestionData, split: str) -> QuestionSet:
         for row, cells in enumerate(_cells(rows, columns))
     ]
     questions.sort(key=lambda each: each.photo)
-    return QuestionSet(Selected(table, first_rows), [table.names[row] for row in first_rows], questions)
+    return QuestionSet(select_photos(table, first_rows), [table.names[row] for row in first_rows], questions)
 
 
 class _Row:
@@ -439,13 +418,9 @@ def _cells(rows: Dataset, columns: dict[str, str]) -> list[dict[str, Any]]:
 
 def _unique_photos(table: PhotoTable) -> tuple[list[int], list[int]]:
     """Returns the photograph of each row, and the first row of each photograph."""
-    known: dict[bytes, int] = {}
-    photo_of_row: list[int] = []
-    first_rows: list[int] = []
-    for row, image in enumerate(table):
-        key = hashlib.sha256(image).digest() if isinstance(image, bytes) else str(image).encode()
-        if key not in known:
-            known[key] = len(first_rows)
-            first_rows.append(row)
-        photo_of_row.append(known[key])
-    return photo_of_row, first_rows
+    keys = [hashlib.sha256(image).digest() if isinstance(image, bytes) else str(image).encode() for image in table]
+    first_rows: dict[bytes, int] = {}
+    for row, key in enumerate(keys):
+        first_rows.setdefault(key, row)
+    numbers = {key: number for number, key in enumerate(first_rows)}
+    return [numbers[key] for key in keys], list(first_rows.values())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from unrolled.config import captioning
 from unrolled.config.vqa import PointingData
 from unrolled.data.caption_readers import open_captions
-from unrolled.data.images import Concatenated, PhotoSet, Selected, examples, quantity
+from unrolled.data.images import LazyPhotos, PhotoSet, examples, quantity, select_photos
 from unrolled.errors import UserError
 
 KINDS = ("what", "where", "when", "who", "why", "how", "which")
@@ -78,7 +78,7 @@ class QuestionSet(PhotoSet):
         index = {row: i for i, row in enumerate(rows)}
         names = [self.names[row] for row in rows]
         questions = [replace(each, photo=index[each.photo]) for each in self.questions if each.photo in index]
-        return QuestionSet(Selected(self.images, rows), names, questions, self.boxes, dropped=self.dropped)
+        return QuestionSet(select_photos(self.images, rows), names, questions, self.boxes, dropped=self.dropped)
 
 
 def make_question(
@@ -89,21 +89,16 @@ def make_question(
     Args:
         answers: one or more; the right answer is the most frequent one, the first of several.
         choices: candidates; the right one is added, and duplicates are dropped.
-        kind: type; None: the question word.
+        kind: type; None: the first of `KINDS` in the question, "" without.
     """
     question, answers = _one_line(question), tuple(map(_one_line, answers))
     answer = max(answers, key=answers.count)
     candidates = sorted({answer, *map(_one_line, choices)}) if choices else []
     random.Random(f"candidates of {id}").shuffle(candidates)
     answer_index = candidates.index(answer) if candidates else -1
-    kind = question_word(question) if kind is None else kind
+    if kind is None:
+        kind = next((word for word in re.findall(r"[a-z]+", question.lower()) if word in KINDS), "")
     return Question(id, photo, kind, question, answer, answers, tuple(candidates), answer_index)
-
-
-def question_word(question: str) -> str:
-    """Returns the first of `KINDS` in a question, "" without."""
-    words = (word for word in re.findall(r"[a-z]+", question.lower()) if word in KINDS)
-    return next(words, "")
 
 
 def _one_line(text: str) -> str:
@@ -121,7 +116,8 @@ def join_question_sets(parts: Sequence[QuestionSet]) -> QuestionSet:
         num_photos += len(part)
     names = [name for part in parts for name in part.names]
     dropped = [sentence for part in parts for sentence in part.dropped]
-    return QuestionSet(Concatenated([part.images for part in parts]), names, questions, boxes, dropped=dropped)
+    images = LazyPhotos([(part, row) for part in parts for row in range(len(part))], lambda at: at[0].images[at[1]])
+    return QuestionSet(images, names, questions, boxes, dropped=dropped)
 
 
 def drop_empty(questions: QuestionSet, place: str) -> QuestionSet:
@@ -133,11 +129,7 @@ def drop_empty(questions: QuestionSet, place: str) -> QuestionSet:
     Raises:
         UserError: two questions with one id, or none is left.
     """
-    seen: set[str] = set()
-    for each in questions.questions:
-        if each.id in seen:
-            raise UserError(f"{place}: qa_id {each.id} stands there twice; every question needs its own.")
-        seen.add(each.id)
+    check_unique((each.id for each in questions.questions), place)
     complete = [each for each in questions.questions if each.question and each.answer]
     if not complete:
         raise UserError(f"{place}: has no question with an answer.")
@@ -147,6 +139,15 @@ def drop_empty(questions: QuestionSet, place: str) -> QuestionSet:
     rows = sorted({each.photo for each in complete})
     result = replace(questions, questions=complete, dropped=dropped)
     return result if len(rows) == len(result) else result.select_photos(rows)
+
+
+def check_unique(ids: Iterable[str], place: str) -> None:
+    """Raises `UserError` where two questions have one id."""
+    seen: set[str] = set()
+    for id in ids:
+        if id in seen:
+            raise UserError(f"{place}: qa_id {id} stands there twice; every question needs its own.")
+        seen.add(id)
 
 
 MAX_QUESTIONS = 8
@@ -171,9 +172,7 @@ def caption_questions(data: PointingData, split: str) -> QuestionSet:
 
     "which region shows the dog?": the right answer is a photograph with the word or the two adjacent words in one of
     its captions; three other photographs are wrong. Candidates are names of photographs.
-
-    Raises:
-        UserError: as `open_captions`, or captions have no phrases in common.
+    Raises `UserError` as `open_captions`, or if captions have no phrases in common.
     """
     return _caption_questions(data.source, data.images, split, data.limit)
 

@@ -53,11 +53,8 @@ def open_split(source: str, split: str, columns: Mapping[str, str], limit: int |
 
 
 def read_columns(source: str, split: str, columns: Mapping[str, str], limit: int | None = None) -> list[list[str]]:
-    """Returns the texts of each column of one split; arguments as in `open_split`.
-
-    Raises:
-        UserError: as `open_split`, or a value that is not text.
-    """
+    """Returns the texts of each column of one split; arguments as in `open_split`. Raises `UserError` as `open_split`,
+    or for a value that is not text."""
     rows = open_split(source, split, columns, limit)
     columns_texts = []
     for column in columns.values():
@@ -81,7 +78,10 @@ def _open(source: str, split: str, columns: Sequence[str]) -> Dataset:
     if source in BUILT_IN:
         return Dataset.from_list(get_split(BUILT_IN[source](), split, source))
     if "://" in source:
-        return _load(source, split, _reader(source), data_files={split: source.replace("{split}", split)})
+        reader = next((reader for ending, reader in TABLE_READERS.items() if source.endswith(ending)), None)
+        if reader is None:
+            raise UserError(f"data.source: {source}: the address of files must end in {listing(TABLE_READERS)}.")
+        return _load(source, split, reader, data_files={split: source.replace("{split}", split)})
     folder = Path(source).expanduser()
     if folder.is_file():
         raise UserError(f"data.source: {folder} is a file; give the folder that holds a file for every split.")
@@ -169,13 +169,6 @@ def _load(source: str, split: str, reader: str, **options: Any) -> Dataset:
         raise UserError(f"data.source: {source}, split {split!r} cannot be read: {reason[:300]}") from None
 
 
-def _reader(address: str) -> str:
-    for ending, reader in TABLE_READERS.items():
-        if address.endswith(ending):
-            return reader
-    raise UserError(f"data.source: {address}: the address of files must end in {listing(TABLE_READERS)}.")
-
-
 def _parallel_text(folder: Path, split: str, columns: Sequence[str]) -> Dataset:
     files = {}
     for column in columns:
@@ -186,7 +179,8 @@ def _parallel_text(folder: Path, split: str, columns: Sequence[str]) -> Dataset:
                 f"one sentence a line); it has {_first_files(folder)}."
             )
         files[column] = paths[0]
-    texts = {column: _lines(_decode(path)) for column, path in files.items()}
+    contents = {column: _decode(path) for column, path in files.items()}
+    texts = {column: text.removesuffix("\n").split("\n") if text else [] for column, text in contents.items()}
     (input_file, target_file), (inputs, targets) = files.values(), texts.values()
     if len(inputs) != len(targets):
         raise UserError(
@@ -194,10 +188,6 @@ def _parallel_text(folder: Path, split: str, columns: Sequence[str]) -> Dataset:
             "parallel text needs one for one."
         )
     return Dataset.from_dict(texts)
-
-
-def _lines(text: str) -> list[str]:
-    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _first_files(folder: Path) -> str:

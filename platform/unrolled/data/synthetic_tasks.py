@@ -38,11 +38,8 @@ class Examples(TensorBatch):
 
 
 class Problem(ABC):
-    """Examples, loss and score of a problem, and the baseline without memory.
-
-    Args:
-        length: steps of a sequence (adding, delayed XOR), or blanks between symbols and recall (copy).
-    """
+    """Examples, loss and score of a problem, and the baseline without memory. `length`: steps of a sequence (adding,
+    delayed XOR), or blanks between symbols and recall (copy)."""
 
     metric: ClassVar[str]
     """Name of the score."""

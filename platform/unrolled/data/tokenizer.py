@@ -164,23 +164,14 @@ def learn_vocabulary(texts: Iterable[str], config: VocabularyConfig, *, running_
         newlines = [pre_tokenizers.Split(Regex(r"\n"), "isolated")] if running_text else []
         scheme = "never" if running_text else "always"
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                *newlines,
-                pre_tokenizers.Metaspace(prepend_scheme=scheme),
-                pre_tokenizers.Punctuation("isolated"),
-            ]
+            [*newlines, pre_tokenizers.Metaspace(prepend_scheme=scheme), pre_tokenizers.Punctuation("isolated")]
         )
         tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
     if trainer is not None:
         tokenizer.train_from_iterator(texts, trainer)
-    return Vocabulary(_special_as_ordinary(tokenizer))
-
-
-def _special_as_ordinary(tokenizer: Tokenizer) -> Tokenizer:
-    """Makes special tokens ordinary entries: a text that contains "</s>" must not end the sentence."""
-    description = json.loads(tokenizer.to_str())
-    description["added_tokens"] = []
-    return Tokenizer.from_str(json.dumps(description))
+    # Special tokens become ordinary entries: a text that contains "</s>" must not end the sentence.
+    description = json.loads(tokenizer.to_str()) | {"added_tokens": []}
+    return Vocabulary(Tokenizer.from_str(json.dumps(description)))
 
 
 def _lines(text: str) -> list[str]:

@@ -46,18 +46,8 @@ def write_results(path: Path, questions: Sequence[Question], answers: Sequence[S
 
 
 def read_results(path: Path, questions: Sequence[Question], split: str) -> list[list[str]]:
-    """Reads a result file.
-
-    Args:
-        questions: of a split.
-        split: its name.
-
-    Returns:
-        The answers to each question, the best first.
-
-    Raises:
-        UserError: it is not such a file, or the questions in it are not those of the split.
-    """
+    """Reads a result file on the questions of a split; returns the answers to each of them, the best first. Raises
+    `UserError` if it is not such a file, or the questions in it are not those of the split."""
     rows = read_json(path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "qa_id" in row for row in rows):
         raise UserError(f"{path}: is not a result file of Visual7W's toolkit, a list of objects with qa_id.")
@@ -94,12 +84,9 @@ def _integer_id(id: str) -> int | str:
 
 
 def read_boxes(file: Path) -> list[Box]:
-    """Reads the boxes of `--boxes`: a list, or an object with a list under ``boxes``; each box is
-    ``[x, y, width, height]``, or an object with these keys as in Visual7W's files.
-
-    Raises:
-        UserError: there is no such file, or an item is not a box.
-    """
+    """Reads the boxes of `--boxes`: a list, or an object with a list under ``boxes``; each box is ``[x, y, width,
+    height]``, or an object with these keys as in Visual7W's files. Raises `UserError` if there is no such file, or an
+    item is not a box."""
     if not file.is_file():
         raise UserError(f"--boxes {file}: no such file.")
     content = read_json(file)

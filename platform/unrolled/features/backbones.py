@@ -122,11 +122,8 @@ def pretrained_backbone(features: FeatureConfig) -> Backbone:
 
 
 def build_backbone(features: FeatureConfig) -> Backbone:
-    """Returns the backbone of `model.features` with untrained weights.
-
-    Raises:
-        UserError: no such network, or one without a feature map.
-    """
+    """Returns the backbone of `model.features` with untrained weights; raises `UserError` for no such network, or one
+    without a feature map."""
     spec = backbone_spec(features)
     try:
         truncated = truncate_at_last_map(_build_network(features.backbone), spec.size, features.grid)
@@ -136,11 +133,8 @@ def build_backbone(features: FeatureConfig) -> Backbone:
 
 
 def load_pretrained(backbone: Backbone, features: FeatureConfig) -> None:
-    """Loads the weights of `model.features`, if there are any, into the network of `build_backbone`.
-
-    Raises:
-        UserError: they cannot be had, or belong to another network.
-    """
+    """Loads the weights of `model.features`, if there are any, into the network of `build_backbone`; raises `UserError`
+    if they cannot be had, or belong to another network."""
     weights, source = _pretrained_weights(features, backbone_spec(features))
     if weights:
         expected = backbone.network.state_dict()
@@ -241,13 +235,14 @@ def truncate_at_last_map(network: nn.Module, size: int, side: int) -> TruncatedN
         traced = fx.symbolic_trace(network)
     except Exception as error:  # anything that the network raises
         raise ValueError(f"torch.fx cannot trace it ({error})") from None
-    recorder = _ShapeRecorder(traced)
+    interpreter = fx.Interpreter(traced, garbage_collect_values=False)
     with torch.inference_mode():
-        recorder.run(torch.zeros(1, 3, size, size))
+        interpreter.run(torch.zeros(1, 3, size, size))
+    shapes = {node: value.shape for node, value in interpreter.env.items() if isinstance(value, Tensor)}
     least = max(side, 2)
     maps = [
         node
-        for node, shape in recorder.shapes.items()
+        for node, shape in shapes.items()
         if len(shape) == 4 and min(shape[2:]) >= least and node.op not in ("placeholder", "output")
     ]
     if not maps:
@@ -257,22 +252,8 @@ def truncate_at_last_map(network: nn.Module, size: int, side: int) -> TruncatedN
     traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
     traced.recompile()
-    _, channels, rows, columns = recorder.shapes[maps[-1]]
+    _, channels, rows, columns = shapes[maps[-1]]
     return TruncatedNetwork(traced, channels, (rows, columns))
-
-
-class _ShapeRecorder(fx.Interpreter):
-    """Runs a graph and records the shape of every tensor."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.shapes: dict[fx.Node, torch.Size] = {}
-
-    def run_node(self, n: fx.Node) -> object:
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.shapes[n] = result.shape
-        return result
 
 
 def _pretrained_weights(features: FeatureConfig, spec: BackboneSpec) -> tuple[Mapping[str, Tensor], str]:
@@ -288,11 +269,8 @@ def _pretrained_weights(features: FeatureConfig, spec: BackboneSpec) -> tuple[Ma
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
-    """Reads a file of weights by name: safetensors, or torch's format (without unpickling other objects).
-
-    Raises:
-        UserError: there is no such file, or it holds something else.
-    """
+    """Reads a file of weights by name: safetensors, or torch's format (without unpickling other objects). Raises
+    `UserError` if there is no such file, or it holds something else."""
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
@@ -310,11 +288,8 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
 
 
 def download_weights(pretrained: Any) -> dict[str, Tensor]:
-    """Returns pretrained weights of torchvision, downloaded unless they are in torch's cache.
-
-    Raises:
-        UserError: they cannot be downloaded.
-    """
+    """Returns pretrained weights of torchvision, downloaded unless they are in torch's cache; raises `UserError` if
+    they cannot be."""
     try:
         weights: dict[str, Tensor] = pretrained.get_state_dict(progress=False)
     except Exception as error:  # of the network, of the disk, or of an interrupted download

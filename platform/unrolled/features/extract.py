@@ -17,7 +17,7 @@ from filelock import FileLock
 from unrolled.config import Config, PointingConfig
 from unrolled.config.captioning import FeatureConfig
 from unrolled.data.image_sets import REGIONS_PREFIX, PhotoData, open_photos, parse_view_split, view_split
-from unrolled.data.images import PhotoSet, UnreadableImage, random_view, read_image, required_side, to_pixels
+from unrolled.data.images import PhotoSet, UnreadableImage, examples, quantity, random_view, read_pixels
 from unrolled.data.question_readers import FOLD_SPLITS
 from unrolled.errors import UserError
 from unrolled.features.backbones import VERSION, pretrained_backbone, weights_fingerprint
@@ -34,11 +34,7 @@ MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class FeatureJob:
-    """The extraction of one split.
-
-    Attributes:
-        folder: of the cache; it exists once all features are extracted.
-    """
+    """The extraction of one split into a `folder` of the cache, which exists once all features are extracted."""
 
     data: PhotoData
     features: FeatureConfig
@@ -62,11 +58,8 @@ def open_features(config: Config, split: str) -> FeatureSet:
 
 
 def feature_job(config: Config, split: str) -> FeatureJob:
-    """Returns the extraction of a split by `config.data` and `config.model.features`.
-
-    Raises:
-        UserError: as `open_photos` and `pretrained_backbone`.
-    """
+    """Returns the extraction of a split by `config.data` and `config.model.features`; raises as `open_photos` and
+    `pretrained_backbone`."""
     given: Any = config
     data, features = given.data, given.model.features
     if split.startswith(REGIONS_PREFIX):  # of which the mean alone is read
@@ -83,11 +76,8 @@ def feature_job(config: Config, split: str) -> FeatureJob:
 
 
 def extract_features(job: FeatureJob, extract_blocks: ExtractBlocks, on_progress: OnProgress) -> FeatureSet:
-    """Extracts the missing features of a split. Of several processes one extracts and the others wait.
-
-    Raises:
-        UserError: the backbone cannot be had, or the cache cannot be written.
-    """
+    """Extracts the missing features of a split. Of several processes one extracts and the others wait. Raises
+    `UserError` if the backbone cannot be had, or the cache cannot be written."""
     if job.folder.exists():
         return FeatureSet(job.folder)
     names = job.photographs.names
@@ -131,8 +121,9 @@ class BlockExtractor:
         size = self._backbone.size
         pixels, unreadable = torch.zeros(len(rows), size, size, 3, dtype=torch.uint8), {}
         for i, row in enumerate(rows):
+            view = random_view(0, self._view, row) if self._view else None
             try:
-                self._read(row, pixels[i])
+                pixels[i] = read_pixels(self.photographs.images[row], size, view)
             except UnreadableImage as error:
                 unreadable[i] = str(error)
         with torch.inference_mode():
@@ -141,11 +132,6 @@ class BlockExtractor:
         grids = torch.cat(batches).clamp(-FLOAT16_MAX, FLOAT16_MAX)
         grids[list(unreadable)] = 0.0
         return Block(grids.half().numpy(), grids.mean(1).numpy(), unreadable)
-
-    def _read(self, row: int, pixels: torch.Tensor) -> None:
-        size, view = self._backbone.size, random_view(0, self._view, row) if self._view else None
-        image = read_image(self.photographs.images[row], required_side(size, view))
-        pixels.copy_(to_pixels(image, size, view))
 
 
 def uses_frozen_features(config: Config) -> bool:
@@ -156,11 +142,8 @@ def uses_frozen_features(config: Config) -> bool:
 
 
 def feature_jobs(config: Config, splits: Sequence[str]) -> list[FeatureJob]:
-    """Returns the extraction of each split, its views and its regions.
-
-    Raises:
-        UserError: the task has no photographs, or fine-tunes the backbone; else as `feature_job`.
-    """
+    """Returns the extraction of each split, its views and its regions. Raises `UserError` as `feature_job`, or if the
+    task has no photographs or fine-tunes the backbone."""
     features = getattr(config.model, "features", None)
     if features is None:
         raise UserError(f"features: a config of task {config.task} has no model.features.")
@@ -203,12 +186,6 @@ def extract_splits(
         noun = "regions" if job.split.startswith(REGIONS_PREFIX) else "photographs"
         say(f"features of {job.split}: {len(features):,} {noun}, {outcome}: {job.folder}")
         if features.unreadable:
-            say(f"features of {job.split}: {_describe_unreadable(features)}")
-
-
-def _describe_unreadable(features: FeatureSet) -> str:
-    count = len(features.unreadable)
-    named = [f"{name} {reason}" for name, reason in list(features.unreadable.values())[:MAX_NAMED]]
-    more = ", …" if count > MAX_NAMED else ""
-    noun = "photograph" if count == 1 else "photographs"
-    return f"{count:,} {noun} left out: {', '.join(named)}{more}"
+            named = [f"{name} {reason}" for name, reason in features.unreadable.values()]
+            left_out = f"{quantity(named, 'photograph')} left out: {examples(named, MAX_NAMED)}"
+            say(f"features of {job.split}: {left_out}")

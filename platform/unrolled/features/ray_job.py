@@ -19,11 +19,8 @@ from unrolled.features.store import Block
 
 
 def extract_on_ray(workers: int) -> ExtractBlocks:
-    """Returns a function that extracts blocks on Ray workers of one CPU each. Ray must be initialised.
-
-    Raises:
-        RunFailed: workers died too often; finished blocks are kept.
-    """
+    """Returns a function that extracts blocks on Ray workers of one CPU each; it raises `RunFailed` if workers died too
+    often, and finished blocks are kept. Ray must be initialised."""
 
     def extract_blocks(job: FeatureJob, missing: Sequence[int]) -> Iterator[tuple[int, Block]]:
         if not missing:

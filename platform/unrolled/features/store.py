@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unrolled.config import Config
 from unrolled.data.image_sets import open_photos
-from unrolled.data.images import PhotoSet, UnreadableImage, random_view, read_image, required_side, to_pixels
+from unrolled.data.images import PhotoSet, UnreadableImage, random_view, read_image, read_pixels
 from unrolled.errors import UserError
 from unrolled.features.backbones import SMALL, backbone_spec
 from unrolled.files import build_cached, iterate_json_lines, write_atomic
@@ -189,10 +189,9 @@ class PixelSet:
         for i, row in enumerate(rows):
             view = None if epoch is None or self._seed is None else random_view(self._seed, epoch, row)
             try:
-                image = read_image(self._photographs.images[row], required_side(self._size, view))
+                pixels[i] = read_pixels(self._photographs.images[row], self._size, view)
             except UnreadableImage as error:
                 raise UserError(f"{self._photographs.names[row]}: {error}.") from None
-            pixels[i] = to_pixels(image, self._size, view)
         return pixels.permute(0, 3, 1, 2)
 
 

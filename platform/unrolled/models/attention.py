@@ -66,15 +66,8 @@ class Attention(nn.Module):
         return keys
 
     def forward(self, queries: Tensor, memory: EncoderOutput) -> tuple[Tensor, Tensor]:
-        """Attends once per query.
-
-        Args:
-            queries: `(batch, steps, query_size)`.
-            memory: with the keys of this attention.
-
-        Returns:
-            Contexts `(batch, steps, memory_size)` and weights `(batch, steps, positions)`, which sum to 1.
-        """
+        """Attends once per query, `(batch, steps, query_size)`, to a memory with the keys of this attention; returns
+        contexts `(batch, steps, memory_size)` and weights `(batch, steps, positions)`, which sum to 1."""
         weights = self.attention_weights(queries, memory)
         return weights @ memory.states, weights
 
@@ -135,11 +128,7 @@ class AttentionSamples(NamedTuple):
 
 
 class SampledAttention:
-    """Hard attention over the steps of one window in training; records the samples.
-
-    Args:
-        batch: number of captions.
-    """
+    """Hard attention over the steps of one window of `batch` captions in training; records the samples."""
 
     def __init__(self, attention: HardAttention, batch: int, device: torch.device) -> None:
         self._attention = attention

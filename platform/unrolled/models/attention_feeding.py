@@ -311,11 +311,8 @@ class _InputFeedingSettings(_Settings):
 
 
 class _InputFeedingLoop(_Loop):
-    """Input feeding; `first` ends with the output before the first step.
-
-    Attributes:
-        outputs: o before the first step and after every step, `(time + 1, batch, output)`.
-    """
+    """Input feeding; `first` ends with the output before the first step, with which `outputs`
+    `(time + 1, batch, output)` begins."""
 
     def __init__(
         self, settings: _InputFeedingSettings, embedded: Tensor, states: Tensor, keys: Tensor, first: Sequence[Tensor]
@@ -374,11 +371,7 @@ class _ContextFeedingSettings(_Settings):
 
 
 class _ContextFeedingLoop(_Loop):
-    """Context feeding.
-
-    Attributes:
-        contexts: ẑ, `(time, batch, features)`.
-    """
+    """Context feeding; `contexts`: ẑ, `(time, batch, features)`."""
 
     def __init__(
         self, settings: _ContextFeedingSettings, embedded: Tensor, states: Tensor, keys: Tensor, first: Sequence[Tensor]

@@ -204,9 +204,12 @@ def build_answer_classifier(
         network: pixels → grids, if it is trained too.
         texts: tokens of the answers, `(answers, most)`, padded with -1, if they are vectors.
     """
-    question = build_question_encoder(config, vocabulary) if config.sees != "picture" else None
+    settings, question = config.question, None
+    if config.sees != "picture":
+        stack = build_stack(settings, settings.embedding, config.engine)
+        question = TextEncoder(build_embedding(vocabulary, settings.embedding), stack, build_dropout(settings))
     picture = build_image_encoder(config, channels, positions, network) if config.sees != "question" else None
-    dropout = Dropout(config.question.dropout)
+    dropout = Dropout(settings.dropout)
     question_size = None if question is None else question.stack.output_size
     picture_size = None if picture is None else picture.memory_size
     fusion: HadamardFusion | StackedAttention
@@ -240,13 +243,6 @@ def build_answer_generator(
         dropout=build_dropout(settings),
     )
     return EncoderDecoder(picture, decoder, VocabularyHead(settings.embedding, vocabulary, embedding.weight))
-
-
-def build_question_encoder(config: VQAModel, vocabulary: int) -> TextEncoder:
-    """Builds the encoder of questions that `model.question` describes."""
-    settings = config.question
-    stack = build_stack(settings, settings.embedding, config.engine)
-    return TextEncoder(build_embedding(vocabulary, settings.embedding), stack, build_dropout(settings))
 
 
 def build_image_encoder(

@@ -180,11 +180,8 @@ class StepwiseStack:
         self._grad_states[-1][0].add_(grad_h)
 
     def gradients(self, feedback: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Returns the gradients of the embedded tokens, of the state before the first step, and of `parameters`.
-
-        Args:
-            feedback: of all steps, `(time, batch, features)`.
-        """
+        """Returns the gradients of the embedded tokens, of the state before the first step, and of `parameters`, given
+        the feedback of all steps, `(time, batch, features)`."""
         lowest = self._operand(self.steps[0].gates.flatten(0, 1))
         grad_embedded = (lowest @ self._weight_embedded.to(lowest.dtype)).to(self.embedded.dtype).view_as(self.embedded)
         grad_first = [tensor for state in self._grad_states for tensor in state]

@@ -81,16 +81,9 @@ class EncoderDecoder(nn.Module):
         return self.decoder.prepare(self.encoder(*inputs))
 
     def read_prefix(self, memory: EncoderOutput, tokens: Tensor, mask: Tensor) -> EncoderOutput:
-        """Reads a text that precedes the output, such as the question to answer.
-
-        Args:
-            memory: prepared.
-            tokens: `(batch, time)`, padded at the end.
-            mask: `(batch, time)`, False on padding; a row may be all padding.
-
-        Returns:
-            The memory with the state after the text, from which decoding starts.
-        """
+        """Reads a text that precedes the output, such as the question to answer: `tokens` `(batch, time)`, padded at
+        the end, with a mask that is False on padding; a row may be all padding. Returns the memory, which is prepared,
+        with the state after the text, from which decoding starts."""
         state = self.start(memory)
         for step in range(tokens.shape[1]):
             _, after, _ = self.decoder.step(memory, tokens[:, step], state)
@@ -177,24 +170,21 @@ class EncoderDecoder(nn.Module):
             lengths = None if source_index is None else valid.sum(1).tolist()
             window = self.decoder.window(memory, decoder_inputs[:, steps], state, source_index, lengths)
             row_weights = None if weights is None else weights[:, None].expand_as(valid)[valid]
-            outputs = _select_valid(valid, window.outputs)
+            # Without a copy where nothing is padded, as in many batches of texts of similar length.
+            outputs = window.outputs.flatten(0, 1) if bool(valid.all()) else window.outputs[valid]
             loss = self.head.loss(outputs, targets[:, steps][valid], smoothing, row_weights)
             if self.training and self.penalties != NO_PENALTIES:
                 fractions = valid.sum(1) / mask.sum(1)
                 loss = loss + self.penalties.window_loss(self.decoder, memory, window, valid, fractions)
             if window.samples is not None:
-                likelihoods = self._token_log_probs(window.outputs, targets[:, steps], valid)
+                with torch.no_grad():
+                    logs = self.head.log_probabilities(window.outputs).gather(2, targets[:, steps, None])[..., 0]
+                    likelihoods = logs.masked_fill(~valid, 0)
                 reward, entropy = self.penalties.reinforcement, self.penalties.entropy
                 loss = loss + window.samples.loss(likelihoods, valid, reward, entropy)
             yield loss
             if truncate is not None:
                 state = nest.detach(window.state)
-
-    @torch.no_grad()
-    def _token_log_probs(self, outputs: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """log p of the tokens `(batch, time)`, 0 where the mask is False."""
-        logs = self.head.log_probabilities(outputs).gather(2, tokens[..., None])[..., 0]
-        return logs.masked_fill(~mask, 0)
 
     def start(self, memory: EncoderOutput) -> DecoderState:
         """Returns the state before the first token of every example, after its prefix if there is one."""
@@ -231,9 +221,3 @@ class EncoderDecoder(nn.Module):
     def scorer(self, precision: Precision) -> Scorer:
         """Returns the head, prepared for the steps of a search."""
         return self.head.scorer(precision)
-
-
-def _select_valid(mask: Tensor, values: Tensor) -> Tensor:
-    """`values[mask]`, without a copy if the mask `(batch, time)` is True everywhere, as in many batches of texts of
-    similar length."""
-    return values.flatten(0, 1) if bool(mask.all()) else values[mask]

@@ -212,8 +212,6 @@ class Scorer:
 
 def topk(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Returns the `count` largest logits of each row in descending order, and their tokens, `(rows, count)` both."""
-    if count == 1:  # the first of equals, which torch.topk does not guarantee
-        values, tokens = logits.max(1, keepdim=True)
-        return values, tokens
-    values, tokens = logits.topk(count)
+    # `max` returns the first of equals, which `topk` does not guarantee.
+    values, tokens = logits.max(1, keepdim=True) if count == 1 else logits.topk(count)
     return values, tokens

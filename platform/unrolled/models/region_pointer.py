@@ -71,11 +71,7 @@ class RegionEncoder(nn.Module):
         self.deviation.copy_(deviation.clamp(min=MIN_DEVIATION * float(deviation.mean())))
 
     def forward(self, regions: Regions, grids: Tensor) -> Tensor:
-        """Returns v, `(regions, size)`.
-
-        Args:
-            grids: of the photographs, `(photographs, positions, channels)`.
-        """
+        """Returns v, `(regions, size)`, on the grids `(photographs, positions, channels)` of the photographs."""
         features = self._read_off(regions, grids) if regions.features is None else regions.features
         encoded: Tensor = self.map(self.dropout((self._normalize(features) - self.mean) / self.deviation))
         if self.location is None:

@@ -57,15 +57,8 @@ class LanguageModel(nn.Module):
         self.embedding, self.stack, self.head, self.dropout = embedding, stack, head, dropout
 
     def forward(self, tokens: Tensor, state: StackState | None = None) -> tuple[Tensor, StackState]:
-        """Reads a window.
-
-        Args:
-            tokens: `(batch, time)`.
-            state: before the window; zeros if `None`.
-
-        Returns:
-            One vector per token, `(batch, time, hidden)`, for the head, and the state after the window.
-        """
+        """Reads a window of `tokens` `(batch, time)` from the state before it (`None`: zeros); returns one vector per
+        token, `(batch, time, hidden)`, for the head, and the state after the window."""
         outputs, after = self.stack(self.embed(tokens), state)
         return self.dropout(outputs), after
 

@@ -93,7 +93,8 @@ class StackedAttention(nn.Module):
     def forward(self, question: Tensor, picture: EncoderOutput, source_index: Tensor) -> FusedFeatures:
         """Fuses `question` `(batch, question_size)` with row `source_index` `(batch,)` of `picture`. What depends on a
         picture alone is computed once for all its questions."""
-        states = self._positions(picture.states)
+        states = torch.tanh(self.picture(picture.states))
+        states = torch.cat([states, self.sentinel.to(states.dtype).expand(len(states), 1, -1)], dim=1)
         mask = torch.cat([picture.mask, picture.mask.new_ones(len(states), 1)], dim=1)
         first = fused = torch.tanh(self.question(question))
         memory, weights = EncoderOutput(states, mask, picture.summary), None
@@ -103,11 +104,6 @@ class StackedAttention(nn.Module):
         assert weights is not None
         fused = fused + torch.tanh(self.first(first)) * torch.tanh(self.last(fused))
         return FusedFeatures(self.dropout(fused), weights[:, :-1])
-
-    def _positions(self, grid: Tensor) -> Tensor:
-        """s, followed by the sentinel, `(pictures, positions + 1, size)`."""
-        states = torch.tanh(self.picture(grid))
-        return torch.cat([states, self.sentinel.to(states.dtype).expand(len(states), 1, -1)], dim=1)
 
 
 class AnswerVectors(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from unrolled.config import Decoding
 from unrolled.data.questions import Box
-from unrolled.data.tokenizer import BEGIN
+from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
 from unrolled.decoding import Greedy, Output, Strategy, resolve_precision
 from unrolled.metrics import Perplexity, References, score
 from unrolled.models import EncoderDecoder, EncoderOutput
@@ -34,7 +34,6 @@ class Shard(Protocol):
 
     def to(self, device: torch.device) -> Self:
         """Moves every tensor."""
-        ...
 
 
 class GlobalBatch(Protocol):
@@ -43,11 +42,9 @@ class GlobalBatch(Protocol):
     @property
     def tokens(self) -> int:
         """Number of targets in all shards; the summed loss is divided by it."""
-        ...
 
     def shard(self, rank: int, size: int) -> Shard | None:
         """Returns the rows `rank::size`; `None` where there are none."""
-        ...
 
 
 class WindowLoss(NamedTuple):
@@ -71,11 +68,9 @@ class PreparedData(Protocol):
     @property
     def fingerprint(self) -> str:
         """Identifies the content: equal data, equal fingerprint."""
-        ...
 
     def save(self, folder: Path) -> None:
         """Writes what a run keeps, such as vocabularies, so that it needs the data no more."""
-        ...
 
 
 class Task(ABC):
@@ -115,11 +110,8 @@ class Task(ABC):
         """Builds the model, with fresh parameters drawn from torch's generator."""
 
     def load_pretrained(self, model: Any) -> None:
-        """Loads the pretrained weights, if there are any, with which training begins.
-
-        Raises:
-            UserError: they cannot be had.
-        """
+        """Loads the pretrained weights, if there are any, with which training begins; raises `UserError` if they cannot
+        be had."""
         del model
 
     @abstractmethod
@@ -133,11 +125,8 @@ class Task(ABC):
     @abstractmethod
     def losses(self, model: Any, shard: Any, state: Nest) -> Iterator[WindowLoss]:
         """Yields the training loss of a shard: whole, or window by window where back-propagation through time is
-        truncated. The backward pass of a window must have run before the next one is taken.
-
-        Args:
-            state: final state of the shard before this one, with the same rows; `None` at an epoch's start.
-        """
+        truncated. The backward pass of a window must have run before the next one is taken. `state` is the final one of
+        the shard before this one, with the same rows; `None` at an epoch's start."""
 
     @abstractmethod
     def validate(self, model: Any, data: Any, rank: int, size: int) -> Any:
@@ -145,11 +134,8 @@ class Task(ABC):
 
     @abstractmethod
     def validation_scores(self, shards: Sequence[Any]) -> dict[str, float]:
-        """Returns the scores of a validation, among them `loss` (nats per target, without label smoothing).
-
-        Args:
-            shards: results of `validate` in the order of ranks.
-        """
+        """Returns the scores of a validation, among them `loss` (nats per target, without label smoothing), from the
+        results of `validate` in the order of ranks."""
 
 
 class GenerationTask(Task):
@@ -192,11 +178,8 @@ class Seq2SeqTask(GenerationTask):
 
     @abstractmethod
     def examples(self, split: str) -> tuple[list[str], list[str] | list[list[str]]]:
-        """Returns the inputs of a split, and one or several references of each.
-
-        Raises:
-            UserError: the data have no such split.
-        """
+        """Returns the inputs of a split, and one or several references of each; raises `UserError` if the data have no
+        such split."""
 
     @abstractmethod
     def check_strategy(self, strategy: Strategy) -> None:
@@ -341,11 +324,7 @@ class Prediction(NamedTuple):
 
 class VQATask(Task):
     """A task whose model answers questions about photographs. An `nn.ModuleList` of models is taken as an ensemble that
-    averages probabilities.
-
-    Attributes:
-        decoding: settings of the strategies.
-    """
+    averages probabilities; `decoding` has the settings of the strategies."""
 
     decoding: Decoding
 
@@ -417,11 +396,7 @@ def decoder_losses(
     whole). The gradients of all windows with respect to the encoder output are accumulated and back-propagated into
     the encoder at last.
 
-    Args:
-        memory: encoder output.
-        state: passed on to the next shard.
-
-    Other arguments as in `EncoderDecoder.window_losses`.
+    `state` is passed on to the next shard; other arguments are as of `EncoderDecoder.window_losses`.
     """
     if truncate is None:
         (loss,) = model.window_losses(memory, inputs, targets, mask, smoothing, None, weights, source_index)
@@ -431,6 +406,10 @@ def decoder_losses(
     for loss in model.window_losses(leaf, inputs, targets, mask, smoothing, truncate, weights, source_index):
         yield WindowLoss(loss, state)
     yield WindowLoss(memory.backward_into_encoder(leaf), state, last=True)
+
+
+SYMBOLS: dict[str, Any] = {"begin": BEGIN, "end": END, "forbidden": (PAD, BEGIN, UNKNOWN)}
+"""Arguments of `decode` for a vocabulary of sentences."""
 
 
 def greedy_strategy(decoding: Decoding) -> Greedy:

@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 
 from unrolled.config.captioning import CaptioningConfig
-from unrolled.data.batching import CaptionBatch, decoder_tensors, padding_fraction, plan
+from unrolled.data.batching import CaptionBatch, decoder_tensors, padding_fraction, plan_texts
 from unrolled.data.caption_readers import open_captions
+from unrolled.data.images import examples
 from unrolled.data.photo_corpus import CaptionCorpus, CaptionSplit, prepare_captions
-from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN
+from unrolled.data.tokenizer import END
 from unrolled.decoding import Beam, Output, Strategy, decode, length_limits, make_outputs, resolve_auto
 from unrolled.errors import UserError
 from unrolled.metrics import pairwise_scores, tokenize_caption
 from unrolled.models import EncoderDecoder, Penalties, build_captioner, cut_ragged_window, total_steps
 from unrolled.recurrence import Nest
 from unrolled.tasks.base import (
+    SYMBOLS,
     AttentionMap,
     GlobalBatch,
     Seq2SeqTask,
@@ -34,9 +36,6 @@ from unrolled.tasks.base import (
 )
 from unrolled.tasks.captioning_losses import PhotoShard, SelfCritical, caption_losses, decoder_inputs
 from unrolled.tasks.image_inputs import ImageInputs, ImageInputTask, ImageTextBatch, PreparedImageText, photo_address
-
-MAX_NAMED = 3
-"""Unreadable photographs that `describe` names."""
 
 
 def normalize_caption(caption: str) -> str:
@@ -72,7 +71,6 @@ class Captioning(ImageInputTask, Seq2SeqTask):
         return build_captioner(self.config.model, *sizes, penalties, self.images.build_backbone())
 
     def describe(self, data: PreparedImageText) -> tuple[str, str]:
-        """Describes backbone, cell, size and conditioning; captions, vocabulary and padding of the first epoch."""
         model, corpus = self.config.model, data.split("train")
         decoder, trained = model.decoder, ", trained too" if model.features.fine_tune else ""
         kind = "hard " * decoder.attention.hard + decoder.attention.score
@@ -86,8 +84,7 @@ class Captioning(ImageInputTask, Seq2SeqTask):
         }[decoder.conditioning]
         learned, padded = self._describe_captions(data)
         names = [name for name, _ in data.images.unreadable("train").values()]
-        named = ", ".join(names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")
-        unreadable = f", {len(names):,} of them unreadable ({named})" if names else ""
+        unreadable = f", {len(names):,} of them unreadable ({examples(names)})" if names else ""
         return (
             f"{model.features.backbone}{trained}, {self.shape.channels} features → {decoder.cell} {decoder.hidden} "
             f"with {sees}",
@@ -109,7 +106,7 @@ class Captioning(ImageInputTask, Seq2SeqTask):
         """Returns the fraction of padding in the decoder's steps."""
         decoder = self.config.model.decoder
         if decoder.conditioning != "attention" or not decoder.attention.fed or decoder.attention.hard:
-            return padding_fraction(_stacked(lengths), batches)
+            return padding_fraction(lengths, batches)
         descending = [np.sort(lengths[batch])[::-1].tolist() for batch in batches]
         steps = sum(total_steps(cut_ragged_window(each, each[0])) for each in descending)
         return 1 - sum(map(sum, descending)) / steps
@@ -133,8 +130,7 @@ class Captioning(ImageInputTask, Seq2SeqTask):
         lengths = corpus.lengths[rows]
         if self.config.training.together or self.config.model.features.fine_tune:
             groups, lengths = corpus.group_by_photo(rows)
-        limits = {"batch_tokens": self.config.training.batch_tokens, "max_length": int(lengths.max(initial=0))}
-        planned = plan(_stacked(lengths), **limits, seed=seed, epoch=epoch)
+        planned = plan_texts(lengths, batch_tokens=self.config.training.batch_tokens, seed=seed, epoch=epoch)
         view_epoch = epoch if split == "train" else None
         return [
             ImageTextBatch(self, corpus, split, np.concatenate([groups[i] for i in batch]), view_epoch)
@@ -161,7 +157,6 @@ class Captioning(ImageInputTask, Seq2SeqTask):
         return caption_losses(model, model.encode(shard.photos), shard, state, truncate, smoothing)
 
     def validate(self, model: EncoderDecoder, data: PreparedImageText, rank: int, size: int) -> ValidationShard:
-        """Returns the loss under teacher forcing and its targets; greedy outputs and references."""
         model.eval()
         corpus, unreadable = data.split("validation"), data.images.unreadable("validation")
         total, targets = self._validation_loss(model, data, rank, size)
@@ -214,11 +209,7 @@ class Captioning(ImageInputTask, Seq2SeqTask):
     def decode(
         self, model: EncoderDecoder, inputs: Sequence[str], strategy: Strategy, example_ids: Sequence[int] | None = None
     ) -> list[Output]:
-        """Captions photographs, `decoding.batch` at a time.
-
-        Args:
-            inputs: addresses in the data or files.
-        """
+        """Captions photographs, given by addresses in the data or files, `decoding.batch` at a time."""
         model.eval()
         device, size = next(model.parameters()).device, self.config.decoding.batch
         banned = self.vocabulary.encode(self.config.decoding.banned)
@@ -227,16 +218,7 @@ class Captioning(ImageInputTask, Seq2SeqTask):
         for start in range(0, len(inputs), size):
             rows = slice(start, start + size)
             memory = model.encode(self.images.read_named(inputs[rows]).to(device))
-            decoded = decode(
-                model,
-                memory,
-                strategy,
-                begin=BEGIN,
-                end=END,
-                forbidden=(PAD, BEGIN, UNKNOWN),
-                sentence_ids=ids[rows],
-                banned=banned,
-            )
+            decoded = decode(model, memory, strategy, **SYMBOLS, sentence_ids=ids[rows], banned=banned)
             limits = length_limits(strategy, None, None, len(memory))
             outputs += make_outputs(decoded, strategy, self.vocabulary.decode, limits, pairwise_scores)
         return outputs
@@ -252,8 +234,3 @@ class Captioning(ImageInputTask, Seq2SeqTask):
         side = math.isqrt(self.shape.positions)
         positions = [f"{row + 1},{column + 1}" for row in range(side) for column in range(side)]
         return AttentionMap(positions, self.vocabulary.tokens([*tokens, END]), attention_weights(model, memory, tokens))
-
-
-def _stacked(lengths: np.ndarray) -> np.ndarray:
-    """Returns lengths of captions as `plan` takes them; photographs are all of one size."""
-    return np.stack([lengths, lengths], axis=1)

@@ -85,7 +85,6 @@ class PhotoShard:
     reward: CiderReward
 
     def to(self, device: torch.device) -> PhotoShard:
-        """Moves every tensor."""
         return replace(self, photos=self.photos.to(device, non_blocking=True))
 
 
@@ -132,7 +131,8 @@ class SelfCritical:
         assert settings is not None
         self.settings, self.seed, self.truncate = settings, config.seed, training.truncate
         self._vocabulary, self._max_length = vocabulary, config.decoding.max_length
-        self._precision = resolve_precision(resolve_auto(type(config.decoding)(), training.precision))
+        precision = resolve_precision(resolve_auto(type(config.decoding)(), training.precision))
+        self._limits: dict[str, Any] = {"max_length": self._max_length, "precision": precision}
         self._reward: CiderReward | None = None
 
     def plan(self, corpus: CaptionSplit, images: ImageInputs, epoch: int) -> list[PhotoBatch]:
@@ -169,18 +169,15 @@ class SelfCritical:
     def sample(self, model: EncoderDecoder, shard: PhotoShard) -> SampledCaptions:
         """Draws captions of the photographs and compares their rewards with the baseline."""
         samples, memory = self.settings.samples, model.encode(shard.photos)
-        found = self._search(model, memory, shard, Sample(seed=shard.seed, samples=samples, **self._limits()))
+        found = self._search(model, memory, shard, Sample(seed=shard.seed, samples=samples, **self._limits))
         rewards = self._rewards(shard, found)
         if self.settings.baseline == "greedy":
-            baseline = self._rewards(shard, self._search(model, memory, shard, Greedy(**self._limits())))
+            baseline = self._rewards(shard, self._search(model, memory, shard, Greedy(**self._limits)))
         else:
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)
         captions = self._captions(shard.photos, found).to(shard.photos.device)
         values = (values.flatten().to(shard.photos) for values in (rewards, rewards - baseline))
         return SampledCaptions(captions, *values)
-
-    def _limits(self) -> dict[str, Any]:
-        return {"max_length": self._max_length, "precision": self._precision}
 
     def _search(
         self, model: EncoderDecoder, memory: EncoderOutput, shard: PhotoShard, strategy: Strategy

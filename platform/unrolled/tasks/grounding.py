@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unrolled.config.vqa import PointingConfig
-from unrolled.data.batching import GroundingBatch, find_candidates, pad, plan_questions
+from unrolled.data.batching import GroundingBatch, TokenRow, find_candidates, pad, plan_texts
 from unrolled.data.image_sets import REGIONS_PREFIX, Region, candidate_regions, crop_region, without_folds
 from unrolled.data.photo_corpus import QuestionCorpus, QuestionSplit, prepare_questions
 from unrolled.data.question_readers import open_questions
@@ -27,8 +27,6 @@ from unrolled.tasks.vqa import OpenedQuestions, QuestionTask, ValidationShard
 from unrolled.tasks.vqa_heads import average_prediction, canonical_order, mean_attention, member_models, reorder
 from unrolled.tasks.vqa_results import AnsweredQuestion, grounding_results
 
-ANSWER_BATCH = 64
-"""Questions that are answered at a time."""
 LEAST_PROBABILITY = 1e-30
 """Smallest probability of which the validation loss takes the logarithm."""
 
@@ -38,7 +36,7 @@ class Grounding(QuestionTask, GroundingTask):
 
     unit = "questions"
     ensemble_keys = ("model.sees", "model.regions.by", "model.regions.cells")
-    answer_batch = ANSWER_BATCH
+    answer_batch = 64
 
     def __init__(self, config: PointingConfig, folder: Path) -> None:
         super().__init__(config, folder)
@@ -64,7 +62,6 @@ class Grounding(QuestionTask, GroundingTask):
             model.regions.fit_normalization(features)
 
     def describe(self, data: PreparedImageText) -> tuple[str, str]:
-        """Describes the model's inputs and its question reader; questions, photographs and vocabulary."""
         model, corpus = self.config.model, data.split("train")
         sees = {"both": "picture and question", "question": "question alone", "picture": "picture alone"}[model.sees]
         regions = "cut out" if self.regions.cropped else "read off the grid"
@@ -80,7 +77,7 @@ class Grounding(QuestionTask, GroundingTask):
         """Returns batches within the token budget; every question once."""
         corpus, rows = data.split("train"), data.readable_rows("train")
         limits = {"batch_tokens": self.config.training.batch_tokens, "seed": self.config.seed, "epoch": epoch}
-        planned = plan_questions(corpus.lengths[rows][:, 0], **limits)
+        planned = plan_texts(corpus.lengths[rows][:, 0], **limits)
         return [ImageTextBatch(self, corpus, "train", np.sort(rows[batch]), epoch) for batch in planned]
 
     def num_targets(self, corpus: QuestionSplit, rows: np.ndarray) -> int:
@@ -100,7 +97,7 @@ class Grounding(QuestionTask, GroundingTask):
         self,
         split: str,
         questions: Sequence[Question],
-        tokens: Sequence[np.ndarray],
+        tokens: Sequence[TokenRow],
         regions: Sequence[str],
         photos: Sequence[int],
         photo_index: Tensor,
@@ -125,12 +122,11 @@ class Grounding(QuestionTask, GroundingTask):
     def _no_photos(self, count: int) -> Tensor:
         return torch.zeros(count, 1, self.shape.channels)
 
-    def _read(self, tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _read(self, tokens: Sequence[TokenRow]) -> list[TokenRow]:
         """Returns the tokens that the model reads: a begin symbol alone for an empty question, and for any question
         of a model that sees only the photograph."""
-        begin = np.asarray([BEGIN], dtype=np.int32)
         image_only = self.config.model.sees == "picture"
-        return [begin if image_only or not len(row) else row for row in tokens]
+        return [[BEGIN] if image_only or not len(row) else row for row in tokens]
 
     def losses(self, model: RegionPointer, shard: GroundingBatch, state: Nest) -> Iterator[WindowLoss]:
         """Yields the summed cross-entropy of the correct regions, among the candidates or among all regions of the
@@ -174,8 +170,7 @@ class Grounding(QuestionTask, GroundingTask):
         ]
 
     def _encode(self, split: str, questions: Sequence[Question]) -> GroundingBatch:
-        rows = self.vocabulary.encode([question.question for question in questions])
-        tokens = [np.asarray(row, dtype=np.int32) for row in rows]
+        tokens = self.vocabulary.encode([question.question for question in questions])
         photos, photo_index = np.unique([question.photo for question in questions], return_inverse=True)
         return self._batch(
             split, questions, tokens, _regions(questions), photos.tolist(), torch.from_numpy(photo_index)
@@ -195,12 +190,11 @@ class Grounding(QuestionTask, GroundingTask):
         if len(boxes) < 2:
             raise UserError("--boxes: wants two boxes or more to choose from.")
         features, edges = self.regions.read_boxes(photo, boxes)
-        (tokens,) = self.vocabulary.encode([question])
         ids = [str(i) for i in range(len(boxes))]
         batch = GroundingBatch(
             self._no_photos(1) if self._blind else self.images.read_named([photo]),
             torch.zeros(1, dtype=torch.long),
-            *pad(self._read([np.asarray(tokens, dtype=np.int32)])),
+            *pad(self._read(self.vocabulary.encode([question]))),
             features,
             edges,
             torch.zeros(len(boxes), dtype=torch.long),
@@ -229,23 +223,14 @@ def _regions(questions: Sequence[Question]) -> list[str]:
 
 
 def _predict(choices: Sequence[str], scores: Sequence[Sequence[float]]) -> Prediction:
-    """Returns a prediction that does not depend on the order of candidates.
-
-    Args:
-        scores: of the candidates, for every model of an ensemble.
-    """
+    """Returns a prediction that does not depend on the order of candidates; `scores` of these are by each model."""
     order = canonical_order(choices)
-    prediction = average_prediction("", [[row[i] for i in order] for row in scores])
-    prediction = reorder(prediction, order)
+    prediction = reorder(average_prediction("", [[row[i] for i in order] for row in scores]), order)
     return prediction._replace(answer=choices[prediction.chosen])
 
 
 class RegionInputs:
-    """Features and edges of candidate regions.
-
-    Args:
-        images: photographs of the same config.
-    """
+    """Features and edges of candidate regions on the photographs `images` of the same config."""
 
     def __init__(self, config: PointingConfig, images: ImageInputs) -> None:
         self._config, self._images = config, images

@@ -112,11 +112,6 @@ class ImageInputs:
         """Returns the backbone, with fresh weights, where it is a part of the model."""
         return build_backbone(self._config.model.features) if self.fine_tuned else None
 
-    def check_backbone(self) -> None:
-        """Raises `UserError` if the backbone or its weights cannot be had."""
-        if not self.blind:
-            pretrained_backbone(self._config.model.features)
-
     def shape(self) -> FeatureShape:
         """Returns the shape of the features that the decoder reads."""
         if self.blind:
@@ -203,14 +198,8 @@ class ImageInputs:
         return grids if self._grid else grids.mean(1, keepdim=True)
 
     def load_photo(self, name: str, min_side: int = 0) -> Image.Image:
-        """Returns a photograph, named as for `read_named`, in RGB.
-
-        Args:
-            min_side: as in `read_image`.
-
-        Raises:
-            UserError: it cannot be read.
-        """
+        """Returns a photograph, named as for `read_named`, in RGB; raises `UserError` if it cannot be read. `min_side`
+        is as of `read_image`."""
         source: bytes | str | Path = name
         if (address := _parse_address(name)) is not None:
             split, row = address
@@ -263,10 +252,7 @@ class PreparedImageText:
 @dataclass(frozen=True)
 class ImageTextBatch:
     """A global batch: the rows of a corpus. Each worker takes some of their photographs, with all texts about them.
-
-    Attributes:
-        epoch: of training; `None` in validation.
-    """
+    `epoch` is `None` in validation."""
 
     task: ImageInputTask
     corpus: Any
@@ -289,11 +275,7 @@ class ImageTextBatch:
 
 
 class ImageInputTask(Task):
-    """A task on photographs.
-
-    Attributes:
-        ensemble_keys: config keys in which the members of an ensemble must agree.
-    """
+    """A task on photographs; `ensemble_keys`: config keys in which the members of an ensemble must agree."""
 
     ensemble_keys: tuple[str, ...] = ()
 
@@ -307,8 +289,8 @@ class ImageInputTask(Task):
         """Learns the vocabulary and tokenises training and validation split. Features are extracted when they are
         first read."""
         data = PreparedImageText(cls.prepare_corpus(config, fingerprint), cls.image_inputs(config))
-        if fingerprint is None:
-            data.images.check_backbone()
+        if fingerprint is None and not data.images.blind:
+            pretrained_backbone(config.model.features)  # refuses one that cannot be had
         return data
 
     @classmethod

@@ -63,14 +63,12 @@ class LanguageModeling(GenerationTask, MetricTask, StepTraceTask):
 
     @classmethod
     def prepare(cls, config: LanguageModelingConfig, fingerprint: str | None = None) -> TextCorpus:
-        """Learns the vocabulary and tokenises the training and validation text."""
         return prepare_text(config, fingerprint)
 
     def build_model(self) -> LanguageModel:
         return build_language_model(self.config.model, len(self.vocabulary))
 
     def describe(self, data: TextCorpus) -> tuple[str, str]:
-        """Describes cells and their input; units and vocabulary."""
         model, training = self.config.model, self.config.training
         inputs = "one-hot units" if model.embedding is None else f"embeddings of {model.embedding}"
         kind, sequence = self.config.data.vocabulary.kind, training.sequence
@@ -157,8 +155,8 @@ class LanguageModeling(GenerationTask, MetricTask, StepTraceTask):
         losses are dependent, those of blocks nearly independent."""
         cuts = np.arange(0, len(losses), BLOCK)
         sums, sizes = np.add.reduceat(losses, cuts), np.diff([*cuts, len(losses)])
-        random_view_index = np.random.default_rng(1).integers(len(cuts), size=(RESAMPLES, len(cuts)))
-        ends = np.percentile(sums[random_view_index].sum(1) / sizes[random_view_index].sum(1), [2.5, 97.5]).tolist()
+        blocks = np.random.default_rng(1).integers(len(cuts), size=(RESAMPLES, len(cuts)))
+        ends = np.percentile(sums[blocks].sum(1) / sizes[blocks].sum(1), [2.5, 97.5]).tolist()
         low, high = (self._scores(end) for end in ends)
         return {name: (low[name], high[name]) for name in low}
 
@@ -179,19 +177,20 @@ class LanguageModeling(GenerationTask, MetricTask, StepTraceTask):
         """Continues prime texts by `strategy.max_length` units; returns both together."""
         model.eval()
         device = next(model.parameters()).device
-        banned = [
-            self.vocabulary.encode_text(words, "decoding.banned").tolist() for words in self.config.decoding.banned
-        ]
+        encode = self.vocabulary.encode_text
+        banned = [encode(words, "decoding.banned").tolist() for words in self.config.decoding.banned]
 
         def to_texts(rows: list[list[int]]) -> list[str]:
             return [self.vocabulary.decode_text(row) for row in rows]
 
         texts = []
         for i, text in enumerate(inputs):
-            prime = torch.from_numpy(self._encode_prime(text).astype(np.int64)).to(device)[None]
+            if not text:
+                raise UserError("the prime text is empty: give the model one character or more to continue.")
+            tokens = encode(text, f"prime text {text[:30]!r}").astype(np.int64)
             decoded = decode(
                 model,
-                model.prime(prime),
+                model.prime(torch.from_numpy(tokens).to(device)[None]),
                 strategy,
                 begin=PRIME,
                 end=NO_END,
@@ -202,11 +201,6 @@ class LanguageModeling(GenerationTask, MetricTask, StepTraceTask):
             (output,) = make_outputs(decoded, strategy, to_texts, [strategy.max_length], pairwise_scores)
             texts.append(text + output.text)
         return texts
-
-    def _encode_prime(self, text: str) -> np.ndarray:
-        if not text:
-            raise UserError("the prime text is empty: give the model one character or more to continue.")
-        return self.vocabulary.encode_text(text, f"prime text {text[:30]!r}")
 
     def step_trace(self, model: LanguageModel, text: str | None) -> str:
         """As `step_trace`; the default is the beginning of the training text."""

@@ -21,11 +21,8 @@ MAX_ROWS = 10
 
 
 def step_trace(model: LanguageModel, vocabulary: Vocabulary, text: str) -> str:
-    """Returns tables with one column per step of the model on a text.
-
-    Raises:
-        UserError: the units are not characters, or the text has less than two.
-    """
+    """Returns tables with one column per step of the model on a text; raises `UserError` if the units are not
+    characters, or the text has less than two."""
     if not vocabulary.is_closed:
         raise UserError("--explain shows models of characters; this one reads words or parts of words.")
     tokens = torch.from_numpy(vocabulary.encode_text(text, f"text {text[:30]!r}").astype("int64"))
@@ -39,12 +36,8 @@ def step_trace(model: LanguageModel, vocabulary: Vocabulary, text: str) -> str:
         for start in range(0, count, STEPS)
     ]
     total = float(steps["loss"].sum())
-    return "\n".join(
-        [
-            *("\n".join(block) + "\n" for block in blocks),
-            f"sum of the losses {total:.4f} nats, mean {total / count:.4f}",
-        ]
-    )
+    summary = f"sum of the losses {total:.4f} nats, mean {total / count:.4f}"
+    return "\n".join([*("\n".join(block) + "\n" for block in blocks), summary])
 
 
 def visible(unit: str) -> str:
@@ -86,11 +79,8 @@ def _block(steps: dict[str, Tensor], columns: range, tokens: Sequence[int], name
 
 
 def _vector(title: str, values: Tensor, names: Sequence[str] | None) -> list[str]:
-    """Returns one line per element of vectors `(steps, features)`, at most `MAX_ROWS`.
-
-    Args:
-        names: of the elements, where there are as many.
-    """
+    """Returns one line per element of vectors `(steps, features)`, at most `MAX_ROWS`; `names` are those of the
+    elements, where there are as many."""
     features = values.shape[1]
     if names is None or len(names) != features:
         names = [str(i + 1) for i in range(features)]

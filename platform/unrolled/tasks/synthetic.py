@@ -74,13 +74,11 @@ class SyntheticMemory(MetricTask):
         return NoData(f"{data.problem}-{data.length}-{data.validation}-{data.test}-{config.seed}")
 
     def build_model(self) -> SequenceModel:
-        """Builds the recurrent stack and a linear head."""
         settings = self.config.model
         stack = build_stack(settings, self.problem.num_features, settings.engine)
         return SequenceModel(stack, self.problem.num_outputs, build_dropout(settings))
 
     def describe(self, data: NoData) -> tuple[str, str]:
-        """Describes cell, size and window; problem and baseline."""
         settings, window = self.config.model, self.config.training.truncate
         layers = f"{settings.layers} layers of " if settings.layers > 1 else ""
         reach = "the whole sequence" if window is None else f"windows of {window:,} steps"
@@ -125,7 +123,6 @@ class SyntheticMemory(MetricTask):
 
     @torch.inference_mode()
     def evaluate_shard(self, model: SequenceModel, data: ExampleRange, rank: int, size: int) -> ShardResults:
-        """Runs the sequences `rank::size`."""
         model.eval()
         results = ShardResults([], [], [], [])
         mine = data.indices[rank::size]

@@ -61,14 +61,12 @@ class Translation(Seq2SeqTask):
 
     @classmethod
     def prepare(cls, config: TranslationConfig, fingerprint: str | None = None) -> ParallelCorpus:
-        """Learns vocabularies and tokenises the training and validation split."""
         return prepare_pairs(config.data, fingerprint)
 
     def build_model(self) -> EncoderDecoder:
         return build_translator(self.config.model, len(self.vocabularies.input), len(self.vocabularies.target))
 
     def describe(self, data: ParallelCorpus) -> tuple[str, str]:
-        """Describes cells, sizes and conditioning; pairs, vocabulary and padding of the first epoch."""
         encoder, decoder, words = self.config.model.encoder, self.config.model.decoder, self.vocabularies
         sees = f"{decoder.attention.score} attention" if decoder.conditioning == "attention" else "the summary alone"
         both = "bidirectional " if encoder.bidirectional else ""
@@ -104,7 +102,6 @@ class Translation(Seq2SeqTask):
         return decoder_losses(model, memory, *decoder_batch, state, truncate, smoothing)
 
     def validate(self, model: EncoderDecoder, data: ParallelCorpus, rank: int, size: int) -> ValidationShard:
-        """Returns the loss under teacher forcing and its targets; greedy outputs and references."""
         model.eval()
         corpus = data.split("validation")
         total, targets = self._validation_loss(model, corpus, rank, size)
@@ -220,10 +217,7 @@ def copying_decoder(
 
     An unknown word is replaced by the input word with the largest attention weight when it was written (Luong et al.
     2015, "Addressing the rare word problem in neural machine translation"; with attention in place of their alignments
-    Jean et al. 2015, section 3.3).
-
-    Args:
-        memory: encoder output of the inputs.
+    Jean et al. 2015, section 3.3). `memory` is the encoder output of the inputs.
     """
     owners = [sentence for sentence, hypotheses in enumerate(decoded.hypotheses) for _ in hypotheses]
     target, units = vocabularies.target, vocabularies.input.surface_tokens(inputs)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.config.vqa import QuestionAnsweringConfig
-from unrolled.data.batching import QuestionBatch, pad, plan_by_photo, plan_questions
+from unrolled.data.batching import QuestionBatch, pad, plan_by_photo, plan_texts
 from unrolled.data.photo_corpus import QuestionCorpus, QuestionSplit, prepare_questions
 from unrolled.data.question_readers import open_questions
 from unrolled.data.questions import Box, Question
@@ -51,12 +51,9 @@ class OpenedQuestions:
 
 
 class QuestionTask(ImageInputTask, MetricTask):
-    """A task on questions about photographs."""
+    """A task on questions about photographs, `answer_batch` of which are answered at a time."""
 
-    @property
-    @abstractmethod
-    def answer_batch(self) -> int:
-        """Questions that are answered at a time."""
+    answer_batch: int
 
     @abstractmethod
     def answer_some(self, model: Any, split: str, questions: Sequence[Question]) -> list[Prediction]:
@@ -78,7 +75,6 @@ class QuestionTask(ImageInputTask, MetricTask):
         return {"loss": sum(losses) / max(1, sum(targets))} | score_answers(self.metric_names, interleave(answered))
 
     def open(self, split: str) -> OpenedQuestions:
-        """Opens the questions of a split whose photographs can be read."""
         asked, unreadable = open_questions(self.config.data, split), self.images.unreadable(split)
         questions = [question for question in asked.questions if question.photo not in unreadable]
         return OpenedQuestions(split, asked.names, questions, asked.boxes)
@@ -97,6 +93,7 @@ class QuestionAnswering(QuestionTask, VQATask):
 
     def __init__(self, config: QuestionAnsweringConfig, folder: Path) -> None:
         super().__init__(config, folder)
+        self.answer_batch = config.decoding.batch
         self.decoding = resolve_auto(config.decoding, config.training.precision)
         self.head: AnswerHead
         if config.model.answers == "words":
@@ -122,7 +119,6 @@ class QuestionAnswering(QuestionTask, VQATask):
         return self.head.build(self.shape, self.images.build_backbone())
 
     def describe(self, data: PreparedImageText) -> tuple[str, str]:
-        """Describes head, backbone and cell; questions, photographs and vocabulary."""
         model, corpus = self.config.model, data.split("train")
         learned = len(self._learnable_rows(data, "train"))
         sees = "sees no photograph" if self.images.blind else f"{model.features.backbone} {self.shape.channels}"
@@ -145,7 +141,7 @@ class QuestionAnswering(QuestionTask, VQATask):
         if self.config.training.together or self.config.model.features.fine_tune:
             planned = plan_by_photo(lengths, corpus.photo_index[rows], **limits)
         else:
-            planned = plan_questions(lengths, **limits)
+            planned = plan_texts(lengths, **limits)
         view_epoch = epoch if split == "train" else None
         return [ImageTextBatch(self, corpus, split, np.sort(rows[batch]), view_epoch) for batch in planned]
 
@@ -190,11 +186,6 @@ class QuestionAnswering(QuestionTask, VQATask):
         training = open_questions(self.config.data, "train").questions if data.questions[0].choices else []
         return vqa_results(self.metric_names, data.address, interleave(shards), training, attention)
 
-    @property
-    def answer_batch(self) -> int:
-        batch: int = self.config.decoding.batch
-        return batch
-
     def answer_some(self, model: Any, split: str, questions: Sequence[Question]) -> list[Prediction]:
         photos, photo_index = np.unique([question.photo for question in questions], return_inverse=True)
         inputs = self.images.read(split, photos.tolist())
@@ -203,8 +194,7 @@ class QuestionAnswering(QuestionTask, VQATask):
         return self.head.predict(model, batch, [question.choices for question in questions], None)
 
     def _batch(self, inputs: Tensor, photo_index: np.ndarray, questions: Sequence[str]) -> QuestionBatch:
-        tokens = [np.asarray(row, dtype=np.int32) for row in self.vocabulary.encode(questions)]
-        return QuestionBatch(inputs, torch.from_numpy(photo_index), *pad(tokens))
+        return QuestionBatch(inputs, torch.from_numpy(photo_index), *pad(self.vocabulary.encode(questions)))
 
     @torch.inference_mode()
     def ask(

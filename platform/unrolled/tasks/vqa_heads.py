@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unrolled.config.vqa import QuestionAnsweringConfig
 from unrolled.data.batching import AnswerClasses, AnswerTexts, CandidateTexts, QuestionBatch, join_answers
 from unrolled.data.photo_corpus import QuestionSplit
-from unrolled.data.tokenizer import BEGIN, END, PAD, UNKNOWN, Vocabulary
+from unrolled.data.tokenizer import BEGIN, UNKNOWN, Vocabulary
 from unrolled.decoding import Ensemble, EnsembleInputs, Strategy, decode, length_limits, make_outputs, resolve_auto
 from unrolled.errors import UserError
 from unrolled.metrics import pairwise_scores
@@ -28,7 +28,7 @@ from unrolled.models import (
     build_answer_classifier,
     build_answer_generator,
 )
-from unrolled.tasks.base import Prediction, greedy_strategy
+from unrolled.tasks.base import SYMBOLS, Prediction, greedy_strategy
 from unrolled.tasks.image_inputs import FeatureShape
 
 
@@ -166,17 +166,9 @@ class ClassHead(AnswerHead):
         return [self._answers[i] for i in best], scores
 
     def _choice_scores(
-        self,
-        model: AnswerClassifier,
-        fused: FusedFeatures,
-        log_probs: Tensor,
-        choices: Sequence[Sequence[str]],
+        self, model: AnswerClassifier, fused: FusedFeatures, log_probs: Tensor, choices: Sequence[Sequence[str]]
     ) -> Scores:
-        """Returns the scores of the candidates.
-
-        Args:
-            log_probs: of all answers, `(batch, answers)`.
-        """
+        """Returns the scores of the candidates, given the log-probabilities of all answers, `(batch, answers)`."""
         classes = [[self._class(choice) for choice in row] for row in choices]
         return [
             [values[i] if i >= 0 else -math.inf for i in row]
@@ -194,13 +186,8 @@ def _fused(model: AnswerClassifier, batch: QuestionBatch) -> FusedFeatures:
 
 
 class VectorHead(ClassHead):
-    """Classification by vectors of the answers' words, so that candidates need not be answers of training.
-
-    Args:
-        vocabulary: of questions and answers.
-
-    Other arguments as in `ClassHead`.
-    """
+    """Classification by vectors of the answers' words, so that candidates need not be answers of training; arguments as
+    of `ClassHead`, with the vocabulary of questions and answers."""
 
     def __init__(self, config: QuestionAnsweringConfig, vocabulary: Vocabulary, answers: Sequence[str]) -> None:
         super().__init__(config, len(vocabulary), answers)
@@ -216,11 +203,7 @@ class VectorHead(ClassHead):
         return replace(super().target(corpus, rows), texts=texts)
 
     def _choice_scores(
-        self,
-        model: AnswerClassifier,
-        fused: FusedFeatures,
-        log_probs: Tensor,
-        choices: Sequence[Sequence[str]],
+        self, model: AnswerClassifier, fused: FusedFeatures, log_probs: Tensor, choices: Sequence[Sequence[str]]
     ) -> Scores:
         """As in the base class; a candidate none of whose words is in an answer of training is impossible."""
         texts = self._texts(choices).to(log_probs.device)
@@ -244,11 +227,8 @@ NO_TOKENS = np.empty(0, dtype=np.int32)
 
 
 class WordHead(AnswerHead):
-    """Written answers; candidates are ranked by their likelihood (Zhu et al. 2016, "Visual7W").
-
-    Args:
-        vocabulary: of questions and answers.
-    """
+    """Written answers; candidates are ranked by their likelihood (Zhu et al. 2016, "Visual7W"). `vocabulary` is that of
+    questions and answers."""
 
     def __init__(self, config: QuestionAnsweringConfig, vocabulary: Vocabulary) -> None:
         self._config, self._vocabulary = config, vocabulary
@@ -334,19 +314,16 @@ class WordHead(AnswerHead):
         self, models: Sequence[EncoderDecoder], memories: Sequence[EncoderOutput], strategy: Strategy | None
     ) -> list[str]:
         strategy = strategy or greedy_strategy(self._decoding)
-        symbols: dict[str, Any] = {"begin": BEGIN, "end": END, "forbidden": (PAD, BEGIN, UNKNOWN)}
-        if len(models) == 1:
-            decoded = decode(models[0], memories[0], strategy, **symbols)
-        else:
-            decoded = decode(Ensemble(models), EnsembleInputs(tuple(memories)), strategy, **symbols)
+        searched: tuple[Any, Any] = models[0], memories[0]
+        if len(models) > 1:
+            searched = Ensemble(models), EnsembleInputs(tuple(memories))
+        decoded = decode(*searched, strategy, **SYMBOLS)
         limits = length_limits(strategy, None, None, len(memories[0]))
-        return [
-            output.text for output in make_outputs(decoded, strategy, self._vocabulary.decode, limits, pairwise_scores)
-        ]
+        outputs = make_outputs(decoded, strategy, self._vocabulary.decode, limits, pairwise_scores)
+        return [output.text for output in outputs]
 
-    def _tokens(self, answers: Sequence[str]) -> list[np.ndarray]:
-        encoded = self._vocabulary.encode([normalize_answer(answer) for answer in answers])
-        return [np.asarray(row, dtype=np.int32) for row in encoded]
+    def _tokens(self, answers: Sequence[str]) -> list[list[int]]:
+        return self._vocabulary.encode([normalize_answer(answer) for answer in answers])
 
 
 def canonical_order(choices: Sequence[str]) -> list[int]:
@@ -363,12 +340,8 @@ def reorder(prediction: Prediction, order: Sequence[int]) -> Prediction:
 
 
 def average_prediction(answer: str, scores: Sequence[Sequence[float]]) -> Prediction:
-    """Returns the prediction with the mean probabilities of all models.
-
-    Args:
-        scores: log-probabilities of the candidates, in `canonical_order`, up to a constant, for every model; −∞ is
-            impossible.
-    """
+    """Returns the prediction with the mean probabilities of all models. `scores`: log-probabilities of the candidates,
+    in `canonical_order`, up to a constant, for every model; −∞ is impossible."""
     if not scores[0]:
         return Prediction(answer)
     probabilities = np.mean([_softmax(row) for row in scores], axis=0)

@@ -159,11 +159,7 @@ def _ranked(one: AnsweredQuestion) -> list[str]:
 
 
 def _baseline_table(answered: Sequence[AnsweredQuestion], baselines: Mapping[str, Sequence[int]], note: str) -> Table:
-    """Returns the table of choice accuracies of chance, baselines and the model.
-
-    Args:
-        baselines: indices of the candidates that each chooses.
-    """
+    """Returns the table of choice accuracies of chance, baselines (which candidate each chooses) and the model."""
     accuracy, questions = metric_info(CHOICE_ACCURACY), [one.question for one in answered]
     rows = [["Chance", accuracy.format(100 * chance_accuracy(questions)), "–"]]
     for name, chosen in {**baselines, "This model": [one.prediction.chosen for one in answered]}.items():
@@ -209,10 +205,7 @@ def _by_kind(answered: Sequence[AnsweredQuestion], scores: Mapping[str, Sequence
 
 
 def _gallery(
-    address: Address,
-    answered: Sequence[AnsweredQuestion],
-    scores: Mapping[str, Sequence[float]],
-    attention: Attention,
+    address: Address, answered: Sequence[AnsweredQuestion], scores: Mapping[str, Sequence[float]], attention: Attention
 ) -> list[GalleryItem]:
     """Returns right and wrong answers, the most confident first (without candidates in random order), and a random
     sample."""
@@ -223,8 +216,8 @@ def _gallery(
     sure = " and sure" if leading == CHOICE_ACCURACY else ""
     right = [i for i in order if scores[leading][i] >= CORRECT][:GALLERY_SIZE]
     wrong = [i for i in order if scores[leading][i] < CORRECT][:GALLERY_SIZE]
-    random_view_index = random.Random(2).sample(range(len(answered)), min(GALLERY_SIZE, len(answered)))
-    groups = {f"Right{sure}": right, f"Wrong{sure}": wrong, "Drawn at random": sorted(random_view_index)}
+    drawn = random.Random(2).sample(range(len(answered)), min(GALLERY_SIZE, len(answered)))
+    groups = {f"Right{sure}": right, f"Wrong{sure}": wrong, "Drawn at random": sorted(drawn)}
     return [_item(heading, address, answered[i], attention) for heading, indices in groups.items() for i in indices]
 
 
@@ -235,15 +228,9 @@ def _item(heading: str, address: Address, one: AnsweredQuestion, attention: Atte
         for i, (text, probability) in enumerate(zip(question.choices, prediction.probabilities, strict=True))
     ]
     weights = attention(one)
-    return GalleryItem(
-        heading,
-        address(question),
-        question.question,
-        question.answer,
-        choices,
-        prediction.answer,
-        None if weights is None else [round(weight, 4) for weight in weights],
-    )
+    rounded = None if weights is None else [round(weight, 4) for weight in weights]
+    asked, answer = question.question, question.answer
+    return GalleryItem(heading, address(question), asked, answer, choices, prediction.answer, rounded)
 
 
 def _with_boxes(item: GalleryItem, regions: Mapping[str, Region]) -> GalleryItem:
