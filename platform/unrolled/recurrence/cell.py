@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unrolled.recurrence import triton_steps
 from unrolled.recurrence.layer_norm import layer_normalize, normalized_affine, normalized_affine_backward
 from unrolled.recurrence.matmul import PackedLinear, linear, linear_backward
 
@@ -21,6 +22,11 @@ sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 """`(∂L/∂y, y, grad_input=out)`: ∂L/∂a for y = σ(a)."""
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 """`(∂L/∂y, y, grad_input=out)`: ∂L/∂a for y = tanh(a)."""
+
+
+def uses_triton(tensor: Tensor) -> bool:
+    """Whether the element-wise part of a step on tensors like this one runs as a Triton kernel."""
+    return (tensor.is_cuda or triton_steps.INTERPRETED) and triton_steps.applies(tensor)
 
 
 class StepBuffers(NamedTuple):

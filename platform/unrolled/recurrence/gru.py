@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.recurrence import triton_steps
-from unrolled.recurrence.cell import Cell, State, StepBuffers, sigmoid_backward, tanh_backward
+from unrolled.recurrence.cell import Cell, State, StepBuffers, sigmoid_backward, tanh_backward, uses_triton
 
 
 class GRU(Cell):
@@ -42,7 +42,7 @@ class GRU(Cell):
     def step_forward(self, buffers: StepBuffers) -> None:
         (r_z, r, z, n), (h,), (new_h,), (reset_n,) = buffers.gates, buffers.before, buffers.after, buffers.saved
         recurrent, size = buffers.recurrent[0](h), self.hidden_size
-        if triton_steps.applies(recurrent):
+        if uses_triton(recurrent):
             return triton_steps.run("gru_forward", h, r_z, recurrent, self.bias_reset, h, reset_n, new_h)
         r_z.add_(recurrent[:, : 2 * size]).sigmoid_()
         torch.add(recurrent[:, 2 * size :], self.bias_reset, out=reset_n)
@@ -53,7 +53,7 @@ class GRU(Cell):
 
     def step_backward(self, buffers: StepBuffers, gradient: State) -> State:
         (r_z, r, z, n), (h,), (reset_n,), (grad_h,) = buffers.gates, buffers.before, buffers.saved, gradient
-        if triton_steps.applies(grad_h):
+        if uses_triton(grad_h):
             grad_recurrent, direct = grad_h.new_empty(len(grad_h), 3 * self.hidden_size), torch.empty_like(grad_h)
             triton_steps.run("gru_backward", grad_h, r_z, reset_n, h, grad_h, grad_recurrent, direct)
             return (buffers.recurrent[0].plus(grad_recurrent, direct),)
@@ -116,7 +116,7 @@ class ResetBeforeProduct(Cell):
         first, *_, last = buffers.recurrent
         summed = first(h)
         summed_z = buffers.recurrent[1](torch.tanh(h)) if self._tanh_recurrent else None
-        if triton_steps.applies(summed):
+        if uses_triton(summed):
             width = self.recurrent_blocks[0] if summed_z is None else 3
             second = summed if summed_z is None else summed_z
             triton_steps.run("reset_gates", h, r_z, summed, second, h, reset_h, width=width)
@@ -134,7 +134,7 @@ class ResetBeforeProduct(Cell):
     def step_backward(self, buffers: StepBuffers, gradient: State) -> State:
         (r_z, r, z, n), (h,), (grad_h,) = buffers.gates, buffers.before, gradient
         first, *_, last = buffers.recurrent
-        if triton_steps.applies(grad_h):
+        if uses_triton(grad_h):
             direct, by_z = torch.empty_like(grad_h), int(self.z_gates_candidate)
             triton_steps.run("reset_mix_backward", grad_h, r_z, h, grad_h, direct, z_gates_candidate=by_z)
             triton_steps.run("reset_gates_backward", grad_h, r_z, last(n), h, direct)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.recurrence import triton_steps
-from unrolled.recurrence.cell import Cell, State, StepBuffers, sigmoid_backward, tanh_backward
+from unrolled.recurrence.cell import Cell, State, StepBuffers, sigmoid_backward, tanh_backward, uses_triton
 
 
 class LSTM(Cell):
@@ -55,7 +55,7 @@ class LSTM(Cell):
     def step_forward(self, buffers: StepBuffers) -> None:
         (all_gates, i, f, g, o), (h, c), (new_h, new_c) = buffers.gates, buffers.before, buffers.after
         recurrent = buffers.recurrent[0](h)
-        if triton_steps.applies(recurrent):
+        if uses_triton(recurrent):
             return triton_steps.run("lstm_forward", h, all_gates, recurrent, self.native_parameter(), c, new_h, new_c)
         all_gates.add_(recurrent)
         if self.peepholes is None:
@@ -76,7 +76,7 @@ class LSTM(Cell):
     def step_backward(self, buffers: StepBuffers, gradient: State) -> State:
         (all_gates, i, f, g, o), (_, c), (_, new_c) = buffers.gates, buffers.before, buffers.after
         grad_h, grad_c = gradient
-        if triton_steps.applies(grad_h):
+        if uses_triton(grad_h):
             triton_steps.run("lstm_backward", grad_h, all_gates, self.native_parameter(), c, new_c, grad_h, grad_c)
             return buffers.recurrent[0](all_gates), grad_c
         tanh_c = torch.tanh(new_c)

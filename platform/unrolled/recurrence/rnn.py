@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.recurrence import triton_steps
-from unrolled.recurrence.cell import Cell, State, StepBuffers, tanh_backward
+from unrolled.recurrence.cell import Cell, State, StepBuffers, tanh_backward, uses_triton
 
 
 class RNN(Cell):
@@ -29,7 +29,7 @@ class RNN(Cell):
     def step_forward(self, buffers: StepBuffers) -> None:
         (gate,), (h,), (new_h,) = buffers.gates, buffers.before, buffers.after
         recurrent = buffers.recurrent[0](h)
-        if triton_steps.applies(recurrent):
+        if uses_triton(recurrent):
             return triton_steps.run(f"rnn_{self.nonlinearity}_forward", new_h, gate, recurrent, new_h)
         torch.add(gate, recurrent, out=new_h)
         new_h.tanh_() if self.nonlinearity == "tanh" else new_h.relu_()
@@ -37,7 +37,7 @@ class RNN(Cell):
 
     def step_backward(self, buffers: StepBuffers, gradient: State) -> State:
         (gate,), (new_h,), (grad_h,) = buffers.gates, buffers.after, gradient
-        if triton_steps.applies(gate):
+        if uses_triton(gate):
             triton_steps.run(f"rnn_{self.nonlinearity}_backward", new_h, gate, new_h, grad_h)
         elif self.nonlinearity == "tanh":
             tanh_backward(grad_h, new_h, grad_input=gate)

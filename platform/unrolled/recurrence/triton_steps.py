@@ -19,8 +19,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def applies(tensor: Tensor) -> bool:
-    """Whether the element-wise part of a step on tensors like this one runs as a kernel."""
-    return (tensor.is_cuda or INTERPRETED) and tensor.dtype == torch.float32 and _kernels() is not None
+    """Whether the kernels can work on tensors like this one."""
+    return tensor.dtype == torch.float32 and (tensor.is_cuda or INTERPRETED) and _kernels() is not None
 
 
 def run(name: str, state: Tensor, *arguments: Tensor, **constants: int) -> None:
