@@ -290,12 +290,8 @@ class Candidates(TensorBatch):
 def find_candidates(
     choices: Sequence[Sequence[str]], answer_indices: Sequence[int], regions: Sequence[str]
 ) -> Candidates:
-    """Finds the candidates of questions, given by their ids, among the regions of a batch.
-
-    Args:
-        choices: of each question, one or more.
-        answer_indices: position of the right one among them; -1: not known.
-    """
+    """Finds the candidates `choices` of questions, given by their ids, one or more each, among the regions of a batch.
+    `answer_indices`: position of the right one among them; -1: not known."""
     index = {region: i for i, region in enumerate(regions)}
     indices, mask = pad([np.array([index[region] for region in own]) for own in choices])
     return Candidates(indices, mask, torch.tensor(answer_indices).clamp(min=0))

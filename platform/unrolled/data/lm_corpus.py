@@ -81,12 +81,8 @@ def prepare_text(config: LanguageModelingConfig, fingerprint: str | None = None)
 
 @dataclass(frozen=True)
 class WindowBatch(TensorBatch):
-    """A window of some lanes.
-
-    Attributes:
-        inputs: `(lanes, time)`.
-        targets: `(lanes, time)`, the token after each input; -1 behind a lane's end.
-    """
+    """A window of some lanes: `inputs` `(lanes, time)` and `targets` `(lanes, time)`, the token after each input; -1
+    behind a lane's end."""
 
     inputs: Tensor
     targets: Tensor

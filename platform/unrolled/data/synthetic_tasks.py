@@ -26,12 +26,8 @@ BLANK, DELIMITER = NUM_SYMBOLS, NUM_SYMBOLS + 1
 
 @dataclass(frozen=True)
 class Examples(TensorBatch):
-    """Sequences with targets at the last steps.
-
-    Attributes:
-        inputs: `(batch, time, features)`.
-        targets: `(batch, n)`, for the last n steps: numbers or classes.
-    """
+    """Sequences `inputs` `(batch, time, features)` with `targets` `(batch, n)` at the last n steps: numbers or
+    classes."""
 
     inputs: Tensor
     targets: Tensor

@@ -81,12 +81,8 @@ class Block:
 
 
 class FeatureWriter:
-    """The folder of a feature set that is being extracted. One process at a time may use it.
-
-    Args:
-        folder: created unless it exists; blocks of earlier attempts are kept.
-        shape: photographs, positions, channels.
-    """
+    """The folder of a feature set of `shape` (photographs, positions, channels) that is being extracted. It is
+    created unless it exists, and blocks of earlier attempts are kept. One process at a time may use it."""
 
     def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
         self._folder, self._shape = folder, shape

@@ -99,12 +99,7 @@ class ContextFeedingOutput(NamedTuple):
 
 
 class ContextFeeding(nn.Module):
-    """Context feeding, one step or a whole window.
-
-    Args:
-        hidden: features of h.
-        gated: else β = 1.
-    """
+    """Context feeding, one step or a whole window, from states of `hidden` features; β = 1 unless `gated`."""
 
     def __init__(self, hidden: int, *, gated: bool) -> None:
         super().__init__()

@@ -20,12 +20,8 @@ PRIME = -1
 
 @dataclass(frozen=True)
 class Primed:
-    """Prime texts, read up to their last token.
-
-    Attributes:
-        state: after all tokens but the last, tensors `(n, …)`.
-        last: the last tokens `(n,)`, not yet fed.
-    """
+    """Prime texts, read up to their last token: `state` after all tokens but the last, tensors `(n, …)`; `last`, the
+    last tokens `(n,)`, not yet fed."""
 
     state: StackState
     last: Tensor

@@ -139,12 +139,7 @@ class Task(ABC):
 
 
 class GenerationTask(Task):
-    """A task whose model writes text.
-
-    Attributes:
-        decoding: settings of the strategies.
-        default_strategy: of `unrolled generate`.
-    """
+    """A task whose model writes text by the settings `decoding`; `default_strategy` is that of `unrolled generate`."""
 
     decoding: Decoding
     default_strategy: ClassVar[str]
@@ -364,14 +359,8 @@ class StepTraceTask(Task):
 
     @abstractmethod
     def step_trace(self, model: Any, text: str | None) -> str:
-        """Returns lines of at most 100 columns.
-
-        Args:
-            text: read by the model; `None` takes one of the data.
-
-        Raises:
-            UserError: there is nothing to show.
-        """
+        """Returns lines of at most 100 columns on a text (`None`: one of the data); raises `UserError` if there is
+        nothing to show."""
 
 
 def interleave(shards: Sequence[list[T]]) -> list[T]:

@@ -309,12 +309,8 @@ class ImageInputTask(Task):
 
     @abstractmethod
     def collate(self, batch: ImageTextBatch, rows: np.ndarray, photos: list[int], photo_index: Tensor) -> Shard:
-        """Collates some rows of a global batch.
-
-        Args:
-            photos: rows of their photographs in the split.
-            photo_index: index into `photos` per row, `(rows,)`.
-        """
+        """Collates some rows of a global batch. `photos`: rows of their photographs in the split; `photo_index`: index
+        into `photos` per row, `(rows,)`."""
 
     def load_pretrained(self, model: Any) -> None:
         for module in model.modules():

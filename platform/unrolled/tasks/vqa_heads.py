@@ -98,12 +98,8 @@ class AnswerHead(ABC):
 
 
 class ClassHead(AnswerHead):
-    """Classification into the most frequent answers of training.
-
-    Args:
-        vocabulary: number of tokens of questions.
-        answers: normalised, by class.
-    """
+    """Classification into the most frequent answers of training. `vocabulary`: number of tokens of questions;
+    `answers`: normalised, by class."""
 
     def __init__(self, config: QuestionAnsweringConfig, vocabulary: int, answers: Sequence[str]) -> None:
         self._config, self._vocabulary = config, vocabulary
