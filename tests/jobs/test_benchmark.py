@@ -82,7 +82,7 @@ def test_a_slip_in_the_name_is_answered():
     assert done.returncode == 2 and not done.stdout
     assert done.stderr == (
         "benchmark: 'recurence' is not a benchmark; there is absolute, recurrence, training, decoding, "
-        "captioning, questions, ray, truncation, tuning, asha or all. Did you mean 'recurrence'?\n"
+        "captioning, questions, ray, truncation, tuning, asha, kernels or all. Did you mean 'recurrence'?\n"
     )
 
 
