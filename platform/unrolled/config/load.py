@@ -146,11 +146,6 @@ def reference_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def runs_folder(config: Config) -> Path:
-    """Returns the folder of run folders; a relative one is below `$UNROLLED_STORAGE` where that is set."""
-    return resolve_storage(config.storage)
-
-
 def resolve_storage(path: str | Path) -> Path:
     """Returns a relative `path` below `$UNROLLED_STORAGE` if that is set, else below the current folder."""
     base = Path(os.environ.get("UNROLLED_STORAGE") or ".").expanduser()

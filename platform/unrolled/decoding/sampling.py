@@ -23,11 +23,6 @@ DrawTokens = Callable[[Tensor, Tensor, int], Tensor]
 """Draws tokens `(rows,)`, given logits `(rows, vocabulary)`, the hypotheses' indices `(rows,)` and the step."""
 
 
-def greedy(spec: SearchSpec[M]) -> tuple[Tensor, Tensor]:
-    """Takes the most probable token at every step, the first of equals; returns as `generate`."""
-    return generate(spec, None, 1)
-
-
 def sample(spec: SearchSpec[M], strategy: Sample, sentence_ids: list[int]) -> tuple[Tensor, Tensor]:
     """Draws every token with the next number of its sample's own random stream; returns as `generate`."""
     steps = int(spec.limits.max())
@@ -49,7 +44,7 @@ def generate(spec: SearchSpec[M], draw: DrawTokens | None, copies: int) -> tuple
     """Extends independent hypotheses, `copies` per sentence; each leaves the batch at the step that ends it.
 
     Args:
-        draw: draws each token; `None` takes the most probable.
+        draw: draws each token; `None` takes the most probable, the first of equals.
 
     Returns:
         Tokens `(n, copies, length)`, padded with the end token, and log-probabilities `(n, copies)`, the end token's

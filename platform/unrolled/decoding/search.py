@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unrolled.decoding.beam import HypothesisScorer, RequiredPhrases, beam_search
 from unrolled.decoding.protocols import M, Searchable, SupportsAttention, SupportsScorer
-from unrolled.decoding.sampling import greedy, sample
+from unrolled.decoding.sampling import generate, sample
 from unrolled.decoding.step import SearchSpec, TokenConstraints, prefix_table, split_banned
 from unrolled.decoding.strategies import MBR, Beam, BestOfN, Greedy, Sample, Strategy, Utility
 from unrolled.errors import UserError
@@ -114,7 +114,7 @@ def decode(
     spec = SearchSpec(model, memory, state, begin, end, ids, limit_tensor, constraints, scorer)
     match strategy:
         case Greedy():
-            tokens, scores = greedy(spec)
+            tokens, scores = generate(spec, None, 1)
         case Sample():
             tokens, scores = sample(spec, strategy, ids)
         case Beam():

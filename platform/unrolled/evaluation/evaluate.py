@@ -214,7 +214,10 @@ class DecodingEvaluation(Evaluation):
                 rows[index]["shown"] = reason
             attention_rows = [rows[index] for index in examples]
             pictures = embed_photos(self._photos(self.task, attention_rows))
-        _add_attention(pool, attention_rows, best)
+        calls = [(row["input"], row["outputs"][best]) for row in attention_rows]
+        for index, attended in pool.imap_unordered("attention", calls):
+            if attended is not None:
+                attention_rows[index]["attention"] = {"strategy": best, **attended._asdict()}
         write_json(self.folder / "results.json", results)
         write_json_lines(self.folder / "outputs.jsonl", rows)
         page = self.folder / "report.html"
@@ -272,14 +275,6 @@ class DecodingEvaluation(Evaluation):
             except UserError as error:
                 self.console.print(f"not in the gallery: {error}")
         return photos
-
-
-def _add_attention(pool: WorkerPool, rows: Sequence[dict[str, Any]], strategy: str) -> None:
-    """Adds to the rows the attention weights behind the strategy's outputs."""
-    calls = [(row["input"], row["outputs"][strategy]) for row in rows]
-    for index, attended in pool.imap_unordered("attention", calls):
-        if attended is not None:
-            rows[index]["attention"] = {"strategy": strategy, **attended._asdict()}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.config import Config
-from unrolled.config.load import load_config, runs_folder
+from unrolled.config.load import load_config, resolve_storage
 from unrolled.errors import UserError
 from unrolled.recurrence.gradient_flow import (
     EXPLODING,
@@ -88,7 +88,7 @@ def _measure_config(config: Config, path: str | Path, checkpoint: str | None) ->
         task = make_task(config, Path(folder))
     torch.manual_seed(config.seed)  # the parameters with which training starts
     targets, flows = _on_first_batch(task, task.build_model(), data)
-    page = runs_folder(config) / f"{config.name}.gradients.html"
+    page = resolve_storage(config.storage) / f"{config.name}.gradients.html"
     return Measurement(config.name, "fresh parameters", targets, flows, page)
 
 

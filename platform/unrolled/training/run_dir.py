@@ -15,14 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from unrolled.config import Config
-from unrolled.config.load import (
-    dump_stored_config,
-    first_difference,
-    load_stored_config,
-    resolve_storage,
-    runs_folder,
-    value_at,
-)
+from unrolled.config.load import dump_stored_config, first_difference, load_stored_config, resolve_storage, value_at
 from unrolled.errors import RunFailed, UserError, did_you_mean, listing
 from unrolled.files import explain_write_errors, read_json_lines, write_atomic
 from unrolled.tasks import PreparedData, make_task
@@ -166,7 +159,7 @@ def resolve_run_dir(config: Config, *, resume: bool, overwrite: bool) -> RunDir:
         UserError: it exists and neither `resume` nor `overwrite` is set; there is nothing to resume, or the existing
             run has another task, data, model or format; it is not a run, so it is not overwritten.
     """
-    run = RunDir(runs_folder(config) / config.name)
+    run = RunDir(resolve_storage(config.storage) / config.name)
     exists = run.path.exists() and not (run.path.is_dir() and not any(run.path.iterdir()))
     if resume and overwrite:
         raise UserError("--resume and --overwrite contradict each other: give one of them.")

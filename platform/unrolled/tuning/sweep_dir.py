@@ -25,7 +25,7 @@ from unrolled.config.load import (
     load_stored_config,
     locate,
     replace_keys,
-    runs_folder,
+    resolve_storage,
     value_at,
 )
 from unrolled.errors import UserError
@@ -144,7 +144,7 @@ def resolve_sweep_dir(config: Config, *, resume: bool, overwrite: bool) -> Sweep
         UserError: it exists and neither `resume` nor `overwrite` was given; there is no sweep to resume, or one with
             another config; it is not a sweep, so it is not overwritten.
     """
-    sweep = SweepDir(runs_folder(config) / config.name)
+    sweep = SweepDir(resolve_storage(config.storage) / config.name)
     exists = sweep.path.exists() and (not sweep.path.is_dir() or any(sweep.path.iterdir()))
     is_sweep = (sweep.path / CONFIG).is_file()
     if resume and overwrite:
@@ -403,7 +403,7 @@ class TrialRecords:
         }
 
     def _best_config(self, parameters: dict[str, Any]) -> str:
-        own = {"name": f"{self.config.name}-best", "storage": str(runs_folder(self.config)), "tuning": None}
+        own = {"name": f"{self.config.name}-best", "storage": str(resolve_storage(self.config.storage)), "tuning": None}
         return dump_config(replace_keys(self.config, parameters | own, "tuning.space"))
 
     def write(self) -> dict[str, Any]:
