@@ -91,8 +91,10 @@ class SummedMetric(CorpusMetric):
 
     def signature(self, references: Sequence[Any]) -> str:
         """Returns, after scoring, the settings in sacrebleu's format; empty if there are none."""
+        if not self.settings:
+            return ""
         counts = {len(each) for each in as_reference_lists(references)}
-        return f"nrefs:{counts.pop() if len(counts) == 1 else 'var'}|{self.settings}" if self.settings else ""
+        return f"nrefs:{counts.pop() if len(counts) == 1 else 'var'}|{self.settings}"
 
     def details(self, totals: Statistics) -> dict[str, Any]:
         """Returns further results for a corpus with the statistics `(statistics,)`."""
