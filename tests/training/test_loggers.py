@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+import unrolled
 from ray_clusters import WORKER, of_session, processes, wait_until
 from unrolled import api
 from unrolled.cli import main
@@ -231,7 +232,7 @@ def test_killed_workers_and_drivers_lose_no_row(tiny, store, tmp_path):
     assert resumed.returncode == 0, said
     found = only_run(store)
     assert found.info.status == "FINISHED"
-    for name, rows in logged(api.load(folder.path)).items():
+    for name, rows in logged(unrolled.load(folder.path)).items():
         sent = [(one.step, one.value) for one in store.get_metric_history(found.info.run_id, name)]
         assert set(sent) >= set(rows)
         if not name.endswith("tokens_per_second"):
