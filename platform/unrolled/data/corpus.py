@@ -56,6 +56,11 @@ class TokenTable:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
+    def values(self, column: str) -> pa.Array:
+        """Returns a column where it lies in the file: `combine_chunks` copies even a single chunk."""
+        chunks = self.table.column(column)
+        return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+
     def tokens(self, column: str, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Returns the token ids of some rows, without begin and end symbols."""
         values, offsets = self._values_and_offsets(column)
@@ -68,7 +73,7 @@ class TokenTable:
 
     def _values_and_offsets(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         if column not in self._flat:
-            array = self.table.column(column).combine_chunks()
+            array = self.values(column)
             self._flat[column] = array.values.to_numpy(), array.offsets.to_numpy()
         return self._flat[column]
 

@@ -35,7 +35,7 @@ class TextCorpus(Corpus):
 
     def split(self, name: str) -> np.ndarray:
         """Opens `train` or `validation`: token ids, int32 `(tokens,)`, memory-mapped."""
-        ids: np.ndarray = TokenTable(self.path(name)).table.column("tokens").combine_chunks().to_numpy()
+        ids: np.ndarray = TokenTable(self.path(name)).values("tokens").to_numpy()
         return ids[: self.limit]
 
 
