@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -45,16 +45,21 @@ class PhotoTokenTable(TokenTable):
         return np.flatnonzero(~np.isin(self.photo_index, list(photos)))
 
 
-class PhotoCorpus(Corpus):
-    """Texts about photographs, of the training and the validation split."""
+Split_co = TypeVar("Split_co", bound=PhotoTokenTable, covariant=True)
+
+
+class PhotoCorpus(Corpus, Generic[Split_co]):
+    """Texts about photographs, of the training and the validation split; `table` is the class of a split."""
+
+    table: Callable[[Path], Split_co]
 
     @property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.load(self.folder / VOCABULARY)
 
-    def split(self, name: str) -> PhotoTokenTable:
+    def split(self, name: str) -> Split_co:
         """Opens `train` or `validation`."""
-        raise NotImplementedError
+        return self.table(self.path(name))
 
 
 class CaptionSplit(PhotoTokenTable):
@@ -77,11 +82,10 @@ class CaptionSplit(PhotoTokenTable):
         return np.split(captions, starts[1:]), np.add.reduceat(self.lengths[captions], starts)
 
 
-class CaptionCorpus(PhotoCorpus):
+class CaptionCorpus(PhotoCorpus[CaptionSplit]):
     """Captions of the training and the validation split."""
 
-    def split(self, name: str) -> CaptionSplit:
-        return CaptionSplit(self.path(name))
+    table = CaptionSplit
 
 
 def prepare_captions(
@@ -129,17 +133,16 @@ class QuestionSplit(PhotoTokenTable):
         return [Question(**{**record, **{name: tuple(record[name]) for name in tuples}}) for record in records]
 
 
-class QuestionCorpus(PhotoCorpus):
+class QuestionCorpus(PhotoCorpus[QuestionSplit]):
     """Questions of the training and the validation split."""
+
+    table = QuestionSplit
 
     @property
     def answers(self) -> list[str]:
         """All normalised answers of the training split, the most frequent first; none where regions are pointed at."""
         answers: list[str] = json.loads((self.folder / ANSWERS).read_text(encoding="utf-8"))
         return answers
-
-    def split(self, name: str) -> QuestionSplit:
-        return QuestionSplit(self.path(name))
 
 
 def prepare_questions(

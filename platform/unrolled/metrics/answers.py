@@ -11,13 +11,13 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from unrolled.errors import UserError
-from unrolled.metrics.base import MeanMetric, References, Texts, as_reference_lists
+from unrolled.metrics.base import MeanMetric, MeanTextMetric, References, Texts, as_reference_lists
 
 MIN_ANSWERS = 4
 """Fewest answers per question: with one of them left out, three remain."""
 
 
-class ExactMatch(MeanMetric):
+class ExactMatch(MeanTextMetric):
     """The percentage of predictions equal to one of their references; `compute` returns "exact_match"."""
 
     key = "exact_match"
@@ -27,7 +27,7 @@ class ExactMatch(MeanMetric):
         return 100.0 * (text in references)
 
 
-class AnswerAccuracy(MeanMetric):
+class AnswerAccuracy(MeanTextMetric):
     """The percentage of correct answers, ignoring case, as in Visual7W's evaluation.
 
     With several people's answers, every most frequent one is correct. `compute` returns "accuracy".
@@ -241,7 +241,7 @@ DOWN_WEIGHT = 0.1
 """Factor of similarities below the threshold."""
 
 
-class Wups(MeanMetric):
+class Wups(MeanTextMetric):
     """Wu–Palmer similarity of answers that list things, such as "book, lamp".
 
     Malinowski and Fritz 2014: for each of two lists the product over its things of the similarity to the most similar

@@ -104,14 +104,9 @@ class SummedMetric(CorpusMetric):
 class MeanMetric(SummedMetric):
     """The mean over examples of a score; the statistics are the score and 1."""
 
+    @abstractmethod
     def example_scores(self, predictions: Texts, references: References) -> list[float]:
-        """Returns the score of each example; a subclass overrides this or `score_text`."""
-        pairs = zip(predictions, as_reference_lists(references), strict=True)
-        return [self.score_text(text, own) for text, own in pairs]
-
-    def score_text(self, text: str, references: Sequence[str]) -> float:
-        """Returns the score of one example."""
-        raise NotImplementedError
+        """Returns the score of each example."""
 
     def sentence_statistics(self, predictions: Sequence[Any], references: Sequence[Any]) -> Statistics:
         scores = self.example_scores(predictions, references)
@@ -119,6 +114,18 @@ class MeanMetric(SummedMetric):
 
     def from_statistics(self, totals: Statistics) -> Statistics:
         return safe_divide(totals[..., 0], totals[..., 1])
+
+
+class MeanTextMetric(MeanMetric):
+    """The mean over examples of a score that each text has by itself."""
+
+    def example_scores(self, predictions: Texts, references: References) -> list[float]:
+        pairs = zip(predictions, as_reference_lists(references), strict=True)
+        return [self.score_text(text, own) for text, own in pairs]
+
+    @abstractmethod
+    def score_text(self, text: str, references: Sequence[str]) -> float:
+        """Returns the score of one example."""
 
 
 def safe_divide(numerator: Statistics, denominator: Statistics, otherwise: float = 0.0) -> Statistics:

@@ -17,6 +17,7 @@ import snowballstemmer
 
 from unrolled.metrics.base import (
     MeanMetric,
+    MeanTextMetric,
     References,
     Statistics,
     SummedMetric,
@@ -110,7 +111,7 @@ class CaptionBleu(SummedMetric):
         return 100 * brevity_penalty(totals[..., 0], totals[..., 1]) * precision
 
 
-class RougeL(MeanMetric):
+class RougeL(MeanTextMetric):
     """ROUGE-L of captions: the F-score, β = 1.2, of the longest common subsequence, averaged over captions.
 
     Lin 2004; as in the COCO caption evaluation, precision and recall are each the best over the references. An empty

@@ -19,7 +19,7 @@ from unrolled.config.captioning import CaptioningConfig
 from unrolled.config.vqa import PointingConfig, QuestionAnsweringConfig
 from unrolled.data.image_sets import open_photos, view_split
 from unrolled.data.images import URL_PREFIXES, PhotoSet, UnreadableImage, random_view_index, read_image, to_pixels
-from unrolled.data.photo_corpus import VOCABULARY, PhotoCorpus
+from unrolled.data.photo_corpus import VOCABULARY, PhotoCorpus, PhotoTokenTable
 from unrolled.data.tokenizer import Vocabulary
 from unrolled.errors import UserError
 from unrolled.features import (
@@ -228,7 +228,7 @@ def _check_row(split: str, row: int, count: int) -> None:
 class PreparedImageText:
     """Tokenised texts and the photographs that they are about, ready for training."""
 
-    corpus: PhotoCorpus
+    corpus: PhotoCorpus[PhotoTokenTable]
     images: ImageInputs
 
     @property
@@ -295,7 +295,7 @@ class ImageInputTask(Task):
 
     @classmethod
     @abstractmethod
-    def prepare_corpus(cls, config: Any, fingerprint: str | None) -> PhotoCorpus:
+    def prepare_corpus(cls, config: Any, fingerprint: str | None) -> PhotoCorpus[PhotoTokenTable]:
         """Prepares the texts; arguments and errors as in `prepare`."""
 
     @classmethod
