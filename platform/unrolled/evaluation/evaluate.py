@@ -30,9 +30,10 @@ from unrolled.evaluation.results import (
     strategy_results,
     write_json,
     write_json_lines,
+    write_text,
 )
 from unrolled.evaluation.worker_pool import WorkerPool, chunk_by_length
-from unrolled.files import explain_write_errors, write_atomic
+from unrolled.files import explain_write_errors
 from unrolled.metrics import References, as_reference_lists, metric_info
 from unrolled.reports.evaluation_report import training_charts, write_report
 from unrolled.reports.gallery import (
@@ -308,7 +309,7 @@ class MetricEvaluation(Evaluation):
         write_json(self.folder / "results.json", entries)
         write_json_lines(self.folder / "outputs.jsonl", results.outputs)
         for name, text in results.files.items():
-            write_atomic(self.folder / name, text)
+            write_text(self.folder / name, text)
         gallery = []
         if results.gallery:
             gallery = question_gallery(results.gallery, cast(ImageInputTask, self.task).load_photo, PHOTO_SIZE)

@@ -154,14 +154,18 @@ def output_rows(
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON document atomically; raises `RunFailed` if it cannot be written."""
-    with explain_write_errors(path, RunFailed):
-        write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_json_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Writes JSON lines atomically; raises `RunFailed` if they cannot be written."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of an evaluation; raises `RunFailed` if it cannot be written."""
     with explain_write_errors(path, RunFailed):
-        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_atomic(path, text)
 
 
 FREQUENCY_BINS = (
