@@ -24,6 +24,18 @@ def _own_cache(tmp_path_factory):
     os.environ["UNROLLED_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(autouse=True)
+def _float64(request):
+    """Tests marked `float64` compute in double precision, from a fixed seed."""
+    if request.node.get_closest_marker("float64") is None:
+        yield
+        return
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real data sets, where they are at hand."""

@@ -21,13 +21,7 @@ PAGE = (ROOT / "docs" / "bptt.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(python|text)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 ENGINES = [name for name in typing.get_args(Engine) if name != "auto"]
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.float64
 
 
 def test_the_page_runs_and_prints_what_it_shows():

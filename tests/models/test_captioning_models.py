@@ -23,14 +23,7 @@ VARIANTS = {
     "fed ungated": {"attention": {"gated": False}},
     "attention": {"attention": {"fed": False}},
 }
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.float64
 
 
 def captioner(variant, *, penalties=None, size=HIDDEN, **decoder):

@@ -12,13 +12,7 @@ from torch.nn import functional
 from unrolled.config.translation import TranslationModel
 from unrolled.models import Attention, EncoderOutput, Rows, VocabularyHead, build_translator
 
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.float64
 
 
 def model_config(**decoder):

@@ -12,14 +12,7 @@ from unrolled.models import Attention, EncoderOutput, Penalties, build_captioner
 from unrolled.models.attention import AttentionSamples, SampledAttention
 
 CHANNELS, POSITIONS, WORDS, MANY = 5, 3, 7, 4000
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.float64
 
 
 def captioner(penalties=None, cell="lstm", **attention):

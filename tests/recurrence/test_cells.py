@@ -10,14 +10,7 @@ from gradient_check import gradcheck
 from unrolled.recurrence import CELLS, RNN, scan
 
 NAMES = sorted(CELLS)
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.float64
 
 
 def make(name, inputs=4, hidden=4):

@@ -25,14 +25,7 @@ MODULES = {
     "lstm": torch.nn.LSTM,
     "gru": torch.nn.GRU,
 }
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.float64
 
 
 def make(name, inputs=3, hidden=4, **options):

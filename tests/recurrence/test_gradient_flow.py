@@ -18,14 +18,7 @@ from unrolled.recurrence.gradient_flow import (
 )
 
 NAMES = sorted(CELLS)
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.float64
 
 
 def lengths_mask(lengths, time):

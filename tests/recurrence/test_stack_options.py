@@ -9,14 +9,7 @@ from torch.nn import functional
 from unrolled.recurrence import CELLS, Dropout, NonFiniteError, Stack, Zoneout, named_stacks, scan
 
 NAMES = sorted(CELLS)
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.float64
 
 
 def test_layer_normalisation_is_that_of_the_paper():
